@@ -1,0 +1,29 @@
+"Choose, measure and write the calibration text that language models are compressed with"
+
+__version__ = "0.1.0"
+
+from importlib import import_module
+from importlib.util import find_spec
+
+# Names are imported when first used: `import compresscal` loads neither torch nor transformers.
+_names = dict(
+    models='load_model embedded_folder decoder_blocks Block LinearLayer capture',
+    corpora='documents Document',
+    calibration='CalibrationSet sample_sets mix',
+    synthesis='calibration_sets random_vocabulary',
+    activations='InputStatistics',
+    compression='compress Magnitude Wanda CompressionReport',
+    evaluation='perplexity Perplexity',
+    study='Study')
+_modules = {name: module for module, names in _names.items() for name in names.split()}
+__all__ = sorted(_modules)
+
+def __getattr__(name):
+    "Import the module `name`, or the module that defines `name`"
+    if name in _modules: value = getattr(import_module(f'{__name__}.{_modules[name]}'), name)
+    elif not name.startswith('_') and find_spec(f'{__name__}.{name}'): value = import_module(f'{__name__}.{name}')
+    else: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+def __dir__(): return sorted({*globals(), *__all__})

@@ -1,0 +1,65 @@
+"""Build the documentation site: nbdev stages the notebooks, then Quarto renders them, or Sphinx where Quarto is not installed.
+
+    python tools/build_site.py                      # into _docs/
+    python tools/build_site.py --renderer sphinx --out /some/folder
+"""
+import argparse, os, shutil, subprocess, sys
+from pathlib import Path
+import yaml
+from nbdev.config import get_config
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root/'tools'))
+from sphinx_pages import write_source
+
+folders = ['tutorials', 'studies', 'explanations'] # in reading order, after the modules; other folders follow
+
+def reading_order(nbs):
+    "Each caption of the navigation with its notebooks, as paths relative to `nbs`; numbers order the modules"
+    found = sorted(o.relative_to(nbs) for o in nbs.rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(nbs).parts))
+    rank = lambda folder: (folders.index(folder) if folder in folders else len(folders), folder)
+    res = {'Modules': [o for o in found if len(o.parts)==1 and o.name!='index.ipynb']}
+    for folder in sorted({o.parts[0] for o in found if len(o.parts)>1}, key=rank):
+        res[folder.replace('_', ' ').capitalize()] = [o for o in found if o.parts[0]==folder]
+    return {k:v for k,v in res.items() if v}
+
+def stage(cfg, n_workers):
+    "Let nbdev execute what the pages need (exports, imports, `show_doc`) and write the pages to `_proc`"
+    refresh_quarto_yml()
+    order = reading_order(cfg.nbs_path)
+    contents = ['index.ipynb', *({'section': k, 'contents': [str(o) for o in v]} for k,v in order.items())]
+    (cfg.nbs_path/'sidebar.yml').write_text(yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False))
+    # imports that share a cell with other code would make staging run that code
+    os.environ['PYTHONWARNINGS'] = 'error:Found cells containing imports'
+    return proc_nbs(n_workers=n_workers, force=True), order
+
+def render_quarto(staged, out, **kwargs):
+    "Render with Quarto; its search needs a web server, everything else works from file://"
+    subprocess.run(['quarto', 'render', str(staged), '--no-execute'], check=True)
+    shutil.move(staged/get_config().doc_path.name, out)
+
+def render_sphinx(staged, out, order, cfg):
+    "Render with Sphinx, MyST-NB and Furo; every warning is an error"
+    source = root/'_sphinx'
+    write_source(staged, source, order, site_url=cfg.doc_url)
+    subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-E', '-b', 'html', '-d', str(source/'.doctrees'),
+                    '-c', str(root/'tools'/'site'), str(source), str(out)], check=True)
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--renderer', choices=['quarto', 'sphinx'], default='quarto' if shutil.which('quarto') else 'sphinx')
+    parser.add_argument('--out', type=Path, help='folder of the site, made anew (default: _docs)')
+    parser.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 4), help='processes that execute notebooks')
+    args = parser.parse_args()
+    os.chdir(root)
+    cfg = get_config()
+    out = (args.out or cfg.doc_path).resolve()
+    if out.exists() and any(out.iterdir()) and not (out/'index.html').exists(): parser.error(f'{out} is not empty and holds no site')
+    shutil.rmtree(out, ignore_errors=True)
+    staged, order = stage(cfg, args.workers)
+    dict(quarto=render_quarto, sphinx=render_sphinx)[args.renderer](staged, out, order=order, cfg=cfg)
+    print(f'{args.renderer} wrote {out/"index.html"}')
+
+if __name__=='__main__': main() # staging starts processes that import this file

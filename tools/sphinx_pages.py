@@ -1,0 +1,115 @@
+"""Turn the pages that nbdev staged for Quarto into a source tree for Sphinx and MyST-NB.
+
+Quarto's cell options, callouts and links become MyST's; nothing is executed."""
+import json, re, shutil
+from pathlib import Path
+import yaml
+
+callout_kinds = {'note', 'tip', 'warning', 'caution', 'important'}
+
+def slug(heading):
+    "Anchor of a heading as Pandoc makes it, so that the links nbdev writes hold"
+    return re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', heading.lower()).strip())
+
+def page_name(notebook):
+    "Path of a notebook's page without suffix: nbdev drops the number, `00_models.ipynb` becomes `models`"
+    return str(notebook.with_name(re.sub(r'^\d+[a-zA-Z0-9]*_', '', notebook.stem.lower())))
+
+def outside_code(text, change):
+    "Apply `change` to what is outside fenced code"
+    parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)[ \t]*$)', text, flags=re.M|re.S)
+    return ''.join(o if i%2 else change(o) for i,o in enumerate(parts))
+
+def cell_options(source):
+    "Split a code cell into its leading `#| key: value` options and its code"
+    options, lines = {}, source.splitlines(True)
+    while lines and (m := re.match(r'#\|\s*([\w-]+)\s*:?\s*(.*)', lines[0])):
+        options[m[1]] = m[2].strip().strip('"\'')
+        lines.pop(0)
+    return options, ''.join(lines)
+
+class Page:
+    "One staged notebook on its way to MyST-NB"
+    def __init__(self, path, staged, site_url):
+        self.notebook, self.site_url = path.relative_to(staged), site_url.rstrip('/')+'/'
+        self.name, self.up = page_name(self.notebook), '../'*(len(self.notebook.parts)-1)
+        self.raw = json.loads(path.read_text(encoding='utf-8'))['cells']
+        self.front, self.figures = {}, {}
+        for c in self.raw:
+            if c['cell_type']=='raw' and (src := ''.join(c['source']).strip()).startswith('---'): self.front.update(yaml.safe_load(src.strip('-')) or {})
+            if c['cell_type']=='code' and (label := cell_options(''.join(c['source']))[0].get('label', '')).startswith('fig-'):
+                self.figures[label] = len(self.figures)+1
+
+    def _callout(self, m):
+        kind = m[1] if m[1] in callout_kinds else 'note'
+        title = re.search(r'title="([^"]*)"', m[2])
+        return f':::{{admonition}} {title[1]}\n:class: {kind}\n' if title else f':::{{{kind}}}\n'
+
+    def _link(self, m):
+        "Links to other notebooks: by nbdev to the published site, by authors to the file"
+        target, _, anchor = m[1].partition('#')
+        if target.startswith(self.site_url): target = self.up + target.removeprefix(self.site_url).removesuffix('.html')
+        elif target.endswith('.ipynb') and '://' not in target: target = str(Path(target).parent/page_name(Path(Path(target).name)))
+        else: return m[0]
+        return f'](<{target}.ipynb{"#"+anchor if anchor else ""}>)'
+
+    def _figure_link(self, m):
+        return f'[Figure {self.figures[m[1]]}](#{slug(self.name)}-{m[1]})' if m[1] in self.figures else m[0]
+
+    def markdown(self, text):
+        "Quarto's Markdown as MyST's"
+        def change(s):
+            s = re.sub(r'^:{3,}[ ]*\{\.callout-(\w+)([^}]*)\}[ ]*\n', self._callout, s, flags=re.M)
+            s = re.sub(r'\[source\]\(([^)]*)\)\{[^}]*\}', r'[source](\1){.api-source}', s)
+            s = re.sub(r'(?<![\w`])@(fig-[\w-]+)', self._figure_link, s)
+            return re.sub(r'\]\(([^)\s]+)\)', self._link, s)
+        return outside_code(text, change)
+
+    def api(self, cell):
+        "What `show_doc` printed: a rule, a source link, a heading, the signature, the docstring"
+        outputs = [''.join(o['data'].get('text/markdown', '')) if 'data' in o else ''.join(o.get('text', '')) for o in cell['outputs']]
+        text = self.markdown('\n'.join(outputs).lstrip('-\n'))
+        return re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
+
+    def code(self, cell, options, source):
+        "A code cell with Quarto's options as MyST-NB's tags and metadata"
+        tags = [tag for tag,on in {'remove-input': options.get('echo')=='false', 'hide-input': options.get('code-fold')=='true',
+                                   'remove-output': options.get('output')=='false'}.items() if on]
+        shown = {}
+        if 'fig-alt' in options or 'fig-cap' in options: shown['image'] = dict(alt=options.get('fig-alt') or options['fig-cap'])
+        if 'fig-cap' in options:
+            label, caption = options.get('label'), self.markdown(options['fig-cap'])
+            shown['figure'] = dict(caption=f'Figure {self.figures[label]}. {caption}' if label in self.figures else caption)
+            if label: shown['figure']['name'] = f'{slug(self.name)}-{label}'
+        return dict(cell_type='code', execution_count=None, metadata=dict(tags=tags, mystnb=shown), source=source, outputs=cell['outputs'])
+
+    def cells(self):
+        "The page's cells, under a heading made of the front matter"
+        title, subtitle = self.front.get('title', self.notebook.stem), self.front.get('description')
+        yield dict(cell_type='markdown', metadata={}, source=f'# {title}' + (f'\n\n{{.subtitle}}\n{self.markdown(subtitle)}' if subtitle else ''))
+        for c in self.raw:
+            source = ''.join(c['source'])
+            if c['cell_type']=='raw' or source.startswith('<!-- WARNING'): continue
+            if c['cell_type']=='markdown': yield dict(cell_type='markdown', metadata={}, source=self.markdown(source))
+            else:
+                options, source = cell_options(source)
+                if options.get('output')=='asis': yield dict(cell_type='markdown', metadata={}, source=self.api(c))
+                elif options.get('include')!='false': yield self.code(c, options, source)
+
+    def write(self, folder, extra=()):
+        "Write the page, with `extra` Markdown cells at its end"
+        cells = [*self.cells(), *(dict(cell_type='markdown', metadata={}, source=o) for o in extra)]
+        for i,c in enumerate(cells): c['id'] = f'cell-{i}'
+        meta = dict(kernelspec=dict(name='python3', display_name='python3', language='python'), language_info=dict(name='python', pygments_lexer='ipython3'))
+        path = folder/f'{self.name}.ipynb'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5)), encoding='utf-8')
+
+def write_source(staged, out, order, site_url):
+    "Write a Sphinx source tree to `out`: a page per staged notebook, the navigation of `order` in the index, and the other files as they are"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(staged, out, ignore=shutil.ignore_patterns('*.ipynb', '*.yml', '*.qmd', '.*', '_*'))
+    toctree = '```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```'
+    navigation = [toctree.format(k, '\n'.join(page_name(o) for o in v)) for k,v in order.items()]
+    for notebook in [Path('index.ipynb'), *sum(order.values(), [])]:
+        Page(staged/notebook, staged, site_url).write(out, navigation if notebook.name=='index.ipynb' and not notebook.parent.parts else ())
