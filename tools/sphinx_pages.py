@@ -69,6 +69,8 @@ class Page:
         "What `show_doc` printed: a rule, a source link, a heading, the signature, the docstring"
         outputs = [''.join(o['data'].get('text/markdown', '')) if 'data' in o else ''.join(o.get('text', '')) for o in cell['outputs']]
         text = self.markdown('\n'.join(outputs).lstrip('-\n'))
+        text = text.replace('__main__.', '').replace('collections.abc.', '') # where staging found the names
+        text = re.sub(r'^def ([A-Z]\w*\()(.*?^)\)->None:', r'class \1\2):', text, count=1, flags=re.M|re.S)
         return re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
 
     def code(self, cell, options, source):

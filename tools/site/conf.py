@@ -18,6 +18,7 @@ suppress_warnings = ['myst.header'] # an API heading may follow the page's title
 nb_execution_mode = 'off'
 nb_render_markdown_format = 'myst'
 myst_enable_extensions = ['colon_fence', 'dollarmath', 'amsmath', 'attrs_inline', 'attrs_block', 'deflist', 'html_image']
+myst_dmath_double_inline = True # `$$..$$` inside a paragraph, as Pandoc reads it
 myst_heading_anchors = 4
 myst_heading_slug_func = 'sphinx_pages.slug'
 
@@ -25,7 +26,12 @@ html_theme = 'furo'
 html_static_path = ['site.css', 'mathjax']
 html_css_files = ['site.css']
 html_show_sourcelink = html_copy_source = html_show_copyright = False
-html_theme_options = dict(navigation_with_keys=True, source_repository=cfg['git_url'])
+html_use_index = False
+brand = lambda primary, content: {'color-brand-primary': primary, 'color-brand-content': content}
+html_theme_options = dict(
+    navigation_with_keys=True,
+    light_css_variables=brand('#0b5c8e', '#0b5c8e') | {'font-stack': 'system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif'},
+    dark_css_variables=brand('#7ab8e0', '#7ab8e0'))
 mathjax_path = 'tex-svg.js' # in html_static_path: the site works without a network
 mathjax3_config = dict(options=dict(enableMenu=False), svg=dict(fontCache='global'))
-copybutton_exclude = '.linenos, .gp, .go'
+copybutton_selector = 'div:not(.cell_output) > div.highlight pre' # inputs, not outputs

@@ -1,0 +1,65 @@
+"What several test files need: the checkout, a copy of it, shared material, and a tiny model."
+import os, shutil, subprocess
+from pathlib import Path
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE='1', IN_TEST='1', MPLBACKEND='agg')
+root = Path(__file__).resolve().parents[1]
+
+def source_files():
+    "Files of the checkout that Git knows or would add; without Git, all but what is built"
+    if (root/'.git').exists():
+        out = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
+        return [p for o in out.split('\0') if o and (p := Path(o)) and (root/p).exists()]
+    built = lambda p: any(o.startswith(('_', '.')) or o in ('build', 'dist') for o in p.parent.parts)
+    return [p for o in sorted(root.rglob('*')) if o.is_file() and not built(p := o.relative_to(root))]
+
+def copy_checkout(dest):
+    "A copy of the working tree at `dest`, without what is built"
+    for p in source_files():
+        (dest/p).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root/p, dest/p, follow_symlinks=False)
+    return dest
+
+def outside_tests(folder):
+    "Environment for a command that a developer would run in `folder`"
+    return {k:v for k,v in os.environ.items() if k not in ('IN_TEST', 'PYTEST_CURRENT_TEST')} | dict(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE='1')
+
+@pytest.fixture
+def checkout(tmp_path): return copy_checkout(tmp_path/'checkout')
+
+@pytest.fixture(scope='session')
+def shared():
+    "Folder of real data and reference outputs that lies beside the checkout"
+    folder = Path(os.environ.get('COMPRESSCAL_SHARED') or root.parent/'shared')
+    if not folder.is_dir(): pytest.skip(f'no folder {folder}: set COMPRESSCAL_SHARED to where the shared material lies')
+    return folder
+
+@pytest.fixture(scope='session')
+def tiny_tokenizer():
+    "One token a byte, with `<s>` `</s>` `<pad>` before them: 259 tokens, nothing unknown"
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    special = ['<s>', '</s>', '<pad>']
+    vocab = {o:i for i,o in enumerate(special+sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='<s>', eos_token='</s>', pad_token='<pad>', model_max_length=128)
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer):
+    "A random Llama of 2 blocks and width 32, the same at every call"
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    config = LlamaConfig(vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+@pytest.fixture
+def tiny_checkpoint(tiny_model, tiny_tokenizer, tmp_path):
+    "A folder that holds the tiny model and its tokenizer"
+    tiny_model.save_pretrained(tmp_path/'tiny')
+    tiny_tokenizer.save_pretrained(tmp_path/'tiny')
+    return tmp_path/'tiny'
