@@ -1,0 +1,132 @@
+"The house rules that can be read from the source: import order, metadata, and what a library does not do."
+import ast, json, os, re, subprocess, sys, time, tomllib
+from configparser import ConfigParser
+from pathlib import Path
+import pytest
+from conftest import root, source_files
+
+package = root/'compresscal'
+numbers = {m[2]: int(m[1]) for o in (root/'nbs').glob('*.ipynb') if (m := re.fullmatch(r'(\d\d)_(\w+)', o.stem))}
+modules = {o.stem: ast.parse(o.read_text(encoding='utf-8')) for o in sorted(package.glob('*.py')) if not o.stem.startswith('_')}
+ini = ConfigParser(delimiters=['='], interpolation=None)
+ini.read(root/'settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+toml = tomllib.loads((root/'pyproject.toml').read_text(encoding='utf-8'))
+
+def imports(tree):
+    "Dotted names that a syntax tree imports, at any depth; relative ones as of the package"
+    for o in ast.walk(tree):
+        if isinstance(o, ast.Import): yield from (a.name for a in o.names)
+        elif isinstance(o, ast.ImportFrom):
+            base = '.'.join(filter(None, ['compresscal'*bool(o.level), o.module]))
+            yield from (f'{base}.{a.name}' for a in o.names)
+        elif isinstance(o, ast.Call) and ast.unparse(o.func).split('.')[-1] in ('import_module', '__import__') and o.args:
+            yield str(getattr(o.args[0], 'value', '?')) # a computed name counts as unknown
+
+def wrong_imports(name, tree):
+    "Imports in module `name` of modules that do not stand before it"
+    for o in imports(tree):
+        top, _, rest = o.partition('.')
+        if top=='compresscal' and not numbers.get(rest.split('.')[0], 99) < numbers[name]: yield o
+
+def test_every_module_is_numbered(): assert modules.keys() <= numbers.keys()
+
+@pytest.mark.parametrize('name', modules)
+def test_imports_go_down(name): assert list(wrong_imports(name, modules[name]))==[]
+
+@pytest.mark.parametrize('source', ['from compresscal.cli import main', 'from .cli import main', 'def f():\n    import compresscal.cli',
+                                    'from compresscal import compress', 'import compresscal', 'from importlib import import_module; import_module("compresscal.cli")'])
+def test_a_wrong_import_is_seen(source, monkeypatch):
+    monkeypatch.setitem(numbers, 'cli', 20)
+    assert list(wrong_imports('plots', ast.parse(source)))
+
+def test_requirements_are_declared():
+    "What the package imports is in the standard library or in settings.ini"
+    declared = {re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_') for o in cfg['requirements'].split()}
+    used = {o.split('.')[0] for tree in modules.values() for o in imports(tree)} - set(sys.stdlib_module_names) - {'compresscal', '__future__'}
+    optional = {re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_') for k in cfg if k.endswith('_requirements') and k!='dev_requirements' for o in cfg[k].split()}
+    assert used <= declared|optional
+    assert not used & {'fastcore', 'nbdev', 'IPython', 'pytest'}
+
+def test_constraints_pin_the_requirements():
+    normal = lambda o: re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_')
+    pinned = {normal(o) for o in (root/'constraints.txt').read_text().splitlines() if '==' in o}
+    assert {normal(o) for k in cfg if k.endswith('requirements') for o in cfg[k].split()} <= pinned
+
+switches = {'set_num_threads', 'set_num_interop_threads', 'set_grad_enabled', 'set_default_dtype', 'set_default_device', 'set_flush_denormal',
+            'use_deterministic_algorithms', 'manual_seed_all', 'set_seed', 'enable_full_determinism', 'set_float32_matmul_precision'}
+global_seeds = {'torch.manual_seed', 'torch.random.manual_seed', 'random.seed', 'np.random.seed', 'numpy.random.seed', 'torch.cuda.manual_seed'}
+
+def breaches(tree):
+    "What a library does not do, with line numbers"
+    for o in ast.walk(tree):
+        if isinstance(o, ast.Assert): yield o.lineno, 'assert'
+        if isinstance(o, ast.keyword) and o.arg=='trust_remote_code' and getattr(o.value, 'value', True) is not False: yield o.value.lineno, 'trust_remote_code'
+        if isinstance(o, ast.Call):
+            name = ast.unparse(o.func)
+            if name=='print' or name in global_seeds or name.split('.')[-1] in switches: yield o.lineno, name
+            if name=='torch.load' and not any(k.arg=='weights_only' and getattr(k.value, 'value', 0) is True for k in o.keywords): yield o.lineno, name
+    yield from ((0, o) for o in imports(tree) if o.split('.')[0] in ('pickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve'))
+
+@pytest.mark.parametrize('name', modules)
+def test_no_side_effects(name):
+    found = [o for o in breaches(modules[name]) if not (name=='cli' and o[1]=='print')] # printing is what a command is for
+    assert found==[]
+
+@pytest.mark.parametrize('source', ['print(1)', 'assert x', 'import pickle', 'torch.manual_seed(0)', 'torch.set_num_threads(1)', 'f(trust_remote_code=True)', 'torch.load(p)'])
+def test_a_breach_is_seen(source): assert list(breaches(ast.parse(source)))
+
+def test_metadata_agree():
+    project, urls = toml['project'], toml['project']['urls']
+    assert (project['name'], project['description']) == (cfg['lib_name'], cfg['description'])
+    assert project['requires-python']=='>='+cfg['min_python']
+    assert (urls['Repository'], urls['Documentation']) == (cfg['git_url'], cfg['doc_host']+cfg['doc_baseurl'])
+    assert not set(project) & set(project['dynamic'])
+    version = re.search(r'^__version__ = "(.+)"', (package/'__init__.py').read_text(), re.M)[1]
+    assert re.search(rf'^## {re.escape(version)}\b', (root/'CHANGELOG.md').read_text(), re.M), f'CHANGELOG.md has no heading for {version}'
+
+def test_no_machine_paths():
+    "No file names a folder of the machine it was written on"
+    here = [re.escape(str(o)) for o in (root, root.parent) if len(o.parts)>1 and str(o) not in ('/tmp', '/home', '/root')]
+    pattern = re.compile('|'.join([rf'{o}(?![\w-])' for o in here] + [r'/home/\w', r'/Users/\w', r'/root/\w', r'/tmp/\w', r'[A-Z]:\\\\Users']))
+    own = Path(__file__).relative_to(root)
+    text = {'.py', '.ipynb', '.md', '.toml', '.ini', '.yml', '.txt', '.json', '.cfg', '.css', '.in', '.sh', ''}
+    found = [f'{p}: {m[0]}' for p in source_files() if p.suffix in text and p!=own and (root/p).is_file()
+             and (m := pattern.search((root/p).read_text(encoding='utf-8', errors='ignore')))]
+    assert found==[]
+
+def python(code, **env):
+    "Seconds that `python -c code` takes, and what it prints"
+    start = time.perf_counter()
+    res = subprocess.run([sys.executable, '-c', code], cwd=root, env=os.environ | env, capture_output=True, text=True)
+    assert not res.returncode, res.stderr
+    return time.perf_counter()-start, res.stdout
+
+heavy = {'torch', 'transformers', 'datasets', 'pandas', 'numpy', 'matplotlib'}
+loaded = f'import sys; heavy = {sorted(heavy)!r}; loaded = lambda: [o for o in heavy if o in sys.modules]; '
+
+def test_import_is_light():
+    assert python(loaded+'import compresscal; print(compresscal.__version__, loaded())')[1].split()[1]=='[]'
+    spent = [python('import compresscal')[0]-python('pass')[0] for _ in range(5)] # the least disturbed of five
+    assert min(spent) < .3
+
+def test_help_is_light():
+    if 'cli' not in modules: pytest.skip('no command line yet')
+    code = loaded + """
+from compresscal.cli import main
+sys.argv = ['compresscal', '--help']
+try: main()
+except SystemExit as e: assert not e.code
+print('LOADED', loaded())"""
+    out = python(code)[1]
+    assert 'study' in out and out.splitlines()[-1]=='LOADED []'
+    assert min(python(code)[0]-python('pass')[0] for _ in range(5)) < .5
+
+def test_public_names():
+    "Each name that the package offers is defined where it says, and is part of that module's public names"
+    import compresscal
+    for name, module in compresscal._modules.items():
+        assert module in modules, f'{module} has no notebook'
+        assert name in ast.literal_eval(next(o.value for o in modules[module].body if isinstance(o, ast.Assign) and o.targets[0].id=='__all__')), f'{module} does not define {name}'
+    assert set(compresscal.__all__) <= set(dir(compresscal))
+    with pytest.raises(AttributeError, match='nothing_such'): compresscal.nothing_such

@@ -1,0 +1,89 @@
+"The documentation site builds without a warning, needs no network, and works in a browser from file://."
+import os, re, shutil, subprocess, sys
+from html import unescape
+from html.parser import HTMLParser
+import pytest
+from conftest import copy_checkout, outside_tests, root
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "Folder of the site, built with Sphinx from a copy of the working tree; any warning fails"
+    checkout = copy_checkout(tmp_path_factory.mktemp('site')/'checkout')
+    res = subprocess.run([sys.executable, 'tools/build_site.py', '--renderer', 'sphinx', '--out', str(checkout.parent/'html')],
+                         cwd=checkout, env=outside_tests(checkout), capture_output=True, text=True)
+    assert not res.returncode, f'{res.stdout[-2000:]}\n{res.stderr[-6000:]}'
+    return checkout.parent/'html'
+
+@pytest.fixture(scope='module')
+def browse(site, tmp_path_factory):
+    "Function that opens a page in headless Chromium and returns its HTML after the scripts have run"
+    names = [os.environ.get('CHROME', ''), 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome']
+    if not (browser := next(filter(None, map(shutil.which, names)), None)): pytest.skip('no Chromium or Chrome on the path, nor in the variable CHROME')
+    profile = tmp_path_factory.mktemp('profile')
+    def _browse(page):
+        return subprocess.run([browser, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--host-resolver-rules=MAP * ~NOTFOUND',
+                               f'--user-data-dir={profile}', '--virtual-time-budget=10000', '--dump-dom', f'{site.as_uri()}/{page}'],
+                              capture_output=True, text=True, timeout=120, check=True).stdout
+    return _browse
+
+class Links(HTMLParser):
+    "Collects `(tag, address)` of what a page links to or loads"
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        self.found += [(tag, v) for k,v in attrs if k in ('href', 'src') and v]
+
+def pages(site): return sorted(o for o in site.rglob('*.html') if '_static' not in o.parts)
+
+def reading_order():
+    "Page of every notebook, as the navigation should list them"
+    nbs = root/'nbs'
+    found = [o.relative_to(nbs) for o in nbs.rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(nbs).parts)]
+    rank = dict(tutorials=1, studies=2, explanations=3)
+    found = sorted((o for o in found if str(o)!='index.ipynb'), key=lambda o: (0 if len(o.parts)==1 else rank.get(o.parts[0], 9), str(o)))
+    return [str(o.with_name(re.sub(r'^\d+\w*?_', '', o.stem))) + '.html' for o in found]
+
+def shown(html): return re.sub(r'\s+', ' ', unescape(re.sub(r'<(script|style)\b.*?</\1>|<[^>]+>', '', html, flags=re.S)))
+
+def test_nothing_is_loaded_from_the_network(site):
+    for page in pages(site):
+        assert not [o for tag,o in Links(page.read_text()).found if tag!='a' and re.match('(https?:)?//', o)], page.name
+
+def test_links_lead_somewhere(site):
+    "Relative links point at files of the site, and anchors at something on that page"
+    ids = {o: set(re.findall(r'\bid="([^"]+)"', o.read_text())) for o in pages(site)}
+    for page in pages(site):
+        for tag,o in Links(page.read_text()).found:
+            if re.match(r'\w+:|//|#$', o): continue
+            path, _, anchor = o.partition('#')
+            target = (page.parent/path.split('?')[0]).resolve() if path else page
+            assert target.exists(), f'{page.name}: {o}'
+            assert not anchor or target not in ids or anchor in ids[target], f'{page.name}: {o}'
+
+def test_navigation_is_in_reading_order(browse):
+    html = browse('index.html')
+    sidebar = html[html.index('sidebar-tree'):html.index('class="main"')]
+    assert [o for tag,o in Links(sidebar).found if tag=='a' and o.endswith('.html')]==reading_order()
+
+def test_signature(browse):
+    html = browse('pruning.html')
+    assert re.search(r'<h3><code[^>]*><span class="pre">wanda_scores', html)
+    assert re.search(r'def wanda_scores\( .*norms:.*\)->', shown(html))
+
+def test_search(browse):
+    "The search page lists the page that defines a name"
+    html = browse('search.html?q=wanda_scores')
+    results = html[html.index('id="search-results"'):]
+    assert any(o.startswith('pruning.html') for tag,o in Links(results).found), shown(results)[:500]
+    assert not Links(browse('search.html?q=zzyzzyx').partition('id="search-results"')[2].partition('</article>')[0]).found
+
+def test_formulas_are_typeset(site, browse):
+    "Every formula becomes a drawing, and none the red text of an unknown command or an unbalanced brace"
+    formulas = {o: n for o in pages(site) if (n := len(re.findall(r'class="math[ "]', o.read_text())))}
+    assert formulas
+    for page, n in formulas.items():
+        html = browse(page.relative_to(site))
+        assert html.count('<mjx-container')==n, page.name
+        assert '<g data-mml-node="merror"' not in html, page.name
