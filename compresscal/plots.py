@@ -39,8 +39,8 @@ GREY = '#666666'
 def look(
     kinds:Sequence[str], # Names of the kinds, in the order of first use; repeats share a look
 )->dict[str, dict]:      # For each kind its `color` and `marker`
-    "A colour and a marker for each kind of thing shown"
-    return {k: dict(color=PALETTE[i%len(PALETTE)], marker=MARKERS[i%len(MARKERS)]) for i,k in enumerate(dict.fromkeys(kinds))}
+    "A colour and a marker for each kind of thing shown; a kind without a name is grey"
+    return {'': dict(color=GREY, marker='o')} | {k: dict(color=PALETTE[i%len(PALETTE)], marker=MARKERS[i%len(MARKERS)]) for i,k in enumerate(dict.fromkeys(k for k in kinds if k))}
 
 # %% ../nbs/01_plots.ipynb #87302fa3
 @contextmanager

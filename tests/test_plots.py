@@ -2,7 +2,7 @@
 import matplotlib
 import pytest
 
-from compresscal.plots import Line, Picture, Strip, canvas, figure_size, look, plot_lines, plot_strips, style
+from compresscal.plots import GREY, Line, Picture, Strip, canvas, figure_size, look, plot_lines, plot_strips, style
 
 def panels(n): return {f'{i}': {'docs': Strip((1., 2., 3.), 'docs', (0., 4.)), 'random': Strip((5.,), 'random')} for i in range(n)}
 
@@ -41,7 +41,7 @@ def test_printed_size():
 
 def test_more_kinds_than_colours():
     looks = look([str(i) for i in range(9)])
-    assert len(looks)==9 and looks['7']==looks['0']
+    assert len(looks)==10 and looks['7']==looks['0'] and looks['']['color']==GREY
 
 def test_saves_by_suffix(tmp_path):
     p = plot_lines({'docs': Line([1, 2], [3, 4])}, 'bits', 'loss')
