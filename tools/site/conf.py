@@ -33,5 +33,5 @@ html_theme_options = dict(
     light_css_variables=brand('#0b5c8e', '#0b5c8e') | {'font-stack': 'system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif'},
     dark_css_variables=brand('#7ab8e0', '#7ab8e0'))
 mathjax_path = 'tex-svg.js' # in html_static_path: the site works without a network
-mathjax3_config = dict(options=dict(enableMenu=False), svg=dict(fontCache='global'))
+mathjax3_config = dict(options=dict(enableMenu=False), svg=dict(fontCache='global'), tex=dict(packages={'[-]': ['noundefined']})) # an unknown command is an error
 copybutton_selector = 'div:not(.cell_output) > div.highlight pre' # inputs, not outputs
