@@ -1,13 +1,12 @@
 "Every family runs block by block as it does whole, what cannot is refused, and nothing is left behind"
 import copy,json,os,subprocess,sys
-from contextlib import contextmanager
-from pathlib import Path
 import pytest,torch
 from tokenizers import Tokenizer,models as tokenizer_models,pre_tokenizers
 from torch import nn
 from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,AlbertConfig,BertConfig,T5Config,LlamaConfig,MistralConfig,Qwen2Config,Qwen3Config,
                           GemmaConfig,Gemma2Config,Gemma3TextConfig,PhiConfig,Phi3Config,OPTConfig,GPT2Config,GPTNeoXConfig,FalconConfig,MixtralConfig,
-                          Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
+                          Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from compresscal.models import (capture,check_finite,check_replay,decoder_blocks,embedded_folder,find_blocks,fingerprint,load_model,watch_inputs)
 
 std = dict(vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
@@ -35,7 +34,6 @@ families = dict(
     qwen3_moe=Qwen3MoeConfig(**std, head_dim=8, moe_intermediate_size=24, num_experts=6, num_experts_per_tok=2, decoder_sparse_step=1, mlp_only_layers=[1]),
     gpt_oss=GptOssConfig(**std, head_dim=8, sliding_window=5, layer_types=sliding, num_local_experts=4, num_experts_per_tok=2),
 )
-moe = ("mixtral","qwen3_moe","gpt_oss")
 each_family = pytest.mark.parametrize("family", families)
 paddings = dict(none=None, left=[[0]*3+[1]*5, [1]*8, [0]*6+[1]*2], right=[[1]*5+[0]*3, [1]*8, [1]*2+[0]*6])
 
@@ -86,7 +84,6 @@ def test_equals_own_forward_eager_attention(family):
 @each_family
 @pytest.mark.parametrize("dtype,within", [(torch.float32,1e-5),(torch.bfloat16,2e-2)], ids=["float32","bfloat16"])
 def test_across_batch_sizes(family, dtype, within):
-    if family in moe and dtype==torch.bfloat16: pytest.skip("rounding may route a token to another expert; float32 covers the arithmetic")
     model = build(family, dtype)
     blocks = decoder_blocks(model)
     for padding in paddings:
@@ -281,22 +278,25 @@ def test_refuses_state_between_blocks():
     model.model.layers[2].register_forward_pre_hook(lambda m,a: (a[0]+kept["h"], *a[1:]))
     with pytest.raises(ValueError, match="model.layers.2 differs"): decoder_blocks(model)
 
+class Between(LlamaModel):
+    "Scales hidden states on their way from block to block, which no block knows of"
+    def forward(self, input_ids=None, attention_mask=None, use_cache=None, **kwargs):
+        hidden,positions = self.embed_tokens(input_ids),torch.arange(input_ids.shape[1])[None]
+        for i,block in enumerate(self.layers):
+            hidden = block(hidden*(1+i), position_ids=positions, position_embeddings=self.rotary_emb(hidden, position_ids=positions))
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
+
 def test_refuses_work_between_blocks():
-    class Between(nn.ModuleList):
-        def __getitem__(self, i): return list(self) if isinstance(i, slice) else super().__getitem__(i)
-        def __iter__(self):
-            for i,m in enumerate(super().__iter__()): yield (lambda h,m=m,i=i,**kwargs: m(h*(1+i), **kwargs)) if scaling else m
-    model,scaling = build("llama"),False
-    model.model.layers = Between(list(model.model.layers))
-    check_replay(model)
-    scaling = True
-    # the hidden states are scaled on the way into a block
-    with pytest.raises(ValueError, match="model.layers.1"): check_replay(model)
+    model = build("llama")
+    model.model.__class__ = Between
+    with pytest.raises(ValueError, match="model.layers.1 differs"): decoder_blocks(model)
 
 def test_refuses_inputs_written_in_place():
     model = build("opt")
-    model.model.decoder.layers[1].register_forward_pre_hook(lambda m,args: args[0].mul_(2) and None if False else (args[0].mul_(2), *args[1:]))
-    with pytest.raises(ValueError, match="layers.1"): decoder_blocks(model)
+    module = model.model.decoder.layers[1]
+    own = module.forward
+    module.forward = lambda hidden, **kwargs: own(hidden.mul_(2), **kwargs)
+    with pytest.raises(ValueError, match="model.decoder.layers.1 writes into it"): decoder_blocks(model)
 
 def test_refuses_blocks_used_several_times():
     model = build("llama")
@@ -407,10 +407,10 @@ def test_refuses_missing_weights(folder, tmp_path):
     config["num_hidden_layers"],config["layer_types"] = 4,None
     with pytest.raises(ValueError, match="its weights lack model.layers.3"): load_model(copied(folder, tmp_path, config=json.dumps(config).encode()))
 
-def test_refuses_a_hub_id_that_cannot_be_had(monkeypatch):
-    code = "from compresscal.models import load_model\nload_model('no-such/model')"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ|dict(HF_HUB_OFFLINE="1"), capture_output=True, text=True)
-    assert "got 'no-such/model'" in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize("name", ["no-such/model","no-such-model","not a/name"])
+def test_refuses_a_hub_id_that_cannot_be_had(name):
+    with pytest.raises(ValueError, match=f"got '{name}': ") as e: load_model(name)
+    assert str(e.value).count("\n")==0
 
 def test_refuses_types_and_devices():
     with pytest.raises(ValueError, match="`dtype`.*'int8'"): load_model("gpt2", dtype="int8")
@@ -440,11 +440,15 @@ def test_fingerprint_survives_saving(family, tmp_path):
 def test_fingerprint_is_of_content(folder):
     model = load_model(folder)[0]
     one = fingerprint(model)
-    code = f"from compresscal.models import *; print(fingerprint(load_model({str(folder)!r})[0]))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ|dict(HF_HUB_OFFLINE="1")).stdout.strip()==one
     assert fingerprint(load_model(folder, dtype="float32")[0])!=one
     model.model.layers[2].mlp.up_proj.weight.data[-1,-1] += 1
     assert fingerprint(model)!=one
-    model.model.layers[2].mlp.up_proj.weight.data[-1,-1] -= 1
+    model = load_model(folder)[0]
     model.config.rms_norm_eps = .1
     assert fingerprint(model)!=one
+
+@pytest.mark.slow
+def test_fingerprint_is_the_same_in_another_process(folder):
+    code = f"from compresscal.models import *; print(fingerprint(load_model({str(folder)!r})[0]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ|dict(PYTHONHASHSEED="7"))
+    assert done.stdout.strip()==fingerprint(load_model(folder)[0])
