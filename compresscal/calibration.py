@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'content_hash', 'CalibrationSet', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame',
-           'tokenizer_fingerprint', 'sample_sets', 'regenerate', 'mix']
+           'tokenizer_fingerprint', 'require_positive', 'sample_sets', 'regenerate', 'mix']
 
 # %% ../nbs/03_calibration.ipynb #bd6c45cd
 import hashlib, json, os, random, shutil, tempfile
@@ -169,6 +169,14 @@ def tokenizer_fingerprint(
     text = json.dumps(json.loads(backend.to_str())|dict(truncation=None, padding=None)) if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+# %% ../nbs/03_calibration.ipynb #6067eba5
+def require_positive(
+    **values # Settings by name
+):
+    "Refuse settings that are not whole numbers of 1 or more"
+    for name,value in values.items():
+        if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+
 # %% ../nbs/03_calibration.ipynb #53635061
 def _tokenized(reading, tokenizer, near_duplicates, counts):
     seen = SeenTexts()
@@ -179,10 +187,6 @@ def _tokenized(reading, tokenizer, near_duplicates, counts):
         counts['tokens'] += len(ids)
         if len(ids)>=counts['size']: counts['long_enough'] += 1
         if ids: yield document.id,ids
-
-def _positive(**values):
-    for name,value in values.items():
-        if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
 
 def sample_sets(
     source,                     # Name, path, Hub address, corpus, dataset or texts, as `open_corpus` takes them
@@ -199,7 +203,7 @@ def sample_sets(
     **kwargs                    # `split`, `column`, `revision` of `open_corpus`
 )->list[CalibrationSet]:
     "Disjoint calibration sets from one source"
-    _positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
+    require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
     if rule not in window_rules: raise ValueError(f"`rule` must be one of {', '.join(window_rules)}, got {rule!r}")
     corpus,(before,after) = open_corpus(source, **kwargs),window_frame(tokenizer, bos, chat)
     if (size:=length-len(before)-len(after))<1: raise ValueError(f"`length` must exceed the {len(before)+len(after)} tokens around the text, got {length}")

@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/corpora.html.md"""
 __all__ = ['installed_packages', 'splits', 'hub_texts', 'installed_sources', 'Document', 'Reading', 'Corpus', 'sketch',
            'SeenTexts', 'package_versions', 'package_modules', 'split_of', 'parse_module', 'docstrings', 'code_pieces',
            'summary_pair', 'summary_prompt', 'collect_installed', 'training_hashes', 'cache_folder', 'write_aside',
-           'held_out_documents', 'cut_text', 'license_documents', 'row_text', 'read_file', 'file_fingerprint',
+           'held_out_documents', 'license_documents', 'row_text', 'cut_text', 'read_file', 'file_fingerprint',
            'file_corpus', 'HubText', 'join_articles', 'hub_corpus', 'installed_corpus', 'open_corpus']
 
 # %% ../nbs/02_corpora.ipynb #84b2cd7d
@@ -266,24 +266,13 @@ def held_out_documents()->dict[str,dict[str,list[Document]]]: # By kind (`docs`,
     key = json.dumps([3, package_versions(), sysconfig.get_paths()['purelib'], splits, {k: [len(v), int(v.sum(dtype=np.uint64))] for k,v in known.items()}], sort_keys=True)
     path = cache_folder()/f'held_out_{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.json'
     try: return {kind: {split: [Document(*o) for o in documents] for split,documents in parts.items()} for kind,parts in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError): found = collect_installed(('calibration', 'dev', 'test'), known)[0]
+    except (OSError, ValueError, TypeError, AttributeError): found = collect_installed(('calibration', 'dev', 'test'), known)[0]
     rows = {kind: {split: [(o.text, o.id) for o in documents] for split,documents in parts.items()} for kind,parts in found.items()}
     try: write_aside(path, json.dumps(rows))
     except OSError: pass # a cache that cannot be written costs time, nothing else
     return found
 
-# %% ../nbs/02_corpora.ipynb #3fcbb58a
-def cut_text(
-    text:str,            # A long text
-    characters:int=10_000, # Least length of a part, in characters
-)->list[str]:            # Parts that begin and end at blank lines; the last may be shorter
-    "Cut a text at blank lines into parts of at least `characters`"
-    parts,held = [],''
-    for paragraph in re.split(r'(?<=\n)\s*\n', text):
-        held += paragraph+'\n'
-        if len(held)>=characters: parts,held = parts+[held],''
-    return [o.strip('\n') for o in parts+[held] if o.strip()]
-
+# %% ../nbs/02_corpora.ipynb #9aedbc59
 @lru_cache(1)
 def license_documents()->list[Document]: # One document a licence file, without the parts that repeat
     "Licences of the installed packages, the parts that repeat left out"
@@ -294,7 +283,7 @@ def license_documents()->list[Document]: # One document a licence file, without 
             files = [f.locate() for f in sorted(importlib.metadata.distribution(_distributions.get(package, package)).files or [], key=str)
                      if re.search(r'(licen[sc]e|copying|notice)[^/]*$', str(f), re.I) and f.suffix.lower() in ('', '.txt', '.md', '.rst')]
         for i,path in enumerate(o for o in files if Path(o).is_file()):
-            parts = [o for o in cut_text(Path(path).read_text(encoding='utf-8', errors='ignore'), 400) if seen.add(o)]
+            parts = [o for o in re.split(r'\n\s*\n', Path(path).read_text(encoding='utf-8', errors='ignore').strip()) if seen.add(o)]
             if parts: found.append(Document('\n\n'.join(parts), f'{package}.licenses.{i}'))
     return found
 
@@ -313,6 +302,18 @@ def row_text(
     if column is None or column not in row: raise ValueError(f"{where}: `column` must name the text column, got {column!r}; the columns are {', '.join(map(str, row))}")
     if not isinstance(row[column], str): raise ValueError(f"{where}: column {column!r} must hold text, got {type(row[column]).__name__}")
     return row[column]
+
+# %% ../nbs/02_corpora.ipynb #3fcbb58a
+def cut_text(
+    text:str,            # A long text
+    characters:int=10_000, # Least length of a part, in characters
+)->list[str]:            # Parts that begin and end at blank lines; the last may be shorter
+    "Cut a text at blank lines into parts of at least `characters`"
+    parts,held = [],''
+    for paragraph in re.split(r'(?<=\n)\s*\n', text):
+        held += paragraph+'\n'
+        if len(held)>=characters: parts,held = parts+[held],''
+    return [o.strip('\n') for o in parts+[held] if o.strip()]
 
 # %% ../nbs/02_corpora.ipynb #04a28580
 def _json_lines(path):
@@ -444,7 +445,7 @@ def hub_corpus(
         raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). "
             "Without a connection, use local files or one of: docs, code, licenses") from e
     manifest = dict(kind='hub', path=text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column, revision=revision)
-    shards = {f'{text.path}#{i}': partial(_hub_shard, stream, column or text.column, text.articles, f'{text.path}#{i}', i) for i in range(stream.num_shards)}
+    shards = {f'{name}#{i}': partial(_hub_shard, stream, column or text.column, text.articles, f'{name}#{i}', i) for i in range(stream.num_shards)}
     return Corpus(name.split('/')[-1], manifest, shards)
 
 # %% ../nbs/02_corpora.ipynb #a689bdc5

@@ -9,7 +9,7 @@ __all__ = ['ordinary_ids', 'random_vocabulary', 'calibration_sets']
 
 # %% ../nbs/04_synthesis.ipynb #4fb971fe
 import torch
-from .calibration import CalibrationSet, _positive, sample_sets, tokenizer_fingerprint, window_frame
+from .calibration import CalibrationSet, require_positive, sample_sets, tokenizer_fingerprint, window_frame
 
 # %% ../nbs/04_synthesis.ipynb #dc8a056d
 def ordinary_ids(
@@ -30,7 +30,7 @@ def random_vocabulary(
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
 )->list[CalibrationSet]:
     "Sets of tokens drawn uniformly from the vocabulary, special tokens left out"
-    _positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
+    require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
     (before,_),ids = window_frame(tokenizer, bos),ordinary_ids(tokenizer)
     def draw(i, j):
         g = torch.Generator().manual_seed((seed*1_000_003+i)*1_000_003+j)

@@ -1,0 +1,106 @@
+"Calibration sets: disjoint, seeded, regenerated in another process, whole or absent on disk."
+import json, os, subprocess, sys
+import pytest, torch
+from tokenizers import Tokenizer, models, pre_tokenizers, decoders
+from transformers import PreTrainedTokenizerFast
+from compresscal.calibration import CalibrationSet, mix, regenerate, sample_sets, window_rules
+from compresscal.corpora import Corpus, Document
+from compresscal.synthesis import calibration_sets, random_vocabulary
+
+@pytest.fixture(scope='module')
+def bytewise():
+    "A tokenizer whose tokens are bytes, with BOS and EOS"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={o: i+2 for i,o in enumerate(alphabet)} | {'<s>': 0, '</s>': 1}, merges=[]))
+    backend.pre_tokenizer,backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False),decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token='<s>', eos_token='</s>')
+
+def texts(n, words=60): return [' '.join(f'w{i}x{j}' for j in range(words+i%7)) for i in range(n)]
+
+@pytest.mark.parametrize('rule', window_rules)
+def test_sets_share_no_document(bytewise, rule):
+    sets = sample_sets(texts(60), bytewise, 4, 8, 100, rule=rule)
+    used = [{p[0] for parts in o.manifest['documents'] for p in parts} for o in sets]
+    assert sum(map(len, used))==len(set.union(*used))
+    assert len({o.hash for o in sets})==4
+
+@pytest.mark.parametrize('rule', window_rules)
+def test_the_manifest_names_the_text_of_every_window(bytewise, rule):
+    source = texts(40)
+    for o in sample_sets(source, bytewise, 2, 8, 100, seed=5, rule=rule):
+        for row,parts in zip(o.tokens, o.manifest['documents']):
+            encoded = [bytewise(source[int(id.split(':')[1])], add_special_tokens=False)['input_ids']+[1]*(rule=='pack') for id,_,_ in parts]
+            expected = [0]+[t for ids,(_,a,b) in zip(encoded, parts) for t in ids[a:b]]
+            assert row[:len(expected)].tolist()==expected
+
+def test_near_copies_serve_one_set(bytewise):
+    originals = texts(20)
+    copies = [o.replace('w', 'W', 3)+' end' for o in originals]
+    sets = sample_sets(originals+copies, bytewise, 2, 10, 50)
+    used = [{int(p[0].split(':')[1])%20 for parts in o.manifest['documents'] for p in parts} for o in sets]
+    assert not used[0] & used[1]
+    assert sets[0].manifest['reading']['duplicates']>0
+    with pytest.raises(ValueError, match='20 documents are that long'): sample_sets(originals+copies, bytewise, 3, 10, 50)
+
+def test_too_little_text_says_how_much_there_is(bytewise):
+    with pytest.raises(ValueError, match=r'needs 50 windows of 99 tokens \(4,950 tokens\).*there are [\d,]+ tokens \(3 different documents'):
+        sample_sets(texts(3), bytewise, 5, 10, 100, rule='pack')
+
+def test_padding_is_masked_and_bos_heads_every_window(bytewise):
+    o, = sample_sets(['short', 'a bit longer'], bytewise, 1, 2, 32, rule='pad')
+    assert sorted(o.mask.sum(1).tolist())==[6, 13] and (o.tokens[:,0]==0).all()
+    bare, = sample_sets(['short', 'a bit longer'], bytewise, 1, 2, 32, rule='pad', bos=False)
+    assert sorted(bare.mask.sum(1).tolist())==[5, 12]
+
+def test_special_tokens_in_a_text_are_text(bytewise):
+    o, = sample_sets(['say </s> aloud '*5], bytewise, 1, 1, 40)
+    assert 1 not in o.tokens
+
+def test_a_long_document_is_not_read_twice(bytewise):
+    read = []
+    def shard():
+        for i in range(10_000): read.append(i); yield Document(f'text {i} '+'word '*9, f'{i}')
+    sample_sets(Corpus('stream', {}, dict(all=shard)), bytewise, 2, 5, 20, near_duplicates=False)
+    assert len(read)<=10_000
+
+def test_regenerated_in_another_process(tmp_path, bytewise):
+    file = tmp_path/'text.jsonl'
+    file.write_text('\n'.join(json.dumps(dict(text=o)) for o in texts(40)))
+    for i,source in enumerate([file, 'docs']):
+        made = sample_sets(source, bytewise, 2, 4, 64, seed=9)[1].save(tmp_path/f'set{i}')
+    bytewise.save_pretrained(tmp_path/'tokenizer')
+    code = ('import sys; from pathlib import Path; from transformers import AutoTokenizer; from compresscal.calibration import CalibrationSet, regenerate\n'
+        'home = Path(sys.argv[1]); t = AutoTokenizer.from_pretrained(home/"tokenizer")\n'
+        'for i in range(2): s = CalibrationSet.load(home/f"set{i}"); assert regenerate(s.manifest, t, expected=s.hash)==s')
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, env=os.environ|dict(PYTHONHASHSEED='7'))
+    assert done.returncode==0, done.stderr
+    file.write_text('\n'.join(json.dumps(dict(text=o[::-1])) for o in texts(40)))
+    saved = CalibrationSet.load(tmp_path/'set0')
+    with pytest.raises(ValueError, match='the source has changed'): regenerate(saved.manifest, bytewise, expected=saved.hash)
+
+def test_a_full_disk_leaves_no_half_set(tmp_path, monkeypatch):
+    import safetensors.torch
+    def full(*_): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(safetensors.torch, 'save_file', full)
+    with pytest.raises(OSError, match='No space left'): CalibrationSet.from_tokens(torch.ones(2,3).long()).save(tmp_path/'s')
+    assert list(tmp_path.iterdir())==[]
+
+def test_a_changed_token_is_noticed(tmp_path):
+    from safetensors.torch import save_file
+    CalibrationSet.from_tokens(torch.ones(2,3).long()).save(tmp_path/'s')
+    save_file(dict(tokens=torch.zeros(2,3).long()), tmp_path/'s'/'tokens.safetensors')
+    with pytest.raises(ValueError, match='the manifest says'): CalibrationSet.load(tmp_path/'s')
+
+def test_mixing_keeps_masks_and_shares(bytewise):
+    a, = sample_sets(texts(12), bytewise, 1, 8, 40)
+    b, = sample_sets(['short '+o[:9] for o in texts(30)], bytewise, 1, 8, 40, rule='pad')
+    mixed = mix({a: 1, b: 3}, n_sequences=8)
+    assert int((mixed.mask.all(1)).sum())==2 and len(mixed)==8
+    assert mixed.manifest['parts'][1]['manifest']['documents']
+
+def test_random_vocabulary_is_uniform(bytewise):
+    o, = random_vocabulary(bytewise, 1, 200, 256)
+    counts = o.tokens[:,1:].flatten().bincount(minlength=258)[2:].float()
+    chi = ((counts-counts.mean())**2/counts.mean()).sum()
+    assert 150<chi<400 # 255 degrees of freedom
+    assert o==calibration_sets('random', bytewise, 1, 200, 256)[0]
