@@ -12,10 +12,13 @@ import math,os
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate,islice
+from pathlib import Path
 import pandas as pd, torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
+from .calibration import CalibrationSet
+from .corpora import Corpus,open_corpus
 from .models import _evaluating,_forwards
 
 # %% ../nbs/11_evaluation.ipynb #0a17fe33
@@ -121,7 +124,6 @@ def _from_tokens(tokens, mask, tokenizer):
 # %% ../nbs/11_evaluation.ipynb #0da8cd11
 def _from_texts(texts, tokenizer):
     "Texts as tokens: `(ids, count)`, where `count(begin, stop)` gives bytes"
-    if isinstance(texts, str): raise TypeError(f"`source` must be an iterable of texts, got one string; for a single text pass [text]")
     for text in texts:
         text = getattr(text, 'text', text)
         if not isinstance(text, str): raise TypeError(f"`source` must hold texts or token ids, got {type(text).__name__}")
@@ -131,10 +133,10 @@ def _from_texts(texts, tokenizer):
         ends[-1] = upto[-1]
         yield torch.tensor(o.input_ids, dtype=torch.long),lambda begin,stop,ends=ends: ends[stop]-ends[begin]
 
-# %% ../nbs/11_evaluation.ipynb #77eea8c4
-def _settle(model, source, tokenizer, length, bos):
+# %% ../nbs/11_evaluation.ipynb #ba434038
+def _settle(model, source, tokenizer, length, bos, split):
     "The texts of `source`, the length of a window, and the BOS id or `None`"
-    tokens = source if isinstance(source, Tensor) else getattr(source, 'tokens', None)
+    tokens,mask = (source.tokens,source.mask) if isinstance(source, CalibrationSet) else (source if isinstance(source, Tensor) else None, None)
     if tokens is None and tokenizer is None: raise ValueError("`tokenizer` must be given where `source` holds texts, got None")
     config = model.config.get_text_config()
     context = getattr(config, 'max_position_embeddings', None)
@@ -143,8 +145,8 @@ def _settle(model, source, tokenizer, length, bos):
     if bos and head is None: raise ValueError("`bos` must be False where there is no BOS token, got True")
     if length is None: length = min(2048, context or 2048) if tokens is None or tokens.ndim==1 else max(2, tokens.shape[-1]+bos)
     if context and length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
-    texts = _from_texts(source, tokenizer) if tokens is None else _from_tokens(tokens, getattr(source, 'mask', None), tokenizer)
-    return texts,length,head if bos else None
+    if tokens is None and (isinstance(source, (str,Path,Corpus)) or hasattr(source, 'features')): source = open_corpus(source, split=split).read()
+    return _from_texts(source, tokenizer) if tokens is None else _from_tokens(tokens, mask, tokenizer),length,head if bos else None
 
 # %% ../nbs/11_evaluation.ipynb #ee161186
 def _windows(texts, length, stride, bos):
@@ -174,7 +176,7 @@ def _losses(model, windows, batch_size, progress):
 # %% ../nbs/11_evaluation.ipynb #386dee91
 def perplexity(
     model,               # Causal language model
-    source,              # Token ids `[windows, length]`, a `CalibrationSet`, or texts: an iterable of strings or `Document`s
+    source,              # Token ids `[windows, length]`, a `CalibrationSet`, an iterable of texts, or whatever `open_corpus` takes
     tokenizer=None,      # Needed for texts; with tokens it only serves to count bytes
     *,
     length:int=None,     # Longest window in tokens, BOS included; `None`: rows as they are, texts in 2,048 or the model's context
@@ -182,12 +184,13 @@ def perplexity(
     bos:bool=None,       # Put a BOS at the head of every window? `None`: for texts if the tokenizer has one, for rows not
     batch_size:int=8,    # Windows in one forward pass
     max_windows:int=None,# Stop after this many; `None`: read everything
+    split:str='test',    # Part of an installed source to read
     progress:bool=True,  # Show a progress bar?
 )->Perplexity:           # Perplexity, bits per byte, and the sums of each window
     "How surprised `model` is by held-out text"
     for name,n in (('batch_size',batch_size), ('max_windows',max_windows)):
         if n is not None and n<1: raise ValueError(f"`{name}` must be at least 1, got {n}")
-    texts,length,head = _settle(model, source, tokenizer, length, bos)
+    texts,length,head = _settle(model, source, tokenizer, length, bos, split)
     windows = list(islice(_windows(texts, length, stride, head), max_windows))
     if not windows: raise ValueError("`source` must hold at least two tokens in a window, got nothing to score")
     size,top = model.get_input_embeddings().weight.shape[0],max(int(w.max()) for w,_,_ in windows)

@@ -3,6 +3,8 @@ import math
 import pytest, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from compresscal.calibration import CalibrationSet
+from compresscal.corpora import Document, open_corpus
 from compresscal.evaluation import cut_windows, perplexity, token_losses
 from test_models import families
 
@@ -37,9 +39,7 @@ def test_padding_changes_nothing(family, side):
     losses = token_losses(model, padded, mask)
     assert (losses[~mask]==0).all()
     for p,m,l in zip(padded, mask, losses): assert l.sum().item()==pytest.approx(plain(model, p[m], int(m.sum())-1), rel=2e-5)
-    class Padded: tokens,mask = padded,None
-    Padded.mask = mask
-    p = perplexity(model, Padded)
+    p = perplexity(model, CalibrationSet.from_tokens(padded, mask))
     assert p.window_tokens==tuple((n-1).tolist())
     assert p.nats==pytest.approx(losses.sum().item(), rel=1e-5)
 
@@ -91,9 +91,12 @@ def test_windows_keep_their_order(tiny_model, tiny_tokenizer):
     for text,nats in zip(texts, p.window_nats): assert perplexity(tiny_model, [text], tiny_tokenizer).nats==pytest.approx(nats, rel=1e-5)
     assert list(p.to_pandas().tokens)==[3,40,7,1,25]
 
-def test_documents_and_max_windows(tiny_model, tiny_tokenizer):
-    class Document: text = "a text with a name"
-    assert perplexity(tiny_model, [Document], tiny_tokenizer)==perplexity(tiny_model, [Document.text], tiny_tokenizer)
+def test_documents_files_and_max_windows(tiny_model, tiny_tokenizer, tmp_path):
+    text = "a text with a name"
+    expected = perplexity(tiny_model, [text], tiny_tokenizer)
+    (tmp_path/'one.txt').write_text(text)
+    for source in ([Document(text, 'one')], tmp_path/'one.txt', str(tmp_path/'one.txt'), open_corpus([text])):
+        assert perplexity(tiny_model, source, tiny_tokenizer)==expected
     endless = (f"text {i}" for i in iter(int, 1))
     assert perplexity(tiny_model, endless, tiny_tokenizer, max_windows=3).window_tokens==(6,6,6)
 
@@ -159,6 +162,7 @@ def test_bad_sources(tiny_model, tiny_tokenizer):
     with pytest.raises(ValueError, match="not be negative"): perplexity(tiny_model, -ones)
     with pytest.raises(ValueError, match="whole numbers"): perplexity(tiny_model, ones.float())
     with pytest.raises(ValueError, match="context of 128 tokens, got 200"): perplexity(tiny_model, torch.ones(2, 200, dtype=torch.long))
+    with pytest.raises(ValueError, match="did you mean 'docs'"): perplexity(tiny_model, 'doc', tiny_tokenizer)
     with pytest.raises(TypeError, match="got int"): perplexity(tiny_model, [1,2,3], tiny_tokenizer)
     tiny_tokenizer.bos_token = None
     try:

@@ -1,0 +1,216 @@
+"Whole models against the original implementations, every family, padding, and bad input"
+import copy
+import pytest, torch
+from dataclasses import dataclass
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from compresscal.calibration import CalibrationSet
+from compresscal.compression import METHODS, CompressionReport, Magnitude, Method, Wanda, compress
+from compresscal.evaluation import perplexity
+from compresscal.models import decoder_blocks, load_model
+from compresscal.pruning import mask_n_m, mask_rows, wanda_scores
+from test_models import families
+
+def make(family):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(families[family], experts_implementation='eager').eval()
+
+def rows(n=6, length=16, vocabulary=96): return torch.randint(3, vocabulary, (n,length), generator=torch.Generator().manual_seed(1))
+
+def same(a, b): return all(torch.equal(x, y) for x,y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+@pytest.mark.parametrize('name,method,batch_size,on_self,on_hand', [
+    ('magnitude50',Magnitude(.5),None,42.334,35.272), ('wanda24',Wanda('2:4'),1,64.289,53.516), ('wanda24',Wanda('2:4'),None,64.289,53.516)])
+def test_whole_model_equals_original(shared, name, method, batch_size, on_self, on_hand):
+    model,_ = load_model(shared/'data'/'model_stories260K'/'transformers')
+    tokens = load_file(shared/'oracles'/'tokens_stories260K.safetensors')
+    compress(model, method, tokens['calib'], batch_size=batch_size)
+    got,original = model.state_dict(),load_file(shared/'oracles'/'whole_model'/f'{name}.safetensors')
+    weights = [k for k in original if k.endswith('.weight')]
+    assert len(weights)==35
+    for k in weights: assert torch.equal(got[k], original[k]), k
+    assert perplexity(model, tokens['eval_self']).value==pytest.approx(on_self, rel=1e-3)
+    assert perplexity(model, tokens['eval_hand']).value==pytest.approx(on_hand, rel=1e-3)
+
+def straightforward_wanda(model, tokens, sparsity):
+    "Wanda for nn.Linear models written the plain way: hooks on the model itself, one more whole forward for each block"
+    blocks = decoder_blocks(model)
+    for block in blocks:
+        squares = {}
+        linears = {n: m for n,m in block.module.named_modules() if isinstance(m, torch.nn.Linear)}
+        hooks = [m.register_forward_pre_hook(lambda m,args,n=n: squares.__setitem__(n, args[0].reshape(-1, args[0].shape[-1]).double().square().sum(0)))
+                 for n,m in linears.items()]
+        with torch.no_grad(): model(tokens)
+        for h in hooks: h.remove()
+        for n,m in linears.items():
+            scores = wanda_scores(m.weight.detach(), squares[n].sqrt())
+            m.weight.data.masked_fill_(mask_n_m(scores, 2, 4) if sparsity=='2:4' else mask_rows(scores, sparsity), 0)
+
+@pytest.mark.parametrize('family', ['llama','llama_tied','gemma2','gemma3','phi','phi3','opt','opt_350m','neox','falcon_7b','falcon_rw','qwen2'])
+def test_walk_equals_whole_forwards(family):
+    plain,model = make(family),make(family)
+    straightforward_wanda(plain, rows(), .5)
+    compress(model, Wanda(.5), rows(), batch_size=6)
+    for (k,a),b in zip(plain.state_dict().items(), model.state_dict().values()): assert torch.equal(a==0, b==0), k
+
+@pytest.mark.parametrize('method,family', [*((Wanda('2:4'), o) for o in families), (Magnitude('2:4'), 'gpt2'), (Magnitude(.5), 'qwen3_moe')])
+def test_every_family(family, method):
+    dense,model = make(family),make(family)
+    report = compress(model, method, rows())
+    assert report.sparsity==pytest.approx(.5, abs=1e-3) and not report.unseen
+    inside = {p.data_ptr() for b in decoder_blocks(model) for p in [o.parameter for o in b.linears]}
+    for (name,a),b in zip(dense.named_parameters(), model.parameters()):
+        if b.data_ptr() in inside: assert (a!=b).float().mean()==pytest.approx(.5, abs=.01), name
+        else: assert torch.equal(a, b), name
+    assert torch.isfinite(model(rows()).logits).all()
+
+def test_conv1d_groups_run_along_the_inputs():
+    model = make('gpt2')
+    compress(model, Wanda('2:4'), rows())
+    stored = model.transformer.h[0].mlp.c_fc.weight # [in, out]
+    assert ((stored.T.reshape(-1,4)==0).sum(1)==2).all()
+
+@pytest.mark.parametrize('family', ['llama','gpt2','gemma2','falcon_rw','mixtral'])
+@pytest.mark.parametrize('side', ['left','right','both'])
+def test_padding_changes_nothing(family, side):
+    "Rows of different lengths, with padding: as if each were read alone"
+    n = torch.tensor([16,5,9,16,1,12])
+    start = dict(left=20-n, right=n*0, both=(20-n)//2)[side][:,None]
+    place = torch.arange(20)
+    mask = (place>=start)&(place<start+n[:,None])
+    padded = torch.full((6,20), 2)
+    padded[mask] = rows()[torch.arange(16)<n[:,None]]
+    a,b = make(family),make(family)
+    compress(a, Wanda(.5), CalibrationSet.from_tokens(padded, mask), batch_size=4)
+    ra = compress(b, Wanda(.5), CalibrationSet.from_tokens(rows(), torch.arange(16)<n[:,None]), batch_size=1)
+    for (k,x),y in zip(a.state_dict().items(), b.state_dict().values()): assert torch.equal(x==0, y==0), k
+    assert {o['tokens'] for o in ra.rows if 'experts' not in o['layer']}=={int(n.sum())}
+
+@pytest.mark.parametrize('batch_size', [1,2,5,6,100])
+def test_batch_size_changes_nothing(tiny_model, batch_size):
+    other = copy.deepcopy(tiny_model)
+    compress(tiny_model, Wanda(.6), rows())
+    compress(other, Wanda(.6), rows(), batch_size=batch_size)
+    assert same(tiny_model, other)
+
+@pytest.mark.parametrize('family', ['llama','mixtral','gpt2'])
+def test_bfloat16_stays(family):
+    model = make(family).bfloat16()
+    report = compress(model, Wanda('2:4'), rows())
+    assert {p.dtype for p in model.parameters()}=={torch.bfloat16} and report.sparsity==.5
+
+def test_data_free_methods_do_not_run_the_text(tiny_model):
+    class Untouchable:
+        def __getattr__(self, name): raise AssertionError(name)
+    assert compress(tiny_model, Magnitude(.5), Untouchable()).calibration is None
+
+def test_experts_without_tokens_fall_back_to_magnitude_and_are_named():
+    model = make('mixtral')
+    with torch.no_grad():
+        for o in model.model.layers: o.mlp.gate.weight.zero_() # all scores equal: topk takes the same experts for every token
+    dense = copy.deepcopy(model)
+    report = compress(model, Wanda(.5), rows())
+    assert report.unseen and '.experts.' in report.unseen[0] and 'experts saw no token' in repr(report)
+    name = report.unseen[0].removeprefix('model.layers.0.')
+    new,old = (next(b[name].weight for b in decoder_blocks(m)[:1]) for m in (model,dense))
+    assert torch.equal(new==0, mask_rows(old.abs(), .5))
+
+def test_skip(tiny_model):
+    dense = copy.deepcopy(tiny_model)
+    report = compress(tiny_model, Wanda(.5), rows(), skip=('model.layers.1.*','*.down_proj'))
+    assert {(o['block'],o['layer'].split('.')[1]) for o in report.rows}=={('model.layers.0',f'{k}_proj') for k in ('q','k','v','o','gate','up')}
+    for (k,a),b in zip(dense.state_dict().items(), tiny_model.state_dict().values()):
+        assert torch.equal(a, b)==('layers.1' in k or '_proj' not in k or 'down_proj' in k), k
+
+def test_later_blocks_see_the_compressed_past(tiny_model):
+    "Compressing both blocks at once differs from compressing each with the other dense"
+    other,tokens = copy.deepcopy(tiny_model),rows(32, 16, 259)
+    compress(tiny_model, Wanda(.9), tokens)
+    compress(other, Wanda(.9), tokens, skip='model.layers.0.*')
+    assert not torch.equal(tiny_model.model.layers[1].mlp.down_proj.weight==0, other.model.layers[1].mlp.down_proj.weight==0)
+
+def test_training_flags_and_gradients_stay(tiny_model):
+    tiny_model.train(); tiny_model.model.layers[0].eval()
+    compress(tiny_model, Wanda(.5), rows())
+    assert tiny_model.training and not tiny_model.model.layers[0].training and all(p.requires_grad and p.grad is None for p in tiny_model.parameters())
+
+@dataclass(frozen=True)
+class Double(Method):
+    "Takes second moments and gives each layer back unchanged but for its sign"
+    needs = 'moments'
+    def compress_layer(self, weight, statistics):
+        assert torch.allclose(statistics.moments.diagonal().double(), statistics.squares, rtol=1e-4)
+        return -weight.float()
+
+def test_own_methods_with_second_moments(tiny_model):
+    report = compress(tiny_model, Double(), rows())
+    assert all(o['output_error']==pytest.approx(4, rel=1e-5) and o['weight_error']==pytest.approx(4, rel=1e-5) for o in report.rows)
+
+def test_output_error_from_second_moments_is_exact(tiny_model):
+    @dataclass(frozen=True)
+    class Half(Method):
+        needs = 'moments'
+        def compress_layer(self, weight, statistics): return weight.masked_fill(torch.arange(weight.shape[1])%2==0, 0)
+    layer,seen = tiny_model.model.layers[0].mlp.down_proj,[]
+    hook = layer.register_forward_pre_hook(lambda m,args: seen.append(args[0]))
+    with torch.no_grad(): tiny_model(rows())
+    hook.remove()
+    old = layer.weight.detach().clone()
+    report = compress(tiny_model, Half(), rows())
+    exact = ((seen[0]@(old-layer.weight).T).square().sum()/(seen[0]@old.T).square().sum()).item()
+    assert next(o for o in report.rows if o['layer']=='mlp.down_proj')['output_error']==pytest.approx(exact, rel=1e-4)
+
+def test_report(tiny_model):
+    report = compress(tiny_model, Wanda('2:4'), CalibrationSet.from_tokens(rows(), name='stories'))
+    d = report.to_pandas()
+    assert len(d)==14 and list(d)[:5]==['block','layer','outputs','inputs','sparsity'] and d.sparsity.eq(.5).all() and d.tokens.eq(96).all()
+    assert d.weight_error.between(0, .5).all() and d.output_error.between(0, .5).all()
+    text = report._repr_markdown_()
+    assert text.count('\n| ')==9 and 'mlp.down_proj | 32 × 64 | 2 | 50.0%' in text
+    assert repr(report)==f"Wanda 2:4 on stories {CalibrationSet.from_tokens(rows()).hash}: 14 layers in 2 blocks, 50.0% of their weights are zero"
+
+def test_methods_by_name(): assert METHODS['wanda'](.5)==Wanda(.5)!=Wanda(.6) and METHODS['magnitude']('4:8').label=='Magnitude 4:8'
+
+@pytest.mark.parametrize('method', [Magnitude,Wanda])
+@pytest.mark.parametrize('sparsity', [0, 1, 50, -.1, float('nan'), '4:2', 'half', ''])
+def test_bad_sparsity(method, sparsity):
+    with pytest.raises(ValueError, match='`sparsity`.*got'): method(sparsity)
+
+def refused(model, error, match, *args, **kwargs):
+    "`compress` raises, and no weight has changed"
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(error, match=match): compress(model, *args, **kwargs)
+    for k,v in model.state_dict().items(): torch.testing.assert_close(v, before[k], rtol=0, atol=0, equal_nan=True)
+
+def test_bad_arguments_change_nothing(tiny_model):
+    ones = torch.ones(2, 8, dtype=torch.long)
+    refused(tiny_model, ValueError, 'model.layers.0.self_attn.q_proj cannot be compressed by Wanda 2:5.*got 32', Wanda('2:5'), ones)
+    refused(tiny_model, TypeError, '`calibration` must be .* for Wanda 50%, got NoneType', Wanda(.5))
+    refused(tiny_model, ValueError, 'not be empty', Wanda(.5), ones[:0])
+    refused(tiny_model, ValueError, 'not be empty', Wanda(.5), ones[:,:0])
+    refused(tiny_model, ValueError, 'context of 128 tokens, got 129', Wanda(.5), torch.ones(2, 129, dtype=torch.long))
+    refused(tiny_model, ValueError, '0..258, got 1..259', Wanda(.5), torch.cat([ones, ones*259]))
+    refused(tiny_model, ValueError, '`batch_size` must be at least 1, got -1', Wanda(.5), ones, batch_size=-1)
+    refused(tiny_model, ValueError, "`skip` must match names of layers such as .*got 'nothing'", Wanda(.5), ones, skip='nothing')
+    refused(tiny_model, ValueError, '`skip` must leave a layer', Wanda(.5), ones, skip='*')
+    refused(tiny_model, TypeError, 'a CalibrationSet or token ids', Wanda(.5), 'docs')
+    refused(tiny_model, TypeError, '`tokens` must be an int64 tensor', Wanda(.5), ones.float())
+    refused(tiny_model, TypeError, "`method` must be a Method such as Wanda", 'wanda', ones)
+    refused(tiny_model, TypeError, "`method` must be a Method such as Wanda", Wanda, ones)
+
+def test_only_a_later_layer_does_not_divide():
+    "The MLP's down projection alone has 56 inputs: known before the first weight changes"
+    refused(make('llama'), ValueError, 'model.layers.0.mlp.down_proj cannot be compressed by Wanda 8:16.*got 56', Wanda('8:16'), rows())
+    report = compress(make('llama'), Wanda('8:16', ragged=True), rows())
+    assert next(o for o in report.rows if o['layer']=='mlp.down_proj')['sparsity']==pytest.approx((3*8+8)/56)
+
+def test_nan_in_weights_names_the_layer(tiny_model):
+    with torch.no_grad(): tiny_model.model.layers[1].mlp.up_proj.weight[0,0] = float('nan')
+    for method in (Magnitude(.5), Wanda(.5)): refused(tiny_model, ValueError, 'model.layers.1.mlp.up_proj', method, rows())
+
+def test_nan_in_activations_names_the_layer(tiny_model):
+    "Weights are finite, the product overflows: only running the text shows it"
+    with torch.no_grad(): tiny_model.model.layers[1].mlp.up_proj.weight.mul_(1e38)
+    with pytest.raises(ValueError, match='the input of model.layers.1.mlp.down_proj has NaN or infinity in') as e: compress(tiny_model, Wanda(.5), rows())
+    assert 'compressed up to model.layers.0.mlp.down_proj' in e.value.__notes__[0]
