@@ -88,7 +88,7 @@ def test_metadata_agree():
 def test_no_machine_paths():
     "No file names a folder of the machine it was written on"
     here = [re.escape(str(o)) for o in (root, root.parent) if len(o.parts)>1 and str(o) not in ('/tmp', '/home', '/root')]
-    pattern = re.compile('|'.join([rf'{o}(?![\w-])' for o in here] + [r'/home/\w', r'/Users/\w', r'/root/\w', r'/tmp/\w', r'[A-Z]:\\\\Users']))
+    pattern = re.compile(r'(?<![\w./-])(?:' + '|'.join([rf'{o}(?![\w-])' for o in here] + [r'/home/\w', r'/Users/\w', r'/root/\w', r'/tmp/\w', r'[A-Z]:\\\\Users']) + ')')
     own = Path(__file__).relative_to(root)
     text = {'.py', '.ipynb', '.md', '.toml', '.ini', '.yml', '.txt', '.json', '.cfg', '.css', '.in', '.sh', ''}
     found = [f'{p}: {m[0]}' for p in source_files() if p.suffix in text and p!=own and (root/p).is_file()
