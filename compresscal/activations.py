@@ -78,9 +78,10 @@ def collect(
     names:set[str]=None,    # Layers whose inputs are wanted; `None`: all
 )->dict[str,InputStatistics]: # For each layer the statistics of its input; layers that share an input share the object
     "Run a block on calibration text and sum what its linear layers see"
-    widths,device = {o.name: o.weight.shape[1] for o in block.linears},batches[0].hidden.device
-    wanted = set(widths if names is None else names)
-    found = {g: InputStatistics(widths[g[0]], moments, f"{block.name}.{g[0]}", device) for g in block.groups if wanted.intersection(g)}
+    weights = {o.name: o.weight for o in block.linears}
+    wanted = set(weights if names is None else names)
+    def empty(name): return InputStatistics(weights[name].shape[1], moments, f"{block.name}.{name}", weights[name].device)
+    found = {g: empty(g[0]) for g in block.groups if wanted.intersection(g)}
     def seen(group, x, rows):
         if group in found: found[group].add(x)
     for batch in batches:
