@@ -34,9 +34,10 @@ class Page:
         self.notebook, self.site_url = path.relative_to(staged), site_url.rstrip('/')+'/'
         self.name, self.up = page_name(self.notebook), '../'*(len(self.notebook.parts)-1)
         self.raw = json.loads(path.read_text(encoding='utf-8'))['cells']
-        self.front, self.figures = {}, {}
+        self.front, self.figures, self.entries = {}, {}, set() # front matter, number of each figure, names with an API entry
         for c in self.raw:
             if c['cell_type']=='raw' and (src := ''.join(c['source']).strip()).startswith('---'): self.front.update(yaml.safe_load(src.strip('-')) or {})
+            self.entries.update(o.lower() for o in re.findall(r'^show_doc\(([\w.]+)', ''.join(c['source']), re.M))
             if c['cell_type']=='code' and (label := cell_options(''.join(c['source']))[0].get('label', '')).startswith('fig-'):
                 self.figures[label] = len(self.figures)+1
 
@@ -48,7 +49,10 @@ class Page:
     def _link(self, m):
         "Links to other notebooks: by nbdev to the published site, by authors to the file"
         target, _, anchor = m[1].partition('#')
-        if target.startswith(self.site_url): target = self.up + target.removeprefix(self.site_url).removesuffix('.html')
+        if target.startswith(self.site_url):
+            name = target.removeprefix(self.site_url).removesuffix('.html')
+            target = self.up + name # nbdev links every definition; a method that has no entry is found under its class
+            anchor = next((o for o in (anchor, anchor.partition('.')[0]) if o in self.documented.get(name, ())), '')
         elif target.endswith('.ipynb') and '://' not in target: target = str(Path(target).parent/page_name(Path(Path(target).name)))
         else: return m[0]
         return f'](<{target}.ipynb{"#"+anchor if anchor else ""}>)'
@@ -61,6 +65,7 @@ class Page:
         def change(s):
             s = re.sub(r'^:{3,}[ ]*\{\.callout-(\w+)([^}]*)\}[ ]*\n', self._callout, s, flags=re.M)
             s = re.sub(r'\[source\]\(([^)]*)\)\{[^}]*\}', r'[source](\1){.api-source}', s)
+            s = re.sub(rf'\[(`_[^`]*`)\]\({re.escape(self.site_url)}[^)]*\)', r'\1', s) # private names have no entry
             s = re.sub(r'(?<![\w`])@(fig-[\w-]+)', self._figure_link, s)
             return re.sub(r'\]\(([^)\s]+)\)', self._link, s)
         return outside_code(text, change)
@@ -69,8 +74,8 @@ class Page:
         "What `show_doc` printed: a rule, a source link, a heading, the signature, the docstring"
         outputs = [''.join(o['data'].get('text/markdown', '')) if 'data' in o else ''.join(o.get('text', '')) for o in cell['outputs']]
         text = self.markdown('\n'.join(outputs).lstrip('-\n'))
-        text = text.replace('__main__.', '').replace('collections.abc.', '') # where staging found the names
-        text = re.sub(r'^def ([A-Z]\w*\()(.*?^)\)->None:', r'class \1\2):', text, count=1, flags=re.M|re.S)
+        text = re.sub(r'__main__\.|collections\.abc\.|:NoneType(?==None)', '', text) # where staging found the names
+        text = re.sub(r'^def ([A-Z]\w*\(.*?\))(?:->None)?:(?=[ ]*(?:#|$))', r'class \1:', text, count=1, flags=re.M|re.S)
         return re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
 
     def code(self, cell, options, source):
@@ -98,8 +103,9 @@ class Page:
                 if options.get('output')=='asis': yield dict(cell_type='markdown', metadata={}, source=self.api(c))
                 elif options.get('include')!='false': yield self.code(c, options, source)
 
-    def write(self, folder, extra=()):
-        "Write the page, with `extra` Markdown cells at its end"
+    def write(self, folder, documented, extra=()):
+        "Write the page, with `extra` Markdown cells at its end; `documented` holds the entries of each page"
+        self.documented = documented
         cells = [*self.cells(), *(dict(cell_type='markdown', metadata={}, source=o) for o in extra)]
         for i,c in enumerate(cells): c['id'] = f'cell-{i}'
         meta = dict(kernelspec=dict(name='python3', display_name='python3', language='python'), language_info=dict(name='python', pygments_lexer='ipython3'))
@@ -113,5 +119,5 @@ def write_source(staged, out, order, site_url):
     shutil.copytree(staged, out, ignore=shutil.ignore_patterns('*.ipynb', '*.yml', '*.qmd', '.*', '_*'))
     toctree = '```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```'
     navigation = [toctree.format(k, '\n'.join(page_name(o) for o in v)) for k,v in order.items()]
-    for notebook in [Path('index.ipynb'), *sum(order.values(), [])]:
-        Page(staged/notebook, staged, site_url).write(out, navigation if notebook.name=='index.ipynb' and not notebook.parent.parts else ())
+    pages = [Page(staged/o, staged, site_url) for o in [Path('index.ipynb'), *sum(order.values(), [])]]
+    for page in pages: page.write(out, {o.name: o.entries for o in pages}, navigation if page.name=='index' else ())
