@@ -1,5 +1,5 @@
 "The documentation site builds without a warning, needs no network, and works in a browser from file://."
-import os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from html import unescape
 from html.parser import HTMLParser
 import pytest
@@ -34,6 +34,48 @@ class Links(HTMLParser):
         self.feed(text)
     def handle_starttag(self, tag, attrs):
         self.found += [(tag, v) for k,v in attrs if k in ('href', 'src') and v]
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    "Function that turns the cells of a staged page, in the folder `tutorials`, into those that Sphinx reads"
+    monkeypatch.syspath_prepend(root/'tools')
+    from sphinx_pages import Page
+    def _convert(*cells, documented=None):
+        path = tmp_path/'tutorials'/'00_first_steps.ipynb'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(dict(cells=[c if isinstance(c, dict) else dict(cell_type='markdown', source=[c]) for c in cells])))
+        page = Page(path, tmp_path, 'https://host.io/lib')
+        page.write(tmp_path/'out', documented or {})
+        return json.loads((tmp_path/'out'/'tutorials'/'first_steps.ipynb').read_text())['cells'][1:]
+    return _convert
+
+def code(source, **outputs): return dict(cell_type='code', source=[source], outputs=[dict(output_type='display_data', metadata={}, data=outputs)] if outputs else [])
+
+@pytest.mark.parametrize('quarto, myst', [
+    ('::: {.callout-note}\nx\n:::', ':::{note}\nx\n:::'),
+    ('::: {.callout-tip title="A b"}\nx\n:::', ':::{admonition} A b\n:class: tip\nx\n:::'),
+    ('[a](../06_pruning.ipynb#masks)', '[a](<../pruning.ipynb#masks>)'),
+    ('[`Block`](https://host.io/lib/models.html#block)', '[`Block`](<../models.ipynb#block>)'),
+    ('[`Block.run`](https://host.io/lib/models.html#block.run)', '[`Block.run`](<../models.ipynb#block>)'),
+    ('[`other`](https://host.io/lib/models.html#other)', '[`other`](<../models.ipynb>)'),
+    ('[`_hidden`](https://host.io/lib/models.html#_hidden)', '`_hidden`'),
+    ('[a](https://host.io/else)', '[a](https://host.io/else)'),
+    ('```\n::: {.callout-note}\n[a](x.ipynb)\n```', '```\n::: {.callout-note}\n[a](x.ipynb)\n```')])
+def test_markdown_is_converted(convert, quarto, myst):
+    assert convert(quarto, documented=dict(models={'block'}))[0]['source']==myst
+
+def test_cell_options_are_converted(convert):
+    figure = code('#| label: fig-a\n#| fig-cap: "Two lines"\n#| fig-alt: "Lines that cross"\n#| code-fold: true\nplot()', **{'image/png': ''})
+    text, plot, hidden = convert('@fig-a shows it', figure, code('#| echo: false\nx', **{'text/plain': '1'}), code('#| include: false\nx'))
+    assert text['source']=='[Figure 1](#tutorials-first_steps-fig-a) shows it'
+    assert (plot['source'], plot['metadata']['tags']) == ('plot()', ['hide-input'])
+    assert plot['metadata']['mystnb']==dict(image=dict(alt='Lines that cross'), figure=dict(caption='Figure 1. Two lines', name='tutorials-first_steps-fig-a'))
+    assert hidden['metadata']['tags']==['remove-input']
+
+def test_api_entries_are_converted(convert):
+    doc = '---\n\n[source](https://h.io/x.py#L1){target="_blank" style="x"}\n\n### Block\n\n```python\ndef Block(\n    name:__main__.Name, of:NoneType=None\n)->None:\n```\n\n*A block*'
+    entry = convert(code('#| echo: false\n#| output: asis\nshow_doc(Block)', **{'text/markdown': doc}))[0]['source']
+    assert entry=='[source](https://h.io/x.py#L1){.api-source}\n\n{.api}\n### `Block`\n\n```python\nclass Block(\n    name:Name, of=None\n):\n```\n\n*A block*'
 
 def pages(site): return sorted(o for o in site.rglob('*.html') if '_static' not in o.parts)
 

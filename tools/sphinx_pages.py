@@ -33,6 +33,7 @@ class Page:
     def __init__(self, path, staged, site_url):
         self.notebook, self.site_url = path.relative_to(staged), site_url.rstrip('/')+'/'
         self.name, self.up = page_name(self.notebook), '../'*(len(self.notebook.parts)-1)
+        self.label = self.name.replace('/', '-') # tells apart the figures of different pages
         self.raw = json.loads(path.read_text(encoding='utf-8'))['cells']
         self.front, self.figures, self.entries = {}, {}, set() # front matter, number of each figure, names with an API entry
         for c in self.raw:
@@ -58,7 +59,7 @@ class Page:
         return f'](<{target}.ipynb{"#"+anchor if anchor else ""}>)'
 
     def _figure_link(self, m):
-        return f'[Figure {self.figures[m[1]]}](#{slug(self.name)}-{m[1]})' if m[1] in self.figures else m[0]
+        return f'[Figure {self.figures[m[1]]}](#{self.label}-{m[1]})' if m[1] in self.figures else m[0]
 
     def markdown(self, text):
         "Quarto's Markdown as MyST's"
@@ -87,7 +88,7 @@ class Page:
         if 'fig-cap' in options:
             label, caption = options.get('label'), self.markdown(options['fig-cap'])
             shown['figure'] = dict(caption=f'Figure {self.figures[label]}. {caption}' if label in self.figures else caption)
-            if label: shown['figure']['name'] = f'{slug(self.name)}-{label}'
+            if label: shown['figure']['name'] = f'{self.label}-{label}'
         return dict(cell_type='code', execution_count=None, metadata=dict(tags=tags, mystnb=shown), source=source, outputs=cell['outputs'])
 
     def cells(self):
