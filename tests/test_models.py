@@ -5,7 +5,7 @@ from tokenizers import Tokenizer,models as tokenizer_models,pre_tokenizers
 from torch import nn
 from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,AlbertConfig,BertConfig,T5Config,LlamaConfig,MistralConfig,Qwen2Config,Qwen3Config,
                           GemmaConfig,Gemma2Config,Gemma3TextConfig,PhiConfig,Phi3Config,OPTConfig,GPT2Config,GPTNeoXConfig,FalconConfig,MixtralConfig,
-                          Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
+                          Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,Gemma4TextConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from compresscal.models import (capture,check_finite,check_replay,decoder_blocks,embedded_folder,find_blocks,fingerprint,load_model,watch_inputs)
 
@@ -32,6 +32,8 @@ families = dict(
     falcon_rw=FalconConfig(**falcon, multi_query=False, parallel_attn=False, new_decoder_architecture=False, alibi=True, bias=True),
     mixtral=MixtralConfig(**std, num_local_experts=4, num_experts_per_tok=2, sliding_window=5),
     qwen3_moe=Qwen3MoeConfig(**std, head_dim=8, moe_intermediate_size=24, num_experts=6, num_experts_per_tok=2, decoder_sparse_step=1, mlp_only_layers=[1]),
+    gemma4=Gemma4TextConfig(**std|dict(num_hidden_layers=5), head_dim=8, sliding_window=5, layer_types=["sliding_attention","full_attention"]*2+["full_attention"],
+                            num_kv_shared_layers=1, vocab_size_per_layer_input=96, hidden_size_per_layer_input=8), # the last block reads keys that an earlier one left
     gpt_oss=GptOssConfig(**std, head_dim=8, sliding_window=5, layer_types=sliding, num_local_experts=4, num_experts_per_tok=2),
 )
 each_family = pytest.mark.parametrize("family", families)
@@ -125,6 +127,17 @@ def test_capture_computes_no_block_and_no_head():
         if isinstance(m, nn.Linear): m.register_forward_hook(lambda m,args,out: tokens.append(args[0].shape[:-1].numel()))
     capture(model, *batch("left"))
     assert tokens==[1]*7 # one token through the first block
+
+
+def test_real_models(shared):
+    "Trained models, and lengths at which attention works in tiles"
+    for name in ("model_stories260K","model_stories260K_ffn256"):
+        folder = next((shared/"data"/name).rglob("config.json")).parent
+        model,tokenizer = load_model(folder)
+        assert len(decoder_blocks(model))==model.config.num_hidden_layers
+        ids = torch.randint(len(tokenizer), (3,min(256, model.config.max_position_embeddings)), generator=torch.Generator().manual_seed(0))
+        check_replay(model, ids)
+        check_replay(model, ids, (torch.arange(ids.shape[1])>=torch.tensor([[0],[9],[70]])).long())
 
 
 # linear layers and shared inputs
