@@ -12,7 +12,7 @@ def run(notebook, force=()):
     "Let nbdev test a notebook, with the cells flagged `force` or without those flagged slow or gpu"
     code = ("import sys; from pathlib import Path; from nbdev.test import test_nb; "
             f"ok,_ = test_nb({str(notebook)!r}, skip_flags=['slow', 'gpu'], force_flags={list(force)!r}, basepath={str(root)!r}); sys.exit(not ok)")
-    # one thread: sums come out the same on every machine
+    # one thread: the number of threads changes the last bits of sums
     env = os.environ | dict(IN_TEST='1', OMP_NUM_THREADS='1', PYTHONPATH=str(root))
     res = subprocess.run([sys.executable, '-c', code], cwd=root, env=env, capture_output=True, text=True, timeout=1800)
     assert not res.returncode, f'{name(notebook)} failed:\n{res.stdout[-2000:]}\n{res.stderr[-6000:]}'
