@@ -52,7 +52,9 @@ class _Pruning(Method):
         object.__setattr__(self, 'sparsity', f'{o[0]}:{o[1]}' if isinstance(o, tuple) else o)
 
     @property
-    def pattern(self)->tuple[int,int]|None: "`(n, m)`, or `None` for a fraction"; return parse_sparsity(self.sparsity) if isinstance(self.sparsity, str) else None
+    def pattern(self)->tuple[int,int]|None:
+        "`(n, m)`, or `None` for a fraction"
+        return parse_sparsity(self.sparsity) if isinstance(self.sparsity, str) else None
     @property
     def label(self)->str: return f"{type(self).__name__} {self.sparsity if self.pattern else f'{100*self.sparsity:g}%'}"
 
@@ -122,8 +124,9 @@ class CompressionReport:
         return pd.DataFrame(self.rows).dropna(axis=1, how='all')
     def __repr__(self):
         text = f" on {self.calibration}" if self.calibration else ""
-        unseen = f", {len(self.unseen)} experts saw no token" if self.unseen else ""
-        return f"{self.method.label}{text}: {len(self.rows)} layers in {len({o['block'] for o in self.rows})} blocks, {self.sparsity:.1%} of their weights are zero{unseen}"
+        unseen = f"; no token reached {len(self.unseen)} of them" if self.unseen else ""
+        blocks = len({o['block'] for o in self.rows})
+        return f"{self.method.label}{text}: {len(self.rows)} layers in {blocks} blocks, {self.sparsity:.1%} of their weights are zero{unseen}"
 
 # %% ../nbs/08_compression.ipynb #f3be648c
 def _table(report:CompressionReport)->str:
@@ -195,6 +198,9 @@ def _compress_block(block, layers, method, batches):
         statistics = found.get(layer.name)
         try: new = method.compress_layer(layer.weight, statistics)
         except ValueError as e: raise ValueError(f"{block.name}.{layer.name} cannot be compressed by {method.label}: {e}") from e
+        except Exception as e:
+            e.add_note(f"This happened in {block.name}.{layer.name} under {method.label}.")
+            raise
         rows.append(_describe(block, layer, new, statistics))
         layer.weight.copy_(new)
     return rows
@@ -222,7 +228,7 @@ def compress(
     rows = []
     for block in tqdm(blocks[:max(chosen)+1], desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST'))):
         try: rows += _compress_block(block, chosen[block.index], method, batches) if block.index in chosen else []
-        except ValueError as e:
+        except Exception as e:
             if rows: e.add_note(f"`model` is compressed up to {rows[-1]['block']}.{rows[-1]['layer']}; load it again before another try.")
             raise
         if block.index<max(chosen):

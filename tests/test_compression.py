@@ -111,7 +111,7 @@ def test_experts_without_tokens_fall_back_to_magnitude_and_are_named():
         for o in model.model.layers: o.mlp.gate.weight.zero_() # all scores equal: topk takes the same experts for every token
     dense = copy.deepcopy(model)
     report = compress(model, Wanda(.5), rows())
-    assert report.unseen and '.experts.' in report.unseen[0] and 'experts saw no token' in repr(report)
+    assert report.unseen and '.experts.' in report.unseen[0] and repr(report).endswith(f'no token reached {len(report.unseen)} of them')
     name = report.unseen[0].removeprefix('model.layers.0.')
     new,old = (next(b[name].weight for b in decoder_blocks(m)[:1]) for m in (model,dense))
     assert torch.equal(new==0, mask_rows(old.abs(), .5))
@@ -160,6 +160,13 @@ def test_output_error_from_second_moments_is_exact(tiny_model):
     report = compress(tiny_model, Half(), rows())
     exact = ((seen[0]@(old-layer.weight).T).square().sum()/(seen[0]@old.T).square().sum()).item()
     assert next(o for o in report.rows if o['layer']=='mlp.down_proj')['output_error']==pytest.approx(exact, rel=1e-4)
+
+def test_other_errors_name_the_layer_too(tiny_model):
+    @dataclass(frozen=True)
+    class Singular(Method):
+        def compress_layer(self, weight, statistics): return torch.linalg.cholesky(-weight[:32,:32].abs())
+    with pytest.raises(torch.linalg.LinAlgError) as e: compress(tiny_model, Singular())
+    assert 'model.layers.0.self_attn.q_proj under Singular' in e.value.__notes__[0]
 
 def test_report(tiny_model):
     report = compress(tiny_model, Wanda('2:4'), CalibrationSet.from_tokens(rows(), name='stories'))
