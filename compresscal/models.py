@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 # %% ../nbs/00_models.ipynb #909e954a
 def find_blocks(
-    model:PreTrainedModel, # Causal language model
+    model:PreTrainedModel,   # Causal language model
 )->tuple[str,nn.ModuleList]: # Name of the list in the model, and the list
     "The decoder blocks of `model`, found by their number and their common class"
     n = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
