@@ -6,11 +6,11 @@ Docs: https://compresscal.github.io/compresscal/study.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'MEASURED', 'write_atomically', 'content_key', 'claim', 'Store', 'keep_sets', 'file_stamp', 'parse_method',
-           'keep_weights', 'compute', 'grid', 'environment', 'run_cells', 'Results', 'tables', 'picture', 'report',
-           'Study', 'named', 'gather', 'run_study', 'write_results']
+           'keep_weights', 'compute', 'grid', 'environment', 'run_cells', 'Results', 'tables', 'picture', 'held_out',
+           'report', 'Study', 'named', 'gather', 'run_study', 'write_results']
 
 # %% ../nbs/18_study.ipynb #7816c3bf
-import csv, hashlib, html, io, json, os, platform, secrets, shutil, socket, sys, time, warnings
+import csv, errno, hashlib, html, io, json, os, platform, re, secrets, shutil, socket, sys, time, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from .calibration import CalibrationSet, tokenizer_fingerprint
@@ -134,6 +135,9 @@ def keep_sets(
     try:
         for i,s in enumerate(sets): s.save(part/f'{i:03}')
         part.rename(place)
+    except SafetensorError as e: # it names the system's error in its text only
+        code = int((re.search(r'os error (\d+)', str(e)) or [0, errno.EIO])[1])
+        raise OSError(code, os.strerror(code), str(place)) from None
     finally: shutil.rmtree(part, ignore_errors=True)
     return sets
 
@@ -250,6 +254,7 @@ def run_cells(
 class Results:
     "The cells of a study, as rows, tables, a picture"
     rows: Sequence[dict] # One for each cell, in the grid's order
+    sets: Sequence[tuple[str, str, CalibrationSet]] = () # Name, first words, and the set itself, held-out text last
 
     def to_csv(self)->str:
         "Rows as text; numbers are written so that reading them gives the same number back"
@@ -288,7 +293,7 @@ def tables(
             [r['method'], r['source'], str(r['sets']), _number(r['mean']), _number(r['sd']), f"{_number(r['low'])} to {_number(r['high'])}", _number(r['ratio'], 3)])
     return list(found.items())
 
-def _number(x, digits=2): return '0' if x==0 else f'{x:.{digits}f}' if .1<abs(x)<1e5 else f'{x:.3g}'
+def _number(x, digits=2): return '0' if x==0 else f'{x:.{digits}f}' if .005<=abs(x)<1e5 else f'{x:.3g}'
 
 def _lined(lines):
     "Columns padded to one width, words left and numbers right"
@@ -322,32 +327,41 @@ def _table(title, lines):
     row = lambda l, tag: '<tr>'+''.join(f'<{tag}>{html.escape(str(c))}</{tag}>' for c in l)+'</tr>'
     return f'<table><caption>{html.escape(title)}</caption><thead>{row(lines[0], "th")}</thead><tbody>{"".join(row(l, "td") for l in lines[1:])}</tbody></table>'
 
+# %% ../nbs/18_study.ipynb #7611d7a4
+def held_out(
+    results:Results, # Of a study
+)->str:              # A sentence, empty where nothing is known
+    "What is known of the model's training on the text of the study"
+    known = [s.manifest.get('source', {}).get('held_out_from_training') for _,_,s in results.sets if s.manifest.get('source', {}).get('kind')=='installed']
+    embedded = any(r['model']=='embedded' for r in results.rows)
+    return 'The embedded model was trained on none of the documents used here, neither for calibration nor for evaluation.' if embedded and known and all(known) else ''
+
 # %% ../nbs/18_study.ipynb #4ab98389
 def report(
-    results:Results, # Of a study
-    sets:Sequence[tuple[str, str, CalibrationSet]]=(), # Name, first words, and the set itself
-    command:str='',  # How to make it again
+    results:Results,    # Of a study
+    settings:dict={},   # What was asked
+    command:str='',     # How to make it again
 )->str:              # HTML, complete in itself
     "A page to read, keep and send"
     p, e, env = results.picture(), html.escape, environment()
     svg = (s:=p.to_bytes('svg').decode())[s.index('<svg'):].replace('<svg', f'<svg role="img" aria-label="{e(p.alt, quote=True)}"', 1)
     made = ''.join(f'<details><summary>{e(name)} <code>{e(s.hash[:12])}</code> <span class="note">{e(words[:90])}</span></summary><pre>{e(words)}</pre><pre>{e(json.dumps(s.manifest, indent=1, default=str))}</pre></details>'
-                   for name,words,s in sets)
+                   for name,words,s in results.sets)
     raw = _table('Every cell', [['model', 'method', 'source', 'set', 'text', 'perplexity', 'bits per byte', 'cell']] +
                  [[r['model'], r['method'], r['source'], r['set'], r['evaluation'], f"{r['perplexity']:.5g}", f"{r['bits_per_byte']:.4f}", r['cell'][:12]] for r in results.rows])
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Calibration study</title><style>{_CSS}</style></head><body>
 <h1>Calibration study</h1><p class="note">{len(results.rows)} cells, compresscal {e(env['versions'].get('compresscal', ''))}</p>
 <figure>{svg}<figcaption>{e(p.caption)}</figcaption></figure>
 <h2>Summary</h2>{''.join(_table(*t) for t in tables(results))}
-<p class="note">A line summarises the sets of one source, the set being the unit of replication; sd is their sample standard deviation. A method with source “none” uses no calibration text: one cell stands for all sets, and its spread is exactly zero.</p>
+<p class="note">A line summarises the sets of one source, the set being the unit of replication; sd is their sample standard deviation. A method with source “none” uses no calibration text: one cell stands for all sets, and its spread is exactly zero. {e(held_out(results))}</p>
 <h2>Calibration and evaluation text</h2>{made}<h2>Cells</h2><details><summary>All {len(results.rows)} cells</summary>{raw}</details>
-<h2>Make it again</h2><pre>{e(command)}</pre><p>With the same sets, model and versions the numbers in <code>results.csv</code> are the same to the last digit. The sets themselves are in the folder <code>sets</code>; publish them with the results.</p>
+<h2>Make it again</h2><pre>{e(command)}</pre>{_table('Settings', [['', ''], *([k, ', '.join(map(str, v)) if isinstance(v, list) else v] for k,v in settings.items())])}<p>With the same sets, model and versions the numbers in <code>results.csv</code> are the same to the last digit. The sets themselves are in the folder <code>sets</code>; publish them with the results.</p>
 {_table('Software', [['name', 'version'], *env['versions'].items(), ['python', env['python']]])}
 <h2>Cite</h2><p>The question and the protocol: M. Williams and N. Aletras, <a href="https://aclanthology.org/2024.acl-long.544/">On the Impact of Calibration Data in Post-training Quantization and Pruning</a>, ACL 2024. Name the sets by their hashes.</p>
 </body></html>"""
 
 # %% ../nbs/18_study.ipynb #8da20a31
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     "A grid of models, methods, sources and sets"
     models: Sequence|Mapping = ('embedded',)              # Names or paths; or name -> (model, tokenizer)
@@ -358,7 +372,7 @@ class Study:
     length: int = 256                                     # Tokens in a sequence
     seed: int = 0                                         # Decides which documents and windows
     evaluations: Sequence|Mapping = ('docs', 'code')      # Sources of held-out text; or name -> calibration set
-    n_evaluation: int = 64                                # Sequences of held-out text from each
+    n_evaluation: int = 48                                # Sequences of held-out text from each
     device: str|None = None                               # Where to compute; the CPU if not given
 
     def __post_init__(self):
@@ -378,7 +392,12 @@ class Study:
         compute:Callable=compute,         # Fills cells
     )->Results:                           # Also written into the folder
         "Compute what is missing and write the results"
-        return run_study(self, out, progress, command or repr(self), compute)
+        return run_study(self, out, progress, command or f'{self!r}.run()', compute)
+
+    def settings(self)->dict: # Names and numbers only
+        "What is asked"
+        return {k: v if isinstance(v, (int, str, type(None))) else [repr(m) for m in v] if k=='methods' else [*named(v)] for k,v in vars(self).items()}
+    def __repr__(self): return f"Study({', '.join(f'{k}={v!r}' if k!='methods' else 'methods=['+', '.join(v)+']' for k,v in self.settings().items())})"
 
 # %% ../nbs/18_study.ipynb #11bff6e0
 def named(
@@ -423,25 +442,27 @@ def run_study(
             for block in decoder_blocks(model):
                 for layer in block.linears:
                     for m in study.methods: m.check(layer.weight) # before the first hour, not after
+            bar.set_description(f'{name}: gathering text')
             sets, texts = gather(study, folder, model, tokenizer)
+            bar.set_description(name)
             rows += run_cells(Store(folder), name, model, study.methods, sets, texts, tokenizer, compute, bar.update)
             shown += [(f'{n}, {part}', tokenizer.decode(s.tokens[0][:120]), s) for n,group in [*sets.items(), *((n, {'held out': t}) for n,t in texts.items())]
                       for part,s in (group.items() if isinstance(group, dict) else enumerate(group))]
-        write_results(folder, results := Results(rows), shown, command)
+        write_results(folder, results := Results(rows, shown), study, command)
     return results
 
 # %% ../nbs/18_study.ipynb #42c68ada
 def write_results(
     folder:Path,      # The study's folder
     results:Results,  # Of the study
-    shown:Sequence[tuple[str, str, CalibrationSet]], # Name, first words, and each set
+    study:Study,      # What was asked
     command:str,      # How to make it again
 ):
     "Write the table, the picture, the report, and beside them what must not be in them"
     cells = {r['cell']: json.loads(p.read_bytes()) for r in results.rows if (p:=folder/'provenance'/f"{r['cell']}.json").exists()}
     p = results.picture()
-    files = {'results.csv': results.to_csv(), 'figure.png': p.to_bytes('png'), 'figure.pdf': p.to_bytes('pdf'), 'report.html': report(results, shown, command),
-             'provenance.json': json.dumps(dict(command=command, environment=environment(), cells=cells), indent=1, sort_keys=True)}
+    files = {'results.csv': results.to_csv(), 'figure.png': p.to_bytes('png'), 'figure.pdf': p.to_bytes('pdf'), 'report.html': report(results, study.settings(), command),
+             'provenance.json': json.dumps(dict(command=command, settings=study.settings(), environment=environment(), cells=cells), indent=1, sort_keys=True)}
     for name,data in files.items():
         data = data.encode() if isinstance(data, str) else data
         if not (folder/name).exists() or (folder/name).read_bytes()!=data: write_atomically(folder/name, data)

@@ -191,3 +191,73 @@ def test_methods_by_name(text, method): assert parse_method(text)==method
 def test_length_beyond_the_context_is_refused_before_work(small, tmp_path):
     with pytest.raises(ValueError, match='context of 128 tokens, got 129'): replace(small, length=129, sources=['random']).run(tmp_path/'s', compute=(compute := counted()))
     assert not compute.asked
+
+def test_full_disk_inside_a_calibration_set(small, tmp_path):
+    "safetensors reports a full disk in its own way"
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from compresscal.calibration import CalibrationSet
+from compresscal.study import claim, keep_sets
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+big = CalibrationSet.from_tokens(torch.ones(64, 256, dtype=torch.int64))
+with claim({str(tmp_path/'s')!r}) as folder:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)) # files may not grow beyond this, as on a disk that is full
+    try: keep_sets(folder, dict(n_sets=1), lambda: [big])
+    except OSError as e: print(e.errno)
+"""
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
+    assert out.stdout.strip()==str(errno.EFBIG), out.stderr
+    assert not parts(tmp_path/'s') and not os.listdir(tmp_path/'s'/'sets')
+
+def test_damaged_set_is_sampled_again(tmp_path):
+    asked, made = dict(n_sets=2), []
+    def make(): made.append(1); return sets(1, 2)
+    with claim(tmp_path/'s') as folder:
+        first = module.keep_sets(folder, asked, make)
+        assert module.keep_sets(folder, asked, make)==first and len(made)==1
+        victim = next((folder/'sets').glob('*/001/tokens.safetensors'))
+        victim.write_bytes(victim.read_bytes()[:-7])
+        with pytest.warns(UserWarning, match='damaged'): assert module.keep_sets(folder, asked, make)==first
+        assert len(made)==2
+
+def test_a_changed_file_is_another_source(tmp_path):
+    path = tmp_path/'a.txt'
+    path.write_text('one')
+    before = module.file_stamp(path)
+    path.write_text('two, longer')
+    assert before and module.file_stamp(path)!=before and module.file_stamp('docs')==[] and len(module.file_stamp(str(tmp_path/'*.txt')))==1
+
+def test_text_that_is_calibrated_on_is_not_evaluated_on(tmp_path):
+    with pytest.raises(ValueError, match='not calibrated on'): Study(sources=['mine.txt', 'docs'], evaluations=['docs', 'mine.txt'])
+
+def test_nm_that_does_not_divide_is_refused_before_work(small, tmp_path):
+    with pytest.raises(ValueError, match='2:3'): replace(small, methods=['magnitude:0.5', 'wanda:2:3']).run(tmp_path/'s', compute=(compute := counted()))
+    assert not compute.asked
+
+def killed(command, out, rng):
+    "Start a study, kill it at a random moment, and return the records that were finished then"
+    env, wait, had = outside_tests(root), rng.choice([0, 0, 1, 1, 2, 3]), len(list(out.glob('cells/*.json')))
+    with subprocess.Popen(command, env=env | dict(HF_HUB_OFFLINE='1'), cwd=out.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(list(out.glob('cells/*.json')))<had+wait: time.sleep(.003)
+        time.sleep(rng.uniform(0, .5 if wait else 9))
+        process.send_signal(signal.SIGKILL)
+    return state(out) if (out/'cells').exists() else {}
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', ['small', 'default'])
+def test_killed_ten_times(size, tiny_checkpoint, tmp_path):
+    "`compresscal study`, killed ten times at random moments, ends with the bytes of an undisturbed run, and no finished cell is computed twice"
+    from compresscal.models import embedded_folder
+    if size=='default' and not (embedded_folder()/'config.json').exists(): pytest.skip('no embedded model')
+    command = [sys.executable, '-c', 'import sys; from compresscal.cli import main; sys.exit(main())', 'study']
+    if size=='small': command += ['--model', str(tiny_checkpoint), *'--sequences 16 --length 128 --evaluation-sequences 16'.split()]
+    run = lambda out: subprocess.run([*command, '--out', str(out)], env=outside_tests(root) | dict(HF_HUB_OFFLINE='1'), cwd=tmp_path, check=True, capture_output=True)
+    rng, seen = random.Random(0), {}
+    for _ in range(10):
+        found = killed([*command, '--out', str(tmp_path/'killed')], tmp_path/'killed', rng)
+        assert seen.items() <= found.items()
+        seen = found
+    run(tmp_path/'killed')
+    run(tmp_path/'whole')
+    assert table(tmp_path/'killed')==table(tmp_path/'whole') and seen.items() <= state(tmp_path/'killed').items() and not parts(tmp_path/'killed')
