@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from .calibration import CalibrationSet
 from .corpora import Corpus,open_corpus
-from .models import _evaluating,_forwards
+from .models import context_length,evaluation_mode,replace_forward
 
 # %% ../nbs/11_evaluation.ipynb #0a17fe33
 def token_losses(
@@ -38,11 +38,11 @@ def token_losses(
     losses = torch.zeros(tokens.shape, device=model.device)
     row,column = scored.nonzero(as_tuple=True)
     step = max(1, 2**25//model.get_output_embeddings().weight.shape[0]) # at most 128 MB of logits at a time
-    with _evaluating(model):
+    with evaluation_mode(model):
         out = decoder(input_ids=tokens, attention_mask=None if mask.all() else mask.long(), use_cache=False)
         for r,c in zip(row.split(step), column.split(step)):
             some = type(out)(last_hidden_state=out.last_hidden_state[r,c-1][None])
-            with _forwards([decoder], lambda *args,**kwargs: some): logits = model(input_ids=tokens[r,c][None], use_cache=False).logits[0]
+            with replace_forward([decoder], lambda *args,**kwargs: some): logits = model(input_ids=tokens[r,c][None], use_cache=False).logits[0]
             losses[r,c] = F.cross_entropy(logits.float(), tokens[r,c], reduction='none')
     return torch.zeros_like(losses).scatter(1, order, losses)
 
@@ -138,9 +138,7 @@ def _settle(model, source, tokenizer, length, bos, split):
     "The texts of `source`, the length of a window, and the BOS id or `None`"
     tokens,mask = (source.tokens,source.mask) if isinstance(source, CalibrationSet) else (source if isinstance(source, Tensor) else None, None)
     if tokens is None and tokenizer is None: raise ValueError("`tokenizer` must be given where `source` holds texts, got None")
-    config = model.config.get_text_config()
-    context = getattr(config, 'max_position_embeddings', None)
-    head = (config if tokenizer is None else tokenizer).bos_token_id
+    context,head = context_length(model),(model.config.get_text_config() if tokenizer is None else tokenizer).bos_token_id
     if bos is None: bos = tokens is None and head is not None
     if bos and head is None: raise ValueError("`bos` must be False where there is no BOS token, got True")
     if length is None: length = min(2048, context or 2048) if tokens is None or tokens.ndim==1 else max(2, tokens.shape[-1]+bos)

@@ -7,7 +7,8 @@ from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,AlbertCon
                           GemmaConfig,Gemma2Config,Gemma3TextConfig,PhiConfig,Phi3Config,OPTConfig,GPT2Config,GPTNeoXConfig,FalconConfig,MixtralConfig,
                           Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,Gemma4TextConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from compresscal.models import (capture,check_finite,check_replay,decoder_blocks,embedded_folder,find_blocks,fingerprint,load_model,watch_inputs)
+from compresscal.models import (capture,check_finite,check_replay,context_length,decoder_blocks,embedded_folder,evaluation_mode,find_blocks,fingerprint,load_model,
+                                replace_forward,watch_inputs)
 
 std = dict(vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
            pad_token_id=0, bos_token_id=1, eos_token_id=2)
@@ -446,6 +447,20 @@ def test_embedded_model():
     assert model.dtype==torch.float32 and decoder_blocks(model)
     ids = torch.tensor(tokenizer("Return the sum of the list.").input_ids)[None]
     check_replay(model, ids)
+
+
+# what other modules use
+
+def test_context_length():
+    assert [context_length(build(o)) for o in ("llama","gpt2","gemma3")]==[64]*3
+
+def test_what_was_changed_is_put_back_after_a_failure():
+    model = build("llama").train()
+    model.lm_head.eval()
+    with pytest.raises(KeyError), evaluation_mode(model), replace_forward([model.lm_head], lambda i,x: x):
+        assert not model.training and model.lm_head(3)==3 and not torch.is_grad_enabled()
+        raise KeyError
+    assert model.training and not model.lm_head.training and torch.is_grad_enabled() and "forward" not in vars(model.lm_head)
 
 
 # fingerprint
