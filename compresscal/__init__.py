@@ -8,7 +8,8 @@ from importlib.util import find_spec
 # Names are imported when first used: `import compresscal` loads neither torch nor transformers.
 _names = dict(
     models='load_model embedded_folder decoder_blocks Block LinearLayer capture',
-    corpora='open_corpus Document',
+    installed='Document held_out_documents',
+    corpora='Corpus open_corpus',
     calibration='CalibrationSet sample_sets mix',
     synthesis='calibration_sets random_vocabulary',
     activations='InputStatistics',

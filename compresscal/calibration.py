@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 import torch
 from torch import Tensor
-from .corpora import Corpus, SeenTexts, open_corpus
+from .corpora import Corpus, open_corpus
+from .installed import SeenTexts
 
 # %% ../nbs/03_calibration.ipynb #2cd8b1d2
 def content_hash(

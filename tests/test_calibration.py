@@ -4,7 +4,8 @@ import pytest, torch
 from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 from transformers import PreTrainedTokenizerFast
 from compresscal.calibration import CalibrationSet, mix, regenerate, sample_sets, window_rules
-from compresscal.corpora import Corpus, Document
+from compresscal.corpora import Corpus
+from compresscal.installed import Document
 from compresscal.synthesis import calibration_sets, random_vocabulary
 
 @pytest.fixture(scope='module')
