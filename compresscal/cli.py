@@ -11,8 +11,8 @@ __all__ = ['DEFAULTS', 'make_parser', 'run_study', 'main']
 import argparse, os, shlex, sys
 
 # %% ../nbs/20_cli.ipynb #6713252f
-DEFAULTS = dict(models=('embedded',), methods=('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7'), sources=('docs', 'code', 'random'), n_sets=3, n_sequences=32, length=256,
-                seed=0, evaluations=('docs', 'code'), n_evaluation=48) # Those of `Study`
+DEFAULTS = dict(models=('embedded',), methods=('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7'), sources=('docs', 'code', 'random'),
+                n_sets=3, n_sequences=32, length=256, seed=0, evaluations=('docs', 'code'), n_evaluation=48) # Those of `Study`
 
 # %% ../nbs/20_cli.ipynb #9ab69cf0
 def make_parser()->argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def run_study(
     results = study.run(args.out, command=shlex.join(['compresscal', *args.argv]))
     print(f"\n{results}\n", flush=True)
     say("A method without a source uses no calibration text: its one cell stands for all sets. " + held_out(results))
-    say('\n'.join(f'{n:12} {what}' for n,what in (('results.csv', 'every cell'), ('figure.png', 'and figure.pdf: every set as a mark'), ('report.html', 'all of it on one page'))))
+    say(f"In {args.out}: results.csv (every cell), figure.png and figure.pdf, report.html (all of it on one page), provenance.json")
     return 0
 
 # %% ../nbs/20_cli.ipynb #43811c94

@@ -6,18 +6,19 @@ Docs: https://compresscal.github.io/compresscal/study.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'MEASURED', 'write_atomically', 'content_key', 'claim', 'Store', 'keep_sets', 'file_stamp', 'parse_method',
-           'keep_weights', 'compute', 'grid', 'environment', 'run_cells', 'Results', 'tables', 'picture', 'held_out',
-           'report', 'Study', 'named', 'gather', 'run_study', 'write_results']
+           'keep_weights', 'compute', 'grid', 'environment', 'decide', 'run_cells', 'Results', 'tables', 'picture',
+           'held_out', 'report', 'Study', 'named', 'gather', 'run_study', 'write_results']
 
 # %% ../nbs/18_study.ipynb #7816c3bf
-import csv, errno, hashlib, html, io, json, os, platform, re, secrets, shutil, socket, sys, time, warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import csv, errno, hashlib, html, io, json, os, platform, re, secrets, shutil, socket, time, warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from glob import glob
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +29,12 @@ from tqdm.auto import tqdm
 
 from .calibration import CalibrationSet, tokenizer_fingerprint
 from .compression import METHODS, Method, compress
-from .evaluation import perplexity
 from .corpora import hub_texts, installed_sources
+from .evaluation import perplexity
 from .models import decoder_blocks, fingerprint, load_model
 from .plots import Picture, Strip, plot_strips
 from .synthesis import calibration_sets
-from .uncertainty import Summary, summarize
+from .uncertainty import summarize
 
 # %% ../nbs/18_study.ipynb #88c1dd65
 def write_atomically(
@@ -77,12 +78,13 @@ def claim(
             raise ValueError(f"`out` must be a new folder or one of an earlier study, got {str(folder)!r}, which holds another {name}")
     try:
         for name in ('cells', 'sets', 'provenance'): (folder/name).mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        with suppress(NotImplementedError): lock.acquire(timeout=0) # some network file systems know no locks; records are safe without
         for part in [*folder.glob('.*.part'), *folder.glob('*/.*.part')]: shutil.rmtree(part) if part.is_dir() else part.unlink()
         for name in ('.', 'cells', 'sets', 'provenance'):
             write_atomically(folder/name/'.probe', b'can be written')
             (folder/name/'.probe').unlink()
-    except Timeout: raise BlockingIOError(f"`out` {str(folder)!r} is in use by another running study; wait for it, or give another folder") from None
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, "in use by another running study; wait for it, or give another folder", str(folder)) from None
     except OSError as e:
         lock.release()
         raise type(e)(e.errno, f"cannot write in the study's folder ({e.strerror})", str(folder)) from None
@@ -103,7 +105,8 @@ class Store:
         "Keep a finished cell"
         key = content_key(decides)
         if provenance: write_atomically(self.folder/'provenance'/f'{key}.json', json.dumps(provenance, indent=1, sort_keys=True))
-        write_atomically(self.folder/'cells'/f'{key}.json', json.dumps(dict(decides=decides, result=result, check=content_key(result)), indent=1, sort_keys=True))
+        record = dict(decides=decides, result=result, check=content_key(result))
+        write_atomically(self.folder/'cells'/f'{key}.json', json.dumps(record, indent=1, sort_keys=True))
         return key
 
     def get(self,
@@ -146,7 +149,7 @@ def file_stamp(
 )->list:           # Name, size and time of each file; empty if there are none
     "What a local source looks like from outside"
     if source in installed_sources or source in hub_texts: return []
-    found = [q for p in glob(os.path.expanduser(source), recursive=True) for q in ([p] if Path(p).is_file() else Path(p).rglob('*'))]
+    found = [q for p in glob(os.path.expanduser(source), recursive=True) for q in ([p] if os.path.isfile(p) else Path(p).rglob('*'))]
     return sorted([str(p), s.st_size, s.st_mtime_ns] for p in found if (s:=os.stat(p)))
 
 # %% ../nbs/18_study.ipynb #170b4a1f
@@ -212,40 +215,51 @@ def grid(
 
 def environment()->dict: # Names and versions
     "What a result may owe to its surroundings"
-    names = ('compresscal', 'torch', 'transformers', 'tokenizers', 'datasets', 'numpy')
-    found = {}
-    for n in names:
-        with suppress(Exception): found[n] = version(n)
-    return dict(host=socket.gethostname(), system=platform.platform(), python=platform.python_version(), threads=torch.get_num_threads(), versions=found)
+    versions = {}
+    for name in ('compresscal', 'torch', 'transformers', 'tokenizers', 'datasets', 'numpy'):
+        with suppress(PackageNotFoundError): versions[name] = version(name)
+    return dict(host=socket.gethostname(), system=platform.platform(), python=platform.python_version(), threads=torch.get_num_threads(), versions=versions)
+
+# %% ../nbs/18_study.ipynb #491111dc
+def decide(
+    mark:str,              # The model's fingerprint
+    method:Method|None,    # How it is compressed
+    calibration:CalibrationSet|None, # On what
+    text:CalibrationSet,   # Held-out text
+)->dict:                   # What `Store` makes the cell's name of
+    "Everything that decides the result of a cell"
+    return dict(format=FORMAT, model=mark, method=method and dict(name=type(method).__name__, **asdict(method)),
+                calibration=calibration and calibration.hash, metric='perplexity', text=text.hash)
 
 # %% ../nbs/18_study.ipynb #ea99cdcc
 def run_cells(
-    store:Store,                  # Where finished cells are
-    name:str,                     # What to call the model
-    model:torch.nn.Module,        # The dense model
-    methods:Sequence[Method],     # Methods
+    store:Store,              # Where finished cells are
+    name:str,                 # What to call the model
+    model:torch.nn.Module,    # The dense model
+    tokenizer:object,         # Its tokenizer
+    methods:Sequence[Method], # Methods
     sets:Mapping[str, Sequence[CalibrationSet]], # Calibration sets by source
     texts:Mapping[str, CalibrationSet],          # Held-out text by name
-    tokenizer:object=None,        # Counts the bytes of the text
-    compute:Callable=compute,     # Fills cells
-    done:Callable=lambda: None,   # Called after each compressed model
-)->list[dict]:                    # A row for each cell
+    compute:Callable=compute,      # Fills cells
+    done:Callable=lambda: None,    # Called after each compressed model
+)->list[dict]:                     # A row for each cell
     "Compute the cells of one model that are not finished"
-    mark, restore, rows = fingerprint(model), None, []
+    mark, restore, rows, labels = fingerprint(model), None, [], Counter(m.label for m in methods)
     for method,source,i,calibration in grid(methods, sets):
-        how = dict(name=type(method).__name__, **asdict(method)) if method is not None else None
-        decides = {n: dict(format=FORMAT, model=mark, method=how, calibration=calibration.hash if calibration else None, metric='perplexity', text=t.hash) for n,t in texts.items()}
+        label = 'dense' if method is None else method.label if labels[method.label]==1 else repr(method)
+        decides = {n: decide(mark, method, calibration, t) for n,t in texts.items()}
         results = {n: store.get(content_key(d)) for n,d in decides.items()}
         if missing := {n: texts[n] for n,r in results.items() if r is None}:
             restore, start = restore or keep_weights(model), time.time()
             try:
                 for n,result in compute(model, method, calibration, missing, tokenizer):
-                    store.put(decides[n], result, dict(seconds=round(time.time()-start, 3), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'), **environment()))
+                    at = datetime.now(timezone.utc).isoformat(timespec='seconds')
+                    store.put(decides[n], result, dict(seconds=round(time.time()-start, 3), finished=at, **environment()))
                     results[n] = result
-            except ValueError as e: e.add_note(f"while computing {method.label if method is not None else 'dense'} of {name}, source {source}, set {i}"); raise
+            except ValueError as e: e.add_note(f"while computing {label} of {name}, source {source}, set {i}"); raise
             finally: restore()
-        rows += [dict(model=name, method=method.label if method is not None else 'dense', source=source, set=i, evaluation=n, **{k: results[n][k] for k in MEASURED},
-                      calibration=decides[n]['calibration'] or '', text=decides[n]['text'], fingerprint=mark, cell=content_key(decides[n])) for n in texts]
+        rows += [dict(model=name, method=label, source=source, set=i, evaluation=n, **{k: results[n][k] for k in MEASURED},
+                      calibration=d['calibration'] or '', text=d['text'], fingerprint=mark, cell=content_key(d)) for n,d in decides.items()]
         done()
     return rows
 
@@ -274,12 +288,15 @@ class Results:
     def summary(self)->list[dict]: # A row for each model, evaluation, method and source
         "Mean, standard deviation, range and ratio to dense over sets"
         groups = self.groups()
-        return [dict(model=m, evaluation=e, method=how, source=s, sets=len(v) if s!='none' else 'all', mean=(u:=summarize(v)).mean, sd=u.sd if s!='none' else 0.,
-                     low=u.low, high=u.high, ratio=u.mean/groups[m, e, 'dense', 'none'][0]) for (m,e,how,s),v in groups.items() if how!='dense']
+        return [dict(model=m, evaluation=e, method=how, source=s, sets=len(v) if s!='none' else 'all', mean=(u:=summarize(v)).mean,
+                     sd=u.sd if s!='none' else 0., low=u.low, high=u.high, dense=(d:=groups[m, e, 'dense', 'none'][0]), ratio=u.mean/d)
+                for (m,e,how,s),v in groups.items() if how!='dense']
 
     def picture(self)->Picture: return picture(self)
     def __repr__(self): return '\n\n'.join(f'{title}\n{_lined(lines)}' for title,lines in tables(self))
-    def _repr_markdown_(self): return '\n\n'.join(f'{title}\n\n' + '\n'.join('| '+' | '.join(l)+' |' for l in (lines[0], ['---']*2+['---:']*(len(lines[0])-2), *lines[1:])) for title,lines in tables(self))
+    def _repr_markdown_(self):
+        rows = lambda l: (l[0], ['---']*2+['---:']*(len(l[0])-2), *l[1:])
+        return '\n\n'.join(f'{title}\n\n' + '\n'.join(f"| {' | '.join(r)} |" for r in rows(lines)) for title,lines in tables(self))
 
 # %% ../nbs/18_study.ipynb #61cc0e97
 def tables(
@@ -288,9 +305,10 @@ def tables(
     "The summary as text"
     found = {}
     for r in results.summary():
-        title = f"{r['model']}: perplexity on held-out {r['evaluation']}; dense model {_number(results.groups()[r['model'], r['evaluation'], 'dense', 'none'][0])}"
+        title = f"{r['model']}: perplexity on held-out {r['evaluation']}; dense model {_number(r['dense'])}"
         found.setdefault(title, [['method', 'source', 'sets', 'mean', 'sd', 'range', 'ratio']]).append(
-            [r['method'], r['source'], str(r['sets']), _number(r['mean']), _number(r['sd']), f"{_number(r['low'])} to {_number(r['high'])}", _number(r['ratio'], 3)])
+            [r['method'], r['source'], str(r['sets']), _number(r['mean']), _number(r['sd']), f"{_number(r['low'])} to {_number(r['high'])}",
+             _number(r['ratio'], 3)])
     return list(found.items())
 
 def _number(x, digits=2): return '0' if x==0 else f'{x:.{digits}f}' if .005<=abs(x)<1e5 else f'{x:.3g}'
@@ -305,60 +323,77 @@ def picture(
     results:Results, # Of a study
 )->Picture:          # One panel for each strength and evaluation text
     "Every set of every source as a mark"
-    panels, dense, xlabel, models = {}, {}, {}, dict.fromkeys(r['model'] for r in results.rows)
-    for (model,text,how,source),values in results.groups().items():
+    panels, dense, xlabel, groups = {}, {}, {}, results.groups()
+    several = len({m for m,*_ in groups})>1
+    for (model,text,how,source),values in groups.items():
         if how=='dense': continue
         name, _, strength = how.partition(' ')
-        title = ', '.join([model]*(len(models)>1)+[strength, text])
+        title = ', '.join([model]*several+[strength]*bool(strength)+[text])
         interval = summarize(values).interval if len(values)>2 else None
         panels.setdefault(title, {})[name if source=='none' else f'{name}, {source}'] = Strip(values, '' if source=='none' else source, interval)
-        dense[title], xlabel[title] = results.groups()[model, text, 'dense', 'none'][0], f'perplexity on {text}'
-    return plot_strips(panels, dense, xlabel, caption='Perplexity on held-out text after compression. '
-        'Each mark is one calibration set, the tick their mean, the bar a 95 % t interval for it (three sets or more); dashed is the dense model. A method without a source uses no calibration text.')
+        dense[title], xlabel[title] = groups[model, text, 'dense', 'none'][0], f'perplexity on {text}'
+    return plot_strips(panels, dense, xlabel, caption='Perplexity on held-out text after compression. Each mark is one calibration set, the tick '
+        'their mean, the bar a 95 % t interval for it (three sets or more); dashed is the dense model. A method without a source uses no calibration text.')
 
 # %% ../nbs/18_study.ipynb #e74096e7
-_CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0}caption{text-align:left;font-weight:600;padding:.3rem 0}th,td{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid #ddd}
-th{border-bottom:1.5px solid #222}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}figure{margin:1rem 0}svg{width:100%;height:auto}summary{overflow-wrap:anywhere}figcaption,.note{color:#555;font-size:.9rem}
-pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap;overflow-wrap:anywhere}code{font-size:.85em}details{margin:.4rem 0}summary{cursor:pointer}"""
+_CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem} figure{margin:1rem 0} svg{width:100%;height:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0} caption{text-align:left;font-weight:600;padding:.3rem 0}
+th,td{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid #ddd} th{border-bottom:1.5px solid #222}
+th:nth-child(-n+2),td:nth-child(-n+2){text-align:left} figcaption,.note{color:#555;font-size:.9rem} code{font-size:.85em}
+pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap} pre,summary{overflow-wrap:anywhere}
+details{margin:.4rem 0} summary{cursor:pointer}"""
 
 def _table(title, lines):
     "Lines as an HTML table, the first its header"
     row = lambda l, tag: '<tr>'+''.join(f'<{tag}>{html.escape(str(c))}</{tag}>' for c in l)+'</tr>'
-    return f'<table><caption>{html.escape(title)}</caption><thead>{row(lines[0], "th")}</thead><tbody>{"".join(row(l, "td") for l in lines[1:])}</tbody></table>'
+    body = ''.join(row(l, 'td') for l in lines[1:])
+    return f'<table><caption>{html.escape(title)}</caption><thead>{row(lines[0], "th")}</thead><tbody>{body}</tbody></table>'
+
+def _unfold(said, more, note=''):
+    "A line that opens to show more"
+    return f'<details><summary>{said} <span class="note">{html.escape(note)}</span></summary>{more}</details>'
 
 # %% ../nbs/18_study.ipynb #7611d7a4
 def held_out(
     results:Results, # Of a study
 )->str:              # A sentence, empty where nothing is known
     "What is known of the model's training on the text of the study"
-    known = [s.manifest.get('source', {}).get('held_out_from_training') for _,_,s in results.sets if s.manifest.get('source', {}).get('kind')=='installed']
-    embedded = any(r['model']=='embedded' for r in results.rows)
-    return 'The embedded model was trained on none of the documents used here, neither for calibration nor for evaluation.' if embedded and known and all(known) else ''
+    sources = [s.manifest.get('source') for _,_,s in results.sets]
+    known = [s.get('held_out_from_training') for s in sources if isinstance(s, dict) and s.get('kind')=='installed']
+    if not known or not all(known) or all(r['model']!='embedded' for r in results.rows): return ''
+    return 'The embedded model was trained on none of the documents used here, neither for calibration nor for evaluation.'
 
 # %% ../nbs/18_study.ipynb #4ab98389
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Calibration study</title><style>{css}</style></head><body><h1>Calibration study</h1><p class="note">{cells} cells, compresscal {version}</p>
+<figure>{svg}<figcaption>{caption}</figcaption></figure><h2>Summary</h2>{summary}
+<p class="note">A line summarises the sets of one source, the set being the unit of replication; sd is their sample standard deviation. A method
+with source “none” uses no calibration text: one cell stands for all sets, and its spread is exactly zero. {held_out}</p>
+<h2>Calibration and evaluation text</h2>{sets}<h2>Cells</h2>{table}<h2>Make it again</h2><pre>{command}</pre>{settings}
+<p>The same sets, model, versions and machine give the same <code>results.csv</code>, to the last digit. The sets are in the folder
+<code>sets</code>; publish them with the results.</p>{software}
+<h2>Cite</h2><p>The question and the protocol: M. Williams and N. Aletras, <a href="https://aclanthology.org/2024.acl-long.544/">On the Impact of
+Calibration Data in Post-training Quantization and Pruning</a>, ACL 2024. Name the sets by their hashes.</p></body></html>"""
+
 def report(
-    results:Results,    # Of a study
-    settings:dict={},   # What was asked
-    command:str='',     # How to make it again
-)->str:              # HTML, complete in itself
+    results:Results,  # Of a study
+    settings:dict={}, # What was asked
+    command:str='',   # How to make it again
+)->str:               # HTML, complete in itself
     "A page to read, keep and send"
     p, e, env = results.picture(), html.escape, environment()
-    svg = (s:=p.to_bytes('svg').decode())[s.index('<svg'):].replace('<svg', f'<svg role="img" aria-label="{e(p.alt, quote=True)}"', 1)
-    made = ''.join(f'<details><summary>{e(name)} <code>{e(s.hash[:12])}</code> <span class="note">{e(words[:90])}</span></summary><pre>{e(words)}</pre><pre>{e(json.dumps(s.manifest, indent=1, default=str))}</pre></details>'
-                   for name,words,s in results.sets)
-    raw = _table('Every cell', [['model', 'method', 'source', 'set', 'text', 'perplexity', 'bits per byte', 'cell']] +
-                 [[r['model'], r['method'], r['source'], r['set'], r['evaluation'], f"{r['perplexity']:.5g}", f"{r['bits_per_byte']:.4f}", r['cell'][:12]] for r in results.rows])
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Calibration study</title><style>{_CSS}</style></head><body>
-<h1>Calibration study</h1><p class="note">{len(results.rows)} cells, compresscal {e(env['versions'].get('compresscal', ''))}</p>
-<figure>{svg}<figcaption>{e(p.caption)}</figcaption></figure>
-<h2>Summary</h2>{''.join(_table(*t) for t in tables(results))}
-<p class="note">A line summarises the sets of one source, the set being the unit of replication; sd is their sample standard deviation. A method with source “none” uses no calibration text: one cell stands for all sets, and its spread is exactly zero. {e(held_out(results))}</p>
-<h2>Calibration and evaluation text</h2>{made}<h2>Cells</h2><details><summary>All {len(results.rows)} cells</summary>{raw}</details>
-<h2>Make it again</h2><pre>{e(command)}</pre>{_table('Settings', [['', ''], *([k, ', '.join(map(str, v)) if isinstance(v, list) else v] for k,v in settings.items())])}<p>With the same sets, model and versions the numbers in <code>results.csv</code> are the same to the last digit. The sets themselves are in the folder <code>sets</code>; publish them with the results.</p>
-{_table('Software', [['name', 'version'], *env['versions'].items(), ['python', env['python']]])}
-<h2>Cite</h2><p>The question and the protocol: M. Williams and N. Aletras, <a href="https://aclanthology.org/2024.acl-long.544/">On the Impact of Calibration Data in Post-training Quantization and Pruning</a>, ACL 2024. Name the sets by their hashes.</p>
-</body></html>"""
+    svg = p.to_bytes('svg').decode().partition('<svg')[2]
+    sets = (_unfold(f'{e(name)} <code>{e(s.hash)}</code>', f'<pre>{e(words)}</pre><pre>{e(json.dumps(s.manifest, indent=1, default=str))}</pre>', words[:90])
+            for name,words,s in results.sets)
+    columns = ('model', 'method', 'source', 'set', 'evaluation', 'perplexity', 'bits_per_byte', 'cell')
+    lines = [[f'{v:.5g}' if isinstance(v, float) else v for v in map(r.get, columns)] for r in results.rows]
+    asked = [(k, ', '.join(v) if isinstance(v, list) else v) for k,v in settings.items() if v is not None]
+    return _PAGE.format(css=_CSS, cells=len(lines), version=e(env['versions'].get('compresscal', '')), caption=e(p.caption),
+        svg=f'<svg role="img" aria-label="{e(p.alt)}"{svg}', summary=''.join(_table(*t) for t in tables(results)),
+        held_out=e(held_out(results)), sets=''.join(sets), command=e(command),
+        table=_unfold(f'All {len(lines)} cells', _table('', [columns, *lines])), settings=_table('Settings', [('name', 'value'), *asked]),
+        software=_table('Software', [('name', 'version'), *env['versions'].items(), ('python', env['python'])]))
 
 # %% ../nbs/18_study.ipynb #8da20a31
 @dataclass(frozen=True, repr=False)
@@ -382,8 +417,9 @@ class Study:
         for name in ('n_sets', 'n_sequences', 'length', 'n_evaluation'):
             if not isinstance(v:=getattr(self, name), int) or v<1: raise ValueError(f"`{name}` must be a whole number of at least 1, got {v!r}")
         object.__setattr__(self, 'methods', tuple(dict.fromkeys(map(parse_method, self.methods))))
-        for s in {*named(self.sources).values()} & {*named(self.evaluations).values()} if not any(isinstance(o, Mapping) for o in (self.sources, self.evaluations)) else ():
-            if s not in installed_sources: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {str(s)!r} in `sources`, too; only {', '.join(installed_sources)} have parts of their own for each")
+        given, used = ([s for s in named(v).values() if isinstance(s, (str, Path)) and s not in installed_sources] for v in (self.evaluations, self.sources))
+        for s in given:
+            if s in used: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {str(s)!r}, which is in `sources`")
 
     def run(self,
         out:str|Path='compresscal-study', # The study's folder; finished cells found there are kept
@@ -396,8 +432,9 @@ class Study:
 
     def settings(self)->dict: # Names and numbers only
         "What is asked"
-        return {k: v if isinstance(v, (int, str, type(None))) else [repr(m) for m in v] if k=='methods' else [*named(v)] for k,v in vars(self).items()}
-    def __repr__(self): return f"Study({', '.join(f'{k}={v!r}' if k!='methods' else 'methods=['+', '.join(v)+']' for k,v in self.settings().items())})"
+        said = vars(self)|dict(methods=[m.label for m in self.methods])
+        return {k: v if isinstance(v, (int, str, type(None))) else [*named(v)] for k,v in said.items()}
+    def __repr__(self): return f"Study({', '.join(f'{k}={v!r}' for k,v in self.settings().items())})"
 
 # %% ../nbs/18_study.ipynb #11bff6e0
 def named(
@@ -416,12 +453,15 @@ def gather(
     tokenizer:object,      # Its tokenizer
 )->tuple[dict, dict]:  # Calibration sets by source; held-out text by name
     "The calibration sets and the evaluation text of one model"
-    mark, context = fingerprint(model), getattr(model.config.get_text_config(), 'max_position_embeddings', None)
+    context = getattr(model.config.get_text_config(), 'max_position_embeddings', None)
     def sample(source, n_sets, n_sequences, split):
-        if not isinstance(source, (str, Path)): return [source] if isinstance(source, CalibrationSet) else list(source)
+        if not isinstance(source, (str, Path)):
+            given = [source] if isinstance(source, CalibrationSet) else list(source)
+            return keep_sets(folder, dict(given=[s.hash for s in given], n_sets=len(given)), lambda: given)
         if context and study.length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {study.length}")
-        asked = dict(source=str(source), files=file_stamp(source), model=mark, tokenizer=tokenizer_fingerprint(tokenizer), n_sets=n_sets, n_sequences=n_sequences, length=study.length, seed=study.seed, split=split)
-        return keep_sets(folder, asked, lambda: calibration_sets(source, tokenizer, n_sets=n_sets, n_sequences=n_sequences, length=study.length, seed=study.seed, split=split))
+        how = dict(n_sets=n_sets, n_sequences=n_sequences, length=study.length, seed=study.seed, split=split)
+        asked = dict(source=str(source), files=file_stamp(source), tokenizer=tokenizer_fingerprint(tokenizer), **how)
+        return keep_sets(folder, asked, lambda: calibration_sets(source, tokenizer, **how))
     return ({n: sample(s, study.n_sets, study.n_sequences, 'calibration') for n,s in named(study.sources).items()},
             {n: sample(s, 1, study.n_evaluation, 'test')[0] for n,s in named(study.evaluations).items()})
 
@@ -435,19 +475,19 @@ def run_study(
 )->Results:           # Also written into the folder
     "Compute what is missing and write the results"
     rows, shown, models = [], [], named(study.models)
-    planned = {n: [None]*(study.n_sets if isinstance(s, (str, Path)) else len(s)) for n,s in named(study.sources).items()}
-    with claim(out) as folder, tqdm(total=len(models)*len([*grid(study.methods, planned)]), unit='cell', disable=not progress or 'IN_TEST' in os.environ) as bar:
+    planned = {n: range(study.n_sets if isinstance(s, (str, Path)) else len(s)) for n,s in named(study.sources).items()}
+    total, off = len(models)*len([*grid(study.methods, planned)]), not progress or 'IN_TEST' in os.environ
+    with claim(out) as folder, tqdm(total=total, unit='cell', disable=off) as bar:
         for name,source in models.items():
             model, tokenizer = source if isinstance(source, tuple) else load_model(source, device=study.device)
-            for block in decoder_blocks(model):
-                for layer in block.linears:
-                    for m in study.methods: m.check(layer.weight) # before the first hour, not after
+            for layer in [l for block in decoder_blocks(model) for l in block.linears]:
+                for m in study.methods: m.check(layer.weight) # before the first hour, not after
             bar.set_description(f'{name}: gathering text')
             sets, texts = gather(study, folder, model, tokenizer)
             bar.set_description(name)
-            rows += run_cells(Store(folder), name, model, study.methods, sets, texts, tokenizer, compute, bar.update)
-            shown += [(f'{n}, {part}', tokenizer.decode(s.tokens[0][:120]), s) for n,group in [*sets.items(), *((n, {'held out': t}) for n,t in texts.items())]
-                      for part,s in (group.items() if isinstance(group, dict) else enumerate(group))]
+            rows += run_cells(Store(folder), name, model, tokenizer, study.methods, sets, texts, compute, bar.update)
+            all_sets = [(f'{n}, {i}', s) for n,group in sets.items() for i,s in enumerate(group)]+[(f'{n}, held out', s) for n,s in texts.items()]
+            shown += [(n, tokenizer.decode(s.tokens[0][:120]), s) for n,s in all_sets]
         write_results(folder, results := Results(rows, shown), study, command)
     return results
 
@@ -460,9 +500,9 @@ def write_results(
 ):
     "Write the table, the picture, the report, and beside them what must not be in them"
     cells = {r['cell']: json.loads(p.read_bytes()) for r in results.rows if (p:=folder/'provenance'/f"{r['cell']}.json").exists()}
-    p = results.picture()
-    files = {'results.csv': results.to_csv(), 'figure.png': p.to_bytes('png'), 'figure.pdf': p.to_bytes('pdf'), 'report.html': report(results, study.settings(), command),
-             'provenance.json': json.dumps(dict(command=command, settings=study.settings(), environment=environment(), cells=cells), indent=1, sort_keys=True)}
+    p, about = results.picture(), dict(command=command, settings=study.settings(), environment=environment(), cells=cells)
+    files = {'results.csv': results.to_csv(), 'figure.png': p.to_bytes('png'), 'figure.pdf': p.to_bytes('pdf'),
+             'report.html': report(results, study.settings(), command), 'provenance.json': json.dumps(about, indent=1, sort_keys=True)}
     for name,data in files.items():
         data = data.encode() if isinstance(data, str) else data
         if not (folder/name).exists() or (folder/name).read_bytes()!=data: write_atomically(folder/name, data)
