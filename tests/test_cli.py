@@ -99,12 +99,11 @@ def test_folder_without_permission():
         assert 'cannot write' in (line := said.read().strip().splitlines()[-1]) and 'closed' in line and not os.listdir(d+'/closed')
 
 def test_disk_full(capsys, tmp_path, monkeypatch, tiny_checkpoint):
-    from compresscal import study
     real, count = os.fsync, iter(range(10**6))
     def full(handle):
         if next(count)>12: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(handle)
-    monkeypatch.setattr(study.os, 'fsync', full)
+    monkeypatch.setattr(os, 'fsync', full)
     code, line = failure(capsys, '--model', tiny_checkpoint, '--sources', 'random', '--length', 32, '--sequences', 4, '--out', tmp_path/'s')
     assert code==1 and 'No space left' in line and not [p for p in (tmp_path/'s').rglob('*.part')]
 
@@ -121,7 +120,7 @@ def test_traceback_on_demand(tmp_path):
 @pytest.mark.slow
 def test_a_study_from_the_shell(tmp_path, tiny_checkpoint):
     "A whole study of a small model on local text, then Ctrl-C in a second one"
-    (tmp_path/'mine.txt').write_text('\n\n'.join(f'Paragraph {i} of a text about nothing but the number {i*i}.'*9 for i in range(400)))
+    (tmp_path/'mine.txt').write_text('\n\n'.join(f'Paragraph {i} of a text about nothing but the number {i*i}.'*9 for i in range(2000)))
     args = ['study', '--model', str(tiny_checkpoint), '--sources', str(tmp_path/'mine.txt'), 'random', *'--methods wanda:2:4 --sets 2 --sequences 4 --length 64'.split()]
     said = call(*args, '--out', str(tmp_path/'a'))
     assert said.returncode==0, said.stderr

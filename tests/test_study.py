@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import outside_tests, root
 
-from compresscal import study as module
+from compresscal import store as store_module, study as module
 from compresscal.calibration import CalibrationSet
 from compresscal.compression import Magnitude, Wanda
-from compresscal.study import Results, Store, Study, claim, content_key, parse_method, write_atomically
+from compresscal.store import Store, claim, content_key, file_stamp, keep_sets
+from compresscal.study import Results, Study, parse_method
 
 def tokens(seed, n=4, length=24): return torch.randint(3, 259, (n, length), generator=torch.Generator().manual_seed(seed))
 
@@ -71,18 +72,17 @@ def test_resumes_where_it_stopped(small, tmp_path, undisturbed, stop):
     small.run(tmp_path/'s', compute=(compute := counted()))
     assert len(compute.asked)==6-stop and table(tmp_path/'s')==undisturbed and kept.items() <= state(tmp_path/'s').items()
 
-@pytest.mark.parametrize('call', ['write', 'fsync', 'replace'])
+@pytest.mark.parametrize('call', ['write_atomically', 'fsync', 'replace'])
 @pytest.mark.parametrize('stop', [0, 3, 5, 8, 11, 16, 17, 18, 19, 20])
 def test_disk_full_leaves_nothing_half(small, tmp_path, undisturbed, monkeypatch, call, stop):
     "The disk fills up at the `stop`th write, whichever file that is"
-    count, owner = iter(range(10**6)), module.os
-    real = getattr(owner, call) if call!='write' else None
+    count, owners = iter(range(10**6)), [os] if call!='write_atomically' else [module, store_module]
+    real = getattr(owners[0], call)
     def full(*args):
         if next(count)==stop: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(*args)
     with monkeypatch.context() as m:
-        if call=='write': real = module.write_atomically; m.setattr(module, 'write_atomically', full)
-        else: m.setattr(owner, call, full)
+        for o in owners: m.setattr(o, call, full)
         try: small.run(tmp_path/'s')
         except OSError as e: assert e.errno==errno.ENOSPC
     assert not parts(tmp_path/'s')
@@ -151,7 +151,7 @@ def test_numbers_survive_the_table(small, tmp_path):
     assert not any(o.lower() in said for o in (torch.__version__, os.uname().nodename, str(tmp_path), 'seconds')) and 'host' in (tmp_path/'s'/'provenance.json').read_text()
 
 def test_two_processes_are_kept_apart(small, tmp_path):
-    code = f'from compresscal.study import claim\nwith claim({str(tmp_path/"s")!r}): print("in", flush=True); input()'
+    code = f'from compresscal.store import claim\nwith claim({str(tmp_path/"s")!r}): print("in", flush=True); input()'
     with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as other:
         assert other.stdout.readline()=='in\n'
         with pytest.raises(BlockingIOError, match='in use by another'): small.run(tmp_path/'s')
@@ -198,7 +198,7 @@ def test_full_disk_inside_a_calibration_set(small, tmp_path):
 import resource, signal, torch
 from pathlib import Path
 from compresscal.calibration import CalibrationSet
-from compresscal.study import claim, keep_sets
+from compresscal.store import claim, keep_sets
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 big = CalibrationSet.from_tokens(torch.ones(64, 256, dtype=torch.int64))
 with claim({str(tmp_path/'s')!r}) as folder:
@@ -214,19 +214,19 @@ def test_damaged_set_is_sampled_again(tmp_path):
     asked, made = dict(n_sets=2), []
     def make(): made.append(1); return sets(1, 2)
     with claim(tmp_path/'s') as folder:
-        first = module.keep_sets(folder, asked, make)
-        assert module.keep_sets(folder, asked, make)==first and len(made)==1
+        first = keep_sets(folder, asked, make)
+        assert keep_sets(folder, asked, make)==first and len(made)==1
         victim = next((folder/'sets').glob('*/001/tokens.safetensors'))
         victim.write_bytes(victim.read_bytes()[:-7])
-        with pytest.warns(UserWarning, match='damaged'): assert module.keep_sets(folder, asked, make)==first
+        with pytest.warns(UserWarning, match='damaged'): assert keep_sets(folder, asked, make)==first
         assert len(made)==2
 
 def test_a_changed_file_is_another_source(tmp_path):
     path = tmp_path/'a.txt'
     path.write_text('one')
-    before = module.file_stamp(path)
+    before = file_stamp(path)
     path.write_text('two, longer')
-    assert before and module.file_stamp(path)!=before and module.file_stamp('docs')==[] and len(module.file_stamp(str(tmp_path/'*.txt')))==1
+    assert before and file_stamp(path)!=before and file_stamp('docs')==[] and len(file_stamp(str(tmp_path/'*.txt')))==1
 
 def test_text_that_is_calibrated_on_is_not_evaluated_on(tmp_path):
     with pytest.raises(ValueError, match='not calibrated on'): Study(sources=['mine.txt', 'docs'], evaluations=['docs', 'mine.txt'])
