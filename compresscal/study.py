@@ -28,9 +28,10 @@ from .calibration import CalibrationSet, tokenizer_fingerprint
 from .compression import METHODS, Method, compress
 from .corpora import installed_sources
 from .evaluation import perplexity
+from .installed import write_atomically
 from .models import context_length, decoder_blocks, fingerprint, load_model
 from .plots import Picture, Strip, plot_strips
-from .store import Store, claim, content_key, file_stamp, keep_sets, write_atomically
+from .store import Store, claim, content_key, file_stamp, keep_sets
 from .synthesis import calibration_sets
 from .uncertainty import summarize
 
