@@ -125,7 +125,8 @@ def test_a_study_from_the_shell(tmp_path, tiny_checkpoint):
     said = call(*args, '--out', str(tmp_path/'a'))
     assert said.returncode==0, said.stderr
     assert max(map(len, said.stdout.splitlines()))<=80 and 'mine.txt' in said.stdout and {'results.csv', 'figure.png', 'figure.pdf', 'report.html', 'provenance.json'} <= set(os.listdir(tmp_path/'a'))
-    with subprocess.Popen([*command, *args, '--sets', '9', '--out', str(tmp_path/'b')], env=outside_tests(root) | dict(HF_HUB_OFFLINE='1'), stderr=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen([*command, *args, '--sets', '9', '--out', str(tmp_path/'b')], env=outside_tests(root) | dict(HF_HUB_OFFLINE='1'), stderr=subprocess.PIPE, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as p: # a background job would ignore it
         while p.poll() is None and not list(tmp_path.glob('b/cells/*')): time.sleep(.01)
         p.send_signal(signal.SIGINT)
         said = p.communicate()[1]
