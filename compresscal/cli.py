@@ -12,7 +12,7 @@ import argparse, os, shlex, sys
 
 # %% ../nbs/20_cli.ipynb #6713252f
 DEFAULTS = dict(models=('embedded',), methods=('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7'), sources=('docs', 'code', 'random'),
-                n_sets=3, n_sequences=32, length=256, seed=0, evaluations=('docs', 'code'), n_evaluation=32) # Those of `Study`
+                n_sets=3, n_sequences=32, length=256, seed=0, evaluations=('docs', 'code'), n_evaluation=48) # Those of `Study`
 
 # %% ../nbs/20_cli.ipynb #9ab69cf0
 def make_parser()->argparse.ArgumentParser:

@@ -28,9 +28,10 @@ from .calibration import CalibrationSet, tokenizer_fingerprint
 from .compression import METHODS, Method, compress
 from .corpora import installed_sources
 from .evaluation import perplexity
+from .installed import write_atomically
 from .models import context_length, decoder_blocks, fingerprint, load_model
 from .plots import Picture, Strip, plot_strips
-from .store import Store, claim, content_key, file_stamp, keep_sets, write_atomically
+from .store import Store, claim, content_key, file_stamp, keep_sets
 from .synthesis import calibration_sets
 from .uncertainty import summarize
 
@@ -289,7 +290,7 @@ class Study:
     length: int = 256                                     # Tokens in a sequence
     seed: int = 0                                         # Decides which documents and windows
     evaluations: Sequence|Mapping = ('docs', 'code')      # Sources of held-out text; or name -> calibration set
-    n_evaluation: int = 32                                # Sequences of held-out text from each
+    n_evaluation: int = 48                                # Sequences of held-out text from each
     device: str|None = None                               # Where to compute; the CPU if not given
 
     def __post_init__(self):
