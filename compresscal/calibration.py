@@ -70,10 +70,12 @@ class CalibrationSet:
 def _facts(self):
     sampling,tokens = self.manifest.get('sampling', {}),int(self.mask.sum()) if self.mask is not None else self.tokens.numel()
     facts = dict(name=self.name, hash=self.hash, sequences=len(self), length=self.length, tokens=tokens)
-    return facts | {k: sampling[k] for k in ('rule', 'seed', 'bos') if k in sampling} | ({'set': self.manifest['set']} if 'set' in self.manifest else {})
+    facts |= {k: sampling[k] for k in ('rule', 'seed', 'bos') if k in sampling} | {k: self.manifest[k] for k in ('set',) if k in self.manifest}
+    if sampling.get('rule')=='window': facts['too_short'] = '{} of {} documents'.format((r:=self.manifest['reading'])['documents']-r['long_enough'], r['documents'])
+    return facts
 
 def _repr(self): return f"CalibrationSet({', '.join(f'{k}={v!r}' for k,v in _facts(self).items())})"
-def _repr_markdown_(self): return '\n'.join(['| calibration set | |', '| --- | --- |', *(f'| {k} | {v:,} |' if isinstance(v, int) else f'| {k} | {v} |' for k,v in _facts(self).items())])
+def _repr_markdown_(self): return '\n'.join(['| calibration set | |', '| --- | --- |', *(f'| {k.replace("_", " ")} | {v:,} |' if isinstance(v, int) else f'| {k.replace("_", " ")} | {v} |' for k,v in _facts(self).items())])
 
 CalibrationSet.__repr__,CalibrationSet._repr_markdown_ = _repr,_repr_markdown_
 
