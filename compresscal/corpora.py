@@ -221,7 +221,7 @@ def hub_corpus(
     except Exception as e:
         raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). "
             "Without a connection, use local files or one of: docs, code, licenses") from e
-    manifest = dict(kind='hub', path=text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column, revision=revision)
+    manifest = dict(kind='hub', name=name, path=text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column, revision=revision)
     shards = {f'{name}#{i}': partial(_hub_shard, stream, column or text.column, text.articles, f'{name}#{i}', i) for i in range(stream.num_shards)}
     return Corpus(name.split('/')[-1], manifest, shards)
 

@@ -1,10 +1,10 @@
 "Calibration sets: disjoint, seeded, regenerated in another process, whole or absent on disk."
 import json, os, subprocess, sys
-import pytest, torch
+import pandas as pd, pytest, torch
 from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 from transformers import PreTrainedTokenizerFast
 from compresscal.calibration import CalibrationSet, mix, regenerate, sample_sets, window_rules
-from compresscal.corpora import Corpus
+from compresscal.corpora import Corpus, HubText, hub_texts
 from compresscal.installed import Document
 from compresscal.synthesis import calibration_sets, random_vocabulary
 
@@ -78,6 +78,14 @@ def test_regenerated_in_another_process(tmp_path, bytewise):
     file.write_text('\n'.join(json.dumps(dict(text=o[::-1])) for o in texts(40)))
     saved = CalibrationSet.load(tmp_path/'set0')
     with pytest.raises(ValueError, match='the source has changed'): regenerate(saved.manifest, bytewise, expected=saved.hash)
+
+def test_a_set_of_the_hub_is_regenerated_from_its_manifest(tmp_path, bytewise, monkeypatch):
+    for i in range(4): pd.DataFrame(dict(article=texts(80)[20*i:20*i+20])).to_parquet(tmp_path/f'train-{i:05}-of-00004.parquet')
+    monkeypatch.setitem(hub_texts, 'pretend', HubText(str(tmp_path), column='article'))
+    made = sample_sets('pretend', bytewise, 2, 8, 50, seed=3)[1]
+    manifest = json.loads(json.dumps(made.manifest))
+    assert manifest['source']['kind']=='hub' and len(manifest['reading']['opened'])==4
+    assert regenerate(manifest, bytewise, expected=made.hash)==made
 
 def test_a_full_disk_leaves_no_half_set(tmp_path, monkeypatch):
     import safetensors.torch
