@@ -10,13 +10,12 @@ __all__ = ['window_rules', 'content_hash', 'CalibrationSet', 'window_windows', '
 
 # %% ../nbs/03_calibration.ipynb #bd6c45cd
 import hashlib, json, os, random, shutil, tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 import torch
 from torch import Tensor
-from .corpora import Corpus, open_corpus
+from .corpora import open_corpus
 from .installed import SeenTexts
 
 # %% ../nbs/03_calibration.ipynb #2cd8b1d2

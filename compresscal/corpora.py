@@ -192,7 +192,9 @@ def join_articles(
     "Join the lines of WikiText into articles"
     held = []
     for line in lines:
-        if re.match(r'^ ?= [^=].* = ?\n?$', line) and held: yield (text:=''.join(held)); held = []
+        if re.match(r'^ ?= [^=].* = ?\n?$', line) and held:
+            yield ''.join(held)
+            held = []
         held.append(line if line.endswith('\n') else line+'\n')
     if held: yield ''.join(held)
 

@@ -68,7 +68,7 @@ def test_regenerated_in_another_process(tmp_path, bytewise):
     file = tmp_path/'text.jsonl'
     file.write_text('\n'.join(json.dumps(dict(text=o)) for o in texts(40)))
     for i,source in enumerate([file, 'docs']):
-        made = sample_sets(source, bytewise, 2, 4, 64, seed=9)[1].save(tmp_path/f'set{i}')
+        sample_sets(source, bytewise, 2, 4, 64, seed=9)[1].save(tmp_path/f'set{i}')
     bytewise.save_pretrained(tmp_path/'tokenizer')
     code = ('import sys; from pathlib import Path; from transformers import AutoTokenizer; from compresscal.calibration import CalibrationSet, regenerate\n'
         'home = Path(sys.argv[1]); t = AutoTokenizer.from_pretrained(home/"tokenizer")\n'
