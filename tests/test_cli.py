@@ -1,5 +1,5 @@
 "The command: quick to answer, one sentence for a mistake, nothing half made"
-import errno, json, os, re, resource, signal, subprocess, sys, tempfile, time
+import errno, os, resource, signal, subprocess, sys, tempfile, time
 from dataclasses import fields
 from pathlib import Path
 

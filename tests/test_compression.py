@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from compresscal.calibration import CalibrationSet
-from compresscal.compression import METHODS, CompressionReport, Magnitude, Method, Wanda, compress
+from compresscal.compression import METHODS, Magnitude, Method, Wanda, compress
 from compresscal.evaluation import perplexity
 from compresscal.models import decoder_blocks, load_model
 from compresscal.pruning import mask_n_m, mask_rows, wanda_scores

@@ -3,7 +3,7 @@ import copy,json,os,subprocess,sys
 import pytest,torch
 from tokenizers import Tokenizer,models as tokenizer_models,pre_tokenizers
 from torch import nn
-from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,AlbertConfig,BertConfig,T5Config,LlamaConfig,MistralConfig,Qwen2Config,Qwen3Config,
+from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,BertConfig,T5Config,LlamaConfig,MistralConfig,Qwen2Config,Qwen3Config,
                           GemmaConfig,Gemma2Config,Gemma3TextConfig,PhiConfig,Phi3Config,OPTConfig,GPT2Config,GPTNeoXConfig,FalconConfig,MixtralConfig,
                           Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,Gemma4TextConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
 from transformers.modeling_outputs import BaseModelOutputWithPast

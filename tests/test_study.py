@@ -1,7 +1,6 @@
 "The store loses no finished cell and keeps no half one; the same study gives the same bytes, however it was interrupted"
-import csv, errno, io, json, os, random, signal, subprocess, sys, time, warnings
+import csv, errno, io, json, os, random, signal, subprocess, sys, time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
