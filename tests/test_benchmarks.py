@@ -1,0 +1,161 @@
+"The baseline against the original implementations, and every benchmark once at a tiny size; never how long anything takes"
+import inspect, json, os, sys, time
+import pytest, torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from transformers import LlamaForCausalLM
+from conftest import root
+
+sys.path.insert(0, str(root/'benchmarks'))
+import baseline, harness, memory, speed
+
+LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
+PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
+QUANTIZED = dict(gptq4_ch_asym=dict(group_size=None), gptq4_g32_sym=dict(group_size=32, symmetric=True), gptq4_g32_asym_act=dict(group_size=32, act_order=True),
+                 gptq4_g32_asym_bs32=dict(group_size=32, block_size=32), gptq3_ch_asym_mse=dict(bits=3, group_size=None, mse=True),
+                 gptq3_g128_asym_act_static=dict(bits=3, act_order=True, static_groups=True))
+
+@pytest.fixture(params=LAYERS)
+def oracle(request, shared):
+    "A layer with what the originals make of it, and its Hessian and squares as the baseline gathers them"
+    path = shared/'oracles'/'layers'/f'{request.param}.safetensors'
+    o,layer = load_file(path),nn.Linear(1, 1, bias=False)
+    with safe_open(path, 'pt') as f: sequences = int(f.metadata()['S'])
+    layer.weight,layer.in_features = nn.Parameter(o['W'].clone(), False),o['W'].shape[1]
+    h,s = baseline.Hessian(layer),baseline.Squares(layer)
+    for x in o['X'].chunk(sequences): h.add(x[None]), s.add(x[None])
+    return request.param,o,layer,h.matrix,s.vector
+
+def test_statistics_equal_original(oracle):
+    _,o,_,h,s = oracle
+    assert torch.allclose(h, o['H'], rtol=1e-4, atol=1e-4*o['H'].diagonal().mean())
+    assert torch.allclose(s, o['scaler_row'], rtol=1e-5)
+
+def test_pruning_equals_original(oracle):
+    name,o,_,h,s = oracle
+    for key,settings in PRUNED.items():
+        new = baseline.sparsegpt(o['W'], h, **settings)
+        if 'ties' in name: assert (new==0).sum()==(o[key]==0).sum(), key
+        else: assert torch.equal(new==0, o[key]==0) and (new-o[key]).norm()<=5e-6*o[key].norm(), key
+    for key,sparsity in dict(wanda50=.5, wanda24=(2,4), wanda48=(4,8)).items():
+        assert (baseline.wanda(o['W'], s, sparsity)==0).sum()==(o[key]==0).sum()
+        if 'ties' not in name: assert torch.equal(baseline.wanda(o['W'], s, sparsity), o[key]), key
+
+def test_gptq_equals_original(oracle):
+    _,o,_,h,_ = oracle
+    def error(w): return float((((w-o['W'])@h)*(w-o['W'])).sum())
+    for key,settings in QUANTIZED.items():
+        new = baseline.gptq(o['W'], h, **settings)
+        assert (new-o[key]).abs().le(1e-5).float().mean()>=.997, key
+        assert error(new)==pytest.approx(error(o[key]), rel=2e-3), key
+
+@torch.no_grad()
+def test_awq_equals_original(oracle):
+    _,o,layer,_,_ = oracle
+    for key in [k for k in o if k.startswith('awqscale') and '.' not in k]:
+        scale,losses = baseline.awq_scale(layer, [layer], o['X'], {}, 4, int(key.split('_g')[1]))
+        assert torch.allclose(scale, o[key]) and losses==pytest.approx(o[key+'.losses'].tolist(), rel=1e-4), key
+    for key in [k for k in o if k.startswith('awqclip') and not k.endswith('.W')]:
+        for broadcast in (True,False):
+            limit = baseline.awq_clip(o['W'], o['X'], 4, int(key.split('_g')[1]), broadcast)
+            assert (limit-o[key]).abs().le(1e-5*o[key].abs()).float().mean()>=.99, key
+            assert limit.shape==o[key].shape
+    for key in [k for k in o if k.startswith('awqrtn')]: assert torch.equal(baseline.awq_round(o['W'], 4, int(key.split('_g')[1])), o[key])
+
+def stories(shared, which='model_stories260K/transformers'): return LlamaForCausalLM.from_pretrained(shared/'data'/which, dtype=torch.float32).eval()
+
+@pytest.mark.parametrize('name,method,settings,least', [('sparsegpt50','sparsegpt',{},1), ('gptq4_g32_asym','gptq',dict(group_size=32),.95), ('wanda24','wanda',dict(sparsity=(2,4)),1)])
+def test_whole_model_equals_original(shared, name, method, settings, least):
+    model,calib = stories(shared),load_file(shared/'oracles'/'tokens_stories260K.safetensors')['calib']
+    baseline.run(model, calib, method, **settings)
+    got = model.state_dict()
+    for k,v in load_file(shared/'oracles'/'whole_model'/f'{name}.safetensors').items():
+        if k in got: assert (got[k]-v).abs().le(1e-4*v.abs().max()).float().mean()>=least, k
+
+def test_awq_scales_of_a_whole_model_equal_original(shared):
+    model,calib = stories(shared, 'model_stories260K_ffn256'),load_file(shared/'oracles'/'tokens_stories260K.safetensors')['calib'][:32]
+    baseline.run(model, calib, 'awq', group_size=64, clip=False)
+    got,original = model.state_dict(),load_file(shared/'oracles'/'whole_model'/'ffn256_awq4_g64.safetensors')
+    norms = [k for k in original if k.endswith('norm.weight')]
+    assert len(norms)>=10
+    for k in norms: assert torch.allclose(got[k], original[k], rtol=1e-5), k
+
+def test_baseline_knows_its_methods():
+    with pytest.raises(ValueError, match="got 'rtn'"): baseline.run(None, None, 'rtn')
+
+# ---- The tools of the benchmarks
+
+def test_phases_count_each_second_once(monkeypatch):
+    watch = harness.Phases()
+    inner = watch.timed('inner', lambda: time.sleep(.05))
+    def outer(): time.sleep(.02); inner(); inner()
+    watch.timed('outer', outer)()
+    assert watch.seconds['inner']>=.1 and .02<=watch.seconds['outer']<watch.seconds['inner']
+
+def test_phases_see_every_binding_and_put_it_back():
+    import compresscal.compression as c, compresscal.models as m, compresscal.activations as a
+    own,add = m.capture,a.InputStatistics.add
+    watch = harness.Phases()
+    with watch.watch(capture='compresscal.models:capture', statistics='compresscal.activations:InputStatistics.add', none='compresscal.models:nothing_such compresscal.nowhere:f'):
+        assert m.capture is not own and a.InputStatistics.add is not add
+        a.InputStatistics(4).add(torch.ones(2, 4))
+    assert m.capture is own and a.InputStatistics.add is add and set(watch.seconds)=={'statistics'}
+
+def test_floor_grows_with_what_it_counts():
+    speeds = {k: dict(attention=1e11, up=1e11, down=1e11, narrow=1e11, wide=1e11) for k in ('fp32','bf16')}
+    one,two = (harness.floor(speeds, n, 64, 128, 256) for n in (1024,2048))
+    assert two['forward']==pytest.approx(2*one['forward']) and two['statistics']==pytest.approx(2*one['statistics'])
+    assert two['factorize']==one['factorize'] and two['sweep']==one['sweep']
+    assert one['sweep']*1e11==4*128**3+2*256*128**2+128*256**2
+
+def test_agreement_sees_a_flip():
+    w = torch.randn(8, 8)
+    other = w.clone()
+    other[0,0] = 0
+    found = speed.agreement(dict(a=other, b=w), dict(a=w, b=w))
+    assert (found['flips'], found['equal'])==(1/64, 63/64)
+    assert speed.verdict('sparsegpt', found) is False and speed.verdict('wanda', dict(flips=0)) is True and speed.verdict('gptq', found) is False
+
+def test_table_is_markdown():
+    lines = harness.table([dict(a='x', b=1.23456), dict(a='y', c=True)]).splitlines()
+    assert lines==['| a | b | c |', '| --- | ---: | ---: |', '| x | 1.23 |  |', '| y |  | yes |']
+
+def test_spread_of_peaks():
+    assert memory.spread([dict(mode='stream', peak=100), dict(mode='stream', peak=105), dict(mode='whole', peak=900)], 'stream')==pytest.approx(.05)
+
+# ---- Every script once
+
+SMALL = ['--width','128','--inner','256','--heads','4','--kv-heads','4','--blocks','2','--awq-blocks','1','--sequences','4','--length','64','--vocabulary','512',
+         '--rounds','1','--group-size','32','--gemm-seconds','.002']
+
+@pytest.mark.parametrize('method', ['sparsegpt','gptq','wanda','awq'])
+def test_speed(method, tmp_path, capsys):
+    assert speed.main([*SMALL, '--methods', method, '--out', str(tmp_path)]) # all checks of equal results hold
+    data = json.loads((tmp_path/'speed.json').read_text())
+    assert len(data[method]['rows'])>=3 and data['gemm']['fp32']['up']>0
+    assert (tmp_path/'speed.md').read_text().startswith('### Seconds of a block') and 'Phases of compresscal' in capsys.readouterr().out
+    if method in ('sparsegpt','gptq'): assert {'forward','statistics','factorize','sweep'} <= set(data[method]['phases']['compresscal'])
+
+def test_quality_of_searches():
+    found = speed.quality(sequences=2, length=64, windows=4)
+    errors = {o['search']: o['mean block error'] for o in found['awq']}
+    assert all(0<errors[k]<errors['rounding alone'] for k in ('original','block','linear'))
+    assert all(o['perplexity']>1 for o in found['forwards'])
+
+def test_memory(tmp_path):
+    from compresscal.models import load_model
+    modes = 'whole,stream' if 'offload' in inspect.signature(load_model).parameters else 'whole'
+    small = ['--method','Wanda','--width','64','--inner','128','--heads','2','--sequences','2','--length','32','--vocabulary','512','--shard','200KB','--threads','1']
+    memory.main([*small, '--blocks', '3', '--modes', modes, '--out', str(tmp_path)])
+    rows = json.loads((tmp_path/'memory.json').read_text())['rows']
+    assert [o['mode'] for o in rows]==modes.split(',') and all(o['peak']>=o['imports']>50 for o in rows)
+
+@pytest.mark.slow
+def test_llm_compressor(tmp_path):
+    python = os.environ.get('COMPRESSCAL_LLMCOMPRESSOR_PYTHON') or pytest.skip('no Python with llm-compressor: name one in COMPRESSCAL_LLMCOMPRESSOR_PYTHON')
+    assert speed.main([*SMALL, '--methods', 'sparsegpt,wanda', '--llmcompressor-python', python, '--out', str(tmp_path)])
+    data = json.loads((tmp_path/'speed.json').read_text())
+    for method in ('sparsegpt','wanda'):
+        row = next(o for o in data[method]['rows'] if o['competitor']=='llm-compressor')
+        assert row['mask flips']<=1e-4 and row['seconds a block']>0
