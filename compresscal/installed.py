@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from .models import embedded_folder
+from .loading import embedded_folder
 
 # %% ../nbs/01_installed.ipynb #5e2bd5c7
 @dataclass(frozen=True)
