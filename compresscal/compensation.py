@@ -59,6 +59,17 @@ def _try_inverse(
     upper = _inverse_lower(lower).flip(0, 1)
     return upper if upper.sum().isfinite() else None
 
+# %% ../nbs/05_compensation.ipynb #42ca410d
+def _order(
+    order:str|Tensor|None, # As in `factorize`
+    diagonal:Tensor,       # Diagonal of the Hessian, `[in]`
+)->Tensor|None:            # Column of the layer at each place, `[in]` int64
+    "Read an order, or say what is wrong with it"
+    if order is None: return None
+    if isinstance(order, str) and order=='activation': return diagonal.argsort(descending=True, stable=True)
+    if isinstance(order, Tensor) and order.dtype==torch.int64 and torch.equal(order.sort().values.cpu(), torch.arange(len(diagonal))): return order.to(diagonal.device)
+    raise ValueError(f"`order` must be None, 'activation' or a permutation of {len(diagonal)} columns, got {order!r}")
+
 # %% ../nbs/05_compensation.ipynb #54f20dd9
 def factorize(
     hessian:Tensor,         # Hessian of a layer's input, `[in, in]`
@@ -86,16 +97,6 @@ def factorize(
         used,damping = damping,max(10*damping, 1e-4)
     raise ValueError(f"`hessian` must be positive semidefinite up to damping, got one that has no Cholesky factor at damping {used:g}")
 
-def _order(
-    order:str|Tensor|None, # As in `factorize`
-    diagonal:Tensor,       # Diagonal of the Hessian, `[in]`
-)->Tensor|None:            # Column of the layer at each place, `[in]` int64
-    "Read an order, or say what is wrong with it"
-    if order is None: return None
-    if isinstance(order, str) and order=='activation': return diagonal.argsort(descending=True, stable=True)
-    if isinstance(order, Tensor) and torch.equal(order.sort().values.cpu(), torch.arange(len(diagonal))): return order.to(diagonal.device)
-    raise ValueError(f"`order` must be None, 'activation' or a permutation of {len(diagonal)} columns, got {order!r}")
-
 # %% ../nbs/05_compensation.ipynb #a24c5c7f
 NEAR = 32 # Columns whose errors are fetched one at a time
 
@@ -111,11 +112,11 @@ def sweep(
     "Decide one column after the other; those that follow make good what it loses"
     n,every = weight.shape[1],every or block_size
     if n!=len(factor.upper): raise ValueError(f"`factor` must have as many columns as `weight`, {n}, got {len(factor.upper)}")
-    if block_size<1 or block_size%every: raise ValueError(f"`every` must divide `block_size`, {block_size}, got {every}")
-    rest = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format).masked_fill_(factor.dead[:,None], 0)
+    if block_size<1 or every<1 or block_size%every: raise ValueError(f"`every` must divide `block_size`, {block_size}, got {every}")
+    rest = weight.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format).masked_fill_(factor.dead[:,None], 0)
     if factor.order is not None: rest = rest[factor.order]
-    values,errors,coupling = rest.new_empty(block_size, len(weight)),rest.new_empty(block_size, len(weight)),rest.new_empty(block_size, block_size)
-    views = [(values[j], errors[j], errors[i:j].T, coupling[j,i:j]) for j in range(min(block_size, n)) if (i := j-j%every%NEAR)>=0]
+    values,errors,coupling = (rest.new_empty(min(block_size, n), o) for o in (len(weight), len(weight), min(block_size, n)))
+    views = [(values[j], errors[j], errors[j-j%every%NEAR:j].T, coupling[j,j-j%every%NEAR:j]) for j in range(len(values))]
     def fetch(start, stop, since): values[start:stop].addmm_(coupling[start:stop,since:start], errors[since:start], alpha=-1)
     for start in range(0, n, block_size):
         stop = min(start+block_size, n)
