@@ -108,7 +108,7 @@ def quantize(
 )->Tensor:           # Codes, as floats
     "The code of the nearest level"
     if whole: return (values/scale).round_().add_(zero).clamp_(0, 2**bits-1)
-    return (values/scale.clamp(min=1e-9)).add_(zero).round_().clamp_(0, 2**bits-1)
+    return (values/scale).add_(zero).round_().clamp_(0, 2**bits-1)
 
 # %% ../nbs/06_grids.ipynb #850312b6
 def dequantize(
