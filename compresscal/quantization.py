@@ -23,7 +23,7 @@ def _check_keep(keep, weight, rule):
     if keep is None: return
     if keep.dtype!=torch.bool or keep.shape!=weight.shape:
         raise ValueError(f"`keep` must be a bool tensor of shape {tuple(weight.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}")
-    if rule=='spqr': raise ValueError(f"`keep` must be None with rule 'spqr', whose grids need not hold 0, got a mask")
+    if rule=='spqr': raise ValueError("`keep` must be None with rule 'spqr', whose grids need not hold 0, got a mask")
 
 # %% ../nbs/07_quantization.ipynb #7001d76d
 def rtn(
