@@ -7,13 +7,17 @@ from importlib.util import find_spec
 
 # Names are imported when first used: `import compresscal` loads neither torch nor transformers.
 _names = dict(
-    models='load_model embedded_folder decoder_blocks Block LinearLayer capture',
+    loading='load_model embedded_folder',
+    models='decoder_blocks Block LinearLayer capture',
     installed='Document held_out_documents',
     corpora='Corpus open_corpus',
     calibration='CalibrationSet sample_sets mix',
     synthesis='calibration_sets random_vocabulary',
     activations='InputStatistics',
-    compression='compress Magnitude Wanda CompressionReport',
+    grids='Quantized',
+    methods='Method Magnitude Wanda SparseGPT RTN GPTQ SpQR Combined',
+    reports='CompressionReport StoredCodes plot_errors',
+    compression='compress',
     evaluation='perplexity Perplexity',
     study='Study')
 _modules = {name: module for module, names in _names.items() for name in names.split()}

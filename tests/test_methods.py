@@ -1,0 +1,172 @@
+"Every method on every family, on little text and on much, with widths that do not divide; settings, composition, precision, stress"
+import copy, json
+import pytest, torch
+from compresscal.calibration import CalibrationSet
+from compresscal.compression import GPTQ, METHODS, RTN, Combined, Magnitude, SparseGPT, SpQR, Wanda, compress
+from compresscal.models import decoder_blocks
+from compresscal.reports import plot_errors
+from test_compression import make, rows, same
+from test_models import families
+
+# Inputs of the tiny models are 24, 32, 56 or 64 wide: groups of 10 and blocks of 20 leave something over in all of them
+METHODS_TRIED = dict(
+    magnitude=Magnitude(.5), wanda=Wanda('2:4'), sparsegpt=SparseGPT(.5, block_size=20), sparsegpt_pattern=SparseGPT('3:5', block_size=20, ragged=True),
+    rtn=RTN(4, 10), gptq=GPTQ(4, 10, block_size=20), gptq_all=GPTQ(3, 10, True, True, True, True, block_size=20, true_sequential=True),
+    gptq_channel=GPTQ(8, None, refresh=True, act_order=True), spqr=SpQR(4, 10), spqr_simple=SpQR(3, 16, second_group_size=5, act_order=False, simplified_outliers=True),
+    joint=Combined(SparseGPT(.5), GPTQ(4, 10), joint=True), both=Combined(Wanda('2:4'), GPTQ(4, 10)))
+
+def check(family, method, tokens, **kwargs):
+    dense = make(family)
+    model = copy.deepcopy(dense)
+    report = compress(model, method, tokens, **kwargs)
+    layers = {f'{b.name}.{o.name}': o for b in decoder_blocks(model) for o in b.linears}
+    inside = {o.parameter.data_ptr() for o in layers.values()}
+    assert [f"{o['block']}.{o['layer']}" for o in report.rows]!=[] and {f"{o['block']}.{o['layer']}" for o in report.rows}==set(layers)
+    for (name,a),b in zip(dense.named_parameters(), model.parameters()):
+        assert torch.isfinite(b).all(), name
+        if b.data_ptr() not in inside and not method.dense_past: assert torch.equal(a, b), name
+    for name,q in report.quantized.items(): assert torch.equal(q.dequantize().to(layers[name].weight.dtype), layers[name].weight), name
+    assert bool(report.quantized)==hasattr(method, 'bits') or isinstance(method, Combined)
+    assert torch.isfinite(model(rows()).logits).all() and repr(report) and report._repr_markdown_()
+    return report
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', families)
+@pytest.mark.parametrize('method', METHODS_TRIED)
+def test_every_method_on_every_family(family, method):
+    many = check(family, METHODS_TRIED[method], rows(12))
+    if method.startswith('gptq') and 'experts' not in str(many.rows): assert all(o['output_error']<.2 for o in many.rows if 'o_proj' not in o['layer'])
+    check(family, METHODS_TRIED[method], rows(1, 5)) # fewer tokens than inputs
+
+@pytest.mark.parametrize('method', METHODS_TRIED)
+@pytest.mark.parametrize('family', ['llama','gpt2','mixtral'])
+def test_every_method(family, method): check(family, METHODS_TRIED[method], rows(1, 5))
+
+def test_every_name_makes_a_method(): assert {type(o).__name__.lower() for o in METHODS_TRIED.values()}-{'combined'}<=set(METHODS)
+
+@pytest.mark.parametrize('method', ['sparsegpt','gptq','spqr','both'])
+def test_padding_changes_nothing(method):
+    "Rows of different lengths with padding, as if each were read alone"
+    n = torch.tensor([16,5,9,16,1,12])
+    mask = torch.arange(16)<n[:,None]
+    one,other = make('llama'),make('llama')
+    compress(one, METHODS_TRIED[method], CalibrationSet.from_tokens(rows(), mask), batch_size=1)
+    compress(other, METHODS_TRIED[method], CalibrationSet.from_tokens(rows().masked_fill(~mask, 5), mask), batch_size=6)
+    close = [float((a-b).abs().max()<=1e-3*a.abs().max()) for a,b in zip(one.state_dict().values(), other.state_dict().values())]
+    assert sum(close)/len(close)>.9 # a code or two may flip where two levels are equally near
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16,torch.float16])
+@pytest.mark.parametrize('method', ['sparsegpt','gptq','spqr','joint'])
+def test_half_precision_models(method, dtype):
+    "Solved in single precision, stored in the model's own"
+    model = make('llama').to(dtype)
+    report = compress(model, METHODS_TRIED[method], rows(12))
+    assert {p.dtype for p in model.parameters()}=={dtype} and all(o['output_error']<1 for o in report.rows)
+
+def test_forward_dtype_changes_numbers_only_a_little():
+    plain,fast = make('llama'),make('llama')
+    a,b = compress(plain, Wanda(.5), rows()),compress(fast, Wanda(.5), rows(), forward_dtype='bfloat16')
+    flipped = torch.cat([(x.weight==0).ne(y.weight==0).flatten() for p,q in zip(decoder_blocks(plain), decoder_blocks(fast)) for x,y in zip(p.linears, q.linears)])
+    assert 0<flipped.float().mean()<.05 and {p.dtype for p in fast.parameters()}=={torch.float32} and len(a.rows)==len(b.rows)
+    with pytest.raises(ValueError, match="`forward_dtype` must be 'bfloat16', 'float16' or None, got 'int8'"): compress(fast, Wanda(.5), rows(), forward_dtype='int8')
+
+def test_true_sequential_reads_compressed_inputs():
+    "Within a block the down projection sees what the pruned layers before it make"
+    seen = []
+    class Spy(SparseGPT):
+        def compress_layer(self, weight, statistics, round=None):
+            seen.append((weight.shape, statistics.squares.clone()))
+            return super().compress_layer(weight, statistics, round)
+    inputs = []
+    for true in (False,True):
+        model = make('llama')
+        compress(model, Spy(.7, true_sequential=true), rows(), skip=('model.layers.1.*','model.layers.2.*'))
+        after = copy.deepcopy(model)
+        inputs.append(seen[-1][1]); seen.clear()
+    out = []
+    hook = after.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda m,args: out.append(args[0]))
+    with torch.no_grad(): after(rows())
+    hook.remove()
+    torch.testing.assert_close(inputs[1], out[0].double().square().sum((0,1)), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(inputs[0], inputs[1], rtol=1e-2)
+
+def test_one_factor_for_layers_that_share_an_input(monkeypatch):
+    import compresscal.methods as methods
+    calls,original = [],methods.factorize
+    monkeypatch.setattr(methods, 'factorize', lambda *a, **k: calls.append(k) or original(*a, **k))
+    compress(make('llama'), Combined(SparseGPT(.5), GPTQ(4, 10)), rows())
+    assert len(calls)==3*4
+
+# settings
+
+def test_sparsity_by_layer():
+    model = make('llama')
+    report = compress(model, SparseGPT({'model.layers.0.*': None, 'down_proj': .25, 'self_attn.*': '2:4', '*': .75}), rows())
+    found = {(o['block'],o['layer']): o['sparsity'] for o in report.rows}
+    assert {k[0] for k in found}=={'model.layers.1','model.layers.2'}
+    for (_,layer),s in found.items(): assert s==pytest.approx(dict(mlp=.25 if 'down' in layer else .75, self_attn=.5)[layer.split('.')[0]], abs=.03)
+    report = compress(make('llama'), Wanda(lambda name: .1+.2*int(name.split('.')[2])), rows())
+    assert [round(o['sparsity'], 1) for o in report.rows if o['layer'].endswith('gate_proj')]==[.1,.3,.5]
+
+def test_patterns_must_match():
+    model = make('llama')
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="`sparsity` must name layers by patterns that match some, got 'dwn_proj'"): compress(model, Wanda({'dwn_proj': .5, '*': .3}), rows())
+    with pytest.raises(ValueError, match="down_proj cannot be compressed by Wanda 8:16.*got 56"): compress(model, Wanda({'down_proj': '8:16'}), rows())
+    with pytest.raises(ValueError, match='must leave a layer'): compress(model, Wanda(lambda name: None), rows())
+    assert same(model, before)
+
+@pytest.mark.parametrize('make_it,error,match', [
+    (lambda: GPTQ(1), ValueError, '`bits` must lie from 2 to 8, got 1'), (lambda: RTN(4.), TypeError, '`bits` must be a whole number'), (lambda: GPTQ(4, 0), ValueError, '`group_size`'),
+    (lambda: GPTQ(damping=-.1), ValueError, '`damping` must be a fraction of at least 0, got -0.1'), (lambda: SparseGPT(.5, block_size=0), ValueError, '`block_size`'),
+    (lambda: SparseGPT({}), ValueError, 'at least one pattern'), (lambda: SparseGPT({'*': 2}), ValueError, r'lie in \(0, 1\), got 2'), (lambda: RTN(rule='best'), ValueError, '`rule` must be one of'),
+    (lambda: SpQR(scale_bits=1), ValueError, '`scale_bits`'), (lambda: SpQR(outlier_threshold=-1), ValueError, '`outlier_threshold`'), (lambda: GPTQ(damping=float('nan')), ValueError, '`damping`'),
+    (lambda: Combined(RTN(), RTN()), TypeError, '`pruning` must be Magnitude or Wanda or SparseGPT, got RTN'), (lambda: Combined(Wanda(.5), SpQR()), TypeError, '`quantization` must be')])
+def test_bad_settings(make_it, error, match):
+    with pytest.raises(error, match=match): make_it()
+
+def test_settings_are_json():
+    for o in METHODS_TRIED.values():
+        if not isinstance(o, Combined): assert json.loads(json.dumps(o.settings()))['name']==type(o).__name__
+    assert len({json.dumps(o.settings()) for o in METHODS_TRIED.values()})==len(METHODS_TRIED)
+
+def test_pruned_weights_stay_zero():
+    pruned,both = make('llama'),make('llama')
+    compress(pruned, Magnitude('2:4'), rows())
+    compress(both, Combined(Magnitude('2:4'), GPTQ(4, 8, act_order=True)), rows())
+    for p,q in zip(decoder_blocks(pruned), decoder_blocks(both)):
+        for x,y in zip(p.linears, q.linears): assert (y.weight[x.weight==0]==0).all()
+
+# stress
+
+def with_inputs(change):
+    "A model of which the MLP's inputs are changed by the norm before it"
+    model = make('llama')
+    with torch.no_grad():
+        for o in model.model.layers: change(o.post_attention_layernorm.weight)
+    return model
+
+STRESS = dict(dead=lambda w: w[3:9].zero_(), loud=lambda w: w[5].mul_(1e4), quiet=lambda w: w.mul_(1e-6), all_dead=lambda w: w.zero_())
+
+@pytest.mark.parametrize('stress', STRESS)
+@pytest.mark.parametrize('method', ['sparsegpt','gptq_channel','spqr','joint'])
+@pytest.mark.parametrize('n,length', [(1,2),(6,16)])
+def test_stress_gives_numbers(stress, method, n, length):
+    model = with_inputs(STRESS[stress])
+    report = compress(model, METHODS_TRIED[method], rows(n, length))
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(o['damping']>0 for o in report.rows)
+    gate = next(o for o in report.rows if o['layer']=='mlp.gate_proj')
+    assert gate['dead_inputs']==dict(dead=6, all_dead=32).get(stress, 0)
+
+@pytest.mark.parametrize('method', [SparseGPT(.5, damping=0), GPTQ(4, 8, damping=0)])
+def test_raised_damping_is_reported(method):
+    "Five tokens for 56 inputs: without damping there is no factor"
+    report = compress(make('llama'), method, rows(1, 5))
+    assert report.raised and 'more damping was needed in' in repr(report) and report.to_pandas().damping.max()>0
+
+def test_report_figure():
+    report = compress(make('llama'), GPTQ(4, 8), rows())
+    picture = plot_errors(report)
+    assert 'GPTQ 4-bit g8' in picture.caption and 'mlp.down_proj' in picture.alt
+    assert report.bits==pytest.approx(4+20/8, abs=.1) and report.seconds>0
