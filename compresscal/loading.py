@@ -185,7 +185,7 @@ class Checkpoint:
         dtype:torch.dtype|None, # Type of the model's numbers; `None`: the checkpoint's own
         device:torch.device,    # Where the model goes
     ):
-        self.folder,self.device,self.tensors,self.written = Path(folder),device,_checkpoint_tensors(Path(folder)),{}
+        self.folder,self.device,self.tensors,self.written,self.plain = Path(folder),device,_checkpoint_tensors(Path(folder)),{},set()
         floats = (o.dtype for o in self.tensors.values() if o.dtype.is_floating_point)
         self.frame = frame = _Frame(config, dtype or getattr(config, "dtype", None) or next(floats))
         last = re.escape(frame.blocks.rpartition(".")[2])
@@ -203,12 +203,23 @@ class Checkpoint:
         if all(k in stored and stored[k].shape==p.shape for k,p in expected.items()): return []
         return self.frame.fill(part, {k: _placeholder(o) for k,o in stored.items()})[1]
 
+    def read(self, part):
+        "Stored tensors of one part, from the files or from where it was written anew, in the types that the model wants"
+        expected = self.frame.expected
+        return {k: o.read().to(expected[k].dtype if k in expected else o.dtype) for k,o in (self.written.get(part) or self.stored(part, self.blocks)).items()}
+
     def load(self, part:int|None)->PreTrainedModel:
-        "The model with one part read from the files, or from where it was written anew"
-        stored,expected = self.written.get(part) or self.stored(part, self.blocks),self.frame.expected
-        model,lacks = self.frame.fill(part, {k: o.read().to(expected[k].dtype if k in expected else o.dtype) for k,o in stored.items()})
+        "The model with one part real"
+        stored = self.read(part)
+        model,lacks = self.frame.fill(part, stored)
         if lacks: raise ValueError(f"its weights lack {', '.join(lacks[:3])}")
+        if part not in self.written and stored.keys()<=self.frame.expected.keys() and getattr(model, "_weight_conversions", None)==[]: self.plain.add(part)
         return model
+
+    def block(self, i:int)->tuple[dict,PreTrainedModel|None]:
+        "The tensors of a block by their names in it, and the model that was made to read them, if one was"
+        name,model = f"{self.frame.blocks}.{i}",None if i in self.plain else self.load(i)
+        return {k.removeprefix(f"{name}."): t for k,t in self.read(i).items()} if model is None else model.get_submodule(name).state_dict(keep_vars=True),model
 
 # %% ../nbs/00_loading.ipynb #2995ff10
 def release_memory():
@@ -236,9 +247,8 @@ class BlockOnDisk:
 
     def __enter__(self):
         if not self.users:
-            self.whole = self.checkpoint.load(self.index) # kept, since it knows how to be saved
-            source = self.whole.get_submodule(self.name).state_dict(keep_vars=True)
-            for k,t in self.weights().items(): t.data,source[k].data = source[k].data.to(self.checkpoint.device),_placeholder(t)
+            with torch.inference_mode(False): tensors,self.whole = self.checkpoint.block(self.index)
+            for k,t in self.weights().items(): t.data,tensors[k].data = tensors[k].data.to(self.checkpoint.device),_placeholder(t)
             self.seen = self.state()
         self.users += 1
         return self

@@ -126,9 +126,9 @@ def _hidden(args, kwargs): return args[0] if args else kwargs["hidden_states"]
 def _tuple_length(model, input_ids):
     "Length of the tuple that a block returns, or `None` if it returns hidden states alone"
     def stop(module, args, out): raise _Returned(len(out) if isinstance(out, (tuple,list)) else None)
-    one = input_ids[:1,:1]
+    one,block = input_ids[:1,:1],_bare_blocks(model)[0]
     try: # whoever watches products must not see this one
-        with find_blocks(model)[1][0].register_forward_hook(stop), torch._C.DisableTorchFunction():
+        with block.resident(), block.module.register_forward_hook(stop), torch._C.DisableTorchFunction():
             model.base_model(input_ids=one, attention_mask=torch.ones_like(one), use_cache=False)
     except _Returned as e: return e.args[0]
 
