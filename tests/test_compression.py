@@ -273,3 +273,57 @@ def test_nan_in_activations_names_the_layer(tiny_model):
     with torch.no_grad(): tiny_model.model.layers[1].mlp.up_proj.weight.mul_(1e38)
     with pytest.raises(ValueError, match='the input of model.layers.1.mlp.down_proj has NaN or infinity in') as e: compress(tiny_model, Wanda(.5), rows())
     assert '1 of 2 blocks are compressed, the last is model.layers.0' in e.value.__notes__[0]
+
+# blocks on disk, hidden states on disk
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny_tokenizer):
+    "A folder with a small model in shards"
+    model = make('llama')
+    model.save_pretrained(tmp_path/'dense', max_shard_size='40KB')
+    tiny_tokenizer.save_pretrained(tmp_path/'dense')
+    return tmp_path/'dense'
+
+@pytest.mark.parametrize('method', [Wanda('2:4'), GPTQ(4, 8), Magnitude(.5), SpQR(4, 8)])
+def test_from_shards_to_shards(checkpoint, tmp_path, method):
+    whole,_ = load_model(checkpoint)
+    expected = compress(whole, method, rows())
+    model,_ = load_model(checkpoint, offload=True)
+    report = compress(model, method, rows(), out=tmp_path/'new')
+    found,_ = load_model(tmp_path/'new')
+    assert same(whole, found)
+    drop = lambda rows: [{k: v for k,v in o.items() if k!='seconds'} for o in rows]
+    assert drop(report.rows)==drop(expected.rows) and dict(report.quantized).keys()==expected.quantized.keys()
+    for k,q in report.quantized.items(): assert torch.equal(q.dequantize(), expected.quantized[k].dequantize())
+
+def test_interrupted_between_shards(checkpoint, tmp_path, monkeypatch):
+    "Stopped in the last block, the same call goes on there"
+    import compresscal.compression as compression
+    whole,_ = load_model(checkpoint)
+    expected = compress(whole, GPTQ(4, 8), rows())
+    before = {o.name: o.read_bytes() for o in checkpoint.iterdir()}
+    model,_ = load_model(checkpoint, offload=True)
+    original,visited = compression._compress_block,[]
+    def stopping(block, *args):
+        visited.append(block.index)
+        if len(visited)==3: raise RuntimeError('power cut')
+        return original(block, *args)
+    monkeypatch.setattr(compression, '_compress_block', stopping)
+    with pytest.raises(RuntimeError, match='power cut') as e: compress(model, GPTQ(4, 8), rows(), out=tmp_path/'new')
+    assert '2 of 3 blocks are done' in ''.join(e.value.__notes__) and not (tmp_path/'new').exists()
+    report = compress(model, GPTQ(4, 8), rows(), out=tmp_path/'new')
+    assert visited==[0,1,2,2] and len(report.rows)==len(expected.rows) and len(report.quantized)==len(expected.quantized)
+    assert same(load_model(tmp_path/'new')[0], whole) and {o.name: o.read_bytes() for o in checkpoint.iterdir()}==before
+
+def test_out_belongs_to_models_on_disk(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match='`out` must name a folder .* got None for a model on disk'): compress(load_model(checkpoint, offload=True)[0], Wanda(.5), rows())
+    with pytest.raises(ValueError, match='`out` .* for a model in memory'): compress(load_model(checkpoint)[0], Wanda(.5), rows(), out=tmp_path/'new')
+    assert not (tmp_path/'new').exists()
+
+@pytest.mark.parametrize('memory', [0,3000])
+def test_hidden_states_on_disk_change_nothing(memory):
+    a,b = make('llama'),make('llama')
+    compress(a, SparseGPT(.5), rows())
+    compress(b, SparseGPT(.5), rows(), memory=memory, batch_size=2)
+    compress(c:=make('llama'), SparseGPT(.5), rows(), batch_size=2)
+    assert same(b, c) and not same(a, make('llama'))
