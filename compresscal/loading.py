@@ -146,7 +146,8 @@ def _checkpoint_tensors(folder):
     files = [whole.name] if whole.exists() else sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     return {name: o for file in files for name,o in stored_tensors(folder/file).items()}
 
-# %% ../nbs/00_loading.ipynb #9cde2f8c
+# %% ../nbs/00_loading.ipynb #9c47529a
+@torch.inference_mode(False)
 def _placeholder(o):
     "A tensor of the shape and type of `o` that takes no memory"
     return torch.full((), torch.nan if o.dtype.is_floating_point else 0, dtype=o.dtype).expand(tuple(o.shape))
@@ -170,9 +171,13 @@ class _Frame:
     def fill(self, part, tensors):
         "The model with one part made of `tensors` as a checkpoint names them, and what that part lacks"
         held = {k: _placeholder(p) for k,p in self.expected.items() if _part(k, self.blocks)!=part}
-        with _bars(False, False), torch.inference_mode(False):
-            model,info = self.kind.from_pretrained(None, config=self.config, state_dict=held|tensors, dtype=self.dtype, output_loading_info=True,
-                                                   ignore_mismatched_sizes=True, **_settings)
+        try:
+            with _bars(False, False), torch.inference_mode(False):
+                model,info = self.kind.from_pretrained(None, config=self.config, state_dict=held|tensors, dtype=self.dtype, output_loading_info=True,
+                                                       ignore_mismatched_sizes=True, **_settings)
+        except RuntimeError as e:
+            place = "what stands around its blocks" if part is None else f"{self.blocks}.{part}"
+            raise ValueError(f"transformers cannot make {place} of the weights in its files: {str(e).strip().splitlines()[0]}") from e
         for name,got,shape in sorted(info["mismatched_keys"]): raise ValueError(f"{name} must have shape {tuple(shape)}, but the weights hold {tuple(got)}")
         return model,sorted(info["missing_keys"])
 
@@ -208,6 +213,7 @@ class Checkpoint:
         expected = self.frame.expected
         return {k: o.read().to(expected[k].dtype if k in expected else o.dtype) for k,o in (self.written.get(part) or self.stored(part, self.blocks)).items()}
 
+    @torch.inference_mode(False)
     def load(self, part:int|None)->PreTrainedModel:
         "The model with one part real"
         stored = self.read(part)
@@ -243,7 +249,7 @@ class BlockOnDisk:
         module.on_disk,module.forward = self,forward
 
     def weights(self)->dict: "Name -> parameter or buffer, as they are now"; return self.module.state_dict(keep_vars=True)
-    def state(self): return [(t.data_ptr(), t._version) for t in self.weights().values()]
+    def state(self): return [t._version for t in self.weights().values()] # counts writes; a move to another device is none
 
     def __enter__(self):
         if not self.users:

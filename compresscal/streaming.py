@@ -37,6 +37,11 @@ def _copy_rest(source, target):
     for o in sorted(source.iterdir()):
         if o.is_file() and not o.name.endswith(_weights) and not o.name.startswith(".") and o.name!="config.json" and not (target/o.name).exists(): shutil.copyfile(o, target/o.name)
 
+def _clear(folder):
+    "Remove what a failed `_save` has left"
+    for o in folder.iterdir():
+        if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
+
 def _saver(checkpoint, part):
     "A model of placeholders that knows the names in the files of one part"
     return checkpoint.frame.fill(part, {k: _placeholder(o) for k,o in checkpoint.stored(part, checkpoint.blocks).items()})[0]
@@ -67,6 +72,7 @@ class ShardWriter:
 
     def __enter__(self):
         self.aside.mkdir(parents=True, exist_ok=True)
+        _clear(self.aside)
         self.done = {i: note for i,note in self.done.items() if (self.aside/self.file(i)).exists()}
         self.checkpoint.written = {i: stored_tensors(self.aside/self.file(i)) for i in self.done}
         return self
@@ -120,8 +126,7 @@ def _give_up(writer, error):
         shutil.rmtree(writer.aside, ignore_errors=True)
         kept = f"{len(names)} of {len(writer.keepers)} blocks were done; they are discarded"
     else:
-        for o in writer.aside.iterdir():
-            if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
+        _clear(writer.aside)
         kept = f"{len(names)} of {len(writer.keepers)} blocks are done{f', the last is {names[-1]}' if names else ''}; they wait in {writer.aside}, and the same call goes on from there"
     error.add_note(f"{kept}. The checkpoint in {writer.checkpoint.folder} is as it was.")
 
