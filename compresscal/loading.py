@@ -251,6 +251,8 @@ class BlockOnDisk:
     def weights(self)->dict: "Name -> parameter or buffer, as they are now"; return self.module.state_dict(keep_vars=True)
     def state(self): return [t._version for t in self.weights().values()] # counts writes; a move to another device is none
 
+    def __deepcopy__(self, memo): raise TypeError(f"{self.name} lies on disk, so that its model cannot be copied; load it again instead")
+
     def __enter__(self):
         if not self.users:
             with torch.inference_mode(False): tensors,self.whole = self.checkpoint.block(self.index)
@@ -281,6 +283,8 @@ def _skeleton(checkpoint):
         if _part(name, checkpoint.frame.blocks) is None: p.data = p.data.to(checkpoint.device)
     for b in model.buffers(): b.data = b.data.to(checkpoint.device)
     for i,m in enumerate(find_blocks(model)[1]): BlockOnDisk(checkpoint, i, m)
+    def save_pretrained(*args, **kwargs): raise ValueError("a model whose blocks lie on disk cannot be saved as a whole; a ShardWriter saves it block by block")
+    model.save_pretrained = save_pretrained
     if (checkpoint.folder/"generation_config.json").exists(): model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
     return model.eval()
 

@@ -49,7 +49,7 @@ def _saver(checkpoint, part):
 def _save(model, tensors, target):
     "Save some of a model's tensors as one file, under the names of its checkpoints; what else is made stays in the folder returned"
     beside = Path(tempfile.mkdtemp(dir=target.parent))
-    with _bars(False, False): model.save_pretrained(beside, state_dict=tensors, max_shard_size="1000TB")
+    with _bars(False, False): type(model).save_pretrained(model, beside, state_dict=tensors, max_shard_size="1000TB")
     os.replace(beside/"model.safetensors", target)
     return beside
 

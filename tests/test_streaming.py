@@ -1,11 +1,10 @@
 "Checkpoints compressed block by block equal those compressed in memory, whatever happens on the way; hidden states come back from disk as they went"
-import errno,hashlib,json,os,shutil,subprocess,sys
+import copy,errno,hashlib,json,os,shutil,subprocess,sys
 from collections import Counter
 from pathlib import Path
 import pytest,torch
 from safetensors.torch import load_file,save_file
-from torch import nn
-from transformers import AutoModelForCausalLM,T5Config
+from transformers import AutoModelForCausalLM,LlamaConfig,LlamaForCausalLM,T5Config
 from compresscal import loading,streaming
 from compresscal.activations import collect
 from compresscal.compression import Magnitude,Wanda,compress
@@ -220,6 +219,23 @@ def test_changes_that_would_be_lost_are_refused(checkpoint, tmp_path):
         block.linears[0].weight[0,0] = 1
         writer.write(block)
     with block.resident(): assert block.linears[0].weight[0,0]==1
+
+def test_what_needs_all_weights_at_once_is_refused(checkpoint, tmp_path):
+    model,_ = load_model(checkpoint("llama"), offload=True)
+    with pytest.raises(ValueError, match="ShardWriter"): model.save_pretrained(tmp_path/"copy")
+    with pytest.raises(TypeError, match="cannot be copied"): copy.deepcopy(model)
+    assert not (tmp_path/"copy").exists()
+
+def test_blocks_that_share_weights_are_refused():
+    config = copy.deepcopy(families["llama"])
+    with pytest.raises(ValueError, match="its blocks share weights such as model.layers.2.mlp.up_proj.weight"):
+        with pytest.MonkeyPatch.context() as patch:
+            own = type(build("llama")).__init__
+            def init(self, config):
+                own(self, config)
+                self.model.layers[2].mlp.up_proj.weight = self.model.layers[0].mlp.up_proj.weight
+            patch.setattr(LlamaForCausalLM, "__init__", init)
+            loading._Frame(config, torch.float32)
 
 def test_values_that_are_not_finite_are_named(checkpoint):
     model = build("llama")
@@ -493,7 +509,6 @@ print(peak())
 @pytest.mark.slow
 def test_memory_does_not_grow_with_depth(checkpoint, tmp_path):
     if not Path("/proc/self/status").exists(): pytest.skip("the kernel does not tell")
-    from transformers import LlamaConfig,LlamaForCausalLM
     found = {}
     for n in (8,16,32):
         config = LlamaConfig(vocab_size=96, hidden_size=512, intermediate_size=1408, num_hidden_layers=n, num_attention_heads=8, max_position_embeddings=64)
