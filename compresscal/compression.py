@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .activations import collect,pad_right
 from .calibration import CalibrationSet
 from .grids import Quantized
-from .methods import GPTQ,METHODS,NEEDS,RTN,Combined,Magnitude,Method,SparseGPT,SpQR,Wanda,matches
+from .methods import AWQ,GPTQ,METHODS,NEEDS,RTN,Combined,Magnitude,Method,SparseGPT,SpQR,Wanda,matches
 from .loading import is_offloaded
 from .models import Block,capture,decoder_blocks
 from .reports import CompressionReport,StoredCodes,describe,plot_errors

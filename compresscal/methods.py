@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/methods.html.md"""
 
 # %% auto #0
 __all__ = ['NEEDS', 'METHODS', 'Method', 'matches', 'Pruning', 'Magnitude', 'Wanda', 'SparseGPT', 'Quantization', 'RTN', 'GPTQ',
-           'SpQR', 'Combined']
+           'SpQR', 'AWQ', 'Combined']
 
 # %% ../nbs/08_methods.ipynb #bcfa057c
 from collections.abc import Callable,Iterable,Mapping
@@ -21,6 +21,7 @@ from .grids import Quantized,check_grid,check_rule,choose_grid,round_to_grid
 from .models import Block,Capture
 from .pruning import magnitude_scores,mask_matrix,mask_n_m,mask_rows,parse_sparsity,sparsegpt,wanda_scores
 from .quantization import check_spqr,column_rounding,gptq,rtn,spqr
+from .scaling import clip_search,clip_weight,may_clip,sample_inputs,scale_block
 
 # %% ../nbs/08_methods.ipynb #3f48e0a9
 NEEDS = ('nothing','norms','moments','magnitudes') # What a method may need to know of an input; each holds what stands before it
@@ -254,6 +255,41 @@ class SpQR(Quantization):
         return spqr(weight, factor, self.bits, self.group_size, self.scale_bits, self.zero_bits, self.second_group_size, self.outlier_threshold,
                     self.simplified_outliers, self.block_size, self.round_dead)
 
+# %% ../nbs/08_methods.ipynb #a9db5129
+@dataclass(frozen=True)
+class AWQ(Quantization):
+    "Scale weights by how loud their inputs are, clip, and round to the nearest level"
+    needs:ClassVar[str] = 'magnitudes'
+    reads_batches = True
+    zero_point:bool = True        # A zero for each group? Without it levels are symmetric around zero
+    scale:bool = True             # Search for scales?
+    clip:bool = True              # Search for how far each group reaches?
+    search:str = 'block'          # Score scales by the output of the module around the layers, as the original does, or of the `'linear'` layers alone: another objective, much faster
+    grouped_query:bool = False    # Scale output projections behind grouped-query attention, too?
+    clip_tokens:int|None = 512    # About how many tokens decide the clipping; `None`: all of them
+    dense_past:bool = True        # Let a block see the uncompressed past?
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.search not in ('block','linear'): raise ValueError(f"`search` must be 'block' or 'linear', got {self.search!r}")
+        if self.clip_tokens is not None and not (isinstance(self.clip_tokens, int) and self.clip_tokens>0):
+            raise ValueError(f"`clip_tokens` must be a whole number above 0, or None for all tokens, got {self.clip_tokens!r}")
+
+    def for_layer(self, name): return self if may_clip(name) else replace(self, clip=False)
+
+    def prepare_block(self, block, batches, statistics):
+        clipped = {k: v for k,v in statistics.items() if may_clip(k)}
+        if self.clip and self.clip_tokens is not None and clipped: sample_inputs(block, batches, clipped, self.clip_tokens)
+        if not self.scale: return []
+        done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point, search=self.search, grouped_query=self.grouped_query)
+        return [dict(block=block.name, **o.row) for o in done]
+
+    def compress_layer(self, weight, statistics, keep=None):
+        if self.clip and statistics.tokens:
+            maxima = clip_search(weight, self.bits, self.group_size, not self.zero_point, rows=statistics.memo.get('rows'), moments=statistics.moments)
+            weight = clip_weight(weight, maxima, self.group_size)
+        return rtn(weight, self.bits, self.group_size, not self.zero_point, rule='awq', keep=keep)
+
 # %% ../nbs/08_methods.ipynb #99be8f03
 @dataclass(frozen=True)
 class Combined(Method):
@@ -263,7 +299,7 @@ class Combined(Method):
     joint:bool = False        # Round within SparseGPT's own sweep? The quantizing method then only says which grid
 
     def __post_init__(self):
-        for name,o,kinds in (('pruning',self.pruning,(SparseGPT,) if self.joint else Pruning), ('quantization',self.quantization,(RTN,GPTQ))):
+        for name,o,kinds in (('pruning',self.pruning,(SparseGPT,) if self.joint else Pruning), ('quantization',self.quantization,(RTN,GPTQ) if self.joint else (RTN,GPTQ,AWQ))):
             if not isinstance(o, kinds):
                 names = ' or '.join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (Magnitude,Wanda,SparseGPT)))
                 raise TypeError(f"`{name}` must be {names}{' where `joint` is set' if self.joint else ''}, got {o!r}")
@@ -296,4 +332,4 @@ class Combined(Method):
         return round_to_grid(self.pruning.compress_layer(weight, statistics, round=column_rounding(grid)), grid)
 
 # %% ../nbs/08_methods.ipynb #5dbfcdde
-METHODS = {o.__name__.lower(): o for o in (Magnitude,Wanda,SparseGPT,RTN,GPTQ,SpQR)} # by the names that commands and tables use
+METHODS = {o.__name__.lower(): o for o in (Magnitude,Wanda,SparseGPT,RTN,GPTQ,AWQ,SpQR)} # by the names that commands and tables use

@@ -10,11 +10,11 @@ __all__ = ['FORMAT', 'MEASURED', 'parse_method', 'keep_weights', 'compute', 'gri
            'write_results']
 
 # %% ../nbs/18_study.ipynb #7816c3bf
-import csv, html, io, json, os, platform, socket, time
+import csv, html, io, json, os, platform, re, socket, time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .calibration import CalibrationSet, tokenizer_fingerprint
-from .compression import METHODS, Method, compress
+from .compression import METHODS, Combined, Method, compress
 from .corpora import installed_sources
 from .evaluation import perplexity
 from .installed import write_atomically
@@ -37,24 +37,27 @@ from .uncertainty import summarize
 
 # %% ../nbs/18_study.ipynb #170b4a1f
 def parse_method(
-    text:str|Method, # Such as `wanda:0.5` or `magnitude:2:4`; a method is returned as it is
+    text:str|Method, # Such as `wanda:0.5`, `gptq:4,group_size=none` or `sparsegpt:2:4+gptq`; a method is returned as it is
 )->Method:           # The method
     "Read a method and its settings"
     if not isinstance(text, str): return text
-    name, _, rest = text.partition(':')
+    if len(parts:=re.split(r'\+(?=\s*[a-zA-Z])', text))>1: return Combined(*map(parse_method, parts))
+    name, _, rest = text.strip().partition(':')
     if (kind:=METHODS.get(name.strip().lower())) is None:
         close = get_close_matches(name.lower(), METHODS, 1, .5)
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}" + (f"; did you mean {close[0]!r}?" if close else ''))
-    if not rest: raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', got {text!r}")
-    parts = [p.strip().rpartition('=') for p in rest.split(',')]
+    parts = [p.strip().rpartition('=') for p in rest.split(',')] if rest else []
     try: return kind(*(_value(v) for k,_,v in parts if not k), **{k: _value(v) for k,_,v in parts if k})
-    except TypeError as e: raise ValueError(f"`method` {text!r} has a setting that {kind.__name__} does not take: {e}") from None
+    except TypeError as e:
+        if not rest: raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', got {text!r}") from None
+        raise ValueError(f"`method` {text!r} has a setting that {kind.__name__} does not take: {e}") from None
 
 def _value(text):
-    "A number if it reads as one, else the text"
+    "A number, a truth value or nothing if it reads as one, else the text"
     for read in (int, float):
         with suppress(ValueError): return read(text)
-    return float(text[:-1])/100 if text.endswith('%') and text[:-1].replace('.', '', 1).isdigit() else text
+    if text.endswith('%') and text[:-1].replace('.', '', 1).isdigit(): return float(text[:-1])/100
+    return dict(true=True, false=False, none=None).get(text.lower(), text)
 
 # %% ../nbs/18_study.ipynb #44ce1e51
 def keep_weights(
@@ -82,7 +85,7 @@ def compute(
         yield name, dict(perplexity=p.value, bits_per_byte=p.bits_per_byte, tokens=p.tokens, bytes=p.bytes, window_nats=list(p.window_nats))
 
 # %% ../nbs/18_study.ipynb #bf787dc0
-FORMAT = 1 # Raised when the computation behind a result changes, so that older records are not taken for new ones
+FORMAT = 2 # Raised when the computation behind a result changes, so that older records are not taken for new ones
 MEASURED = ('perplexity', 'bits_per_byte', 'tokens', 'bytes') # What a row shows of a record; it holds the nats of each window, too
 
 # %% ../nbs/18_study.ipynb #bee546f0
@@ -111,7 +114,7 @@ def decide(
     text:CalibrationSet,   # Held-out text
 )->dict:                   # What `Store` makes the cell's name of
     "Everything that decides the result of a cell"
-    return dict(format=FORMAT, model=mark, method=method and dict(name=type(method).__name__, **asdict(method)),
+    return dict(format=FORMAT, model=mark, method=method and method.settings(),
                 calibration=calibration and calibration.hash, metric='perplexity', text=text.hash)
 
 # %% ../nbs/18_study.ipynb #ea99cdcc
