@@ -19,6 +19,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # %% ../nbs/01_plots.ipynb #0f02d1a5
 WIDTHS = dict(column=3.3, text=6.9) # Inches: one column, or both, of a two-column paper
@@ -192,7 +193,8 @@ def draw_lines(
         if l.band is not None: ax.fill_between(l.x, *l.band, color=kind['color'], alpha=.18, lw=0)
         ax.plot(l.x, l.y, label=name, **kind)
     ax.grid(axis='y')
-    if len(lines)>1: ax.legend()
+    if all(isinstance(v, int) for l in lines.values() for v in l.x): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(lines)>1: ax.legend(**(dict(loc='upper left', bbox_to_anchor=(1,1)) if len(lines)>4 else {})) # many names stand beside the axes
     return ax
 
 # %% ../nbs/01_plots.ipynb #88ee07d9

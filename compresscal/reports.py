@@ -140,12 +140,14 @@ CompressionReport._repr_markdown_ = _table
 def plot_errors(
     report:CompressionReport, # From `compress`
     column:str|None=None,     # Which column to draw; the output error if it is known, else that of the weights
-    width:str|float='column', # As in `figure_size`
+    width:str|float='text',   # As in `figure_size`
 )->Picture:                   # The picture, not yet written anywhere
     "Error by depth, a line for each kind of layer"
     d = _kinds(report)
     if column is None: column = 'output_error' if 'output_error' in d else 'weight_error'
     if column not in d: raise ValueError(f"`column` must be one of {', '.join(d.select_dtypes('number').columns)}, got {column!r}")
     means = {name: o.groupby('depth')[column].mean() for name,o in d.groupby('layer', sort=False)}
-    return plot_lines({name: Line(list(o.index), list(o)) for name,o in means.items()}, 'block', column.replace('_', ' '), width=width,
+    percent = column in ('sparsity','weight_error','output_error')
+    lines = {name: Line([int(i) for i in o.index], list(100*o if percent else o)) for name,o in means.items()}
+    return plot_lines(lines, 'block', column.replace('_', ' ')+', %'*percent, width=width, ratio=.4,
                       caption=f"{column.replace('_', ' ').capitalize()} of each kind of layer by depth, {report.method.label}")
