@@ -28,7 +28,7 @@ def make_parser()->argparse.ArgumentParser:
         study.add_argument(name, dest=field, metavar=metavar, help=f"{help} (default: {' '.join(map(str, d)) if isinstance(d, tuple) else d})",
                            **(dict(nargs='+', action='extend') if isinstance(d, tuple) else dict(type=int)), **kwargs)
     option('--model', 'models', 'MODEL', "models: folders or Hub ids, or 'embedded'")
-    option('--methods', 'methods', 'METHOD', "methods with their settings, such as 'wanda:0.5' or 'magnitude:2:4'")
+    option('--methods', 'methods', 'METHOD', "magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', 'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'")
     option('--sources', 'sources', 'SOURCE', "calibration text: docs, code, licenses, random, a Hub set such as c4, or files, folders and patterns")
     option('--sets', 'n_sets', 'N', 'calibration sets from each source')
     option('--sequences', 'n_sequences', 'N', 'sequences in a set')

@@ -32,6 +32,12 @@ def test_quick_answers(args):
         spent.append(used()-before)
     assert min(spent)<.5
 
+def test_help_names_all_methods():
+    "The command names them without importing the package's modules"
+    from compresscal.methods import METHODS
+    said = next(o.help for o in make_parser()._subparsers._group_actions[0].choices['study']._actions if o.dest=='methods')
+    assert all(name in said for name in METHODS)
+
 def test_defaults_are_those_of_study():
     from compresscal.study import Study
     assert {f.name: f.default for f in fields(Study) if f.name!='device'}==DEFAULTS

@@ -288,7 +288,7 @@ def checkpoint(tmp_path, tiny_tokenizer):
     tiny_tokenizer.save_pretrained(tmp_path/'dense')
     return tmp_path/'dense'
 
-@pytest.mark.parametrize('method', [Wanda('2:4'), GPTQ(4, 8), Magnitude(.5), SpQR(4, 8)])
+@pytest.mark.parametrize('method', [Wanda('2:4'), GPTQ(4, 8), Magnitude(.5), SpQR(4, 8), AWQ(4, 8)])
 def test_from_shards_to_shards(checkpoint, tmp_path, method):
     whole,_ = load_model(checkpoint)
     expected = compress(whole, method, rows())

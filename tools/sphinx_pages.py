@@ -12,7 +12,7 @@ def slug(heading):
     return re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', heading.lower()).strip())
 
 def page_name(notebook):
-    "Path of a notebook's page without suffix: nbdev drops the number, `00_models.ipynb` becomes `models`"
+    "Path of a notebook's page without suffix: nbdev drops the number, `01_models.ipynb` becomes `models`"
     return str(notebook.with_name(re.sub(r'^\d+[a-zA-Z0-9]*_', '', notebook.stem.lower())))
 
 def outside_code(text, change):
