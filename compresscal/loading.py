@@ -219,7 +219,8 @@ class Checkpoint:
         stored = self.read(part)
         model,lacks = self.frame.fill(part, stored)
         if lacks: raise ValueError(f"its weights lack {', '.join(lacks[:3])}")
-        if part not in self.written and stored.keys()<=self.frame.expected.keys() and getattr(model, "_weight_conversions", None)==[]: self.plain.add(part)
+        same = stored.keys()<=self.frame.expected.keys() and getattr(model, "_weight_conversions", None)==[]
+        if part not in self.written and same and (part is None or None in self.plain): self.plain.add(part)
         return model
 
     def block(self, i:int)->tuple[dict,PreTrainedModel|None]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from .loading import _bars,_part,_placeholder,find_blocks,is_offloaded,stored_tensors
+from .loading import _bars,_part,find_blocks,is_offloaded,stored_tensors
 from .models import Block,Capture
 
 # %% ../nbs/02_streaming.ipynb #c6fd791b
@@ -41,10 +41,6 @@ def _clear(folder):
     "Remove what a failed `_save` has left"
     for o in folder.iterdir():
         if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
-
-def _saver(checkpoint, part):
-    "A model of placeholders that knows the names in the files of one part"
-    return checkpoint.frame.fill(part, {k: _placeholder(o) for k,o in checkpoint.stored(part, checkpoint.blocks).items()})[0]
 
 def _save(model, tensors, target):
     "Save some of a model's tensors as one file, under the names of its checkpoints; what else is made stays in the folder returned"
@@ -85,7 +81,7 @@ class ShardWriter:
         keeper = self.keepers[getattr(block, "index", block)]
         with keeper:
             tensors = {f"{keeper.name}.{k}": t.detach().cpu() for k,t in keeper.weights().items()}
-            shutil.rmtree(_save(keeper.whole or _saver(self.checkpoint, keeper.index), tensors, self.aside/self.file(keeper.index)))
+            shutil.rmtree(_save(keeper.whole or self.model, tensors, self.aside/self.file(keeper.index)))
             keeper.seen = keeper.state()
         self.checkpoint.written[keeper.index],self.done[keeper.index] = stored_tensors(self.aside/self.file(keeper.index)),note
         beside = self.aside/"progress.json.new"
