@@ -25,6 +25,15 @@ def outside_tests(folder):
     "Environment for a command that a developer would run in `folder`"
     return {k:v for k,v in os.environ.items() if k not in ('IN_TEST', 'PYTEST_CURRENT_TEST')} | dict(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE='1')
 
+@pytest.fixture(scope='module')
+def one_thread():
+    "Matrices are so small that a second thread mostly waits"
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 @pytest.fixture
 def checkout(tmp_path): return copy_checkout(tmp_path/'checkout')
 

@@ -11,6 +11,8 @@ from compresscal.models import decoder_blocks, load_model
 from compresscal.pruning import mask_n_m, mask_rows, wanda_scores
 from test_models import families
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 def make(family):
     with torch.random.fork_rng():
         torch.manual_seed(0)

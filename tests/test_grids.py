@@ -7,13 +7,7 @@ from compresscal.grids import (RULES, Grid, Quantized, average_bits, awq_levels,
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 NEAREST = {'rtn4_ch_asym': (None,False), 'rtn4_ch_sym': (None,True), 'rtn4_g32_asym': (32,False)}
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Matrices are so small that a second thread mostly waits"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def normal(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -8,6 +8,8 @@ from compresscal.reports import plot_errors
 from test_compression import make, rows, same
 from test_models import families
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 # Inputs of the tiny models are 24, 32, 56 or 64 wide: groups of 10 and blocks of 20 leave something over in all of them
 METHODS_TRIED = dict(
     magnitude=Magnitude(.5), wanda=Wanda('2:4'), sparsegpt=SparseGPT(.5, block_size=20), sparsegpt_pattern=SparseGPT('3:5', block_size=20, ragged=True),

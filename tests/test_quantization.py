@@ -11,13 +11,7 @@ GPTQ = ['gptq3_ch_asym_mse','gptq3_g128_asym_act_static','gptq4_ch_asym','gptq4_
         'gptq4_g128_asym_act','gptq4_g128_sym','gptq4_g128_sym_act','gptq4_g32_asym','gptq4_g32_asym_act','gptq4_g32_asym_bs32','gptq4_g32_sym','gptq4_g32_sym_act']
 SPQR = ['spqr3_g16_qg16','spqr4_g16_qg16','spqr3_g16_qg16_simplified_act','spqr4_g16_noqq_damp.01']
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Matrices are so small that a second thread mostly waits"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def normal(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
