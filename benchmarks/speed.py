@@ -12,9 +12,10 @@ SETTINGS = dict(sparsegpt=dict(sparsity=.5), wanda=dict(sparsity=.5), gptq=dict(
 
 # Where time goes in compresscal: functions wrapped from outside; what is spent in a function that is called by another counts for the inner one alone
 PHASES = dict(forward='compresscal.models:Capture.run', statistics='compresscal.activations:InputStatistics.add compresscal.activations:_mirror',
-              factorize='compresscal.compensation:factorize', sweep='compresscal.compensation:sweep compresscal.pruning:sparsegpt compresscal.quantization:gptq',
+              factorize='compresscal.compensation:factorize', sweep='compresscal.compensation:sweep compresscal.pruning:sparsegpt compresscal.quantization:gptq', round='compresscal.quantization:rtn compresscal.grids:Quantized.dequantize',
+              search='compresscal.scaling:linear_losses compresscal.scaling:block_losses', clip='compresscal.scaling:clip_search', fold='compresscal.folding:find_foldings',
               mask='compresscal.pruning:mask_rows compresscal.pruning:mask_n_m compresscal.pruning:wanda_scores',
-              report='compresscal.compression:_describe', checks='compresscal.models:decoder_blocks', capture='compresscal.models:capture')
+              report='compresscal.reports:describe', checks='compresscal.models:decoder_blocks', capture='compresscal.models:capture')
 
 # ---- The competitors
 
