@@ -102,6 +102,8 @@ def pad_right(
 # %% ../nbs/05_activations.ipynb #d94469f8
 class _Enough(Exception): "Ends a block's forward pass once all that was wanted has been seen"
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def collect(
     block:Block,            # From `decoder_blocks`
     batches:list[Capture],  # From `capture`, their hidden states those that enter the block
@@ -109,7 +111,6 @@ def collect(
     names:set[str]=None,    # Layers whose inputs are wanted; `None`: all
     *,
     magnitudes:bool=False,  # Keep sums of absolute values too?
-    advance:bool=False,     # Let the batches go on to the block's output?
 )->dict[str,InputStatistics]: # For each layer the statistics of its input; layers that share an input share the object
     "Run a block on calibration text and sum what its linear layers see"
     weights = {o.name: o.weight for o in block.linears}
@@ -117,13 +118,12 @@ def collect(
     def empty(name): return InputStatistics(weights[name].shape[1], moments, f"{block.name}.{name}", weights[name].device, magnitudes)
     found = {g: empty(g[0]) for g in block.groups if wanted.intersection(g)}
     routed = any(part.isdigit() for o in block.linears for part in o.name.split('.')) # which experts run is not known beforehand
-    last = None if advance or routed else list(found)[-1]
+    last = None if routed else list(found)[-1]
     def seen(group, x, rows):
         if group in found: found[group].add(x)
         if group==last: raise _Enough
     for batch in batches:
         mask = batch.inputs.get('attention_mask')
-        with watch_inputs(block, seen, mask), suppress(_Enough): after = batch.run(block)
-        if advance: batch.hidden = after
+        with watch_inputs(block, seen, mask), suppress(_Enough): batch.run(block)
         for s in found.values(): s.sequences += len(batch.hidden) if mask is None else int(mask.any(1).sum())
     return {name: s for group,s in found.items() for name in group}

@@ -108,14 +108,12 @@ def _compress_block(block, methods, method, batches, precision):
     level = max(NEEDS.index(o.needs) for o in methods.values())
     groups = [[o for o in g if o in methods] for g in block.groups]
     parts = [g for g in groups if g] if any(o.true_sequential for o in methods.values()) else [[o for g in groups for o in g]]
-    advance = method.dense_past and not method.reads_batches
     for names in parts:
         started,found = perf_counter(),{}
         with precision():
-            if batches: found = collect(block, batches, level>=2, set(names), magnitudes=level>=3, advance=advance)
+            if batches: found = collect(block, batches, level>=2, set(names), magnitudes=level>=3)
+            found = {name: found[name] for name in names if name in found} # those of layers left alone are of no use
             notes += method.prepare_block(block, batches, found)
-            if method.dense_past and not advance:
-                for batch in batches: batch.step(block)
         share = (perf_counter()-started)/len(names)
         for i,name in enumerate(names):
             row,new = _compress_layer(block, name, methods[name], found.get(name))
@@ -163,7 +161,8 @@ def _walk(blocks, chosen, method, batches, precision, device, writer, report, ba
                 with precision():
                     for batch in batches: batch.step(block)
 
-# %% ../nbs/09_compression.ipynb #3bfd8c8c
+# %% ../nbs/09_compression.ipynb #47e2957d
+@torch.inference_mode(False)
 @torch.no_grad()
 def compress(
     model,               # Causal language model; its weights are replaced in place, unless they stay on disk

@@ -31,8 +31,7 @@ class Method:
     "Settings of a compression method"
     needs:ClassVar[str] = 'nothing'         # What it must know of a layer's input, one of `NEEDS`
     true_sequential = False  # Does an input see the layers before it in its block compressed already?
-    dense_past = False       # Do a block's inputs come from the uncompressed model?
-    reads_batches = False    # Does `prepare_block` run the text itself?
+    dense_past = False       # Do a block's inputs come from the uncompressed model? If so, `prepare_block` lets the batches go on
 
     @property
     def label(self)->str: "Short name for tables and figures"; return type(self).__name__
@@ -260,7 +259,6 @@ class SpQR(Quantization):
 class AWQ(Quantization):
     "Scale weights by how loud their inputs are, clip, and round to the nearest level"
     needs:ClassVar[str] = 'magnitudes'
-    reads_batches = True
     zero_point:bool = True        # A zero for each group? Without it levels are symmetric around zero
     scale:bool = True             # Search for scales?
     clip:bool = True              # Search for how far each group reaches?
@@ -280,8 +278,10 @@ class AWQ(Quantization):
     def prepare_block(self, block, batches, statistics):
         clipped = {k: v for k,v in statistics.items() if may_clip(k)}
         if self.clip and self.clip_tokens is not None and clipped: sample_inputs(block, batches, clipped, self.clip_tokens)
-        if not self.scale: return []
-        done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point, search=self.search, grouped_query=self.grouped_query)
+        def go_on():
+            for batch in batches if self.dense_past else (): batch.step(block)
+        if not self.scale: go_on(); return []
+        done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point, search=self.search, grouped_query=self.grouped_query, before_fold=go_on)
         return [dict(block=block.name, **o.row) for o in done]
 
     def compress_layer(self, weight, statistics, keep=None):
@@ -310,8 +310,6 @@ class Combined(Method):
     def true_sequential(self): return self.pruning.true_sequential or self.quantization.true_sequential
     @property
     def dense_past(self): return self.quantization.dense_past
-    @property
-    def reads_batches(self): return self.quantization.reads_batches
     @property
     def damping(self): return max((o.damping for o in (self.pruning,self.quantization) if hasattr(o, 'damping')), default=None)
     @property
