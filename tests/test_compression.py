@@ -80,15 +80,15 @@ def test_spqr_whole_model(shared):
     for k,q in report.quantized.items(): assert torch.equal(q.dequantize(), model.state_dict()[f'{k}.weight']), k
 
 def test_awq_whole_model(shared):
-    """Scales to the last bits. Of the clipped maxima, a few in a thousand: where a group is clipped to the same size on both sides, its zero lies
-    half-way between two codes, and the last bits of a scale decide. That is worth a thousandth of the perplexity."""
+    """Scales to the last bits, and all but a few in a thousand of the clipped maxima: where a group is clipped to the same size on both sides,
+    its zero lies half-way between two codes, and the last bits of a scale decide."""
     model,report,original,found = oracle_run(shared, 'ffn256_awq4_g64', AWQ(4, 64), 'model_stories260K_ffn256', 32)
     got = model.state_dict()
     for k,o in original.items():
         if k.endswith('layernorm.weight'): assert torch.allclose(got[k], o, rtol=1e-5, atol=0), k
     shares = [near(got[k], o) for k,o in original.items() if k.endswith('proj.weight')]
     assert len(shares)==35 and min(shares)>.97 and sum(shares)/35>.997
-    assert found==pytest.approx([4.418,3.78], rel=2e-3)
+    assert found==pytest.approx([4.418,3.78], rel=1e-3)
     for k,q in report.quantized.items(): assert torch.equal(q.dequantize(), got[f'{k}.weight']), k
 
 def straightforward_wanda(model, tokens, sparsity):
