@@ -62,23 +62,34 @@ def measure(method, model, tokens, rounds, folder, peer=None, only=None):
             seconds[name].append((time.perf_counter()-start)/n)
             whole[name].append(seconds[name][-1])
             weights[name] = {k: v for k,v in harness.first_block(model).items()}
-            if who=='ours': phases.setdefault(name, []).append({k: v/n for k,v in watch.seconds.items()})
+            if who=='ours': phases.setdefault(name, []).append((seconds[name][-1], {k: v/n for k,v in watch.seconds.items()}))
     model.load_state_dict(own)
-    return dict(seconds=seconds, whole=whole, weights=weights, phases={k: average(v) for k,v in phases.items()})
+    if method in ('sparsegpt','gptq') and 'baseline' in found: weights[REVERSED] = reversed_block(model, tokens, method)
+    return dict(seconds=seconds, whole=whole, weights=weights, phases={k: sorted(v, key=lambda o: o[0])[(len(v)-1)//2] for k,v in phases.items()}) # of the median round
 
-def average(rows): return {k: sum(o.get(k, 0) for o in rows)/len(rows) for k in dict.fromkeys(k for o in rows for k in o)}
+REVERSED = 'baseline, sequences reversed' # what the order of summation alone changes
+
+def reversed_block(model, tokens, method)->dict:
+    "The first block as the baseline compresses it when it reads the sequences from last to first"
+    short = copy.copy(model)
+    short._modules = dict(model._modules, model=copy.copy(model.model))
+    short.model._modules = dict(model.model._modules, layers=copy.deepcopy(model.model.layers[:1]))
+    baseline.run(short, tokens.flip(0), method, **SETTINGS[method])
+    return harness.first_block(short)
 
 # ---- Are the results equal?
 
 def agreement(mine:dict, theirs:dict)->dict:
-    "Over the linear layers of the first block: largest share of mask flips, smallest share of equal weights, largest relative difference"
-    flips,equal,apart = [],[],[]
+    "Over the linear layers of the first block: share of mask flips, and of the layer with most; share of equal weights; relative difference"
+    flips,equal,apart,size,counts = [],[],[],[],[]
     for k,b in theirs.items():
         a = mine[k]
-        flips.append(float(((a==0)!=(b==0)).float().mean()))
-        equal.append(float(((a-b).abs()<=1e-5*b.abs().max()).float().mean()))
-        apart.append(float((a-b).norm()/b.norm()))
-    return dict(flips=max(flips), equal=min(equal), difference=max(apart))
+        flips.append(int(((a==0)!=(b==0)).sum()))
+        equal.append(int(((a-b).abs()<=1e-5*b.abs().max()).sum()))
+        apart.append(float((a-b).square().sum()))
+        size.append(float(b.square().sum()))
+        counts.append(b.numel())
+    return dict(flips=sum(flips)/sum(counts), worst=max(n/m for n,m in zip(flips, counts)), equal=sum(equal)/sum(counts), difference=(sum(apart)/sum(size))**.5)
 
 def verdict(method, found)->bool|None:
     "Does an fp32 result hold what the same algorithm must give?"
@@ -95,16 +106,19 @@ def compare(method, result)->tuple[list,bool]:
         if name!=first:
             found = agreement(result['weights'][name], result['weights'][first])
             must = verdict(method, found) if name=='compresscal' else None
-            row |= {'mask flips': found['flips'], 'weights equal': found['equal'], 'relative difference': found['difference'], 'check holds': must}
+            row |= found_columns(found)|{'check holds': must}
             fine &= must is not False
         rows.append(row)
+    if REVERSED in result['weights']: rows.append(dict(method=method, competitor=REVERSED)|found_columns(agreement(result['weights'][REVERSED], result['weights'][first])))
     return rows,fine
+
+def found_columns(o): return {'mask flips': o['flips'], 'in the worst layer': o['worst'], 'weights equal': o['equal'], 'relative difference': o['difference']}
 
 def phase_rows(method, result, floors)->list[dict]:
     "Phases of ours beside the floor"
     rows = []
-    for name,phases in result['phases'].items():
-        total,least = harness.median(result['seconds'][name]),floors['bf16' if 'bf16' in name else 'fp32']
+    for name,(total,phases) in result['phases'].items():
+        least = floors['bf16' if 'bf16' in name else 'fp32']
         known = [k for k in least if method in ('sparsegpt','gptq') or (method=='wanda' and k=='forward')]
         for k in [*known,*(k for k in phases if k not in known)]:
             seconds,bound = phases.get(k, 0.),least[k] if k in known else None
@@ -172,8 +186,7 @@ def main(args=None)->bool:
     data = dict(machine=harness.describe_machine(), options=vars(o))
     speeds = data['gemm'] = harness.machine_speeds(o.width, o.inner, o.length, o.gemm_seconds)
     kv_width = o.width//o.heads*(o.kv_heads or o.heads)
-    floors = data['floor'] = {k: harness.floor(speeds, o.sequences*o.length, o.length, o.width, o.inner, kv_width, k) for k in speeds}
-    tokens,rows,phases,fine = harness.random_tokens(o.sequences, o.length, o.vocabulary),[],[],True
+    tokens,rows,results,fine = harness.random_tokens(o.sequences, o.length, o.vocabulary),[],{},True
     peer = harness.Peer(o.llmcompressor_python, o.threads) if o.llmcompressor_python else None
     if peer: data['peer'] = peer.versions
     with tempfile.TemporaryDirectory() as folder:
@@ -185,9 +198,12 @@ def main(args=None)->bool:
             if peer: model.save_pretrained(folder/'model')
             result = measure(method, model, tokens, o.awq_rounds if awq else o.rounds, folder, peer, set(filter(None, o.only.split(';'))))
             more,held = compare(method, result)
-            rows,phases,fine = rows+more,phases+phase_rows(method, result, floors),fine and held
-            data[method] = dict(seconds=result['seconds'], whole=result['whole'], phases=result['phases'], rows=more)
+            rows,fine,results[method] = rows+more,fine and held,result
+            data[method] = dict(seconds=result['seconds'], whole=result['whole'], phases={k: v for k,(_,v) in result['phases'].items()}, rows=more)
     if peer: peer.close()
+    for k,more in harness.machine_speeds(o.width, o.inner, o.length, o.gemm_seconds).items(): speeds[k].update({n: max(v, speeds[k][n]) for n,v in more.items()})
+    floors = data['floor'] = {k: harness.floor(speeds, o.sequences*o.length, o.length, o.width, o.inner, kv_width, k) for k in speeds}
+    phases = [row for method,result in results.items() for row in phase_rows(method, result, floors)]
     tables = {f"Seconds of a block, {o.sequences} x {o.length} tokens, {o.width}/{o.inner}": rows, 'Phases of compresscal': phases,
               'GFLOP/s of the machine': [dict(precision=k, **{n: v/1e9 for n,v in s.items()}) for k,s in speeds.items()]}
     if o.quality:

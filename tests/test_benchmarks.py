@@ -114,7 +114,7 @@ def test_agreement_sees_a_flip():
     other = w.clone()
     other[0,0] = 0
     found = speed.agreement(dict(a=other, b=w), dict(a=w, b=w))
-    assert (found['flips'], found['equal'])==(1/64, 63/64)
+    assert (found['flips'], found['worst'], found['equal'])==(1/128, 1/64, 127/128)
     assert speed.verdict('sparsegpt', found) is False and speed.verdict('wanda', dict(flips=0)) is True and speed.verdict('gptq', found) is False
 
 def test_table_is_markdown():
