@@ -148,7 +148,7 @@ def _walk(blocks, chosen, method, batches, precision, device, writer, report, ba
     last = max(chosen)
     for block in bar(blocks[:last+1]):
         finished = writer is not None and block.index in writer.done
-        with _present(block, device):
+        with writer.original(block) if finished and method.dense_past else nullcontext(), _present(block, device):
             if finished: report.rows.extend(writer.done[block.index]['rows']); report.notes.extend(writer.done[block.index]['notes'])
             elif block.index in chosen:
                 rows,codes,notes = _compress_block(block, chosen[block.index], method, batches, precision)

@@ -9,6 +9,7 @@ __all__ = ['ShardWriter', 'HiddenStore', 'spill']
 
 # %% ../nbs/02_streaming.ipynb #a6172974
 import json,os,shutil,tempfile
+from contextlib import contextmanager
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -87,6 +88,15 @@ class ShardWriter:
         beside = self.aside/"progress.json.new"
         beside.write_text(json.dumps(dict(identity=self.identity, blocks=self.done)), encoding="utf-8")
         os.replace(beside, self.aside/"progress.json")
+
+    @contextmanager
+    def original(self, block:Block|int):
+        "Read a block as the source has it, even if it has been written anew"
+        i,written = getattr(block, "index", block),self.checkpoint.written
+        new = written.pop(i, None)
+        try: yield
+        finally:
+            if new is not None: written[i] = new
 
     def __exit__(self, kind, error, trace):
         if error is not None: return _give_up(self, error)

@@ -302,11 +302,12 @@ def test_from_shards_to_shards(checkpoint, tmp_path, method):
     assert drop(report.rows)==drop(expected.rows) and dict(report.quantized).keys()==expected.quantized.keys()
     for k,q in report.quantized.items(): assert torch.equal(q.dequantize(), expected.quantized[k].dequantize())
 
-def test_interrupted_between_shards(checkpoint, tmp_path, monkeypatch):
-    "Stopped in the last block, the same call goes on there"
+@pytest.mark.parametrize('method', [GPTQ(4, 8), AWQ(4, 8)])
+def test_interrupted_between_shards(checkpoint, tmp_path, monkeypatch, method):
+    "Stopped in the last block, the same call goes on there, with the past that the method is to see"
     import compresscal.compression as compression
     whole,_ = load_model(checkpoint)
-    expected = compress(whole, GPTQ(4, 8), rows())
+    expected = compress(whole, method, rows())
     before = {o.name: o.read_bytes() for o in checkpoint.iterdir()}
     model,_ = load_model(checkpoint, offload=True)
     original,visited = compression._compress_block,[]
@@ -315,9 +316,9 @@ def test_interrupted_between_shards(checkpoint, tmp_path, monkeypatch):
         if len(visited)==3: raise RuntimeError('power cut')
         return original(block, *args)
     monkeypatch.setattr(compression, '_compress_block', stopping)
-    with pytest.raises(RuntimeError, match='power cut') as e: compress(model, GPTQ(4, 8), rows(), out=tmp_path/'new')
+    with pytest.raises(RuntimeError, match='power cut') as e: compress(model, method, rows(), out=tmp_path/'new')
     assert '2 of 3 blocks are done' in ''.join(e.value.__notes__) and not (tmp_path/'new').exists()
-    report = compress(model, GPTQ(4, 8), rows(), out=tmp_path/'new')
+    report = compress(model, method, rows(), out=tmp_path/'new')
     assert visited==[0,1,2,2] and len(report.rows)==len(expected.rows) and len(report.quantized)==len(expected.quantized)
     assert same(load_model(tmp_path/'new')[0], whole) and {o.name: o.read_bytes() for o in checkpoint.iterdir()}==before
 
