@@ -56,8 +56,8 @@ def gemm_speed(m:int, k:int, n:int, dtype=torch.float32, seconds:float=.4)->floa
     return 2*m*k*n/best
 
 def machine_speeds(width:int, inner:int, length:int, seconds:float=.4)->dict:
-    "GEMM speeds in FLOP/s by precision, for the shapes of a layer; each the better of one sequence and of 4,096 tokens at a time"
-    rows = sorted({length, max(length, 4096)})
+    "GEMM speeds in FLOP/s by precision, for the shapes of a layer; each the best of one sequence, 1,024 and 4,096 tokens at a time"
+    rows = sorted({length, 1024, 4096})
     def best(k, n, dtype): return max(gemm_speed(m, k, n, dtype, seconds) for m in rows)
     found = {}
     for name,dtype in (('fp32',torch.float32), ('bf16',torch.bfloat16)):
@@ -164,7 +164,7 @@ def median(values)->float: return float(torch.tensor(list(values), dtype=torch.f
 def table(rows:list[dict])->str:
     "Rows as a Markdown table; columns in the order in which they first appear"
     columns = list(dict.fromkeys(k for o in rows for k in o))
-    def show(v): return '' if v is None else 'yes' if v is True else 'no' if v is False else f'{v:.3g}' if isinstance(v, float) else str(v)
+    def show(v): return '' if v is None else 'yes' if v is True else 'no' if v is False else f'{v:.4g}' if isinstance(v, float) else str(v)
     lines = [columns, ['---' if any(isinstance(o.get(k), str) for o in rows) else '---:' for k in columns], *[[show(o.get(k)) for k in columns] for o in rows]]
     return '\n'.join(f"| {' | '.join(o)} |" for o in lines)
 

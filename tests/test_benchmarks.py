@@ -119,7 +119,7 @@ def test_agreement_sees_a_flip():
 
 def test_table_is_markdown():
     lines = harness.table([dict(a='x', b=1.23456), dict(a='y', c=True)]).splitlines()
-    assert lines==['| a | b | c |', '| --- | ---: | ---: |', '| x | 1.23 |  |', '| y |  | yes |']
+    assert lines==['| a | b | c |', '| --- | ---: | ---: |', '| x | 1.235 |  |', '| y |  | yes |']
 
 def test_spread_of_peaks():
     assert memory.spread([dict(mode='stream', peak=100), dict(mode='stream', peak=105), dict(mode='whole', peak=900)], 'stream')==pytest.approx(.05)
