@@ -152,25 +152,33 @@ def regenerate(
         f"the source has changed{'; it was read with '+str(s['packages']) if 'packages' in s else ''}")
     return result
 
+# %% ../nbs/03_calibration.ipynb #c87f4601
+def _check_weights(weights):
+    for o in weights:
+        if not isinstance(o, CalibrationSet): raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
+    if not weights or not min(weights.values())>0: raise ValueError(f"`weights` must be positive, got {list(weights.values())}")
+    if not abs((total:=sum(weights.values()))-1)<=1e-6: raise ValueError(f"`weights` must sum to 1, got {list(weights.values())}, whose sum is {total:.6g}")
+    if len({o.length for o in weights})>1: raise ValueError(f"`weights` must be of sets of one length, got {sorted({o.length for o in weights})}")
+    if len({o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest})>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
+
 # %% ../nbs/03_calibration.ipynb #00aa09bf
 def mix(
-    weights:dict[CalibrationSet,float], # Share of each set; they need not sum to one
+    weights:dict[CalibrationSet,float], # Share of each set; together they are 1
     n_sequences:int|None=None,          # Windows in the mixture; None keeps the size of the smallest set
     seed:int=0,                         # Decides which rows, and their order
 )->CalibrationSet:
     "Rows of several sets in given shares"
-    if not weights or min(weights.values())<=0: raise ValueError(f"`weights` must be positive, got {list(weights.values())}")
-    if len({o.length for o in weights})>1: raise ValueError(f"`weights` must be of sets of one length, got {sorted({o.length for o in weights})}")
-    if len({o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest})>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
-    n,total = n_sequences or min(map(len, weights)),sum(weights.values())
-    exact = {o: n*w/total for o,w in weights.items()}
-    counts = {o: int(x) for o,x in exact.items()}
-    for o in sorted(exact, key=lambda o: counts[o]-exact[o])[:n-sum(counts.values())]: counts[o] += 1 # largest remainders
+    _check_weights(weights)
+    n = min(map(len, weights)) if n_sequences is None else n_sequences
+    require_positive(n_sequences=n)
+    counts = {o: int(n*w+1e-6) for o,w in weights.items()}
+    for o in sorted(weights, key=lambda o: counts[o]-n*weights[o])[:n-sum(counts.values())]: counts[o] += 1 # largest remainders
     for o,k in counts.items():
-        if k>len(o): raise ValueError(f"`n_sequences`={n} asks for {k} sequences of {o.name!r}, which has {len(o)}")
+        if not 1<=k<=len(o): raise ValueError(f"`n_sequences`={n} asks for {k} sequences of {o.name!r}, which has {len(o)}; every set must give at least one")
     g = torch.Generator().manual_seed(seed)
-    parts = [o[torch.randperm(len(o), generator=g)[:k]] for o,k in counts.items() if k]
+    parts = [o[torch.randperm(len(o), generator=g)[:k]] for o,k in counts.items()]
     order = torch.randperm(n, generator=g)
     masks = [o.tokens.new_ones(o.tokens.shape).bool() if o.mask is None else o.mask for o in parts]
-    manifest = dict(kind='mix', name='+'.join(o.name for o in parts), seed=seed, order=order.tolist(), parts=[dict(sequences=len(o), **o.manifest) for o in parts])
+    manifest = dict(kind='mix', name='+'.join(o.name for o in parts), seed=seed, order=order.tolist(),
+        parts=[dict(sequences=len(o), weight=w, **o.manifest) for o,w in zip(parts, weights.values())])
     return CalibrationSet(torch.cat([o.tokens for o in parts])[order], manifest, torch.cat(masks)[order])

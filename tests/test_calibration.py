@@ -90,9 +90,21 @@ def test_a_set_of_the_hub_is_regenerated_from_its_manifest(tmp_path, bytewise, m
 def test_mixing_keeps_masks_and_shares(bytewise):
     a, = sample_sets(texts(12), bytewise, 1, 8, 40)
     b, = sample_sets(['short '+o[:9] for o in texts(30)], bytewise, 1, 8, 40, rule='pad')
-    mixed = mix({a: 1, b: 3}, n_sequences=8)
+    mixed = mix({a: .25, b: .75}, n_sequences=8)
     assert int((mixed.mask.all(1)).sum())==2 and len(mixed)==8
     assert mixed.manifest['parts'][1]['manifest']['documents']
+
+@pytest.mark.parametrize('weights', [(1, 3), (.5, .4), (.5, .5+1e-5), (.5, float('nan'))])
+def test_weights_that_do_not_sum_to_one_are_refused(bytewise, weights):
+    sets = sample_sets(texts(30), bytewise, 2, 8, 40)
+    with pytest.raises(ValueError, match='`weights` must'): mix(dict(zip(sets, weights)))
+
+@pytest.mark.parametrize('n', [3, 7, 8, 24])
+def test_thirds_are_as_even_as_whole_rows_allow(bytewise, n):
+    sets = sample_sets(texts(60), bytewise, 3, 8, 40)
+    mixed = mix({o: 1/3 for o in sets}, n)
+    taken = [o['sequences'] for o in mixed.manifest['parts']]
+    assert len(mixed)==sum(taken)==n and max(taken)-min(taken)<=1
 
 def test_random_vocabulary_is_uniform(bytewise):
     o, = random_vocabulary(bytewise, 1, 200, 256)
