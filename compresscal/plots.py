@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/plots.html.md"""
 
 # %% auto #0
 __all__ = ['WIDTHS', 'PALETTE', 'MARKERS', 'GREY', 'figure_size', 'look', 'style', 'Picture', 'canvas', 'Strip', 'draw_strips',
-           'plot_strips', 'Line', 'draw_lines', 'plot_lines']
+           'plot_strips', 'Line', 'draw_lines', 'plot_lines', 'plot_line_panels']
 
 # %% ../nbs/01_plots.ipynb #f6b81871
 import io
@@ -186,15 +186,19 @@ def draw_lines(
     ax:Axes,                   # Where to draw
     lines:Mapping[str, Line],  # Curves by name
     reference:float|None=None, # A value to compare with, such as the dense model's
+    looks:Mapping[str, dict]|None=None, # Colour and marker of each curve (default: from `look`)
+    legend:bool=True,          # Name the curves, if there are several?
 )->Axes:                       # The same axes
     "Draw curves with bands and a legend"
+    looks = looks or look(list(lines))
     if reference is not None: ax.axhline(reference, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
-    for (name,l),kind in zip(lines.items(), look(list(lines)).values()):
+    for name,l in lines.items():
+        kind = looks[name]
         if l.band is not None: ax.fill_between(l.x, *l.band, color=kind['color'], alpha=.18, lw=0)
-        ax.plot(l.x, l.y, label=name, **kind)
+        ax.plot(l.x, l.y, label=name, **(kind if len(l.x)<=12 else dict(color=kind['color']))) # marks close together hide the curve
     ax.grid(axis='y')
     if all(isinstance(v, int) for l in lines.values() for v in l.x): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(lines)>1: ax.legend(**(dict(loc='upper left', bbox_to_anchor=(1,1)) if len(lines)>4 else {})) # many names stand beside the axes
+    if legend and len(lines)>1: ax.legend(**(dict(loc='upper left', bbox_to_anchor=(1,1)) if len(lines)>4 else {})) # many names stand beside the axes
     return ax
 
 # %% ../nbs/01_plots.ipynb #88ee07d9
@@ -215,3 +219,27 @@ def plot_lines(
         draw_lines(ax, lines, reference).set(xlabel=xlabel, ylabel=ylabel)
     said = (f"{k} goes from {l.y[0]:.4g} at {l.x[0]:g} to {l.y[-1]:.4g} at {l.x[-1]:g}" for k,l in lines.items())
     return Picture(fig, caption, alt or f"{ylabel} against {xlabel}. "+'; '.join(said)+'.')
+
+# %% ../nbs/01_plots.ipynb #cb7c1a64
+def plot_line_panels(
+    panels:Mapping[str, Mapping[str, Line]], # Title of each panel -> its curves by name
+    xlabel:str,                       # What is varied and its unit
+    ylabel:str|Mapping[str, str],     # What is measured and its unit; or one for each panel
+    caption:str='',                   # What stands below the figure
+    alt:str='',                       # What it shows, in words (default: written from the ends of the curves)
+    columns:int=2,                    # Panels side by side
+    width:str|float='text',           # As in `figure_size`
+    height:float=1.9,                 # Height of a row of panels, inches
+    **settings,                       # For every panel, as in matplotlib's `Axes.set`: `xscale='log'`
+)->Picture:                           # The picture, not yet written anywhere
+    "Curves in panels that share their names"
+    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one curve, got none")
+    names = list(dict.fromkeys(k for p in panels.values() for k in p))
+    with style():
+        fig, axes = canvas(len(panels), columns, width, height)
+        for ax,(title,lines) in zip(axes, panels.items()):
+            draw_lines(ax, lines, looks=look(names), legend=False).set(title=title, xlabel=xlabel, ylabel=ylabel if isinstance(ylabel, str) else ylabel[title], **settings)
+        known = {k: h for ax in axes for h,k in zip(*ax.get_legend_handles_labels())}
+        if len(names)>1: fig.legend([known[k] for k in names], names, loc='outside upper center', ncols=min(len(names), 5))
+    said = (f"{title}: "+', '.join(f'{k} from {l.y[0]:.4g} to {l.y[-1]:.4g}' for k,l in lines.items()) for title,lines in panels.items())
+    return Picture(fig, caption, alt or f"Curves against {xlabel}. "+'; '.join(said)+'.')
