@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
-           'require_positive', 'sample_sets', 'regenerate', 'mix', 'CalibrationSet', 'content_hash']
+           'require_positive', 'sample_sets', 'regenerate', 'check_weights', 'mix', 'CalibrationSet', 'content_hash']
 
 # %% ../nbs/03_calibration.ipynb #1f245e86
 import hashlib, json, random
@@ -153,11 +153,16 @@ def regenerate(
     return result
 
 # %% ../nbs/03_calibration.ipynb #c87f4601
-def _check_weights(weights):
-    for o in weights:
-        if not isinstance(o, CalibrationSet): raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
+def check_weights(
+    weights:dict # Anything -> its share
+):
+    "Refuse shares that are not positive or do not sum to one"
     if not weights or not min(weights.values())>0: raise ValueError(f"`weights` must be positive, got {list(weights.values())}")
     if not abs((total:=sum(weights.values()))-1)<=1e-6: raise ValueError(f"`weights` must sum to 1, got {list(weights.values())}, whose sum is {total:.6g}")
+
+def _check_parts(weights):
+    for o in weights:
+        if not isinstance(o, CalibrationSet): raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
     if len({o.length for o in weights})>1: raise ValueError(f"`weights` must be of sets of one length, got {sorted({o.length for o in weights})}")
     if len({o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest})>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
 
@@ -168,7 +173,8 @@ def mix(
     seed:int=0,                         # Decides which rows, and their order
 )->CalibrationSet:
     "Rows of several sets in given shares"
-    _check_weights(weights)
+    check_weights(weights)
+    _check_parts(weights)
     n = min(map(len, weights)) if n_sequences is None else n_sequences
     require_positive(n_sequences=n)
     counts = {o: int(n*w+1e-6) for o,w in weights.items()}

@@ -255,7 +255,8 @@ def open_corpus(
         text = str(source)
         if isinstance(source, Path) or Path(text).expanduser().exists() or Path(text).suffix.lower() in _readers or any(o in text for o in '*?['): return file_corpus(text, column)
         if re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text): return hub_corpus(text, column, revision)
-        known = [*installed_sources, 'random', *hub_texts]
+        known = [*installed_sources, 'random', 'self', *hub_texts]
+        if text.partition(':')[0] in ('random', 'self'): raise ValueError(f"`source` {text!r} is not read but made: `calibration_sets` gives sets of it")
         close = difflib.get_close_matches(text, known)
         raise ValueError(f"`source` must be a known name, a file or folder, or a Hub address `owner/name`, got {text!r}"
             +(f"; did you mean {' or '.join(map(repr, close))}?" if close else '')+f" Known names: {', '.join(known)}")

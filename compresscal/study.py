@@ -32,7 +32,7 @@ from .installed import write_atomically
 from .models import context_length, decoder_blocks, fingerprint, load_model
 from .plots import Picture, Strip, plot_strips
 from .store import Store, claim, content_key, file_stamp, keep_sets
-from .synthesis import calibration_sets
+from .sources import calibration_sets, is_written, parse_mixture, parse_recipe, read_value
 from .uncertainty import summarize
 
 # %% ../nbs/18_study.ipynb #170b4a1f
@@ -47,17 +47,10 @@ def parse_method(
         close = get_close_matches(name.lower(), METHODS, 1, .5)
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}" + (f"; did you mean {close[0]!r}?" if close else ''))
     parts = [p.strip().rpartition('=') for p in rest.split(',')] if rest else []
-    try: return kind(*(_value(v) for k,_,v in parts if not k), **{k: _value(v) for k,_,v in parts if k})
+    try: return kind(*(read_value(v) for k,_,v in parts if not k), **{k: read_value(v) for k,_,v in parts if k})
     except TypeError as e:
         if not rest: raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', got {text!r}") from None
         raise ValueError(f"`method` {text!r} has a setting that {kind.__name__} does not take: {e}") from None
-
-def _value(text):
-    "A number, a truth value or nothing if it reads as one, else the text"
-    for read in (int, float):
-        with suppress(ValueError): return read(text)
-    if text.endswith('%') and text[:-1].replace('.', '', 1).isdigit(): return float(text[:-1])/100
-    return dict(true=True, false=False, none=None).get(text.lower(), text)
 
 # %% ../nbs/18_study.ipynb #44ce1e51
 def keep_weights(
@@ -303,6 +296,11 @@ class Study:
         for name in ('n_sets', 'n_sequences', 'length', 'n_evaluation'):
             if not isinstance(v:=getattr(self, name), int) or v<1: raise ValueError(f"`{name}` must be a whole number of at least 1, got {v!r}")
         object.__setattr__(self, 'methods', tuple(dict.fromkeys(map(parse_method, self.methods))))
+        for s in named(self.evaluations).values():
+            if isinstance(s, str) and (s.partition(':')[0] in ('self', 'random') or parse_mixture(s)):
+                raise ValueError(f"`evaluations` must be text that people wrote, read from one source, got {s!r}")
+        for s in named(self.sources).values():
+            if isinstance(s, str): is_written(s) # a recipe that is not one is found now
         given, used = ([s for s in named(v).values() if isinstance(s, (str, Path)) and s not in installed_sources] for v in (self.evaluations, self.sources))
         for s in given:
             if s in used: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {str(s)!r}, which is in `sources`")
@@ -346,8 +344,10 @@ def gather(
             return keep_sets(folder, dict(given=[s.hash for s in given], n_sets=len(given)), lambda: given)
         if context and study.length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {study.length}")
         how = dict(n_sets=n_sets, n_sequences=n_sequences, length=study.length, seed=study.seed, split=split)
-        asked = dict(source=str(source), files=file_stamp(source), tokenizer=tokenizer_fingerprint(tokenizer), **how)
-        return keep_sets(folder, asked, lambda: calibration_sets(source, tokenizer, **how))
+        parts = parse_mixture(str(source)) or [source]
+        asked = dict(source=str(source), files=[file_stamp(s) for s in parts], tokenizer=tokenizer_fingerprint(tokenizer), **how)
+        if is_written(str(source)): asked |= dict(model=fingerprint(model), torch=torch.__version__) # the model writes them
+        return keep_sets(folder, asked, lambda: calibration_sets(source, tokenizer, model=model, folder=folder/'written', **how))
     return ({n: sample(s, study.n_sets, study.n_sequences, 'calibration') for n,s in named(study.sources).items()},
             {n: sample(s, 1, study.n_evaluation, 'test')[0] for n,s in named(study.evaluations).items()})
 

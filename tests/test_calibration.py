@@ -6,7 +6,8 @@ from transformers import PreTrainedTokenizerFast
 from compresscal.calibration import CalibrationSet, mix, regenerate, sample_sets, window_rules
 from compresscal.corpora import Corpus, HubText, hub_texts
 from compresscal.installed import Document
-from compresscal.synthesis import calibration_sets, random_vocabulary
+from compresscal.sources import calibration_sets
+from compresscal.synthesis import random_vocabulary
 
 @pytest.fixture(scope='module')
 def bytewise():
