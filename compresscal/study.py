@@ -156,6 +156,14 @@ class Results:
         out.writerows({k: repr(v) if isinstance(v, float) else v for k,v in r.items()} for r in self.rows)
         return file.getvalue()
 
+    @classmethod
+    def from_csv(cls,
+        text:str, # As `to_csv` writes it
+    )->'Results': # The same rows, without the sets
+        "Rows from text"
+        read = dict(set=int, tokens=int, bytes=int, perplexity=float, bits_per_byte=float)
+        return cls([{k: read[k](v) if k in read and v else v or None if k in read else v for k,v in r.items()} for r in csv.DictReader(io.StringIO(text))])
+
     def to_pandas(self)->pd.DataFrame: return pd.DataFrame(self.rows)
 
     def groups(self)->dict[tuple, list[float]]:
