@@ -44,6 +44,7 @@ def test_requirements_are_declared():
     "What the package imports is in the standard library or in settings.ini"
     declared = {re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_') for o in cfg['requirements'].split()}
     used = {o.split('.')[0] for tree in modules.values() for o in imports(tree)} - set(sys.stdlib_module_names) - {'compresscal', '__future__'}
+    used = {dict(sklearn='scikit_learn').get(o, o) for o in used} # imported by another name than it is installed by
     optional = {re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_') for k in cfg if k.endswith('_requirements') and k!='dev_requirements' for o in cfg[k].split()}
     assert used <= declared|optional
     assert not used & {'fastcore', 'nbdev', 'IPython', 'pytest'}
