@@ -152,7 +152,7 @@ def regenerate(
         f"the source has changed{'; it was read with '+str(s['packages']) if 'packages' in s else ''}")
     return result
 
-# %% ../nbs/03_calibration.ipynb #c87f4601
+# %% ../nbs/03_calibration.ipynb #7bc6083f
 def check_weights(
     weights:dict # Anything -> its share
 ):
