@@ -19,6 +19,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 # %% ../nbs/01_plots.ipynb #0f02d1a5
@@ -84,6 +85,9 @@ class Picture:
         known = FigureCanvasAgg.get_supported_filetypes()
         if format not in known: raise ValueError(f"`format` must be one of {', '.join(known)}, got {format!r}")
         with style(), io.BytesIO() as file:
+            if isinstance(self.figure.get_layout_engine(), ConstrainedLayoutEngine): # laid out once; a second time may place things otherwise
+                self.figure.draw_without_rendering()
+                self.figure.set_layout_engine('none')
             self.figure.savefig(file, format=format, metadata=meta or None)
             return file.getvalue()
 
