@@ -209,7 +209,7 @@ def _by_position(self,
         row = dict(position=float(position[here].double().mean()), tokens=int(here.sum()))
         for k,v in dict(loss=self.losses, entropy=self.entropies).items():
             means = v.double().masked_fill(~here, math.nan).nanmean(1)[here.any(1)]
-            row |= {k: float(v[here].double().mean()), f'{k}_error': float(means.std()/math.sqrt(len(means)))} # the sequence is the unit: neighbours resemble each other
+            row |= {k: float(v[here].double().mean()), f'{k}_error': float(means.std()/math.sqrt(len(means))) if len(means)>1 else math.nan} # the sequence is the unit: neighbours resemble each other
         rows.append(row)
     return pd.DataFrame(rows)
 
