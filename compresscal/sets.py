@@ -209,7 +209,7 @@ def _setting_rows(settings, before=''):
         elif isinstance(v, (list, tuple)):
             long = len(v)>8 or any(isinstance(o, (list, tuple, dict)) for o in v)
             if v: yield name, f'{len(v):,} entries, see the manifest' if long else ', '.join(map(_without_folder, v))
-        elif v is not None: yield name, f'{v:,}' if type(v) is int and 'seed' not in k else _without_folder(v)
+        elif v is not None and v!='': yield name, f'{v:,}' if type(v) is int and 'seed' not in k else _without_folder(v)
 
 def _without_folder(value): return Path(value).name if isinstance(value, str) and (Path(value).is_absolute() or value[:1]=='~') else str(value)
 
@@ -222,7 +222,7 @@ _kinds = dict(sampled="Windows of text drawn from a source.", random="Token ids 
     rows="Some of the rows of another set.", mix="Rows of several sets in given shares.", selected="Rows of another set, chosen by a method.",
     tokens="Tokens made elsewhere. What is known of them is what their maker wrote down.")
 _again = dict(random="`compresscal.synthesis` draws the same tokens again from these settings, seed and set number included.",
-    self="The same model, settings and seed write the same tokens on the same machine and PyTorch build.",
+    self="`compresscal.synthesis.write_again` lets the same model write the same tokens, on the same machine and PyTorch build.",
     rows="`manifest.json` lists the numbers of the rows; take them from the set below.",
     selected="Choose again with these settings from the set below; `manifest.json` lists the numbers of the rows.",
     mix="`compresscal.calibration.mix` takes the weights and the seed; the parts are below.", tokens="Only from the saved tokens.")
@@ -253,14 +253,17 @@ def _package_license(name, version):
     names = ', '.join(o.split(' :: ')[-1] for o in found.get_all('Classifier', []) if o.startswith('License ::'))
     return found.get('License-Expression') or names or (found.get('License') or 'not stated').strip().split('\n')[0][:60]
 
-# %% ../nbs/02_sets.ipynb #41535b30
+# %% ../nbs/02_sets.ipynb #adafab21
+def _take_manifests(value, key, found):
+    "The value without the manifests of other sets in it, which go to `found`"
+    if isinstance(value, dict) and 'kind' in value and key!='source': return found.append((key, value))
+    if isinstance(value, dict): return {k: _take_manifests(v, k, found) for k,v in value.items()}
+    return [o for v in value if (o:=_take_manifests(v, key, found)) is not None] if isinstance(value, list) else value
+
 def _sections(manifest, title, depth):
     "What a manifest says, and what the manifests in it say"
     kind,nested = manifest.get('kind', 'tokens'),[]
-    for k,v in manifest.items():
-        if k!='source': nested += [(k, o) for o in (v if isinstance(v, list) else [v]) if isinstance(o, dict) and 'kind' in o]
-    own = {k: v for k,v in manifest.items() if k not in {'kind', 'documents'} | {o for o,_ in nested}}
-    rows = list(_setting_rows(own))
+    rows = list(_setting_rows({k: _take_manifests(v, k, nested) for k,v in manifest.items() if k not in ('kind', 'documents')}))
     if 'source' in manifest: rows.append(('licence', _license(manifest['source'])))
     if ids:=list(dict.fromkeys(str(p[0]) for o in manifest.get('documents') or [] for p in o)):
         rows.append(('documents', f"{len(ids):,}: "+', '.join(ids[:5])+', ...'*(len(ids)>5)))

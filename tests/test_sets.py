@@ -151,6 +151,12 @@ def test_a_datasheet_names_the_parts(tiny_tokenizer):
     assert '| method | keep_likely |' in made['selected'].datasheet() and '### Taken from: texts' in made['selected'].datasheet()
     assert 'PSF-2.0: python' in made['sampled'].datasheet() and 'not recorded' in made['texts'].datasheet()
 
+def test_a_datasheet_finds_manifests_wherever_they_stand(tiny_tokenizer):
+    inner = dict(kind='sampled', name='inner', source=dict(kind='texts', fingerprint='f', license='cc0-1.0'), sampling=dict(seed=1))
+    made = CalibrationSet.from_tokens(torch.ones(2,3).long(), kind='self', name='s', text=dict(hash='abc', manifest=inner), sampling=dict(frequencies=dict(hash='def', manifest=inner)))
+    page = made.datasheet()
+    assert '### Part 1: inner' in page and '### Part 2: inner' in page and page.count('| licence | cc0-1.0 |')==2 and '| text: hash | abc |' in page
+
 def test_a_datasheet_draws_the_set_again(tiny_tokenizer, tmp_path):
     file = tmp_path/'my text.jsonl'
     file.write_text('\n'.join(json.dumps(dict(text=o)) for o in texts(40)))
