@@ -98,7 +98,8 @@ def _edges(calibration, tokenizer):
     if bos is not None: found |= dict(bos_head=float((tokens[head]==bos).double().mean()), bos_inside=float(((tokens==bos) & mask & ~head).sum()/len(tokens)))
     if eos is None: return found
     end = (tokens==eos) & mask & ~head # at the head it opens a text, where one token serves as both
-    parts = [len(o) for row,m,e in zip(tokens, mask, end) for o in np.split(row[m].numpy(), e[m].nonzero()[:,0].numpy()+1) if len(o)>1 or len(o) and o[0] not in (bos,eos)]
+    parts = [o for row,m,e in zip(tokens, mask, end) for o in np.split(row[m].numpy(), e[m].nonzero()[:,0].numpy()+1)]
+    parts = [len(o) for o in parts if len(o)>1 or len(o) and o[0] not in (bos,eos)]
     last = end.gather(1, (mask.long()*torch.arange(1, tokens.shape[1]+1)).argmax(1, keepdim=True))[:,0]
     found |= dict(eos=float(end.sum()/len(tokens)), parts=len(parts)/len(tokens), part_length=float(np.median(parts)),
                   eos_place=float((place[end].double()/(size[:,None].expand_as(end)[end]-1)).mean()) if end.any() else None)
@@ -136,9 +137,10 @@ class SetDescription:
     positions:pd.DataFrame|None=None # Loss and entropy by position, as from `Profile.by_position`; None without a profile
     labels:dict=field(default_factory=dict) # Share of sequences by label
 
-    def named(self)->dict: "All numbers by their names in tables"; return {MEASURES[k][0]: v for k,v in self.values.items()}|{f'label {k}': v for k,v in self.labels.items()}
-    def to_pandas(self)->pd.Series: "The same"; return pd.Series(self.named(), name=self.name)
-    def shown(self)->dict: "The same as text"; return {MEASURES[k][0]: format(v, MEASURES[k][1]) for k,v in self.values.items()}|{f'label {k}': f'{v:.1%}' for k,v in self.labels.items()}
+    def _each(self): return [(*MEASURES[k], v) for k,v in self.values.items()]+[(f'label {k}', '.1%', v) for k,v in self.labels.items()]
+    def named(self)->dict: "All numbers by their names in tables"; return {name: v for name,_,v in self._each()}
+    def shown(self)->dict: "The same as text"; return {name: format(v, form) for name,form,v in self._each()}
+    def to_pandas(self)->pd.Series: "The same as a series"; return pd.Series(self.named(), name=self.name)
     def __repr__(self): return f"SetDescription({self.name} {self.hash}: {', '.join(f'{k} {v}' for k,v in self.shown().items())})"
     def _repr_markdown_(self): return _table({self.name: self.shown()})
 
@@ -169,7 +171,8 @@ def describe_set(
     bins:int=16,                     # Stretches of the window in the table by position
 )->SetDescription:                   # Numbers, table
     "What a set is like"
-    if labels is not None and len(labels)!=len(calibration): raise ValueError(f"`labels` must have one for each of the {len(calibration)} sequences, got {len(labels)}")
+    if labels is not None and len(labels)!=len(calibration):
+        raise ValueError(f"`labels` must have one for each of the {len(calibration)} sequences, got {len(labels)}")
     counts = np.sort(np.asarray(count_ngrams([calibration], 1, tokenizer).sum(0)).ravel().astype(int))[::-1]
     tokens = calibration.tokens.numel() if calibration.mask is None else int(calibration.mask.sum())
     values = dict(sequences=len(calibration), length=calibration.length, tokens=tokens, distinct=len(counts))
@@ -180,7 +183,8 @@ def describe_set(
     values |= _sources(calibration)
     if read is not None: values |= _surprise(calibration, read)
     shares = {str(k): v/len(calibration) for k,v in Counter(labels or ()).most_common()}
-    return SetDescription(calibration.name, calibration.hash, {k: values[k] for k in MEASURES if values.get(k) is not None}, counts, read and read.by_position(bins), shares)
+    values = {k: values[k] for k in MEASURES if values.get(k) is not None}
+    return SetDescription(calibration.name, calibration.hash, values, counts, read and read.by_position(bins), shares)
 
 # %% ../nbs/14_diagnostics.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -220,7 +224,9 @@ def compare_sets(
     profiles,labels = profiles or {},labels or {}
     for name,given in (('profiles',profiles), ('labels',labels)):
         if unknown := [k for k in given if k not in sets]: raise ValueError(f"`{name}` must be of sets among {', '.join(sets)}, got {unknown[0]!r}")
-    def read(k): return profiles[k] if k in profiles else model and profile(model, sets[k], moments=reference is not None, batch_size=batch_size, progress=progress)
+    def read(k):
+        if k in profiles or model is None: return profiles.get(k)
+        return profile(model, sets[k], moments=reference is not None, batch_size=batch_size, progress=progress)
     base,described,far = reference and read(reference),{},{}
     for k,o in sets.items():
         own = base if k==reference else read(k)
@@ -250,9 +256,11 @@ def plot_positions(
 )->Picture:                   # The picture, not yet written anywhere
     "Loss and entropy along the window, with standard errors over sequences"
     described = getattr(comparison, 'descriptions', comparison)
-    if missing := [k for k,o in described.items() if o.positions is None]: raise ValueError(f"`comparison` must be of sets that a model has read, got {missing[0]!r} without a profile")
+    if missing := [k for k,o in described.items() if o.positions is None]:
+        raise ValueError(f"`comparison` must be of sets that a model has read, got {missing[0]!r} without a profile")
     def curve(t, k): return Line(list(t.position), list(t[k]), (list(t[k]-t[f'{k}_error']), list(t[k]+t[f'{k}_error'])))
     panels = {title: {name: curve(o.positions, k) for name,o in described.items()} for k,title in (('loss','loss'), ('entropy','entropy of the next token'))}
     own = [k for k,o in described.items() if 'own' in o.values]
-    note = f" Of {', '.join(own)}, written by a model, the loss is the model's own entropy." if own else ''
-    return plot_line_panels(panels, 'position in the window, tokens', 'nats per token', caption='Loss and entropy along the window, with standard errors over sequences.'+note, width=width, ylim=(0,None))
+    said = 'Loss and entropy along the window, with standard errors over sequences.'
+    if own: said += f" Of {', '.join(own)}, written by a model, the loss is the model's own entropy."
+    return plot_line_panels(panels, 'position in the window, tokens', 'nats per token', caption=said, width=width, ylim=(0,None))

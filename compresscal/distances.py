@@ -59,7 +59,8 @@ def text_distance(
 )->tuple[float,float]:         # Bits between the two sets, and between two hands dealt from the sequences of both, nan for no shuffles
     "Jensen-Shannon divergence of the n-grams of two sets"
     counts,m = count_ngrams([candidate,reference], n, tokenizer),len(candidate)
-    if not counts[:m].sum() or not counts[m:].sum(): raise ValueError(f"`n` must leave an n-gram in both sets, got {n} for windows of {candidate.length} and {reference.length} tokens")
+    if not counts[:m].sum() or not counts[m:].sum():
+        raise ValueError(f"`n` must leave an n-gram in both sets, got {n} for windows of {candidate.length} and {reference.length} tokens")
     def between(rows):
         inside = np.zeros(counts.shape[0]); inside[rows] = 1
         p,q = inside@counts,(1-inside)@counts
@@ -111,7 +112,7 @@ class SetDistance:
     @property
     def summary(self)->dict: # By the name of the measure
         "Text distances, and the mean over all inputs of each other"
-        said = {f'{n}-gram divergence, bits': r['bits'] for n,r in self.text.iterrows()} | {f'{n}-gram divergence by chance': r['by chance'] for n,r in self.text.iterrows()}
+        said = {f'{n}-gram divergence{k}': float(v) for k,column in ((', bits','bits'), (' by chance','by chance')) for n,v in self.text[column].items()}
         return said | {TITLES[k]: float(self.layers[k].mean()) for k in TITLES if k in self.layers}
     def to_pandas(self)->pd.DataFrame: "One row for each input of a layer"; return self.layers.copy()
     def __repr__(self): return f"SetDistance({self.name} from {self.reference}: {', '.join(f'{k} {v:.3f}' for k,v in self.summary.items())})"
@@ -159,7 +160,8 @@ def distance(
     if None not in prints and prints[0]!=prints[1]: raise ValueError(f"`candidate` must be of the reference's tokenizer {prints[1]}, got {prints[0]}")
     for p,o in zip(profiles or (), (candidate,reference)):
         if p.hash!=o.hash: raise ValueError(f"`profiles` must be of the sets compared, got one of {p.hash} for {o.hash}")
-    text = pd.DataFrame([text_distance(candidate, reference, n, tokenizer, permutations, seed) for n in ns], columns=['bits','by chance'], index=pd.Index(ns, name='n'))
+    bits = [text_distance(candidate, reference, n, tokenizer, permutations, seed) for n in ns]
+    text = pd.DataFrame(bits, columns=['bits','by chance'], index=pd.Index(ns, name='n'))
     return SetDistance(candidate.name, reference.name, text, pd.DataFrame(_layer_rows(*profiles, share) if profiles else []))
 
 # %% ../nbs/13_distances.ipynb #71edc51e
@@ -168,12 +170,13 @@ def plot_distances(
     width:str|float='text',             # As in `figure_size`
 )->Picture:                             # The picture, not yet written anywhere
     "Distances from a reference by depth, mean over the inputs of a block"
-    if not distances or any(o.layers.empty for o in distances.values()): raise ValueError("`distances` must hold at least one, all with profiles, got none or some without")
+    if not distances or any(o.layers.empty for o in distances.values()):
+        raise ValueError("`distances` must hold at least one, all with profiles, got none or some without")
     if len(refs:={o.reference for o in distances.values()})>1: raise ValueError(f"`distances` must be from one reference, got {', '.join(sorted(refs))}")
     panels = {}
     for k,title in TITLES.items():
         means = {name: o.layers.groupby('block')[k].mean() for name,o in distances.items() if k in o.layers}
         if means: panels[title] = {name: Line([int(i) for i in m.index], list(m)) for name,m in means.items()}
-    of = ', '.join(distances)
+    said = f"Distance of {', '.join(distances)} from {refs.pop()} by depth"
     units = dict(zip(TITLES.values(), ('sd of ln ratio','1 − cosine','share')))
-    return plot_line_panels(panels, 'block', units, columns=len(panels), width=width, height=2.1, ylim=(0,None), caption=f"Distance of {of} from {refs.pop()} by depth")
+    return plot_line_panels(panels, 'block', units, columns=len(panels), width=width, height=2.1, ylim=(0,None), caption=said)

@@ -242,7 +242,8 @@ def plot_line_panels(
     with style():
         fig, axes = canvas(len(panels), columns, width, height)
         for ax,(title,lines) in zip(axes, panels.items()):
-            draw_lines(ax, lines, looks=look(names), legend=False).set(title=title, xlabel=xlabel, ylabel=ylabel if isinstance(ylabel, str) else ylabel[title], **settings)
+            draw_lines(ax, lines, looks=look(names), legend=False)
+            ax.set(title=title, xlabel=xlabel, ylabel=ylabel if isinstance(ylabel, str) else ylabel[title], **settings)
         known = {k: h for ax in axes for h,k in zip(*ax.get_legend_handles_labels())}
         if len(names)>1: fig.legend([known[k] for k in names], names, loc='outside upper center', ncols=min(len(names), 5))
     said = (f"{title}: "+', '.join(f'{k} from {l.y[0]:.4g} to {l.y[-1]:.4g}' for k,l in lines.items()) for title,lines in panels.items())

@@ -41,7 +41,7 @@ def _surprise(batch:Capture, mask:Tensor, room:int=2**24)->tuple[Tensor,Tensor]:
             logs = model(input_ids=tokens[r,c][None], use_cache=False).logits[0].float().log_softmax(-1)
         losses[r,c+1] = -logs.gather(1, tokens[r,c+1][:,None])[:,0]
         entropies[r,c+1] = torch.special.entr(logs.exp()).sum(-1)
-    if (bad:=losses.isnan() & mask)[:,1:].any(): raise ValueError(f"`model` must give finite losses, got NaN for token {tokens[bad][-1]} in a row of `calibration`")
+    if bad := int(losses[row,column+1].isnan().sum()): raise ValueError(f"`model` must give finite losses, got NaN for {bad} of {len(row)} tokens")
     return losses,entropies
 
 # %% ../nbs/12_readings.ipynb #dc1d38d5
@@ -78,13 +78,13 @@ class Profile:
     sequence_peaks:dict[str,Tensor]      # Largest absolute value of each input channel in each sequence, likewise by layer, `[sequences, in]`
 
     @property
-    def perplexity(self)->float: "Of the whole set, token by token"; return math.exp(self.losses.double().nanmean())
+    def perplexity(self)->float: "Of the whole set, token by token"; return float(self.losses.double().nanmean().exp())
     @property
     def entropy(self)->float: "Mean entropy of the next token, nats"; return float(self.entropies.double().nanmean())
     @property
     def sequence_perplexity(self)->Tensor: "Of each sequence, `[sequences]`, fp64"; return self.losses.double().nanmean(1).exp()
     @property
-    def peaks(self)->dict[str,Tensor]: "Largest absolute value of each input channel, by layer, `[in]`"; return _shared(self.sequence_peaks, lambda o: o.amax(0))
+    def peaks(self)->dict[str,Tensor]: "Largest absolute value of each input channel by layer, `[in]`"; return _shared(self.sequence_peaks, lambda p: p.amax(0))
     @property
     def channels(self)->dict[str,Tensor]:
         "Root mean square of each input channel, by layer, `[in]`, fp64"
@@ -164,10 +164,10 @@ def profile(
 )->Profile:              # Readings of the whole set
     "Read a set once and note what it shows"
     if isinstance(calibration, Tensor): calibration = CalibrationSet.from_tokens(calibration)
-    if not isinstance(calibration, CalibrationSet): raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length], got {type(calibration).__name__}")
-    parts,blocks = _start(model, calibration, batch_size),decoder_blocks(model)
-    if not -len(blocks)<=pool<len(blocks): raise ValueError(f"`pool` must be the number of one of {len(blocks)} blocks, {-len(blocks)} to {len(blocks)-1}, got {pool!r}")
-    n,length = calibration.tokens.shape
+    if not isinstance(calibration, CalibrationSet):
+        raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length], got {type(calibration).__name__}")
+    parts,blocks,(n,length) = _start(model, calibration, batch_size),decoder_blocks(model),calibration.tokens.shape
+    if not -(m:=len(blocks))<=pool<m: raise ValueError(f"`pool` must be the number of one of {m} blocks, {-m} to {m-1}, got {pool!r}")
     reader,pooled = _Reader(blocks, _choose(blocks, layers), moments, n, peaks),[]
     nats = torch.full((2,n,length), math.nan)
     bar = tqdm(total=n, desc="profile", unit="sequence", disable=not progress or bool(os.environ.get('IN_TEST')), leave=False)
@@ -177,7 +177,7 @@ def profile(
             for block in blocks:
                 for batch,(rows,_,mask,_) in zip(batches, wave):
                     reader.step(block, batch, rows, mask)
-                    if block.index==pool%len(blocks): pooled.append(_mean(batch.hidden, mask).cpu())
+                    if block.index==pool%m: pooled.append(_mean(batch.hidden, mask).cpu())
             for batch,(rows,_,mask,order) in zip(batches, wave):
                 values = torch.stack(_surprise(batch, mask)).cpu()
                 nats[:,rows] = nats[:,rows].scatter(2, order[None,:,:mask.shape[1]].expand(2, -1, -1), values)
@@ -208,8 +208,9 @@ def _by_position(self,
         here = scored & (position>=low) & (position<high)
         row = dict(position=float(position[here].double().mean()), tokens=int(here.sum()))
         for k,v in dict(loss=self.losses, entropy=self.entropies).items():
-            means = v.double().masked_fill(~here, math.nan).nanmean(1)[here.any(1)]
-            row |= {k: float(v[here].double().mean()), f'{k}_error': float(means.std()/math.sqrt(len(means))) if len(means)>1 else math.nan} # the sequence is the unit: neighbours resemble each other
+            means = v.double().masked_fill(~here, math.nan).nanmean(1)[here.any(1)] # the sequence is the unit: neighbours resemble each other
+            error = float(means.std()/math.sqrt(len(means))) if len(means)>1 else math.nan
+            row |= {k: float(v[here].double().mean()), f'{k}_error': error}
         rows.append(row)
     return pd.DataFrame(rows)
 

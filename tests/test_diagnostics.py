@@ -11,7 +11,7 @@ from compresscal.synthesis import random_vocabulary, self_calibrate
 pytestmark = pytest.mark.usefixtures('one_thread')
 texts = [f"Text {i}. "+'abc def ghi '*(i%7)+'zyx '*(i%3)+f'end of number {i}.' for i in range(60)]
 
-def given(tokens, mask=None, **manifest): return CalibrationSet.from_tokens(torch.tensor(tokens), None if mask is None else torch.tensor(mask).bool(), **manifest)
+def given(tokens, mask=None): return CalibrationSet.from_tokens(torch.tensor(tokens), None if mask is None else torch.tensor(mask).bool())
 
 def test_zipf_exponent_is_the_maximum():
     counts = np.random.default_rng(0).integers(1, 50, 80)
@@ -91,19 +91,22 @@ def test_comparison(tiny_tokenizer, tiny_model):
     one,two = sample_sets(texts, tiny_tokenizer, 2, 6, 30)
     sets = {'one':one, 'two':two, 'noise':random_vocabulary(tiny_tokenizer, 1, 6, 30)[0]}
     found = compare_sets(sets, tiny_tokenizer, tiny_model, reference='one', labels={'two':['a','b','a','a','b','a']}, batch_size=4)
-    given_profiles = compare_sets(sets, tiny_tokenizer, profiles={k: profile(tiny_model, o, moments=True, batch_size=4) for k,o in sets.items()}, reference='one')
-    assert found.distances.keys()=={'two','noise'} and found.to_pandas()['Hessian distance'].equals(given_profiles.to_pandas()['Hessian distance'])
+    profiles = {k: profile(tiny_model, o, moments=True, batch_size=4) for k,o in sets.items()}
+    same = compare_sets(sets, tiny_tokenizer, profiles=profiles, reference='one')
+    assert found.distances.keys()=={'two','noise'} and found.to_pandas()['Hessian distance'].equals(same.to_pandas()['Hessian distance'])
     assert found.to_pandas().loc['two','label a']==4/6 and found.to_pandas()['perplexity'].dtype==float and found.to_pandas()['tokens'].dtype==int
     text = found._repr_markdown_()
     assert '| from one: norm distance |' in text and '| label a |' in text and repr(found)=='SetComparison(one, two, noise, from one)'
-    for p in (plot_ranks(found), plot_positions(found), plot_distances(found.distances)): assert p.figure.axes and p.alt and p.to_bytes('svg')==p.to_bytes('svg')
+    for p in (plot_ranks(found), plot_positions(found), plot_distances(found.distances)):
+        assert p.figure.axes and p.alt and p.to_bytes('svg')==p.to_bytes('svg')
     words = compare_sets(sets, reference='noise')
     assert 'perplexity' not in words.to_pandas() and words.distances['one'].layers.empty
 
 def test_bad_input(tiny_tokenizer, tiny_model):
     one,two = sample_sets(texts, tiny_tokenizer, 2, 6, 30)
     with pytest.raises(ValueError, match='`labels` must have one for each of the 6 sequences, got 2'): describe_set(one, labels=['a','b'])
-    with pytest.raises(ValueError, match=f'`read` must be the profile of the set {one.hash}, got that of {two.hash}'): describe_set(one, read=profile(tiny_model, two))
+    read = profile(tiny_model, two)
+    with pytest.raises(ValueError, match=f'`read` must be the profile of the set {one.hash}, got that of {two.hash}'): describe_set(one, read=read)
     with pytest.raises(ValueError, match="`reference` must be one of a, b, got 'c'"): compare_sets(dict(a=one, b=two), reference='c')
     with pytest.raises(ValueError, match="`profiles` must be of sets among a, got 'c'"): compare_sets(dict(a=one), profiles=dict(c=None))
     with pytest.raises(ValueError, match='`sets` must map names to calibration sets'): compare_sets({})

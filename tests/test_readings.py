@@ -123,7 +123,8 @@ def test_half_precision_and_blocks_on_disk(tiny_model, tiny_checkpoint):
 
 def test_bad_input(tiny_model):
     tokens = torch.randint(3, 259, (2,10), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="`layers` must match names of layers such as .*, got 'x_proj'"): profile(tiny_model, tokens, layers=['q_proj','x_proj'])
+    with pytest.raises(ValueError, match="`layers` must match names of layers such as .*, got 'x_proj'"):
+        profile(tiny_model, tokens, layers=['q_proj','x_proj'])
     with pytest.raises(ValueError, match='`pool` must be the number of one of 2 blocks, -2 to 1, got 2'): profile(tiny_model, tokens, pool=2)
     with pytest.raises(ValueError, match='`batch_size` must be a whole number of at least 1, got -1'): profile(tiny_model, tokens, batch_size=-1)
     with pytest.raises(TypeError, match='`calibration` must be a CalibrationSet'): profile(tiny_model, 'docs')
