@@ -33,8 +33,8 @@ families = dict(
     falcon_rw=FalconConfig(**falcon, multi_query=False, parallel_attn=False, new_decoder_architecture=False, alibi=True, bias=True),
     mixtral=MixtralConfig(**std, num_local_experts=4, num_experts_per_tok=2, sliding_window=5),
     qwen3_moe=Qwen3MoeConfig(**std, head_dim=8, moe_intermediate_size=24, num_experts=6, num_experts_per_tok=2, decoder_sparse_step=1, mlp_only_layers=[1]),
-    gemma4=Gemma4TextConfig(**std|dict(num_hidden_layers=5), head_dim=8, sliding_window=5, layer_types=["sliding_attention","full_attention"]*2+["full_attention"],
-                            num_kv_shared_layers=1, vocab_size_per_layer_input=96, hidden_size_per_layer_input=8), # the last block reads keys that an earlier one left
+    gemma4=Gemma4TextConfig(**std|dict(num_hidden_layers=5), head_dim=8, global_head_dim=16, sliding_window=5, num_kv_shared_layers=1, vocab_size_per_layer_input=96,
+                            hidden_size_per_layer_input=8, layer_types=["sliding_attention","full_attention"]*2+["full_attention"]), # the last block reads keys that an earlier one left
     gpt_oss=GptOssConfig(**std, head_dim=8, sliding_window=5, layer_types=sliding, num_local_experts=4, num_experts_per_tok=2),
 )
 each_family = pytest.mark.parametrize("family", families)
