@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/cli.html.md"""
 __all__ = ['DEFAULTS', 'SOURCES', 'make_parser', 'run_study', 'make_sets', 'main']
 
 # %% ../nbs/20_cli.ipynb #e97e2bb2
-import argparse, os, shlex, shutil, sys
+import argparse, json, os, shlex, shutil, sys
 from pathlib import Path
 
 # %% ../nbs/20_cli.ipynb #6713252f
@@ -90,12 +90,18 @@ def make_sets(
 )->int:                      # Exit code
     "Make calibration sets and keep them"
     say = _quiet()
-    from compresscal.sources import calibration_sets, is_written
+    from compresscal.installed import write_atomically
     from compresscal.loading import load_model, load_tokenizer
+    from compresscal.sources import calibration_sets, is_written
     out, name = Path(args.out), None if args.model=='embedded' else args.model
+    asked, note = {k: getattr(args, k) for k in ('source', 'model', 'n_sets', 'n_sequences', 'length', 'seed')}, out/'asked.json'
+    if out.exists() and any(p!=note for p in out.iterdir()) and not (note.exists() and json.loads(note.read_text())==asked):
+        raise ValueError(f"`--out` must be a new folder, or one of the same command, got {args.out!r}")
     config, tokenizer = load_tokenizer(name)
     model = load_model(name, device=args.device)[0] if is_written(args.source) else None
-    length = args.length or min(2048, getattr(config.get_text_config(decoder=True), 'max_position_embeddings', 0) or 2048)
+    length = min(2048, getattr(config.get_text_config(decoder=True), 'max_position_embeddings', 0) or 2048) if args.length is None else args.length
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, json.dumps(asked))
     sets = calibration_sets(args.source, tokenizer, args.n_sets, args.n_sequences, length, args.seed, model=model, batch_size=args.batch_size, folder=out/'.written')
     for i,s in enumerate(sets):
         s.save(out/f'{i:03}')

@@ -137,3 +137,27 @@ def test_a_study_from_the_shell(tmp_path, tiny_checkpoint):
         p.send_signal(signal.SIGINT)
         said = p.communicate()[1]
     assert p.returncode==130 and 'goes on where it was' in said.splitlines()[-1] and 'Traceback' not in said
+
+def sets(*args): return main(['sets', *map(str, args)])
+
+def test_sets_are_made_and_found_again(capsys, tmp_path, tiny_checkpoint):
+    "Drawn, written or mixed; the same command finds what is there, another is refused"
+    from compresscal import CalibrationSet
+    for i,source in enumerate(('docs', 'random:docs', 'self:carlini', 'docs=0.5+self=0.5')):
+        asked = [source, '--model', tiny_checkpoint, '--sets', 2, '--sequences', 4, '--length', 64, '--out', tmp_path/f'{i}']
+        assert sets(*asked)==0
+        first = [CalibrationSet.load(tmp_path/f'{i}'/n) for n in ('000', '001')]
+        assert first[0]!=first[1] and all(s.tokens.shape==(4, 64) for s in first)
+        assert first[0].hash in (tmp_path/f'{i}'/'000.md').read_text()
+        assert sets(*asked)==0 and [CalibrationSet.load(tmp_path/f'{i}'/n) for n in ('000', '001')]==first
+        assert {p.name for p in (tmp_path/f'{i}').iterdir()}=={'000', '000.md', '001', '001.md', 'asked.json'}
+    assert sets('docs', '--model', tiny_checkpoint, '--sequences', 5, '--out', tmp_path/'0')==2
+    assert 'same command' in capsys.readouterr().err.splitlines()[-1]
+
+@pytest.mark.parametrize('args, says', [(['dogs'], "did you mean 'docs'"), (['self:carlin'], 'one of plain'), (['docs', '--sequences', 0], '`n_sequences`'), (['self', '--length', 129], 'context of 128'),
+    (['docs', '--length', 0], '`length`'), (['docs=0.5+code=0.6'], 'sum to 1'), (['docs', '--model', '/no/such/folder'], '/no/such/folder')])
+def test_mistakes_about_sets(args, says, capsys, tmp_path, tiny_checkpoint):
+    assert sets('--model', tiny_checkpoint, '--out', tmp_path/'s', *args)==2
+    assert says in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not [p for p in (tmp_path/'s').rglob('*') if p.name!='asked.json']
+    assert sets('docs', '--model', tiny_checkpoint, '--sequences', 2, '--length', 32, '--out', tmp_path/'s')==0 # the folder is as good as new
