@@ -130,7 +130,7 @@ def made_of_every_kind(tokenizer):
     drawn = torch.randint(3, 259, (8, 40), generator=torch.Generator().manual_seed(0))
     random = CalibrationSet(drawn, dict(kind='random', name='random', sampling=dict(n_sets=1, seed=0, bos=None, vocabulary=256), tokenizer=tokenizer_fingerprint(tokenizer), set=0))
     chosen = CalibrationSet(a.tokens[:2], dict(kind='selected', name='texts', method='keep_likely', settings=dict(percentile=80), of=a.hash, rows=[0, 1], manifest=a.manifest))
-    wrote = CalibrationSet.from_tokens(a.tokens, kind='self', name='self', model=dict(name='/home/me/model', revision=None), sampling=dict(seed=3, t_final=1.0, schedule=[10, 1], prompts=list(range(50))), set=1)
+    wrote = CalibrationSet.from_tokens(a.tokens, kind='self', name='self', model=dict(name='/data/me/model', revision=None), sampling=dict(seed=3, t_final=1.0, schedule=[10, 1], prompts=list(range(50))), set=1)
     return dict(sampled=docs, texts=a, random=random, self=wrote, rows=a[2:4], mix=mix({a: .5, random[1:]: .5}), selected=chosen, tokens=CalibrationSet.from_tokens(a.tokens),
                 nothing=CalibrationSet(a.tokens, {}), unknown=CalibrationSet(a.tokens, dict(kind='new', name='a|b')))
 
@@ -141,7 +141,7 @@ def test_a_datasheet_of_every_kind(tiny_tokenizer):
         assert lines[0]==f'# Calibration set: {made.name}' and f'| content hash | `{made.hash}` |' in page, kind
         assert f'heads {int((made.tokens[:,0]==0).sum())} of {len(made)} sequences' in page and f'| length | {made.length} tokens |' in page, kind
         for title in ('## Where it comes from', '## What is not known', '## Samples'): assert title in lines, kind
-        assert page.count('```text')==min(3, len(made)) and '/home' not in page and 'None' not in page.split('## Samples')[0].replace('bos=None', ''), kind
+        assert page.count('```text')==min(3, len(made)) and '/data/me' not in page and 'None' not in page.split('## Samples')[0].replace('bos=None', ''), kind
         assert page==made.datasheet(tiny_tokenizer) and made.datasheet(), kind
 
 def test_a_datasheet_names_the_parts(tiny_tokenizer):
