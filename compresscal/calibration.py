@@ -6,7 +6,8 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
-           'require_positive', 'sample_sets', 'regenerate', 'check_weights', 'mix', 'CalibrationSet', 'content_hash']
+           'require_positive', 'sample_sets', 'regenerate', 'check_shares', 'share_counts', 'mix', 'CalibrationSet',
+           'content_hash']
 
 # %% ../nbs/03_calibration.ipynb #1f245e86
 import hashlib, json, random
@@ -153,18 +154,29 @@ def regenerate(
     return result
 
 # %% ../nbs/03_calibration.ipynb #7bc6083f
-def check_weights(
-    weights:dict # Anything -> its share
+def check_shares(
+    shares:dict,        # Anything -> its share
+    name:str='weights', # What the caller calls them
 ):
     "Refuse shares that are not positive or do not sum to one"
-    if not weights or not min(weights.values())>0: raise ValueError(f"`weights` must be positive, got {list(weights.values())}")
-    if not abs((total:=sum(weights.values()))-1)<=1e-6: raise ValueError(f"`weights` must sum to 1, got {list(weights.values())}, whose sum is {total:.6g}")
+    if not shares or not min(shares.values())>0: raise ValueError(f"`{name}` must be positive, got {list(shares.values())}")
+    if not abs((total:=sum(shares.values()))-1)<=1e-6: raise ValueError(f"`{name}` must sum to 1, got {list(shares.values())}, whose sum is {total:.6g}")
 
 def _check_parts(weights):
     for o in weights:
         if not isinstance(o, CalibrationSet): raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
     if len({o.length for o in weights})>1: raise ValueError(f"`weights` must be of sets of one length, got {sorted({o.length for o in weights})}")
     if len({o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest})>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
+
+# %% ../nbs/03_calibration.ipynb #25fd08ce
+def share_counts(
+    shares:dict, # Anything -> its share; together they are 1
+    n:int,       # Number of sequences
+)->dict:         # Anything -> its number of sequences; together they are `n`
+    "How many sequences each share is; what remains goes to the largest remainders"
+    counts = {k: int(n*w+1e-6) for k,w in shares.items()}
+    for k in sorted(shares, key=lambda k: counts[k]-n*shares[k])[:n-sum(counts.values())]: counts[k] += 1
+    return counts
 
 # %% ../nbs/03_calibration.ipynb #00aa09bf
 def mix(
@@ -173,12 +185,11 @@ def mix(
     seed:int=0,                         # Decides which rows, and their order
 )->CalibrationSet:
     "Rows of several sets in given shares"
-    check_weights(weights)
+    check_shares(weights)
     _check_parts(weights)
     n = min(map(len, weights)) if n_sequences is None else n_sequences
     require_positive(n_sequences=n)
-    counts = {o: int(n*w+1e-6) for o,w in weights.items()}
-    for o in sorted(weights, key=lambda o: counts[o]-n*weights[o])[:n-sum(counts.values())]: counts[o] += 1 # largest remainders
+    counts = share_counts(weights, n)
     for o,k in counts.items():
         if not 1<=k<=len(o): raise ValueError(f"`n_sequences`={n} asks for {k} sequences of {o.name!r}, which has {len(o)}; every set must give at least one")
     g = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ import argparse, json, os, shlex, shutil, sys
 from pathlib import Path
 
 # %% ../nbs/20_cli.ipynb #6713252f
-DEFAULTS = dict(models=('embedded',), methods=('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7'), sources=('docs', 'code', 'random'),
+DEFAULTS = dict(models=('embedded',), methods=('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7'), sources=('docs', 'code', 'self', 'random'),
                 n_sets=3, n_sequences=32, length=256, seed=0, evaluations=('docs', 'code'), n_evaluation=48) # Those of `Study`
 SOURCES = ("docs, code, licenses, a Hub set such as c4, or files, folders and patterns; random or random:docs for tokens drawn at random; self or "
            "self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a mixture")

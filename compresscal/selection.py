@@ -15,7 +15,7 @@ from collections.abc import Mapping,Sequence
 from heapq import heapify,heappop,heappush
 import numpy as np
 import torch
-from .calibration import require_positive
+from .calibration import check_shares,require_positive,share_counts
 from .readings import outlier_channels
 from .sets import CalibrationSet
 
@@ -143,21 +143,13 @@ def drop_duplicates(
         copies=[[i-start,j-start] for i,j in copies.items() if i>=start])
 
 # %% ../nbs/13_selection.ipynb #07e07ee7
-def _quotas(shares, n):
-    "How many of `n` each label gets; what remains goes to the largest remainders"
-    exact = {k: n*s for k,s in shares.items()}
-    counts = {k: int(x+1e-9) for k,x in exact.items()}
-    for k in sorted(exact, key=lambda k: counts[k]-exact[k])[:n-sum(counts.values())]: counts[k] += 1
-    return counts
-
 def _shares(have, shares, power):
     "The share of each label"
     if shares is None:
         weights = {k: n**power for k,n in have.items()}
         return {k: w/sum(weights.values()) for k,w in weights.items()}
     if absent := [k for k in shares if k not in have]: raise ValueError(f"`shares` must name labels that occur ({', '.join(have)}), got {absent[0]!r}")
-    if min(shares.values(), default=0)<=0 or abs(sum(shares.values())-1)>1e-6:
-        raise ValueError(f"`shares` must be positive and sum to 1, got {dict(shares)}, which sum to {sum(shares.values()):g}")
+    check_shares(shares, 'shares')
     return dict(shares)
 
 # %% ../nbs/13_selection.ipynb #e8c300d9
@@ -175,9 +167,9 @@ def proportional(
     if n_sequences is not None: _check_size(calibration, n_sequences)
     labels,have = [str(o) for o in labels],dict(sorted(Counter(map(str, labels)).items()))
     wanted = _shares(have, shares, power)
-    def fits(n): return all(k<=have[o] for o,k in _quotas(wanted, n).items())
+    def fits(n): return all(k<=have[o] for o,k in share_counts(wanted, n).items())
     n = n_sequences or max(n for n in range(len(labels)+1) if fits(n))
-    counts = _quotas(wanted, n)
+    counts = share_counts(wanted, n)
     for o,k in counts.items():
         if k>have[o]: raise ValueError(f"`n_sequences`={n} asks for {k} sequences with label {o!r}, of which there are {have[o]}")
     g = torch.Generator().manual_seed(seed)

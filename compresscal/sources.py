@@ -10,7 +10,7 @@ __all__ = ['read_value', 'parse_recipe', 'parse_mixture', 'is_written', 'calibra
 # %% ../nbs/05_sources.ipynb #39590f75
 import math, re
 from contextlib import suppress
-from .calibration import CalibrationSet, check_weights, mix, sample_sets
+from .calibration import CalibrationSet, check_shares, mix, sample_sets
 from .synthesis import Recipe, find_recipe, random_vocabulary, self_calibration_sets
 
 # %% ../nbs/05_sources.ipynb #430274d4
@@ -80,7 +80,7 @@ def calibration_sets(
 
 def _mixtures(shares, tokenizer, size, kwargs):
     "Sets of several sources, mixed number by number"
-    check_weights(shares)
+    check_shares(shares)
     rows = {s: size|dict(n_sequences=math.ceil(size['n_sequences']*w-1e-9)) for s,w in shares.items()} # no share is rounded to more
     parts = [calibration_sets(s, tokenizer, **rows[s], **kwargs) for s in shares]
     return [mix(dict(zip(sets, shares.values())), size['n_sequences'], size['seed']) for sets in zip(*parts)]

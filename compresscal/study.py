@@ -288,7 +288,7 @@ class Study:
     "A grid of models, methods, sources and sets"
     models: Sequence|Mapping = ('embedded',)              # Names or paths; or name -> (model, tokenizer)
     methods: Sequence = ('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7') # Methods, or their names as `parse_method` reads them
-    sources: Sequence|Mapping = ('docs', 'code', 'random') # Names or paths; or name -> list of calibration sets
+    sources: Sequence|Mapping = ('docs', 'code', 'self', 'random') # Names, as `calibration_sets` takes them; or name -> list of calibration sets
     n_sets: int = 3                                       # Sets from each source
     n_sequences: int = 32                                 # Sequences in a set
     length: int = 256                                     # Tokens in a sequence

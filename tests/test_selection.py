@@ -249,10 +249,10 @@ pool = make(10)
     (lambda: drop_duplicates(pool, permutations=0), '`permutations` must be a whole number'),
     (lambda: drop_duplicates(pool, others=[pool]), '`drop_duplicates` must leave at least one of 10 sequences, got none'),
     (lambda: proportional(pool, ['a']*9), '`labels` must name each of 10 sequences, got 9'),
-    (lambda: proportional(pool, ['a']*10, dict(a=.5)), '`shares` must be positive and sum to 1'),
-    (lambda: proportional(pool, ['a']*10, {}), '`shares` must be positive and sum to 1'),
+    (lambda: proportional(pool, ['a']*10, dict(a=.5)), '`shares` must sum to 1'),
+    (lambda: proportional(pool, ['a']*10, {}), '`shares` must be positive, got'),
     (lambda: proportional(pool, ['a']*10, dict(a=1.5, b=-.5)), "labels that occur"),
-    (lambda: proportional(pool, ['a','b']*5, dict(a=1.5, b=-.5)), '`shares` must be positive and sum to 1'),
+    (lambda: proportional(pool, ['a','b']*5, dict(a=1.5, b=-.5)), '`shares` must be positive, got'),
     (lambda: proportional(pool, ['a','b']*5, dict(a=1.), 6), "asks for 6 sequences with label 'a', of which there are 5"),
     (lambda: select_rows(pool, [], 'nothing', {}), '`nothing` must leave at least one')])
 def test_bad_input(call, match):
