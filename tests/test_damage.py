@@ -1,12 +1,13 @@
 "The predicted damage score: against brute force and simulation, in several families, and rows of the study's table made again"
-import io, math, re
-from pathlib import Path
+import copy, math
 import pandas as pd, pytest, torch
 from transformers import AutoModelForCausalLM
 from compresscal.activations import InputStatistics
 from compresscal.calibration import sample_sets
-from compresscal.damage import (DamageRanking, changed_weight, check_stand_in, layer_damage, method_damage, output_energy, predicted_damage, repair_costs,
-    rounding_damage)
+from compresscal.compression import compress
+from compresscal.damage import layer_damage, method_damage, output_energy, predicted_damage, repair_costs, rounding_damage
+from compresscal.evaluation import perplexity
+from compresscal.installed import held_out_documents
 from compresscal.methods import AWQ, GPTQ, RTN, Combined, Magnitude, SparseGPT, SpQR, Wanda, _factor
 from compresscal.models import decoder_blocks, fingerprint, load_model
 from compresscal.sets import CalibrationSet
@@ -161,8 +162,33 @@ def test_nan_is_named():
         def compress_layer(self, weight, statistics): raise ValueError('no')
     with pytest.raises(ValueError, match='self_attn.q_proj cannot be judged: no'): predicted_damage(model, dict(a=rows()), rows(seed=9), method=Broken(.5))
 
+def study_texts(tokenizer):
+    "The texts of the study: references and evaluation texts by kind"
+    def draw(kind, split, n, seed): return sample_sets([o.text for o in held_out_documents()[kind][split]], tokenizer, 1, n, 128, seed=seed)[0]
+    return {k: draw(k, 'dev', 64, 3) for k in ('docs','code')},{k: draw(k, 'test', 48, 7) for k in ('docs','code')}
+
 @pytest.mark.slow
-def test_a_cuda_model_gives_the_same():
+def test_rows_of_the_study_made_again():
+    "Sets, predictions and perplexities of three sources, from nothing"
+    table = pd.read_csv(root/'nbs'/'studies'/'predicted_damage.csv').set_index('hash')
+    model,tokenizer = load_model()
+    references,tests = study_texts(tokenizer)
+    if set(table.texts)!={' '.join(o.hash for part in (references,tests) for o in part.values())}: pytest.skip('the installed packages hold other text than those the table was made with')
+    docs,code = (sample_sets([o.text for o in held_out_documents()[k]['calibration']], tokenizer, 2, 32, 256, rule='pack') for k in ('docs','code'))
+    sets = {'docs': docs[0], 'code': code[1], 'random tokens': random_vocabulary(tokenizer, 2, 32, 256)[0]}
+    assert {table.source[o.hash]: o.hash for o in sets.values()}=={k: o.hash for k,o in sets.items()}
+    for k,reference in references.items():
+        found = predicted_damage(model, sets, reference).to_pandas()
+        by_name = predicted_damage(model, sets, reference, method=GPTQ(3, None)).to_pandas().damage
+        for name,o in sets.items():
+            assert found.loc[name,['choice','repair']].tolist()==pytest.approx(table.loc[o.hash,[f'choice {k}',f'repair {k}']].tolist(), rel=2e-3)
+            assert by_name[name]==pytest.approx(table.at[o.hash,f'GPTQ by {k}'], rel=1e-2)
+    for name,method in {'docs': SparseGPT(.6), 'code': GPTQ(3, None), 'random tokens': Wanda(.6)}.items():
+        compressed = copy.deepcopy(model)
+        compress(compressed, method, sets[name])
+        for k,o in tests.items(): assert perplexity(compressed, o).value==pytest.approx(table.at[sets[name].hash,f'{type(method).__name__} {k}'], rel=1e-2)
+
+def test_cuda_gives_the_same():
     if not torch.cuda.is_available(): pytest.skip('no CUDA device')
     model = make('llama')
     here = predicted_damage(model, dict(a=rows()), rows(seed=9)).scores['a'][0]
