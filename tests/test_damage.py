@@ -5,11 +5,12 @@ from transformers import AutoModelForCausalLM
 from compresscal.activations import InputStatistics
 from compresscal.calibration import sample_sets
 from compresscal.compression import compress
-from compresscal.damage import layer_damage, method_damage, output_energy, predicted_damage, repair_costs, rounding_damage
+from compresscal.damage import layer_damage, method_damage, predicted_damage, repair_costs, rounding_damage
 from compresscal.evaluation import perplexity
 from compresscal.installed import held_out_documents
-from compresscal.methods import AWQ, GPTQ, RTN, Combined, Magnitude, SparseGPT, SpQR, Wanda, _factor
+from compresscal.methods import AWQ, GPTQ, RTN, Combined, Magnitude, SparseGPT, SpQR, Wanda, damped_factor
 from compresscal.models import decoder_blocks, fingerprint, load_model
+from compresscal.reports import output_energy
 from compresscal.sets import CalibrationSet
 from compresscal.synthesis import random_vocabulary
 from conftest import root
@@ -51,10 +52,10 @@ def test_repair_costs_by_simulation():
     "Random errors, each made good by the columns after it as GPTQ does, charged on another text"
     mixing = torch.eye(24)+.4*torch.randn(24, 24, generator=torch.Generator().manual_seed(5))
     few,other = gaussian(30, mixing=mixing),gaussian(2000, seed=1, mixing=torch.randn(24, 24, generator=torch.Generator().manual_seed(6)))
-    upper,g,n = _factor(few, damping=.01).upper,torch.Generator().manual_seed(7),20_000
+    upper,g,n = damped_factor(few, damping=.01).upper,torch.Generator().manual_seed(7),20_000
     errors,change = torch.randn(n, 24, generator=g),torch.zeros(n, 24)
     for j in range(24): change[:,j:] += errors[:,j:j+1]*upper[j,j:]/upper[j,j]
-    assert output_energy(change, other.moments)/n==pytest.approx(repair_costs(few, other).sum().item(), rel=.02)
+    assert output_energy(change, other)/n==pytest.approx(repair_costs(few, other).sum().item(), rel=.02)
 
 @pytest.mark.parametrize('bits', [3,4,8])
 def test_rounding_damage_is_that_of_gptq(bits):
