@@ -10,7 +10,7 @@ __all__ = ['FORMAT', 'MEASURED', 'parse_method', 'keep_weights', 'compute', 'gri
            'write_results']
 
 # %% ../nbs/18_study.ipynb #7816c3bf
-import csv, html, io, json, os, platform, re, socket, time
+import csv, html, io, json, os, platform, re, shutil, socket, time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -355,7 +355,9 @@ def gather(
         parts = parse_mixture(str(source)) or [source]
         asked = dict(source=str(source), files=[file_stamp(s) for s in parts], tokenizer=tokenizer_fingerprint(tokenizer), **how)
         if is_written(str(source)): asked |= dict(model=fingerprint(model), torch=torch.__version__) # the model writes them
-        return keep_sets(folder, asked, lambda: calibration_sets(source, tokenizer, model=model, folder=folder/'written', **how))
+        sets = keep_sets(folder, asked, lambda: calibration_sets(source, tokenizer, model=model, folder=folder/'written', **how))
+        shutil.rmtree(folder/'written', ignore_errors=True) # what was kept against an interruption
+        return sets
     return ({n: sample(s, study.n_sets, study.n_sequences, 'calibration') for n,s in named(study.sources).items()},
             {n: sample(s, 1, study.n_evaluation, 'test')[0] for n,s in named(study.evaluations).items()})
 

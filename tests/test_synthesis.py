@@ -174,7 +174,7 @@ def test_study_takes_what_the_model_writes(tiny_model, tiny_tokenizer, tmp_path)
     study = Study({'tiny': (tiny_model, tiny_tokenizer)}, ['wanda:0.5'], ['self', 'random:docs', 'docs=0.5+self:carlini=0.5'], 2, 4, 32, evaluations=['docs'], n_evaluation=4)
     r = study.run(tmp_path/'s', progress=False)
     assert {o['source'] for o in r.rows}=={'none', 'self', 'random:docs', 'docs=0.5+self:carlini=0.5'} and len(r.rows)==7
-    assert r.to_csv()==study.run(tmp_path/'s', progress=False).to_csv()
+    assert r.to_csv()==study.run(tmp_path/'s', progress=False).to_csv() and not (tmp_path/'s'/'written').exists()
     for source in ('self', 'random', 'docs=.5+code=.5'):
         with pytest.raises(ValueError, match='text that people wrote'): Study(evaluations=[source])
     with pytest.raises(ValueError, match='one of plain'): Study(sources=['self:plane'])
