@@ -5,6 +5,8 @@ from html.parser import HTMLParser
 import pytest
 from conftest import copy_checkout, outside_tests, root
 
+pytestmark = pytest.mark.xdist_group('site') # one process builds it once for all
+
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     "Folder of the site, built with Sphinx from a copy of the working tree; any warning fails"
