@@ -123,7 +123,7 @@ def row_linear(
     bias:Tensor|None=None, # `[out]`
 )->Tensor:                 # `[..., out]`
     "A linear layer, by oneDNN"
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, 'none', [], '')
 
 # %% ../nbs/02_cache.ipynb #3923d6ef
 _piece = 32768 # numbers that PyTorch gives to one thread
@@ -158,7 +158,7 @@ def _is_activation(m): return type(m).__module__=='transformers.activations' or 
 def rows_apart(
     model:PreTrainedModel, # Any model
 ):
-    "Attention in which no row depends on the others; afterwards the model attends as before"
+    "Within `with`, no row depends on the others; afterwards the model is as before. Gives whether one mask for all blocks will do, `[rows, 1, 1, tokens]`, to be added"
     models = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     configs = {id(c): c for m in models for c in (m.config,m.config.get_text_config(decoder=True))}.values()
     before,name = [(c, c._attn_implementation_internal, c._experts_implementation_internal) for c in configs],_name if all(m._supports_sdpa for m in models) else 'eager'
@@ -170,6 +170,7 @@ def rows_apart(
         for c,own,_ in before: c._attn_implementation_internal,c._experts_implementation_internal = name or own,'eager'
         alone = [m for m in _within(blocks) if _is_activation(m)] if next(model.parameters()).device.type=='cpu' else []
         with sdpa_kernel(SDPBackend.MATH), replace_forward(alone, lambda i, x: in_pieces(partial(type(alone[i]).forward, alone[i]), x)), \
-                replace_forward(linears, lambda i, x: row_linear(x, linears[i].weight, linears[i].bias)), _EvenRows() if experts else nullcontext(): yield
+                replace_forward(linears, lambda i, x: row_linear(x, linears[i].weight, linears[i].bias)), _EvenRows() if experts else nullcontext():
+            yield name==_name and set(get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0])=={'full_attention'}
     finally:
         for c,*own in before: c._attn_implementation_internal,c._experts_implementation_internal = own

@@ -155,36 +155,39 @@ class _Stream:
         rows = [*script.segments,*dict.fromkeys(o for o in prefixes if o)]
         ends = torch.tensor([len(o) for o in rows]).cumsum(0)
         at = {o: i for i,o in enumerate(rows) if i>=len(script.segments)} # which row of the table is a sequence's prefix
-        first = torch.tensor([at[o] if o else 0 for o in prefixes])
+        first = torch.tensor([at[o] if o else 0 for o in prefixes], device=device)
         self.script,self.rule,self.flat = script,rule,torch.tensor([i for o in rows for i in o], device=device)
         self.begin,self.end = (ends-torch.tensor([len(o) for o in rows])).to(device),ends.to(device)
-        self.at,self.until = self.begin[first.to(device)],self.end[first.to(device)]
-        self.segment,self.start = torch.zeros_like(self.at),torch.zeros_like(self.at)
-        self.fresh = torch.ones_like(self.at, dtype=torch.bool) # a document begins with the next token
-        self.count = torch.zeros_like(self.at)                  # drawn tokens of the document
-        self.ends = torch.tensor(script.ends, dtype=torch.int64, device=device)
+        self.at,self.until = self.begin[first],self.end[first]
+        self.segment,self.start,self.count = (torch.zeros_like(self.at) for _ in range(3)) # of the row, of the document, and its drawn tokens
+        self.yes,self.no = torch.ones_like(self.at, dtype=torch.bool),torch.zeros_like(self.at, dtype=torch.bool)
+        self.fresh,self.ends = self.yes,torch.tensor(script.ends, dtype=torch.int64, device=device) # whether a document begins with the next token
+        self.busy = True # whether something is to be put or begun; looked up only where that does not hold up a device
 
+    def _any(self, x): return x.device.type!='cpu' or bool(x.any())
     @property
     def last(self): "Whether a row is in its last segment"; return self.segment==len(self.script.segments)-1
 
     def put(self, t, drawn):
-        "The tokens at place `t`, whether they were drawn, and whether a document begins there"
-        forced = self.at<self.until
-        tokens = torch.where(forced, self.flat[self.at.clamp(max=len(self.flat)-1)], drawn)
-        begins = self.fresh
-        self.start,self.count = torch.where(begins, t, self.start),torch.where(begins, 0, self.count)
-        self.at,self.count = self.at+forced,self.count+~forced
-        self.fresh = torch.zeros_like(begins)
-        if len(self.ends):
-            opens = ~forced & torch.isin(tokens, self.ends)
-            if self.rule=='continue': opens &= ~self.last
-            anew = opens & self.last
-            self.segment = torch.where(opens, (self.segment+1)%len(self.script.segments), self.segment)
-            self.at,self.until = torch.where(opens, self.begin[self.segment], self.at),torch.where(opens, self.end[self.segment], self.until)
-            both = anew & (tokens==self.flat[0]) # the end of one document is the beginning of the next
-            self.at,self.start,self.count = self.at+both,torch.where(both, t, self.start),torch.where(both, 0, self.count)
-            begins,self.fresh = begins|both,anew & ~both
-        return tokens,~forced,begins
+        "The tokens at place `t`, whether they were drawn, whether a document begins there, and whether one might for any row"
+        tokens,chosen,begins,moved = drawn,self.yes,self.no,self.busy
+        if self.busy:
+            chosen,begins = self.at>=self.until,self.fresh
+            tokens = torch.where(chosen, drawn, self.flat[self.at.clamp(max=len(self.flat)-1)])
+            self.start,self.count,self.at = torch.where(begins, t, self.start),torch.where(begins, 0, self.count),self.at+~chosen
+            self.fresh,self.busy = self.no,self._any(self.at<self.until)
+        self.count = self.count+chosen
+        if not len(self.ends): return tokens,chosen,begins,moved
+        opens = chosen & (torch.isin(tokens, self.ends) if len(self.ends)>1 else tokens==self.ends)
+        if not self._any(opens): return tokens,chosen,begins,moved
+        if self.rule=='continue': opens &= ~self.last
+        anew = opens & self.last
+        self.segment = torch.where(opens, (self.segment+1)%len(self.script.segments), self.segment)
+        self.at,self.until = torch.where(opens, self.begin[self.segment], self.at),torch.where(opens, self.end[self.segment], self.until)
+        both = anew & (tokens==self.flat[0]) # the end of one document is the beginning of the next
+        self.at,self.start,self.count = self.at+both,torch.where(both, t, self.start),torch.where(both, 0, self.count)
+        self.fresh,self.busy = anew & ~both,True
+        return tokens,chosen,begins|both,True
 
 # %% ../nbs/03_generation.ipynb #58c2f81d
 def _draw(logits, uniforms, sampling, temperature, count, banned, ends, held):
@@ -221,30 +224,34 @@ def _run(step, stream, length, sampling, uniforms, temperature, banned, tick):
     out = {k: torch.zeros(rows, length, dtype=o, device=device) for k,o in dict(tokens=torch.int64, nats=torch.float32, drawn=torch.bool, documents=torch.bool).items()}
     drawn,nats = torch.zeros(rows, dtype=torch.int64, device=device),torch.zeros(rows, device=device)
     for t in range(length):
-        tokens,chosen,begins = stream.put(t, drawn)
+        tokens,chosen,begins,moved = stream.put(t, drawn)
         for k,o in dict(tokens=tokens, nats=nats*chosen, drawn=chosen, documents=begins).items(): out[k][:,t] = o
         if t%32==31 or t+1==length: _check_finite(out['nats'][:,:t+1])
         if t+1==length: return out
-        logits = step(t, tokens, stream.start)
+        logits = step(t, tokens, stream.start, moved)
         if sampling.repetition_penalty!=1:
             held = (torch.zeros_like(logits, dtype=torch.bool) if held is None else held & ~begins[:,None]).scatter(1, tokens[:,None], True)
         if sampling.eos=='suppress' and len(stream.ends): ends = stream.ends,stream.last
         drawn,nats = _draw(logits, uniforms[:,t+1], sampling, temperature, stream.count, banned, ends, held)
         tick()
 
-# %% ../nbs/03_generation.ipynb #8be3a947
-def _stepper(model, length, device):
-    "A function of place, tokens and where their documents began, `[rows]` each, that gives the logits of what comes next; and its cache"
+# %% ../nbs/03_generation.ipynb #ce061e43
+def _stepper(model, rows, length, device, added):
+    "A function that gives the logits of what comes next: of place, tokens, where their documents began and whether any has moved; and its cache"
     cache,places,takes = row_cache(model, length),torch.arange(length, device=device),'position_ids' in inspect.signature(model.forward).parameters
-    def step(t, tokens, start):
+    mask = torch.zeros(rows, 1, 1, length, dtype=model.dtype, device=device) if added else torch.ones(rows, length, dtype=torch.int64, device=device)
+    def step(t, tokens, start, moved):
+        if moved and t: # what stands before a document is not seen
+            if added: mask.zero_().masked_fill_((places<start[:,None])[:,None,None], torch.finfo(mask.dtype).min)
+            else: torch.ge(places, start[:,None], out=mask)
         positions = dict(position_ids=(t-start)[:,None]) if takes else {}
-        return model(input_ids=tokens[:,None], attention_mask=(places[:t+1]>=start[:,None]).long(), past_key_values=cache, use_cache=True, **positions).logits[:,-1]
+        return model(input_ids=tokens[:,None], attention_mask=mask[...,:t+1], past_key_values=cache, use_cache=True, **positions).logits[:,-1]
     return step,cache
 
 def _measure(model, token, length, device):
     "How many tokens the model tells apart, and how many bytes a sequence takes while it is written"
-    step,cache = _stepper(model, 1, device)
-    logits = step(0, torch.full((8,), token, device=device), torch.zeros(8, dtype=torch.int64, device=device))
+    step,cache = _stepper(model, 8, 1, device, False)
+    logits = step(0, torch.full((8,), token, device=device), torch.zeros(8, dtype=torch.int64, device=device), True)
     kept = [o for o in cache.layers if isinstance(o, RowLayer) and o.is_initialized]
     each = sum(o.keys.nbytes+o.values.nbytes for o in kept)//8
     return logits.shape[1],length*(each+16*getattr(model.config.get_text_config(decoder=True), 'num_attention_heads', 1))+32*logits.shape[1]
@@ -346,7 +353,7 @@ def generate(
     prefixes,warmth = _check(model, script, length, seeds, sampling, prefixes, temperatures, batch_size)
     seeds = [tuple(int(i) for i in o) if isinstance(o, (tuple,list)) else (int(o),) for o in seeds]
     device,keys,done = model.get_input_embeddings().weight.device,[_hash(*o) for o in zip(seeds, prefixes, warmth)],{}
-    with evaluation_mode(model), rows_apart(model), torch.inference_mode():
+    with evaluation_mode(model), rows_apart(model) as added, torch.inference_mode():
         vocabulary,each = _measure(model, script.segments[0][0], length, device)
         banned = _banned(forbidden, script, sampling, vocabulary, len(model.get_input_embeddings().weight))
         if folder is not None:
@@ -360,7 +367,7 @@ def generate(
             for part in (left[i:i+size] for i in range(0, len(left), size)):
                 full = part+part[-1:]*(-len(part)%8) # products are alike for all multiples of 8
                 uniforms = torch.stack([sequence_uniforms(seeds[i], length) for i in full]).to(device)
-                out = _run(_stepper(model, length, device)[0], _Stream(script, sampling.eos, [prefixes[i] for i in full], device), length, sampling, uniforms,
+                out = _run(_stepper(model, len(full), length, device, added)[0], _Stream(script, sampling.eos, [prefixes[i] for i in full], device), length, sampling, uniforms,
                            torch.tensor([warmth[i] for i in full], device=device) if bent else None, banned, lambda: bar.update(len(part)))
                 rows = {k: v[:len(part)].cpu() for k,v in out.items()}
                 if folder is not None: _keep(Path(folder), run, [keys[i] for i in part], rows)

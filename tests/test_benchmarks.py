@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, harness, memory, speed
+import baseline, generation, harness, memory, speed
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -142,6 +142,21 @@ def test_quality_of_searches():
     errors = {o['search']: o['mean block error'] for o in found['awq']}
     assert all(0<errors[k]<errors['rounding alone'] for k in ('original','block','linear'))
     assert all(o['perplexity']>1 for o in found['forwards'])
+
+def test_generation(tmp_path):
+    small = ['--models','llama','--width','64','--inner','128','--heads','2','--blocks','2','--vocabulary','96','--llama-length','12','--batches','8,16','--rounds','1','--gemm-seconds','.002','--threads','1']
+    before = torch.get_num_threads()
+    try: assert generation.main([*small, '--out', str(tmp_path)]) # bits are equal
+    finally: torch.set_num_threads(before)
+    data = json.loads((tmp_path/'generation.json').read_text())
+    assert len(data['speeds'])==4 and all(o['useful tokens a second']>0 for o in data['speeds']) and data['single'][0]['times']>0 and data['floors'][0]['products, ms a step']>0
+    assert generation.parse([]).batches==[16,64]
+
+def test_useful_tokens_are_counted(tiny_model):
+    special = dict(bos=0, eos=1, pad=2)
+    with torch.no_grad(): tiny_model.lm_head.weight[1] = 0
+    assert generation.ours(tiny_model, special, 10, 8, 'suppress', 0)==generation.theirs(tiny_model, special, 10, 8, 'suppress', 0)==72
+    assert 8<=generation.theirs(tiny_model, special, 60, 8, 'restart', 0)<8*59 and generation.ours(tiny_model, special, 60, 8, 'restart', 0)>8*50
 
 def test_memory(tmp_path):
     small = ['--method','Wanda','--width','64','--inner','128','--heads','2','--sequences','2','--length','32','--vocabulary','512','--shard','200KB','--threads','1']

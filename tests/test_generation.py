@@ -204,7 +204,7 @@ def check_bits(model, n, length, batch_sizes=(1,3,5,16), counts=(1,2), **kwargs)
 
 def test_bits():
     check_bits(build('llama'), 16, 24, counts=(1,))
-    check_bits(build('llama'), 5, 8, (2,5), (2,)) # of such small matrices, a second thread mostly waits
+    check_bits(build('llama'), 5, 6, (5,), (2,)) # of such small matrices, a second thread mostly waits
 
 def test_bits_of_bent_draws():
     check_bits(build('llama'), 6, 24, (1,4), (1,), sampling=Sampling(t_initial=5., schedule=5, top_k=50, top_p=.9, min_p=.01, repetition_penalty=1.1, greedy=1), prefixes=[[1]*i for i in range(1, 7)],
@@ -216,7 +216,7 @@ def test_bits_of_the_embedded_model():
     model,tokenizer = load_model()
     never,start = torch.tensor([0,2]),Script([[0]], [1,*tokenizer("\n", add_special_tokens=False)["input_ids"]]) # a line is a document
     with threads(1): first = generate(model, start, 400, range(128), batch_size=128, forbidden=never)
-    assert first.documents.sum()>1000 and first.tokens.numel()>50_000
+    assert first.documents.sum()>500 and first.tokens.numel()>50_000
     for count,size,n in ((2,64,128),(1,24,128),(2,16,16),(1,5,10),(2,3,6),(1,1,2)):
         with threads(count): part = generate(model, start, 400, range(n), batch_size=size, forbidden=never)
         for k in ('tokens','nats','drawn','documents'): assert torch.equal(getattr(part, k), getattr(first, k)[:n]), (count,size,k)
