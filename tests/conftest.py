@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE='1', IN_TEST='1', MPLBACKEND='agg')
+os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run in several processes, and on small matrices more threads mostly wait for each other
 root = Path(__file__).resolve().parents[1]
 
 def source_files():
