@@ -211,11 +211,12 @@ def hub_corpus(
 )->Corpus:
     "A set on the Hub, streamed"
     from datasets import load_dataset
-    text = hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
+    license,text = None,hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
     try:
         if not Path(text.path).is_dir():
             from huggingface_hub import HfApi
-            revision = HfApi().dataset_info(text.path, revision=revision).sha
+            about = HfApi().dataset_info(text.path, revision=revision)
+            revision,license = about.sha,getattr(getattr(about, 'card_data', None), 'license', None)
         if text.data_files:
             files = f'{text.path}/{text.data_files}' if Path(text.path).is_dir() else f'hf://datasets/{text.path}@{revision}/{text.data_files}'
             stream = load_dataset('json', data_files=files, split='train', streaming=True)
@@ -223,7 +224,7 @@ def hub_corpus(
     except Exception as e:
         raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). "
             "Without a connection, use local files or one of: docs, code, licenses") from e
-    manifest = dict(kind='hub', name=name, path=text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column, revision=revision)
+    manifest = dict(kind='hub', name=name, path=text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column, revision=revision, license=license)
     shards = {f'{name}#{i}': partial(_hub_shard, stream, column or text.column, text.articles, f'{name}#{i}', i) for i in range(stream.num_shards)}
     return Corpus(name.split('/')[-1], manifest, shards)
 

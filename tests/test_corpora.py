@@ -71,11 +71,11 @@ def test_the_commit_is_resolved_once_and_written_down(tmp_path, monkeypatch):
     class Api:
         def dataset_info(self, path, revision=None):
             asked.append((path, revision))
-            return type('Info', (), dict(sha='c0ffee'))
+            return type('Info', (), dict(sha='c0ffee', card_data=type('Card', (), dict(license='odc-by'))))
     monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
     monkeypatch.setattr(datasets, 'load_dataset', lambda *a, **k: asked.append((a, k)) or Dataset.from_dict(dict(text=['x'])).to_iterable_dataset())
     corpus = open_corpus('c4')
-    assert corpus.manifest['revision']=='c0ffee' and asked[0]==('allenai/c4', None)
+    assert (corpus.manifest['revision'], corpus.manifest['license'])==('c0ffee', 'odc-by') and asked[0]==('allenai/c4', None)
     assert asked[1]==(('allenai/c4', 'en'), dict(split='train', revision='c0ffee', streaming=True))
     open_corpus('c4', revision='v1')
     assert asked[2]==('allenai/c4', 'v1')

@@ -79,7 +79,7 @@ def test_first_tokens_follow_the_model():
 
 @pytest.mark.parametrize('bent,warpers', [
     (dict(t_final=.7), [TemperatureLogitsWarper(.7)]), (dict(top_k=5), [TopKLogitsWarper(5)]), (dict(top_p=.8), [TopPLogitsWarper(.8)]), (dict(min_p=.05), [MinPLogitsWarper(.05)]),
-    (dict(t_final=1.3, top_k=30, top_p=.9, min_p=.02), [TemperatureLogitsWarper(1.3),TopKLogitsWarper(30),TopPLogitsWarper(.9),MinPLogitsWarper(.02)])], ids=str)
+    (dict(t_final=1.3, top_k=30, top_p=.9, min_p=.02), [TemperatureLogitsWarper(1.3),TopKLogitsWarper(30),TopPLogitsWarper(.9),MinPLogitsWarper(.02)])], ids=lambda o: str(o) if isinstance(o, dict) else '')
 def test_filters_equal_transformers(bent, warpers):
     logits = 3*torch.randn(50, 96, generator=torch.Generator().manual_seed(0))
     x = logits
