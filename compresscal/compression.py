@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .activations import collect,pad_right
+from .activations import collect,fitting_batch,pad_right
 from .calibration import CalibrationSet
 from .grids import Quantized
 from .methods import AWQ,GPTQ,METHODS,NEEDS,RTN,Combined,Magnitude,Method,SparseGPT,SpQR,Wanda,matches
@@ -72,9 +72,7 @@ def capture_batches(
     "Calibration text as it enters the first block, in batches"
     tokens,mask = calibration.tokens,calibration.mask
     if mask is not None: tokens,mask = pad_right(tokens, mask)
-    fits = 1024 if device.type=="cpu" else 16384 # tokens that fit a cache, or fill a GPU
-    size = max(1, fits//tokens.shape[1]) if batch_size is None else batch_size
-    if size<1: raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+    size = fitting_batch(tokens.shape[1], device, batch_size)
     masks,shared,batches = [None]*len(tokens) if mask is None else [m if not m.all() else None for m in mask.split(size)],_sharing(device),[]
     for t,m in zip(tokens.split(size), masks):
         batch = capture(model, t, m)

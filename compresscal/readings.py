@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd, torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .activations import InputStatistics,pad_right
+from .activations import InputStatistics,fitting_batch,pad_right
 from .calibration import CalibrationSet
 from .loading import is_offloaded
 from .methods import matches
@@ -109,9 +109,7 @@ def _start(model, calibration, batch_size)->list[tuple[slice,Tensor,Tensor,Tenso
     tokens = calibration.tokens
     mask = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
     order = (~mask).long().argsort(dim=1, stable=True)
-    fits = 1024 if model.device.type=="cpu" else 16384 # tokens that fit a cache, or fill a GPU
-    size = max(1, fits//tokens.shape[1]) if batch_size is None else batch_size
-    if isinstance(size, bool) or not isinstance(size, int) or size<1: raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
+    size = fitting_batch(tokens.shape[1], model.device, batch_size)
     rows = [slice(i, min(i+size, len(tokens))) for i in range(0, len(tokens), size)]
     return [(r, *(o.to(model.device) for o in pad_right(tokens[r], mask[r])), order[r]) for r in rows]
 
