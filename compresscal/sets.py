@@ -87,6 +87,11 @@ def _rows(self, rows):
 
 CalibrationSet.__getitem__ = _rows
 
+# %% ../nbs/02_sets.ipynb #7a9e6676
+def _rebuild(tokens, manifest, mask): return CalibrationSet(torch.from_numpy(tokens.copy()), manifest, None if mask is None else torch.from_numpy(mask.copy()))
+
+CalibrationSet.__reduce__ = lambda self: (_rebuild, (self.tokens.cpu().numpy(), self.manifest, None if self.mask is None else self.mask.cpu().numpy()))
+
 # %% ../nbs/02_sets.ipynb #2e046084
 def _save(self, folder):
     from safetensors.torch import save_file
