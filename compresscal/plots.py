@@ -6,10 +6,11 @@ Docs: https://compresscal.github.io/compresscal/plots.html.md"""
 
 # %% auto #0
 __all__ = ['WIDTHS', 'PALETTE', 'MARKERS', 'GREY', 'figure_size', 'look', 'style', 'Picture', 'canvas', 'Strip', 'draw_strips',
-           'plot_strips', 'Line', 'draw_lines', 'plot_lines', 'plot_line_panels']
+           'plot_strips', 'Line', 'draw_lines', 'plot_lines', 'plot_line_panels', 'draw_ranking', 'plot_ranking',
+           'draw_heat', 'plot_heat', 'plot_points']
 
 # %% ../nbs/01_plots.ipynb #f6b81871
-import io
+import io, math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 # %% ../nbs/01_plots.ipynb #0f02d1a5
@@ -248,3 +251,129 @@ def plot_line_panels(
         if len(names)>1: fig.legend([known[k] for k in names], names, loc='outside upper center', ncols=min(len(names), 5))
     said = (f"{title}: "+', '.join(f'{k} from {l.y[0]:.4g} to {l.y[-1]:.4g}' for k,l in lines.items()) for title,lines in panels.items())
     return Picture(fig, caption, alt or f"Curves against {xlabel}. "+'; '.join(said)+'.')
+
+# %% ../nbs/01_plots.ipynb #a1298dc6
+def _mean(values): return sum(values)/len(values)
+
+def draw_ranking(
+    ax:Axes,                    # Where to draw
+    strips:Mapping[str, Strip], # Rows in any order, by their names
+    reference:float|None=None,  # A value to compare with, such as the dense model's
+    looks:Mapping[str, dict]|None=None, # Colour and marker for each kind (default: from `look`)
+    highest_first:bool=False,   # Is more better?
+)->Axes:                        # The same axes
+    "Draw rows from best to worst, each a mean and its interval"
+    looks, place = looks or look([s.kind for s in strips.values()]), {k: m if math.isfinite(m:=_mean(s.values)) else math.inf for k,s in strips.items()}
+    order = sorted(strips, key=lambda k: -place[k] if highest_first and place[k]<math.inf else place[k])
+    if reference is not None: ax.axvline(reference, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
+    for y,(k,s) in enumerate((k, strips[k]) for k in order):
+        kind = looks[s.kind]
+        ax.plot(s.values, [y+.3]*len(s.values), ls='', alpha=.45, mew=0, ms=2.4, **kind)
+        if s.interval is not None: ax.plot(s.interval, [y]*2, color=kind['color'], lw=1.2, solid_capstyle='butt')
+        if place[k]<math.inf: ax.plot([place[k]], [y], ls='', ms=5, mec='white', mew=.5, **kind)
+        else: ax.text(.99, y, f'mean {_mean(s.values)}', transform=ax.get_yaxis_transform(), ha='right', va='center', color=kind['color'], size='small')
+    ax.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order)-.4, -.6))
+    ax.tick_params(axis='y', length=0)
+    ax.grid(axis='x')
+    return ax
+
+# %% ../nbs/01_plots.ipynb #28514cc8
+def plot_ranking(
+    panels:Mapping[str, Mapping[str, Strip]],  # Title of each panel -> its rows by name
+    references:Mapping[str, float]|None=None,  # Title of a panel -> value of its reference line
+    xlabel:str|Mapping[str, str]='perplexity', # What is measured and its unit; or one for each panel
+    highest_first:bool|Mapping[str, bool]=False, # Is more better? One answer, or one for each panel
+    caption:str='',                            # What stands below the figure
+    alt:str='',                                # What it shows, in words (default: the order and the means)
+    columns:int=2,                             # Panels side by side
+    width:str|float='text',                    # As in `figure_size`
+    **settings,                                # For every panel, as in matplotlib's `Axes.set`: `xscale='log'`
+)->Picture:                                    # The picture, not yet written anywhere
+    "The rows of each panel from best to worst"
+    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one row, got none")
+    looks, references, orders = look([s.kind for p in panels.values() for s in p.values()]), references or {}, {}
+    with style():
+        fig, axes = canvas(len(panels), columns, width, height=.6+.2*max(map(len, panels.values())))
+        for ax,(title,strips) in zip(axes, panels.items()):
+            first = highest_first if isinstance(highest_first, bool) else highest_first[title]
+            draw_ranking(ax, strips, references.get(title), looks, first)
+            ax.set(title=title, xlabel=xlabel if isinstance(xlabel, str) else xlabel[title], **settings)
+            orders[title] = [o.get_text() for o in ax.get_yticklabels()]
+    said = (f"{title}: "+', '.join(f'{k} {_mean(panels[title][k].values):.4g}' for k in order) for title,order in orders.items())
+    return Picture(fig, caption, alt or 'Means from best to worst. '+'; '.join(said)+'.')
+
+# %% ../nbs/01_plots.ipynb #8fa835b6
+def draw_heat(
+    ax:Axes,                # Where to draw
+    table:Mapping[str, Mapping[str, float]], # Row -> column -> value; not every row needs every column
+    format:str='.2f',       # How a value is written
+    best:str|None=None,     # 'low' or 'high': write the best of each row in bold
+    log:bool=False,         # Colours by the logarithm? All values are positive then
+)->Axes:                    # The same axes
+    "Draw a table whose cells are coloured by their values"
+    columns, cmap = list(dict.fromkeys(c for row in table.values() for c in row)), matplotlib.colormaps['Blues']
+    finite = [v for row in table.values() for v in row.values() if math.isfinite(v)]
+    norm = (LogNorm if log else Normalize)(min(finite, default=1), max(finite, default=1))
+    for y,row in enumerate(table.values()):
+        known = [v for v in row.values() if math.isfinite(v)]
+        top = dict(low=min, high=max).get(best, lambda v: None)(known) if len(known)>1 else None
+        for x,v in ((columns.index(c), v) for c,v in row.items()):
+            shade = cmap(.04+.8*float(norm(v))) if math.isfinite(v) else GREY
+            ax.add_patch(Rectangle((x-.5, y-.5), 1, 1, facecolor=shade, edgecolor='white', lw=1))
+            dark = sum(w*c**2.2 for w,c in zip((.2126, .7152, .0722), matplotlib.colors.to_rgb(shade)))<.18 # white letters stand out better than black ones
+            ax.text(x, y, f'{v:{format}}', ha='center', va='center', size='small', color='white' if dark else 'black', weight='bold' if v==top else 'normal')
+    ax.set(xlim=(-.5, len(columns)-.5), ylim=(len(table)-.5, -.5), xticks=range(len(columns)), yticks=range(len(table)), yticklabels=table)
+    turned = dict(rotation=35, ha='right', rotation_mode='anchor') if max(map(len, columns))*len(columns)>34 else {}
+    ax.set_xticklabels(columns, **turned)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+# %% ../nbs/01_plots.ipynb #9f6da2a6
+def plot_heat(
+    panels:Mapping[str, Mapping[str, Mapping[str, float]]], # Title of each panel -> row -> column -> value
+    format:str|Mapping[str, str]='.2f',        # How a value is written; or one for each panel
+    best:str|None|Mapping[str, str|None]=None, # 'low' or 'high': bold in each row; or one for each panel
+    log:bool=False,          # Colours by the logarithm?
+    caption:str='',          # What stands below the figure
+    alt:str='',              # What it shows, in words (default: every value)
+    columns:int=2,           # Panels side by side
+    width:str|float='text',  # As in `figure_size`
+)->Picture:                  # The picture, not yet written anywhere
+    "Tables whose cells are coloured by their values, one panel for each scale"
+    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one row, got none")
+    of = lambda setting, title: setting[title] if isinstance(setting, Mapping) else setting
+    with style():
+        fig, axes = canvas(len(panels), columns, width, height=.85+.22*max(map(len, panels.values())))
+        for ax,(title,table) in zip(axes, panels.items()): draw_heat(ax, table, of(format, title), of(best, title), log).set_title(title)
+    said = (f"{title}: "+'; '.join(f'{r} '+', '.join(f'{c} {v:{of(format, title)}}' for c,v in row.items()) for r,row in t.items()) for title,t in panels.items())
+    return Picture(fig, caption, alt or 'Values by row and column. '+'. '.join(said)+'.')
+
+# %% ../nbs/01_plots.ipynb #6b23be19
+def plot_points(
+    panels:Mapping[str, Mapping[str, Line]],  # Title of each panel -> the marks of each kind, the `x` and `y` of a `Line`
+    xlabel:str|Mapping[str, str],             # What is measured to the right; or one for each panel
+    ylabel:str|Mapping[str, str],             # What is measured upwards; or one for each panel
+    references:Mapping[str, tuple[float, float]]|None=None, # Title of a panel -> where the dense model stands
+    caption:str='',                           # What stands below the figure
+    alt:str='',                               # What it shows, in words (default: the mean of each kind)
+    columns:int=3,                            # Panels side by side
+    width:str|float='text',                   # As in `figure_size`
+    height:float=1.9,                         # Height of a row of panels, inches
+)->Picture:                                   # The picture, not yet written anywhere
+    "Marks placed by two measures, a cross at the mean of each kind"
+    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one kind of marks, got none")
+    looks, known, of = look([k for p in panels.values() for k in p]), {}, lambda s, title: s if isinstance(s, str) else s[title]
+    with style():
+        fig, axes = canvas(len(panels), columns, width, height)
+        for ax,(title,kinds) in zip(axes, panels.items()):
+            if at := (references or {}).get(title):
+                for line,v in zip((ax.axvline, ax.axhline), at): line(v, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
+            for k,l in kinds.items():
+                known[k] = ax.plot(l.x, l.y, ls='', alpha=.75, mew=0, **looks[k])[0]
+                if len(l.x)>1: ax.plot([_mean(l.x)], [_mean(l.y)], ls='', marker='+', ms=9, mew=1.2, color=looks[k]['color'])
+            ax.set(title=title, xlabel=of(xlabel, title), ylabel=of(ylabel, title))
+            ax.grid()
+        if len(known)>1: fig.legend(list(known.values()), list(known), loc='outside upper center', ncols=min(len(known), 5))
+    said = (f"{t}: "+', '.join(f'{k} {_mean(l.x):.4g} and {_mean(l.y):.4g}' for k,l in p.items()) for t,p in panels.items())
+    return Picture(fig, caption, alt or 'Means of two measures by kind. '+'; '.join(said)+'.')

@@ -2,7 +2,8 @@
 import matplotlib
 import pytest
 
-from compresscal.plots import GREY, Line, Picture, Strip, canvas, figure_size, look, plot_lines, plot_strips, style
+from compresscal.plots import (GREY, Line, Picture, Strip, canvas, draw_heat, figure_size, look, plot_heat, plot_lines, plot_points, plot_ranking,
+                               plot_strips, style)
 
 def panels(n): return {f'{i}': {'docs': Strip((1., 2., 3.), 'docs', (0., 4.)), 'random': Strip((5.,), 'random')} for i in range(n)}
 
@@ -48,3 +49,50 @@ def test_saves_by_suffix(tmp_path):
     assert p.save(tmp_path/'a.PNG').read_bytes().startswith(b'\x89PNG') and isinstance(p, Picture)
     with pytest.raises(ValueError, match='got \'xyz\''): p.save(tmp_path/'a.xyz')
     assert not (tmp_path/'a.xyz').exists()
+
+def shapes():
+    yield plot_ranking(panels(2), dict.fromkeys('01', 2.))
+    yield plot_heat({'a': {'one': {'docs': 1.5, 'random:docs': 2.}, 'two': {'code': .5}}}, best='low', log=True)
+    yield plot_points({'a': {'docs': Line([1, 2], [3, 4]), 'code': Line([1], [2])}}, 'perplexity', 'accuracy', {'a': (1, 2)})
+
+def test_newer_shapes_keep_the_rules():
+    "The same bytes in each format, nothing left in pyplot, words inside"
+    import matplotlib.pyplot as plt
+    before = dict(matplotlib.rcParams)
+    for p,q in zip(shapes(), shapes()):
+        for format in ('png', 'pdf', 'svg'): assert p.to_bytes(format)==q.to_bytes(format)
+        assert p.alt.startswith(('Means', 'Values'))
+    assert not plt.get_fignums() and dict(matplotlib.rcParams)==before
+
+def order(picture): return [[o.get_text() for o in ax.get_yticklabels()] for ax in picture.figure.axes]
+
+def test_ranking_orders_each_panel_its_own_way():
+    rows = {k: Strip(v) for k,v in dict(a=(3.,), b=(1., 2.), lost=(float('nan'),), c=(9.,), gone=(1., float('inf'))).items()}
+    p = plot_ranking({'error': rows, 'accuracy': rows}, xlabel=dict(error='e', accuracy='a'), highest_first=dict(error=False, accuracy=True))
+    assert order(p)==[['b', 'a', 'c', 'lost', 'gone'], ['c', 'a', 'b', 'lost', 'gone']]
+    assert [o.get_text() for o in p.figure.axes[0].texts]==['mean nan', 'mean inf']
+
+def cells(table, **kwargs):
+    with style():
+        _,(ax,) = canvas()
+        draw_heat(ax, table, **kwargs)
+    return {(o.get_position()[1], o.get_position()[0]): o for o in ax.texts}
+
+def test_heat_writes_every_value_once():
+    found = cells({'a': {'x': 1., 'y': 3.}, 'b': {'y': 2., 'x': 2.}, 'c': {'z': 5.}}, best='high', format='.0f')
+    assert {k: o.get_text() for k,o in found.items()}=={(0, 0): '1', (0, 1): '3', (1, 1): '2', (1, 0): '2', (2, 2): '5'}
+    assert {k for k,o in found.items() if o.get_weight()=='bold'}=={(0, 1), (1, 0), (1, 1)} # a tie has two
+
+def test_heat_text_can_be_read():
+    "Letters stand out from their cell by a contrast of at least 4.5, as WCAG 2 asks"
+    light = lambda c: sum(w*(v/12.92 if v<=.04045 else ((v+.055)/1.055)**2.4) for w,v in zip((.2126, .7152, .0722), matplotlib.colors.to_rgb(c)))
+    with style():
+        _,(ax,) = canvas()
+        draw_heat(ax, {str(i): {'x': float(i)} for i in range(100)}|{'inf': {'x': float('inf')}})
+    for patch,text in zip(ax.patches, ax.texts):
+        a,b = sorted((light(patch.get_facecolor()), light(text.get_color())))
+        assert (b+.05)/(a+.05)>=4.5, text.get_text()
+
+def test_long_column_names_are_turned():
+    turned = lambda names: plot_heat({'': {'row': dict.fromkeys(names, 1.)}}).figure.axes[0].get_xticklabels()[0].get_rotation()
+    assert turned(['docs', 'code', 'self'])==0 and turned(['docs', 'code', 'random:docs', 'self:t_initial=2'])>0
