@@ -8,7 +8,8 @@ import pytest
 from conftest import outside_tests, root
 
 from compresscal import engines as module
-from compresscal.engines import Failure, Local, Outcome, Pool, Ray, conduct, engine_from
+from compresscal.engines import Failure, Local, Outcome, Pool, Ray, engine_from
+from compresscal.jobs import conduct
 
 setup = partial(partial, eval) # a job is an expression
 die = "__import__('os').kill(__import__('os').getpid(), 9)"
