@@ -307,7 +307,7 @@ def draw_heat(
     ax:Axes,                # Where to draw
     table:Mapping[str, Mapping[str, float]], # Row -> column -> value; not every row needs every column
     format:str='.2f',       # How a value is written
-    best:str|None=None,     # 'low' or 'high': write the best of each row in bold
+    best:str|None=None,     # 'low' or 'high': the best of each row is bold; dark is the other end, or high if there is no best
     log:bool=False,         # Colours by the logarithm? All values are positive then
 )->Axes:                    # The same axes
     "Draw a table whose cells are coloured by their values"
@@ -318,7 +318,7 @@ def draw_heat(
         known = [v for v in row.values() if math.isfinite(v)]
         top = dict(low=min, high=max).get(best, lambda v: None)(known) if len(known)>1 else None
         for x,v in ((columns.index(c), v) for c,v in row.items()):
-            shade = cmap(.04+.8*float(norm(v))) if math.isfinite(v) else GREY
+            shade = cmap(.04+.8*abs((best=='high')-float(norm(v)))) if math.isfinite(v) else GREY
             ax.add_patch(Rectangle((x-.5, y-.5), 1, 1, facecolor=shade, edgecolor='white', lw=1))
             dark = sum(w*c**2.2 for w,c in zip((.2126, .7152, .0722), matplotlib.colors.to_rgb(shade)))<.18 # white letters stand out better than black ones
             ax.text(x, y, f'{v:{format}}', ha='center', va='center', size='small', color='white' if dark else 'black', weight='bold' if v==top else 'normal')
