@@ -99,7 +99,7 @@ def open_sets(
 )->dict[str,CalibrationSet]: # By the name to show
     "The calibration sets that a name means"
     if found:=saved_sets(name):
-        sets = {str(Path(*o.parts[-2:])) if len(found)>1 else o.name: CalibrationSet.load(o) for o in found}
+        sets = {str(Path(*o.parts[-2:])) if len(found)>1 or o.name.isdigit() else o.name: CalibrationSet.load(o) for o in found}
         for k,s in sets.items():
             made = s.manifest.get('tokenizer')
             if made not in (None, tokenizer_fingerprint(tokenizer)) or int(s.tokens.max())>max(tokenizer.get_vocab().values()):
