@@ -26,11 +26,13 @@ from .synthesis import PRESETS, Recipe
 @contextmanager
 def _hint(name):
     "Add to an error the name that was perhaps meant"
+    if name!='embedded' and get_close_matches(str(name), ['embedded'], 1, .8) and not Path(name).exists():
+        raise ValueError(f"`model` must be 'embedded', a folder or a Hub id, got {name!r}; did you mean 'embedded'?") # without asking the Hub
     try: yield
     except ValueError as e:
         folder = Path(name).expanduser().parent
-        beside = [str(o.parent) for o in folder.glob('*/config.json')] if folder.is_dir() else []
-        if (close:=get_close_matches(str(name), ['embedded', *beside], 1, .7)) and close[0]!=name: e.add_note(f"Did you mean {close[0]!r}?")
+        beside = {o.parent.name: str(o.parent) for o in folder.glob('*/config.json')} if folder.is_dir() else {}
+        if (close:=get_close_matches(Path(name).name, beside, 1, .7)) and close[0]!=Path(name).name: e.add_note(f"Did you mean {beside[close[0]]!r}?")
         raise
 
 def find_model(
