@@ -7,15 +7,15 @@ Docs: https://compresscal.github.io/compresscal/console.html.md"""
 # %% auto #0
 __all__ = ['EXIT_CODES', 'explain', 'Answer', 'as_json', 'table_rows', 'padded', 'PlainLines', 'readable_log', 'Parser']
 
-# %% ../nbs/16_console.ipynb #088eec02
-import argparse, json, math, re, time
+# %% ../nbs/16_console.ipynb #caa4a9bc
+import argparse, json, math, re, time, warnings
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 # %% ../nbs/16_console.ipynb #8dd83686
 EXIT_CODES = {0: 'done', 1: 'the machine refused: disk, memory, network, or a package that is not installed', 2: 'a mistake in the command or its files',
-              3: 'done, but some cells of the study failed', 130: 'stopped by Ctrl-C'}
+              3: 'done, but some cells of the study failed, or one of its checks', 130: 'stopped by Ctrl-C'}
 
 def explain(
     error:BaseException, # What a command raised
@@ -23,10 +23,11 @@ def explain(
     "What an error means to whoever ran the command"
     said = '\n'.join([str(error), *getattr(error, '__notes__', ())])
     if isinstance(error, KeyboardInterrupt): return 130, 'stopped'
+    if code:=getattr(error, 'exit_code', None): return code, said # errors that know for themselves
     if isinstance(error, MemoryError) or type(error).__name__=='OutOfMemoryError' or "can't allocate memory" in said: return 1, f'not enough memory: {said}'
     if type(error).__name__=='SafetensorError' and (code:=re.search(r'os error (\d+)', said)): return 1, said
     if isinstance(error, OSError): return 1, '\n'.join([f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", *getattr(error, '__notes__', ())])
-    if isinstance(error, ImportError): return 1, said
+    if isinstance(error, ModuleNotFoundError) or isinstance(error, ImportError) and 'pip install' in said: return 1, said
     if isinstance(error, (ValueError, TypeError)): return 2, said
 
 # %% ../nbs/16_console.ipynb #951e75c2
@@ -110,15 +111,18 @@ def readable_log(
     seconds:float=30, # Least time between two lines of progress
 ):
     "Within `with`, progress goes to a terminal as bars and to anything else as lines"
-    if stream.isatty(): yield stream
-    else:
-        with redirect_stderr(PlainLines(stream, seconds)) as plain: yield plain
+    with warnings.catch_warnings(), redirect_stderr(stream if stream.isatty() else PlainLines(stream, seconds)) as log:
+        warnings.showwarning = lambda message, *args, **kwargs: log.write(f'{message}\n') and None
+        yield log
 
 # %% ../nbs/16_console.ipynb #bdd016f2
 class Parser(argparse.ArgumentParser):
     "An argument parser that knows what was perhaps meant"
     def parse_known_args(self, *args, **kwargs):
         found, extra = super().parse_known_args(*args, **kwargs)
+        late = [o for o in self._actions if not o.option_strings and o.nargs in ('?', '*') and getattr(found, o.dest) in (o.default, [])]
+        if extra and late and not any(o.startswith('-') for o in extra) and (late[0].nargs=='*' or len(extra)==1): # it came after options
+            setattr(found, late[0].dest, extra if late[0].nargs=='*' else extra[0]); extra = []
         if extra: self.error(f"unrecognized arguments: {' '.join(extra)}")
         return found, extra
 

@@ -65,7 +65,7 @@ def saved_sets(
     "Where the calibration sets lie that a name means"
     path = Path(name).expanduser()
     def holds(o): return all((o/n).is_file() for n in ('manifest.json', 'tokens.safetensors'))
-    if not path.is_dir(): return []
+    if name in (*installed_sources, *hub_texts, 'random', 'self') or not path.is_dir(): return []
     return [path] if holds(path) else sorted(o for o in path.iterdir() if holds(o))
 
 # %% ../nbs/16_inputs.ipynb #0d31dd71
