@@ -6,17 +6,17 @@ Docs: https://compresscal.github.io/compresscal/results.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'write_rows', 'read_rows', 'plain_table', 'markdown_table', 'latex_table', 'Results', 'describe_metric',
-           'number', 'tables']
+           'number', 'tables', 'notes', 'frame_lines', 'all_tables']
 
-# %% ../nbs/18_results.ipynb #711e1b5f
-import csv, io
+# %% ../nbs/18_results.ipynb #f6676d72
+import csv, io, textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from . import findings
-from .findings import Group, group_values, is_ratio
+from . import documents, findings
+from .findings import Check, Group, group_values, is_ratio
 from .sets import CalibrationSet
 
 # %% ../nbs/18_results.ipynb #2b558148
@@ -38,7 +38,8 @@ def read_rows(
 )->list[dict]: # The same rows
     "Rows from text"
     lines = csv.DictReader(io.StringIO(text))
-    if missing := set(COLUMNS)-set(lines.fieldnames or ()): raise ValueError(f"`text` must be a table of results; it lacks the columns {', '.join(sorted(missing))}")
+    missing = [o for o in COLUMNS if o not in (lines.fieldnames or ())]
+    if missing: raise ValueError(f"`text` must be a table of results; it lacks the columns {', '.join(missing)}")
     return [{k: _READ.get(k, str)(r[k]) if r[k] or k not in _READ else None for k in COLUMNS} for r in lines]
 
 # %% ../nbs/18_results.ipynb #3c821141
@@ -65,7 +66,8 @@ def markdown_table(
     return '\n'.join(f"| {' | '.join(r)} |" for r in rows)
 
 # %% ../nbs/18_results.ipynb #5efb9f99
-_LATEX = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '…': r'\ldots{}', '±': r'$\pm$', **{c: '\\'+c for c in '&%$#_{}'}}
+_LATEX = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '…': r'\ldots{}', '±': r'$\pm$',
+          **{c: '\\'+c for c in '&%$#_{}'}}
 
 def latex_table(
     lines:Sequence[Sequence[str]], # The first is the header
@@ -109,20 +111,36 @@ class Results:
 
     def values(self)->dict[Group, dict[int, float]]: "For each group of sets their values"; return group_values(self.rows)
     def summary(self, level:float=.95)->pd.DataFrame: "Mean, spread, interval and comparison with dense"; return findings.summary(self.rows, level)
+    def curve(self)->pd.DataFrame: "Quality and spread against calibration tokens"; return findings.size_curve(self.rows)
+    def spread(self)->pd.DataFrame: "Spread against how strongly a method compresses"; return findings.strength_curve(self.rows)
+    def compare_methods(self, level:float=.95)->pd.DataFrame: "Pairs of methods on the same sets"; return findings.compare(self.rows, self.family, level)[0]
+    def compare_sources(self, level:float=.95)->pd.DataFrame: "Pairs of sources"; return findings.compare(self.rows, self.family, level)[1]
+    def ranges(self)->pd.DataFrame: "Best-to-worst over sources beside what chance gives"; return findings.ranges(self.rows)
+    def noise(self)->pd.DataFrame: "Replicates against sets"; return findings.noise(self.rows)
+    def checks(self)->list[Check]: "What must hold before a table is believed"; return findings.checks(self.rows, self.failures)
+    def failed_checks(self)->list[Check]: "Checks that did not hold"; return [c for c in self.checks() if c.ok is False]
+    def accuracy(self)->pd.DataFrame: "Tasks with test-set error, flips and chance"; return documents.accuracy(self.rows, self.records)
+    def hidden(self)->pd.DataFrame: "Pairs that perplexity or accuracy alone tells apart"; return documents.hidden(self.rows)
+    def rank_agreement(self)->pd.DataFrame: "Rank correlation of perplexity and accuracy"; return documents.rank_agreement(self.rows)
 
-    def __repr__(self): return '\n\n'.join(f'{title}\n{plain_table(lines)}' for title,lines in tables(self)) or 'no results'
-    def _repr_markdown_(self): return '\n\n'.join(f'{title}\n\n{markdown_table(lines)}' for title,lines in tables(self)) or 'no results'
-    def to_markdown(self)->str: "The summary of every metric, with t intervals"; return '\n\n'.join(f'{t}\n\n{markdown_table(l)}' for t,l in tables(self, True))
-    def to_latex(self)->str: "The summary of every metric as LaTeX with booktabs"; return '\n\n'.join(latex_table(l, t) for t,l in tables(self, True))
+    def intervals(self, level:float=.95, against_dense:bool=False)->pd.DataFrame:
+        "Intervals over sets, over documents, and over both"
+        return documents.intervals(self.rows, self.records or (lambda key: None), level, against_dense)
+
+    def __repr__(self): return '\n\n'.join([*(f'{title}\n{plain_table(lines)}' for title,lines in tables(self)), *notes(self)]) or 'no results'
+    def _repr_markdown_(self): return '\n\n'.join([*(f'{title}\n\n{markdown_table(lines)}' for title,lines in tables(self)), *notes(self)]) or 'no results'
+    def to_markdown(self)->str: "All tables, with t intervals"; return '\n\n'.join(f'{t}\n\n{markdown_table(*l)}' for t,*l in all_tables(self))
+    def to_latex(self)->str: "All tables as LaTeX with booktabs"; return '\n\n'.join(latex_table(l, t, n) for t,l,n in all_tables(self))
 
 # %% ../nbs/18_results.ipynb #799cab2c
 _WORDS = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per word', kl='KL divergence from dense in nats per token', acc='accuracy',
-              agreement='share of tokens with the same first choice as dense', flips='share of tokens whose first choice turns right or wrong', acc_norm='accuracy by length-normalised likelihood')
+              agreement='share of tokens with the same first choice as dense', flips='share of tokens whose first choice turns right or wrong',
+              acc_norm='accuracy by length-normalised likelihood')
 
 def describe_metric(evaluation:str, metric:str)->str:
     "What a value is, in words"
     kind, _, name = evaluation.partition(':')
-    return f"{_WORDS.get(metric, metric.replace('_', ' '))} on {name or kind}" if kind=='task' else f"{_WORDS.get(metric, metric.replace('_', ' '))} on held-out {name or kind}"
+    return f"{_WORDS.get(metric, metric.replace('_', ' '))} on {'held-out '*(kind!='task')}{name or kind}"
 
 def number(x:float, digits:int=2)->str: return '' if x!=x else '0' if x==0 else f'{x:.{digits}f}' if .005<=abs(x)<1e5 else f'{x:.3g}'
 
@@ -132,14 +150,53 @@ def tables(
 )->list[tuple[str, list[list[str]]]]: # Title and lines of each table, the first line its header
     "The summary as text"
     found, frame = {}, results.summary()
-    sizes = frame[frame.source!='none'][['n_sequences', 'length']].drop_duplicates()
+    sizes = ['tokens']*(len(frame[frame.source!='none'][['n_sequences', 'length']].drop_duplicates())>1)
     for (model,evaluation,metric),part in frame.groupby(['model', 'evaluation', 'metric'], sort=False):
         if not full and metric!=results.metrics(evaluation)[0]: continue
         digits, dense = 2 if is_ratio(metric) else 3, part.dense.iloc[0]
         n, title = (lambda x: number(x, digits)), f"{model}: {describe_metric(evaluation, metric)}; dense model {number(dense, digits) or 'not measured'}"
-        found[title] = [['method', 'source', *['tokens']*(len(sizes)>1), 'sets', 'mean', *['95 % interval']*full, 'sd', 'range', 'ratio' if is_ratio(metric) else 'change']]
+        found[title] = [['method', 'source', *sizes, 'sets', 'mean', *['95 % interval']*full, 'sd', 'range', 'ratio' if is_ratio(metric) else 'change']]
         for r in part.itertuples():
-            found[title].append([r.method, r.source, *[f'{r.n_sequences}x{r.length}']*(len(sizes)>1), str(r.sets) if r.source!='none' else 'all', n(r.mean),
+            found[title].append([r.method, r.source, *[f'{r.n_sequences}x{r.length}']*len(sizes), str(r.sets) if r.source!='none' else 'all', n(r.mean),
                 *[f'{n(r.interval_low)} to {n(r.interval_high)}' if r.interval_low==r.interval_low else '']*full, n(r.sd), f'{n(r.low)} to {n(r.high)}',
                 number(r.ratio, 3) if is_ratio(metric) else number(r.difference, 3)])
     return list(found.items())
+
+# %% ../nbs/18_results.ipynb #ec259b14
+def notes(
+    results:Results, # Of a study
+)->list[str]:        # A paragraph each, of lines of at most 80 characters
+    "Failed checks and failed cells in words"
+    said = [f'Check failed, {c.name}: {c.sentence}.' for c in results.failed_checks() if c.name!='complete' or not results.failures]
+    kinds = {}
+    for f in results.failures: kinds.setdefault(str(f.get('error', '')).strip().splitlines()[0][:200] if f.get('error') else 'no reason known', []).append(f)
+    for error,cells in kinds.items():
+        where = ', '.join(dict.fromkeys(' '.join(str(f[k]) for k in ('model', 'method', 'source', 'set') if k in f) for f in cells[:3]))
+        said.append(f"Failed: {len(cells)} cell{'s'*(len(cells)!=1)} ({where}{', ...'*(len(cells)>3)}): {error}")
+    return ['\n'.join(textwrap.wrap(o, 80)) for o in said]
+
+# %% ../nbs/18_results.ipynb #24c4bb82
+def frame_lines(
+    frame:pd.DataFrame, # Any table of the study
+    digits:int=4,       # Significant digits
+)->tuple[list[list[str]], int]: # Lines, the first their header, and how many columns hold words, which come first
+    "A table of pandas as lines of words"
+    same = [c for c in frame if c in Group._fields and frame[c].nunique()==1 and len(frame)>1]
+    frame = frame.drop(columns=same).dropna(axis=1, how='all')
+    words = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])]
+    show = lambda v: '' if v is None or v!=v else f'{v:.{digits}g}' if isinstance(v, float) else {'True': 'yes', 'False': 'no'}.get(str(v), str(v))
+    columns = [*words, *(c for c in frame if c not in words)]
+    return [[c.replace('_', ' ') for c in columns], *([show(v) for v in r] for r in frame[columns].astype(object).itertuples(index=False))], len(words)
+
+def all_tables(
+    results:Results, # Of a study
+)->list[tuple[str, list[list[str]], int]]: # Title, lines, and how many columns hold words
+    "Every table that belongs to a paper"
+    found = [(t, l, 2) for t,l in tables(results, True)]
+    pairs = [o[o.declared].drop(columns='declared') for o in findings.compare(results.rows, results.family)] if results.family else []
+    more = {'Methods compared on the same sets, as declared before the run; p adjusted by Holm over all declared': pairs[0] if pairs else (),
+            'Sources compared, as declared before the run; p adjusted by Holm over all declared': pairs[1] if pairs else (),
+            'Best-to-worst range over sources, beside its expectation if values are dealt to the sources at random': results.ranges(),
+            'Accuracy: dense and compressed, standard error over questions, answers lost and gained': results.accuracy(),
+            'Noise: standard deviation of replicates against that of sets': results.noise(), 'Checks': pd.DataFrame(results.checks())}
+    return [*found, *((t, *frame_lines(f)) for t,f in more.items() if len(f))]

@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/uncertainty.html.md"""
 
 # %% auto #0
 __all__ = ['COVERS', 'FEWEST', 'STATISTICS', 'Interval', 'check_level', 'Summary', 'summarize', 'standard_error',
-           'bootstrap_documents', 'crossed_interval', 'crossed_bootstrap', 'Comparison', 'compare_paired',
-           'superiority_interval', 'compare_unpaired', 'holm', 'RangeTest', 'range_under_permutation',
+           'bootstrap_documents', 'linear_scores', 'crossed_interval', 'crossed_bootstrap', 'Comparison',
+           'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'RangeTest', 'range_under_permutation',
            'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
 
 # %% ../nbs/10_uncertainty.ipynb #20da993a
@@ -67,6 +67,7 @@ class Summary:
 def summarize(
     values:Iterable[float], # One value for each calibration set
     level:float=.95,        # Of the interval
+    covers:str=COVERS[0],   # What the values are values of, one of `COVERS`
 )->Summary:                 # Numbers for a table
     "Mean, standard deviation, range and t interval, the set as unit of replication"
     check_level(level)
@@ -76,7 +77,7 @@ def summarize(
     if not all(map(math.isfinite, values)): return Summary(n, math.nan, math.nan, min(values), max(values), None, level)
     m, sd = mean(values), stdev(values) if n>1 else math.nan
     half = stats.t.ppf((1+level)/2, n-1)*sd/math.sqrt(n) if n>1 else 0
-    return Summary(n, m, sd, min(values), max(values), Interval(float(m-half), float(m+half), level, COVERS[0], 't interval') if n>1 else None, level)
+    return Summary(n, m, sd, min(values), max(values), Interval(float(m-half), float(m+half), level, covers, 't interval') if n>1 else None, level)
 
 # %% ../nbs/10_uncertainty.ipynb #5711fdcf
 STATISTICS = ('mean', 'ratio', 'perplexity') # A mean over documents; a ratio of sums; e to the power of that ratio
@@ -87,7 +88,8 @@ def _sums(values, denominators, statistic):
     y = np.ones(x.shape) if denominators is None else np.broadcast_to(np.asarray(denominators, dtype=float), x.shape)
     statistic = statistic or ('mean' if denominators is None else 'ratio')
     if statistic not in STATISTICS: raise ValueError(f"`statistic` must be one of {', '.join(STATISTICS)}, got {statistic!r}")
-    if (statistic=='mean')!=(denominators is None): raise ValueError(f"`denominators` belong to a ratio or a perplexity and not to a mean, got statistic {statistic!r}")
+    if (statistic=='mean')!=(denominators is None):
+        raise ValueError(f"`denominators` belong to a ratio or a perplexity and not to a mean, got statistic {statistic!r}")
     if x.size and not (y.sum(-1)>0).all(): raise ValueError("`denominators` must have a sum above 0")
     return x, y, statistic
 
@@ -128,6 +130,18 @@ def bootstrap_documents(
                             batch=max(1, 2**20//len(data[0])), rng=np.random.default_rng(seed)).confidence_interval
     return Interval(float(found.low), float(found.high), level, COVERS[1], f'{method} bootstrap')
 
+# %% ../nbs/10_uncertainty.ipynb #5302dbda
+def linear_scores(
+    values:Sequence,                         # One number for each document, or the numerator of a ratio, `[documents]` or `[sets, documents]`
+    denominators:Sequence|None=None,         # Denominators of a ratio, such as tokens
+    statistic:str|None=None,                 # One of `STATISTICS`
+)->np.ndarray:                               # Of the same shape
+    "A score for each document, with the statistic as their mean and its standard error as theirs"
+    x, y, statistic = _sums(values, denominators, statistic)
+    ratio = x.sum(-1, keepdims=True)/y.sum(-1, keepdims=True)
+    scores = (x-ratio*y)/y.mean(-1, keepdims=True)
+    return np.exp(ratio)*(1+scores) if statistic=='perplexity' else ratio+scores
+
 # %% ../nbs/10_uncertainty.ipynb #1688c5bd
 def _crossed(values, denominators, statistic):
     "Numerators and denominators `[sets, documents]` and the statistic's name, checked"
@@ -143,10 +157,8 @@ def crossed_interval(
 )->Interval:                                 # Covers sets and documents, for the mean over sets
     "A t interval for other sets and other documents"
     check_level(level)
-    x, y, statistic = _crossed(values, denominators, statistic)
-    (S, D), ratio = x.shape, x.sum(1, keepdims=True)/y.sum(1, keepdims=True)
-    scores = (x-ratio*y)/y.mean(1, keepdims=True)
-    scores = np.exp(ratio)*(1+scores) if statistic=='perplexity' else ratio+scores
+    S, D = _crossed(values, denominators, statistic)[0].shape
+    scores = linear_scores(values, denominators, statistic)
     grand, by_set, by_document = scores.mean(), scores.mean(1), scores.mean(0)
     rest = scores-by_set[:, None]-by_document+grand
     squares = np.array([D*((by_set-grand)**2).sum()/(S-1), S*((by_document-grand)**2).sum()/(D-1), (rest**2).sum()/((S-1)*(D-1))])/(S*D)
@@ -168,7 +180,8 @@ def crossed_bootstrap(
     check_level(level)
     x, y, statistic = _crossed(values, denominators, statistic)
     S, D = x.shape
-    if min(S, D)<FEWEST: raise ValueError(f"`values` must have at least {FEWEST} sets and {FEWEST} documents for a bootstrap, got {S} and {D}; `crossed_interval` takes fewer")
+    if min(S, D)<FEWEST:
+        raise ValueError(f"`values` must have at least {FEWEST} sets and {FEWEST} documents for a bootstrap, got {S} and {D}; `crossed_interval` takes fewer")
     rng, means = np.random.default_rng(seed), []
     set_counts = rng.multinomial(S, [1/S]*S, n_resamples)/S
     for part in np.array_split(set_counts, max(1, n_resamples*D//2**22)):
@@ -187,7 +200,7 @@ class Comparison:
     interval: Interval|None # For the difference; None where there are too few sets
     greater: float       # P(a > b), ties counting half
     greater_interval: Interval|None # For P(a > b); None for paired samples
-    p: float             # Of no difference, two-sided; nan where values are not finite
+    p: float             # Of no difference, two-sided; nan without a test, or where values are not finite
     smallest: float      # Least p that so few sets can give
     test: str            # How p was computed
 
@@ -198,24 +211,26 @@ class Comparison:
 def compare_paired(
     a:Sequence[float], # One value for each calibration set
     b:Sequence[float], # Of the same sets, in the same order
-    *, test:str='signs', # `signs`: permutation of the signs of the differences; `wilcoxon`: of the signs of their ranks
+    *, test:str|None='signs', # `signs`: permutation of the signs of the differences; `wilcoxon`: of the signs of their ranks; `None`: no p
     level:float=.95,   # Of the interval
     n_resamples:int=9999, # Exact if there are no more choices of signs than this
     seed:int=0,        # Of the draws where it is not exact
 )->Comparison:         # Of `a` with `b`
     "Two methods on the same calibration sets"
     a, b = (np.asarray(o, dtype=float) for o in (a, b))
-    if a.shape!=b.shape or a.ndim!=1 or not len(a): raise ValueError(f"`a` and `b` must hold a value for each of the same sets, got shapes {list(a.shape)} and {list(b.shape)}")
-    if test not in ('signs', 'wilcoxon'): raise ValueError(f"`test` must be signs or wilcoxon, got {test!r}")
+    if a.shape!=b.shape or a.ndim!=1 or not len(a):
+        raise ValueError(f"`a` and `b` must hold a value for each of the same sets, got shapes {list(a.shape)} and {list(b.shape)}")
+    if test not in ('signs', 'wilcoxon', None): raise ValueError(f"`test` must be signs, wilcoxon or None, got {test!r}")
     n, d, p = len(a), a-b, math.nan
     s = summarize(d, level)
-    if np.isfinite(d).all() and not d.any(): p = 1.
-    elif np.isfinite(d).all():
+    if test and np.isfinite(d).all() and not d.any(): p = 1.
+    elif test and np.isfinite(d).all():
         how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed))
         p = stats.permutation_test((d,), lambda x, axis: x.mean(axis), permutation_type='samples', **how).pvalue if test=='signs' else \
             stats.wilcoxon(d, zero_method='pratt', method=stats.PermutationMethod(**how)).pvalue
-    exact = 'exact' if 2**n<=n_resamples else 'sampled'
-    return Comparison((n, n), s.mean, s.interval, float(((a>b)+(a==b)/2).mean()), None, float(p), 2/2**n if exact=='exact' else 1/(n_resamples+1), f'{exact} {test}')
+    exact = 2**n<=n_resamples
+    said = f"{'exact' if exact else 'sampled'} {test}" if test else 'no test'
+    return Comparison((n, n), s.mean, s.interval, float(((a>b)+(a==b)/2).mean()), None, float(p), 2/2**n if exact else 2/(n_resamples+1), said)
 
 # %% ../nbs/10_uncertainty.ipynb #9010e3e5
 def superiority_interval(
@@ -236,23 +251,24 @@ def superiority_interval(
 def compare_unpaired(
     a:Sequence[float], # One value for each set of a source
     b:Sequence[float], # One value for each set of another
-    *, level:float=.95, # Of the intervals
+    *, test:bool=True,  # Compute p?
+    level:float=.95,    # Of the intervals
 )->Comparison:         # Of `a` with `b`
     "Two sources, whose sets have nothing to do with one another"
     a, b = (np.asarray(o, dtype=float) for o in (a, b))
-    if a.ndim!=1 or b.ndim!=1 or not len(a) or not len(b): raise ValueError(f"`a` and `b` must hold a value for each set, got shapes {list(a.shape)} and {list(b.shape)}")
-    (n, m), sides = (len(a), len(b)), a[:, None]-b if np.isfinite([*a, *b]).all() else np.sign(1.*(a[:, None]>b)-(a[:, None]<b))
-    greater, ways, ties = float(((sides>0)+(sides==0)/2).mean()), math.comb(n+m, n), len({*a, *b})<n+m
+    if a.ndim!=1 or b.ndim!=1 or not len(a) or not len(b):
+        raise ValueError(f"`a` and `b` must hold a value for each set, got shapes {list(a.shape)} and {list(b.shape)}")
+    n, m, finite, p, interval = len(a), len(b), np.isfinite([*a, *b]).all(), math.nan, None
+    greater, difference = float(((a[:, None]>b)+(a[:, None]==b)/2).mean()), float(a.mean()-b.mean()) if finite else math.nan
+    if finite and min(n, m)>1:
+        ends = [difference]*2 if np.ptp(a)==0==np.ptp(b) else stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
+        interval = Interval(*map(float, ends), level, COVERS[0], 'Welch t interval')
+    ways, ties = math.comb(n+m, n), len({*a, *b})<n+m
     exact = ways<=20_000 if ties else n*m<=2500
     how = (stats.PermutationMethod(n_resamples=ways) if ties else 'exact') if exact else 'asymptotic'
-    p, difference, interval = math.nan, math.nan, None
-    if np.isfinite([*a, *b]).all():
-        difference, p = float(a.mean()-b.mean()), float(stats.mannwhitneyu(a, b, method=how).pvalue)
-        if min(n, m)>1 and np.ptp(a)==0==np.ptp(b): ends = difference, difference
-        elif min(n, m)>1: ends = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
-        if min(n, m)>1: interval = Interval(*map(float, ends), level, COVERS[0], 'Welch t interval')
-    return Comparison((n, m), difference, interval, greater, superiority_interval(greater, n, m, level), min(p, 1.) if p==p else p, min(1., 2/ways),
-                      f"{'exact' if exact else 'asymptotic'} Mann-Whitney")
+    if finite and test: p = min(1., float(stats.mannwhitneyu(a, b, method=how).pvalue))
+    said = f"{'exact' if exact else 'asymptotic'} Mann-Whitney" if test else 'no test'
+    return Comparison((n, m), difference, interval, greater, superiority_interval(greater, n, m, level), p, min(1., 2/ways), said)
 
 # %% ../nbs/10_uncertainty.ipynb #0001abbe
 def holm(
@@ -299,7 +315,8 @@ def range_under_permutation(
     means, dealt = (np.add.reduceat(o, starts, axis=-1)/sizes for o in (pooled, pooled[orders]))
     reach, names = np.ptp(dealt, axis=1), [*groups]
     far = int((reach>=np.ptp(means)*(1-1e-12)).sum())
-    return RangeTest(float(np.ptp(means)), names[means.argmin()], names[means.argmax()], float(reach.mean()), far/ways if exact else (far+1)/(n_permutations+1), len(orders), exact)
+    p = far/ways if exact else (far+1)/(n_permutations+1)
+    return RangeTest(float(np.ptp(means)), names[means.argmin()], names[means.argmax()], float(reach.mean()), p, len(orders), exact)
 
 # %% ../nbs/10_uncertainty.ipynb #76b71edb
 def accuracy_interval(
@@ -345,7 +362,8 @@ def compare_answers(
     "Lost and gained answers"
     check_level(level)
     before, after = (np.asarray(o, dtype=float) for o in (before, after))
-    if before.shape!=after.shape or not len(before): raise ValueError(f"`before` and `after` must answer the same questions, got {len(before)} and {len(after)}")
+    if before.shape!=after.shape or not len(before):
+        raise ValueError(f"`before` and `after` must answer the same questions, got {len(before)} and {len(after)}")
     if not np.isin([before, after], [0, 1]).all(): raise ValueError("`before` and `after` must hold only 0 and 1")
     n, lost, gained = len(before), int((before>after).sum()), int((before<after).sum())
     b, c = (gained+.5)/(n+2), (lost+.5)/(n+2)
