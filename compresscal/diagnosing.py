@@ -121,16 +121,22 @@ def _diagnosis(compared, damage, leaks, read, page, figures):
     tables = {'What the sets are like': table_rows(compared._repr_markdown_())}
     if damage is not None: tables[repr(damage).splitlines()[0]] = table_rows(damage._repr_markdown_())
     if leaks is not None: tables['Held-out text that stands in the sets'] = _frame_rows(leaks)
+    described = compared.descriptions.values()
+    if len({(o.values['sequences'], o.values['length']) for o in described})>1:
+        tables['Sizes'] = 'The sets differ in size. That alone changes how much repeats, how far a set seems from another, and what calibrating on it costs.'
     pictures = dict(ranks=plot_ranks(compared)) if page or figures else {}
     if pictures and read: pictures['positions'] = plot_positions(compared)
     if pictures and read and compared.distances: pictures['distances'] = plot_distances(compared.distances)
     if pictures and damage is not None: pictures['damage'] = damage.plot()
     files = []
-    if page: files.append(page); write_atomically(Path(page), html_page('Calibration sets', tables | {o.caption: o for o in pictures.values()}))
+    if page:
+        files.append(page)
+        hashes = {'Content hashes': [['set', 'hash'], *([k, o.hash] for k,o in compared.descriptions.items())]}
+        write_atomically(Path(page), html_page('Calibration sets', tables | {k.capitalize(): o for k,o in pictures.items()} | hashes))
     for name,o in pictures.items() if figures else ():
         Path(figures).mkdir(parents=True, exist_ok=True)
         for kind in ('png', 'pdf'): files.append(str(Path(figures)/f'{name}.{kind}')); write_atomically(Path(files[-1]), o.to_bytes(kind))
     data = dict(command='diagnose', sets={k: dict(hash=o.hash, **o.values) for k,o in compared.descriptions.items()}, reference=compared.reference,
                 distances={k: o.summary for k,o in compared.distances.items()}, files=files,
                 damage=damage and dict(method=damage.method, floor=damage.floor_score, scores=damage.scores), leakage=None if leaks is None else leaks.to_dict('records'))
-    return Answer('\n\n'.join(f'{k}\n{padded(v)}' for k,v in tables.items()), data, note=f"Written: {', '.join(files)}" if files else '')
+    return Answer('\n\n'.join(v if isinstance(v, str) else f'{k}\n{padded(v)}' for k,v in tables.items()), data, note=f"Written: {', '.join(files)}" if files else '')
