@@ -170,7 +170,8 @@ def _from_texts(texts, tokenizer, special=False):
         words = [0, *accumulate(not c.isspace() and (not i or text[i-1].isspace()) for i,c in enumerate(text))] # words begun before it
         ends = [0, *accumulate((e for _,e in o.offset_mapping), max)]
         ends[-1] = len(text)
-        yield torch.tensor(o.input_ids, dtype=torch.long),lambda begin,stop,at=ends,size=size,words=words: tuple(n[at[stop]]-n[at[begin]] for n in (size, words))
+        def count(begin, stop, at=ends, sums=(size, words)): return tuple(n[at[stop]]-n[at[begin]] for n in sums)
+        yield torch.tensor(o.input_ids, dtype=torch.long),count
 
 # %% ../nbs/11_evaluation.ipynb #214418cb
 def _settle(model, source, tokenizer, length, bos, split):
@@ -203,7 +204,8 @@ def text_rows(
         from datasets import load_dataset
         text = hub_texts[source]
         try: return list(load_dataset(text.path, text.config, split=split)[text.column])
-        except Exception as e: raise ValueError(f"`source` {source!r}: {text.path!r} could not be opened on the Hub ({type(e).__name__}); give its text as a file instead") from e
+        except Exception as e:
+            raise ValueError(f"`source` {source!r}: {text.path!r} could not be opened on the Hub ({type(e).__name__}); give its text as a file instead") from e
     if isinstance(source, (str,Path)) and (path:=Path(source).expanduser()).is_file() and path.suffix in ('.txt','.raw','.tokens'):
         with path.open(encoding='utf-8', newline='\n') as lines: return [o if o.strip() else '' for o in lines]
     if isinstance(source, (str,Path,Corpus)): return [o.text for o in open_corpus(source, split=split).read()]
@@ -242,7 +244,8 @@ def read_windows(
     texts,length,head = _stream(model, source, tokenizer, length, split) if protocol else _settle(model, source, tokenizer, length, bos, split)
     found = (o for o in _windows(texts, length, stride, head) if not protocol or len(o[0])==length)
     windows = list(islice(found, max_windows))
-    if not windows: raise ValueError("`source` must hold at least "+(f"one full window of {length} tokens" if protocol else "two tokens in a window")+", got nothing to score")
+    least = f"one full window of {length} tokens" if protocol else "two tokens in a window"
+    if not windows: raise ValueError(f"`source` must hold at least {least}, got nothing to score")
     size,top = model.get_input_embeddings().weight.shape[0],max(int(w.max()) for w,_,_ in windows)
     if top>=size: raise ValueError(f"`source` must hold token ids below {size}, the model's vocabulary, got {top}; was it made with another tokenizer?")
     return windows,length,head
@@ -334,7 +337,7 @@ class HarnessPerplexity:
 # %% ../nbs/11_evaluation.ipynb #e50b0397
 def _harness_ids(tokenizer, text, prefix):
     "Token ids as the harness takes them: with the tokenizer's own special tokens, unless the text begins with them"
-    return tokenizer.encode(text, **(dict(add_special_tokens=False) if text.startswith(tokenizer.decode([prefix])) else {}))
+    return tokenizer(text, add_special_tokens=not text.startswith(tokenizer.decode([prefix])), verbose=False)['input_ids']
 
 def harness_word_perplexity(
     model,             # Causal language model
@@ -350,8 +353,10 @@ def harness_word_perplexity(
     if isinstance(documents, str): raise TypeError("`documents` must be a list of texts, got one text")
     texts,context = list(documents),context_length(model)
     counted,length = texts if originals is None else list(originals),length or context or 2048
-    if not texts or len(counted)!=len(texts): raise ValueError(f"`documents` must hold a text for each of `originals`, and at least one, got {len(texts)} and {len(counted)}")
-    if batch_size<1 or length<1 or length>(context or length): raise ValueError(f"`batch_size` must be at least 1 and `length` in 1..{context or 'any'}, got {batch_size} and {length}")
+    if not texts or len(counted)!=len(texts):
+        raise ValueError(f"`documents` must hold a text for each of `originals`, and at least one, got {len(texts)} and {len(counted)}")
+    if batch_size<1 or not 0<length<=(context or length):
+        raise ValueError(f"`batch_size` must be at least 1 and `length` in 1..{context or 'any'}, got {batch_size} and {length}")
     prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if prefix is None: raise ValueError("`tokenizer` must have a BOS or EOS token for the harness's protocol, got neither")
     windows = [(i, *o) for i,text in enumerate(texts) for o in rolling_windows(_harness_ids(tokenizer, text, prefix), prefix, length)]
@@ -359,7 +364,8 @@ def harness_word_perplexity(
     for j in tqdm(range(0, len(windows), batch_size), desc="harness", disable=not progress or bool(os.environ.get('IN_TEST')), leave=False):
         which,inputs,targets,fresh = zip(*windows[j:j+batch_size])
         inputs,targets = (torch.nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True).to(model.device) for rows in (inputs, targets))
-        sizes,fresh,at = (torch.tensor(o, device=model.device) for o in ([[len(o)] for *_,o,_ in windows[j:j+batch_size]], [[o] for o in fresh], range(inputs.shape[1])))
+        sizes,fresh = (torch.tensor(o, device=model.device)[:,None] for o in ([len(o) for *_,o,_ in windows[j:j+batch_size]], fresh))
+        at = torch.arange(inputs.shape[1], device=model.device)
         losses = _next_losses(model, inputs, at<sizes, targets, (at<sizes)&(at>=sizes-fresh)).double().sum(1)
         for i,loss in zip(which, losses.tolist()): nats[i] += loss
     return HarnessPerplexity(tuple(nats), tuple(len(re.split(r'\s+', o)) for o in counted), tuple(len(o.encode()) for o in counted), length)

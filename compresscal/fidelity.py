@@ -51,7 +51,7 @@ class Fidelity:
     @property
     def gained(self)->float: "Share of tokens whose first choice was wrong and is right"; return sum(self.window_gained)/self.tokens
     @property
-    def flips(self)->float: "Share of tokens whose first choice turned from right to wrong or back"; return (sum(self.window_lost)+sum(self.window_gained))/self.tokens
+    def flips(self)->float: "Share of tokens whose first choice turned"; return (sum(self.window_lost)+sum(self.window_gained))/self.tokens
     def __repr__(self): return f"Fidelity({', '.join(f'{k} {v}' for k,v in _shown(self).items())})"
     def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(o)} |" for o in (_shown(self), ['---:']*len(_shown(self)), _shown(self).values()))
     def to_pandas(self)->pd.DataFrame: # Columns `kl`, `agree`, `lost`, `gained` and `tokens`
@@ -61,8 +61,8 @@ class Fidelity:
 # %% ../nbs/12_fidelity.ipynb #87429201
 def _shown(f:Fidelity)->dict:
     "What both views of a result show, as text"
-    return {('KL on model-written text' if f.written else 'KL'): f'{f.kl:.4g}', 'agreement': f'{f.agreement:.2%}', 'lost': f'{f.lost:.2%}', 'gained': f'{f.gained:.2%}',
-            'tokens': f'{f.tokens:,}', 'windows': f'{len(f.window_kl):,}', 'length': f'{f.length:,}'}
+    return {('KL on model-written text' if f.written else 'KL'): f'{f.kl:.4g}', 'agreement': f'{f.agreement:.2%}', 'lost': f'{f.lost:.2%}',
+            'gained': f'{f.gained:.2%}', 'tokens': f'{f.tokens:,}', 'windows': f'{len(f.window_kl):,}', 'length': f'{f.length:,}'}
 
 # %% ../nbs/12_fidelity.ipynb #5de1d2e6
 def has_written_text(
@@ -71,6 +71,8 @@ def has_written_text(
     "Did a model write some of the text, as far as the manifest tells?"
     if isinstance(manifest, dict): return manifest.get('kind')=='self' or 'recipe' in manifest or any(map(has_written_text, manifest.values()))
     return isinstance(manifest, (list,tuple)) and any(isinstance(o, dict) and has_written_text(o) for o in manifest)
+
+def _is_written(source): return isinstance(source, CalibrationSet) and has_written_text(source.manifest)
 
 # %% ../nbs/12_fidelity.ipynb #8d51dda8
 def head_hash(
@@ -136,15 +138,15 @@ def remember(
     for _,*batch in _batches(windows, batch_size, progress, "dense model"):
         some,kind = _states(dense, *batch)
         states.append(some.to(device or some.device))
-    return Reference(windows, tuple(states), kind, head_hash(dense), batch_size, length, isinstance(source, CalibrationSet) and has_written_text(source.manifest))
+    return Reference(windows, tuple(states), kind, head_hash(dense), batch_size, length, _is_written(source))
 
 # %% ../nbs/12_fidelity.ipynb #70e9fd6d
 def _compare(dense, compressed, tokens):
     "Divergence, agreement, loss and gain at each position, `[4, n]`, from the logits of both"
-    if dense.shape[1]!=compressed.shape[1]: raise ValueError(f"`compressed` must have the vocabulary of the dense model, {dense.shape[1]}, got {compressed.shape[1]}")
+    if (n:=dense.shape[1])!=compressed.shape[1]: raise ValueError(f"`compressed` must have the dense model's vocabulary of {n}, got {compressed.shape[1]}")
     dense,compressed = dense.to(compressed.device),compressed
     a,b = dense.argmax(-1),compressed.argmax(-1)
-    rows = max(1, 2**20//dense.shape[1]) if dense.device.type=='cpu' else len(dense) # a processor is faster on what fits its cache
+    rows = max(1, 2**20//n) if dense.device.type=='cpu' else len(dense) # a processor is faster on what fits its cache
     kl = torch.cat([divergence(x, y) for x,y in zip(dense.split(rows), compressed.split(rows))])
     return torch.stack([kl, a==b, (a==tokens)&(b!=tokens), (a!=tokens)&(b==tokens)])
 
@@ -152,8 +154,8 @@ def _four(dense, compressed, states, kinds, tokens):
     "What `_compare` gives, a few positions at a time"
     step = max(1, positions_at_once(compressed)//4) # there are several such tensors at once
     parts = []
-    for own,other,t in zip(states[0].split(step), states[1].split(step), tokens.split(step)):
-        with evaluation_mode(compressed), evaluation_mode(dense):
+    with evaluation_mode(compressed), evaluation_mode(dense):
+        for own,other,t in zip(states[0].split(step), states[1].split(step), tokens.split(step)):
             own = apply_head(dense, own.to(dense.device), kinds[0], t.to(dense.device))
             parts.append(_compare(own, apply_head(compressed, other, kinds[1], t), t))
     return torch.cat(parts, 1)
@@ -176,7 +178,7 @@ def fidelity(
     if kept and kept.head!=head_hash(compressed): raise ValueError("`compressed` must have the head of the dense model, which this Reference needs, "
         "but has another; give both models instead: fidelity(dense, compressed, source)")
     if kept: windows,length,batch_size,written = kept.windows,kept.length,kept.batch_size,kept.written
-    else: (windows,length,_),written = read_windows(dense, source, tokenizer, **kwargs),isinstance(source, CalibrationSet) and has_written_text(source.manifest)
+    else: (windows,length,_),written = read_windows(dense, source, tokenizer, **kwargs),_is_written(source)
     sums = [None]*len(windows)
     for i,(which,tokens,mask,scored) in enumerate(_batches(windows, batch_size, progress, "fidelity")):
         own,kind = (kept.states[i],kept.kind) if kept else _states(dense, tokens, mask, scored)

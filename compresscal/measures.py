@@ -13,8 +13,8 @@ import hashlib,re
 from collections.abc import Collection
 from dataclasses import KW_ONLY,dataclass,field
 from difflib import get_close_matches
+from functools import lru_cache
 from glob import glob
-from importlib.metadata import PackageNotFoundError,version
 from pathlib import Path
 from .corpora import hub_texts,installed_sources
 from .evaluation import perplexity
@@ -55,17 +55,20 @@ def _perplexity_result(p):
     "A `Perplexity` in the form of a record"
     said = dict(perplexity=p.value, bits_per_byte=p.bits_per_byte, word_perplexity=p.word_perplexity)
     documents = {k: list(v) for k in ('nats','tokens','bytes','words') if (v:=getattr(p, f'window_{k}'))}
-    return dict(metrics={k: v for k,v in said.items() if v is not None}, counts={k: sum(v) for k,v in documents.items() if k!='nats'}|dict(documents=len(p.window_nats)),
-                documents=documents)
+    counts = {k: sum(v) for k,v in documents.items() if k!='nats'}|dict(documents=len(p.window_nats))
+    return dict(metrics={k: v for k,v in said.items() if v is not None}, counts=counts, documents=documents)
+
+def _by_people(text):
+    "Refuse text that was made for calibration"
+    if text.partition(':')[0] in ('self','random') or parse_mixture(text):
+        raise ValueError(f"`evaluations` must be text that people wrote, read from one source, got {text!r}")
 
 @dataclass(frozen=True)
 class PerplexityMeasure(Measure):
     "How surprised the model is by held-out text"
-    text:str # Source of the text
+    text:str=field() # Source of the text
 
-    def __post_init__(self):
-        if self.text.partition(':')[0] in ('self','random') or parse_mixture(self.text):
-            raise ValueError(f"`evaluations` must be text that people wrote, read from one source, got {self.text!r}")
+    def __post_init__(self): _by_people(self.text)
     @property
     def name(self): return self.text
     def settings(self): return dict(measure='perplexity')
@@ -85,6 +88,9 @@ class GPTQPerplexityMeasure(Measure):
     source:str           # Name of a source, or a file; `wikitext` in the papers
     length:int|None=None # Tokens in a window; None: 2,048 or the model's context
 
+    def __post_init__(self):
+        _by_people(self.source)
+        if self.length is not None and (type(self.length) is not int or self.length<2): raise ValueError(f"`length` must be at least 2, got {self.length!r}")
     @property
     def name(self): return f"gptq:{self.source}"+(f",length={self.length}" if self.length else '')
     def settings(self):
@@ -97,7 +103,7 @@ class GPTQPerplexityMeasure(Measure):
 @dataclass(frozen=True)
 class FidelityMeasure(Measure):
     "How far the model's predictions are from the dense model's"
-    text:str # Source of the text
+    text:str=field() # Source of the text
     needs_dense = True
 
     @property
@@ -108,15 +114,15 @@ class FidelityMeasure(Measure):
         if reference is None: raise ValueError(f"`reference` must be what {type(self).__name__}.reference made of the dense model, got None")
         f = fidelity(reference, model, progress=False)
         flips = [a+b for a,b in zip(f.window_lost, f.window_gained)]
-        documents = dict(kl=list(f.window_kl), agree=list(f.window_agree), flips=flips, lost=list(f.window_lost), gained=list(f.window_gained), tokens=list(f.window_tokens))
+        documents = {k: list(getattr(f, f'window_{k}')) for k in ('kl','agree','lost','gained','tokens')}|dict(flips=flips)
         return dict(metrics=dict(kl=f.kl, agreement=f.agreement, flips=f.flips),
                     counts=dict(tokens=f.tokens, documents=len(f.window_kl))|(dict(written_by_model=1) if f.written else {}), documents=documents)
 
-# %% ../nbs/13_measures.ipynb #0dece2fb
-def _harness_version():
-    "The version of lm-evaluation-harness, None where it is missing"
-    try: return version('lm-eval')
-    except PackageNotFoundError: return None
+# %% ../nbs/13_measures.ipynb #c16e5fd3
+@lru_cache(maxsize=64)
+def _task_settings(task, stamp, **kwargs):
+    from compresscal.tasks import task_settings
+    return task_settings(task, **kwargs)
 
 @dataclass(frozen=True)
 class TaskMeasure(Measure):
@@ -126,28 +132,33 @@ class TaskMeasure(Measure):
     n_fewshot:int=0     # Solved examples before each question
     limit:int|None=None # Questions, the first; None: all
     file:str|None=None  # File with the questions; None: the data set that the harness names
+    seed:int=0          # Decides which solved examples are shown
+    bos:bool|None=None  # Head each text with the beginning-of-text token? None: as the tokenizer does by itself
     batch_size:int=field(default=8, compare=False) # Texts in one forward pass
 
     def __post_init__(self):
-        for k,least in (('n_fewshot',0), ('limit',1), ('batch_size',1)):
-            if not isinstance(v:=getattr(self, k), int) and not (v is None and k=='limit') or isinstance(v, int) and v<least:
+        for k,least in (('n_fewshot',0), ('limit',1), ('seed',0), ('batch_size',1)):
+            v = getattr(self, k)
+            if (v is None and k!='limit') or v is not None and (type(v) is not int or v<least):
                 raise ValueError(f"`{k}` of task {self.task!r} must be a whole number of at least {least}, got {v!r}")
-        if self.file is not None and not Path(self.file).expanduser().is_file(): raise ValueError(f"`file` of task {self.task!r} must be a file, got {str(self.file)!r}")
+        if self.file is not None and not Path(self.file).expanduser().is_file():
+            raise ValueError(f"`file` of task {self.task!r} must be a file, got {str(self.file)!r}")
     @property
     def name(self):
-        said = dict(n_fewshot=self.n_fewshot or None, limit=self.limit, file=self.file)
-        return ','.join([f'task:{self.task}', *(f'{k}={v}' for k,v in said.items() if v is not None)])
+        said = {k: v for k in ('n_fewshot','limit','file','seed','bos') if (v:=getattr(self, k))!=type(self).__dataclass_fields__[k].default}
+        return ','.join([f'task:{self.task}', *(f'{k}={v}' for k,v in said.items())])
     def settings(self):
-        return dict(measure='task', task=self.task, n_fewshot=self.n_fewshot, limit=self.limit, harness=_harness_version(), file=file_content(self.file) if self.file else None)
+        now = Path(self.file).expanduser().stat() if self.file else None
+        how = dict(n_fewshot=self.n_fewshot, limit=self.limit, file=self.file, seed=self.seed, bos=self.bos)
+        return dict(_task_settings(self.task, now and (now.st_size, now.st_mtime_ns), **how), measure='task')
     def check(self, model=None, tokenizer=None):
-        from compresscal.tasks import load_task
-        if len(found:=load_task(self.task, self.file))!=1:
-            raise ValueError(f"`task` must be a single one, got {self.task!r}, a group of {', '.join(sorted(o.task_name for o in found))}")
+        from compresscal.tasks import continuation_tasks,load_task
+        self.settings()
+        if self.file is not None or self.task not in continuation_tasks: load_task(self.task, self.file) # can its rows be had?
     def measure(self, model, tokenizer, text=None, reference=None):
         from compresscal.tasks import evaluate_tasks
-        files = {self.task: self.file} if self.file else None
-        scores = evaluate_tasks(model, tokenizer, self.task, n_fewshot=self.n_fewshot, limit=self.limit, batch_size=self.batch_size, files=files, progress=False)
-        return scores.record(self.task)
+        how = dict(n_fewshot=self.n_fewshot, limit=self.limit, seed=self.seed, bos=self.bos, batch_size=self.batch_size, progress=False)
+        return evaluate_tasks(model, tokenizer, self.task, files={self.task: self.file} if self.file else None, **how).record(self.task)
 
 # %% ../nbs/13_measures.ipynb #daeb2a01
 kinds = dict(perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexityMeasure, task=TaskMeasure)
@@ -177,7 +188,8 @@ def parse_measure(
         return PerplexityMeasure(name)
     about,*parts = re.split(r',(?=\s*\w+\s*=)', rest) if kind in ('gptq','task') else [rest]
     if not about.strip(): raise ValueError(f"`evaluation` must say what {kind!r} is of, such as '{kind}:{'arc_easy' if kind=='task' else 'docs'}', got {name!r}")
-    if kind!='task' and about not in texts and not _known_text(about): raise _unknown(about, [*texts, *installed_sources, *hub_texts], "a source of held-out text or a file")
+    if kind!='task' and about not in texts and not _known_text(about):
+        raise _unknown(about, [*texts, *installed_sources, *hub_texts], "a source of held-out text or a file")
     settings = dict((o.strip() for o in p.split('=', 1)) for p in parts)
     allowed = [o for o in kinds[kind].__dataclass_fields__ if o not in ('text','source','task','_')]
     for k in settings:

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from compresscal.calibration import CalibrationSet
 from compresscal.corpora import Document, open_corpus
-from compresscal.evaluation import cut_windows, perplexity, token_losses
+from compresscal.evaluation import cut_windows, harness_word_perplexity, perplexity, rolling_windows, token_losses
 from test_models import families
 
 def make(config):
@@ -189,3 +189,125 @@ def test_cut_windows_covers_each_token_once():
                     if bos is not None: assert seen==list(range(n))
                     elif stride and stride<length: assert seen==list(range(1, n))
                     for w,begin,stop in windows: assert w[-(stop-begin):].tolist()==list(range(100+begin, 100+stop))
+
+# words
+
+def test_words_are_those_between_white_space(tiny_model, tiny_tokenizer):
+    "From texts and from tokens, however they are cut; a word counts where it begins"
+    texts = ["  two words", "one", "\n\t ", "tabs\tand\nlines  and\u00a0spaces ", "naïve " * 30]
+    for kw in ({}, dict(length=7), dict(length=12, stride=3)):
+        p = perplexity(tiny_model, texts, tiny_tokenizer, bos=True, **kw)
+        assert p.words==sum(len(o.split()) for o in texts) and len(p.window_words)==len(p.window_nats)
+        assert p.word_perplexity==pytest.approx(math.exp(min(p.nats/p.words, 709)))
+    ids = torch.tensor(tiny_tokenizer(texts[3], add_special_tokens=False).input_ids)
+    assert perplexity(tiny_model, ids, tiny_tokenizer, bos=True, length=9).words==len(texts[3].split())
+    assert perplexity(tiny_model, ids).words is None is perplexity(tiny_model, ids).word_perplexity
+    assert perplexity(tiny_model, ["   "], tiny_tokenizer).word_perplexity is None # tokens, but no words
+
+# GPTQ's protocol
+
+def plain_gptq(model, ids, length):
+    "Mean of the mean losses of all full windows, in the manner of GPTQ's own evaluation"
+    with torch.no_grad(): losses = [model(input_ids=w[None], labels=w[None]).loss.double() for w in ids.split(length) if len(w)==length]
+    return torch.stack(losses).mean().exp().item(),len(losses)
+
+@pytest.mark.parametrize('special', [False,True])
+def test_gptq_protocol_equals_a_plain_loop(tiny_model, tiny_tokenizer, special):
+    "Special tokens stand where the tokenizer puts them: at the head of the stream, or nowhere"
+    from copy import deepcopy
+    from tokenizers.processors import TemplateProcessing
+    tokenizer = deepcopy(tiny_tokenizer)
+    if special: tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single='<s> $A', special_tokens=[('<s>', 0)])
+    rows = [f"Row {i} has so many words." * (i%4) for i in range(60)]
+    ids = tokenizer("\n\n".join(rows), return_tensors='pt').input_ids[0]
+    assert (ids[0]==0)==special
+    for length in (None,40):
+        expected,n = plain_gptq(tiny_model, ids, length or 128)
+        p = perplexity(tiny_model, rows, tokenizer, protocol='gptq', length=length)
+        assert p.value==pytest.approx(expected, rel=1e-6) and p.window_tokens==((length or 128)-1,)*n
+        assert (p.length,p.stride,p.bos,p.protocol)==(length or 128,None,False,'gptq') and 'gptq' in repr(p)
+        assert perplexity(tiny_model, ids, protocol='gptq', length=length).window_nats==p.window_nats
+    assert perplexity(tiny_model, rows, tokenizer, protocol='gptq', max_windows=2).window_tokens==(127,)*2
+
+def test_gptq_protocol_on_wikitext(shared, tmp_path):
+    "Lines of the file are rows: blank ones empty, others with their line break"
+    from compresscal.evaluation import text_rows
+    from compresscal.models import load_model
+    model,tokenizer = load_model(shared/'data'/'model_stories260K'/'transformers')
+    lines = (shared/'data'/'text_wikitext2'/'wiki.valid.txt').read_text(encoding='utf-8').split('\n')[:60]
+    (tmp_path/'wiki.valid.txt').write_text('\n'.join(lines)+'\n', encoding='utf-8')
+    rows = text_rows(tmp_path/'wiki.valid.txt')
+    assert rows==[o+'\n' if o.strip() else '' for o in lines] and rows[:2]==['',' = Homarus gammarus = \n']
+    ids = tokenizer("\n\n".join(rows), return_tensors='pt').input_ids[0]
+    expected,n = plain_gptq(model, ids, 512)
+    p = perplexity(model, tmp_path/'wiki.valid.txt', tokenizer, protocol='gptq')
+    assert p.value==pytest.approx(expected, rel=1e-5) and (p.length,len(p.window_nats))==(512,n) and n>10
+
+def test_rows_of_other_sources(tmp_path):
+    from compresscal.evaluation import text_rows
+    (tmp_path/'rows.jsonl').write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert sorted(text_rows(tmp_path/'rows.jsonl'))==['one','two'] and text_rows([Document('a','1'),'','b'])==['a','','b']
+    assert len(text_rows('docs'))>5
+    with pytest.raises(ValueError, match="could not be opened on the Hub.*give its text as a file"): text_rows('wikitext')
+
+@pytest.mark.parametrize('kw,message', [(dict(stride=4), "`stride` must be None"), (dict(bos=True), "`bos` must be None"), (dict(tokenizer=None), "`tokenizer` must be given"),
+    (dict(length=129), "context of 128"), (dict(protocol='awq'), "`protocol` must be 'gptq' or None, got 'awq'"), (dict(length=100), "at least one full window of 100 tokens"),
+    (dict(source=torch.ones(2, 8).long()), "rows that are cut already"), (dict(source=CalibrationSet.from_tokens(torch.ones(2, 8).long())), "rows that are cut already")])
+def test_gptq_protocol_refuses(tiny_model, tiny_tokenizer, kw, message):
+    with pytest.raises(ValueError, match=message): perplexity(tiny_model, **(dict(source=["a text"], tokenizer=tiny_tokenizer, protocol='gptq')|kw))
+
+# the harness's word perplexity
+
+def test_rolling_windows_score_each_token_once():
+    lm_eval = pytest.importorskip('lm_eval.utils')
+    for n in range(1, 30):
+        for length in (1,2,7,30):
+            found,ids = list(rolling_windows(list(range(n)), 99, length)),list(range(n))
+            assert [t for _,targets,k in found for t in targets[-k:]]==ids
+            theirs = [lm_eval.make_disjoint_window(o) for o in lm_eval.get_rolling_token_windows(ids, 99, length, 1)]
+            assert [(inputs[:len(inputs)-k+1],targets[-k:]) for inputs,targets,k in found]==[tuple(o) for o in theirs]
+
+@pytest.mark.parametrize('name', ['model_stories260K','embedded'])
+def test_word_perplexity_equals_the_harness(shared, name):
+    "Two articles of WikiText, as the harness's task reads and counts them, with its own model class"
+    pytest.importorskip('lm_eval')
+    pytest.importorskip('accelerate') # which that class needs
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
+    from compresscal.corpora import join_articles
+    from compresscal.models import load_model
+    model,tokenizer = load_model(None if name=='embedded' else shared/'data'/name/'transformers')
+    pages = [o[:6000] for o in list(join_articles((shared/'data'/'text_wikitext2'/'wiki.valid.txt').read_text(encoding='utf-8').splitlines(keepends=True)))[1:3]]
+    read = [wikitext_detokenizer(dict(page=o)) for o in pages]
+    harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    logliks = harness.loglikelihood_rolling([Instance('loglikelihood_rolling', dict(page=o), (o,), 0) for o in read], disable_tqdm=True)
+    found = harness_word_perplexity(model, read, tokenizer, originals=pages, length=harness.max_length, batch_size=3)
+    assert found.document_nats==pytest.approx([-o for o in logliks], rel=1e-6)
+    theirs = [process_results(dict(page=o), (l,)) for o,l in zip(pages, logliks)]
+    total = lambda k: [sum(o) for o in zip(*(t[k] for t in theirs))]
+    for metric in ('word_perplexity','byte_perplexity'): assert getattr(found, metric)==pytest.approx(math.exp(-total(metric)[0]/total(metric)[1]), rel=1e-5)
+    assert found.bits_per_byte==pytest.approx(-total('bits_per_byte')[0]/total('bits_per_byte')[1]/math.log(2), rel=1e-6)
+    assert abs(found.word_perplexity/perplexity(model, read, tokenizer).word_perplexity-1)>.01 # another quantity
+
+def test_word_perplexity_equals_the_harness_task(shared, tmp_path):
+    "The task `wikitext` on a file, all that it reports"
+    pytest.importorskip('lm_eval')
+    from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
+    from compresscal.models import load_model
+    from compresscal.task_files import read_rows
+    from compresscal.tasks import evaluate_tasks
+    model,tokenizer = load_model(shared/'data'/'model_stories260K'/'transformers')
+    lines = (shared/'data'/'text_wikitext2'/'wiki.valid.txt').read_text(encoding='utf-8').split('\n')[:50]
+    (tmp_path/'wiki.txt').write_text('\n'.join(lines), encoding='utf-8')
+    pages = [o['page'] for o in read_rows(tmp_path/'wiki.txt')]
+    theirs = evaluate_tasks(model, tokenizer, 'wikitext', files={'wikitext': tmp_path/'wiki.txt'}, progress=False)['wikitext'].metrics
+    ours = harness_word_perplexity(model, [wikitext_detokenizer(dict(page=o)) for o in pages], tokenizer, originals=pages)
+    assert len(pages)>1 and set(theirs)=={'word_perplexity','byte_perplexity','bits_per_byte'}
+    for k,v in theirs.items(): assert getattr(ours, k)==pytest.approx(v, rel=1e-5)
+
+def test_harness_word_perplexity_refuses(tiny_model, tiny_tokenizer):
+    with pytest.raises(ValueError, match="got 0 and 0"): harness_word_perplexity(tiny_model, [], tiny_tokenizer)
+    with pytest.raises(TypeError, match="a list of texts"): harness_word_perplexity(tiny_model, "one text", tiny_tokenizer)
+    with pytest.raises(ValueError, match="`length` in 1..128, got 8 and 129"): harness_word_perplexity(tiny_model, ["text"], tiny_tokenizer, length=129)
+    assert harness_word_perplexity(tiny_model, ["", "some"], tiny_tokenizer).document_nats[0]==0 # an empty document has no tokens
