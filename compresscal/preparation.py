@@ -52,8 +52,8 @@ def gather(
     "The calibration sets and the evaluation text of one model"
     sizes, lengths = ((v if isinstance(v, tuple) else (v,)) for v in (study.n_sequences, study.length))
     context, sets = context_length(model), {}
-    if context and max(lengths)>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {max(lengths)}")
     def sample(source, n_sets, n_sequences, length, split):
+        if context and length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
         how = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=study.seed, split=split)
         parts = parse_mixture(str(source)) or [source]
         asked = dict(source=str(source), files=[file_stamp(s) for s in parts], tokenizer=tokenizer_fingerprint(tokenizer), **how)

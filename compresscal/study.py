@@ -95,7 +95,7 @@ def check_comparisons(
 ):
     "Raise a `ValueError` where a comparison speaks of what is not there"
     labels, sources = [m.label for m in study.methods], [*named(study.sources)]
-    pairs = [tuple(parse_method(o).label if isinstance(o, Method) or ':' in str(o) and o not in sources else o for o in pair) for pair in study.comparisons]
+    pairs = [tuple(o if o in labels+sources or not isinstance(o, Method) and ':' not in str(o) else parse_method(o).label for o in pair) for pair in study.comparisons]
     for pair in pairs:
         if len(pair)!=2: raise ValueError(f"`comparisons` must be pairs, got {pair!r}")
         for known in (labels, sources):
@@ -115,10 +115,11 @@ def work_off(
     "Compute what is missing"
     missing = {i: tuple(n for n,d in decides.items() if content_key(d) not in results) for i,(_,decides) in cells.items()}
     jobs = [(i, replace(job, measures=missing[i])) for i,(job,_) in cells.items() if missing[i]]
+    if not jobs: return bar.update(len(cells))
     workers = engine.size() if hasattr(engine, 'size') else 1
     store.plan([dict(id=i, label=j.label, kind=j.kind, cells=[*map(content_key, d.values())]) for i,(j,d) in cells.items()], workers)
     bar.update(len(cells)-len(jobs))
-    for o in engine.run(bench, in_groups(jobs)) if jobs else ():
+    for o in engine.run(bench, in_groups(jobs)):
         job, decides = cells[o.job]
         if o.state=='started':
             store.start(o.job, o.where)
@@ -158,9 +159,9 @@ def run_study(
         if getattr(engine, 'memory', 0) is None: engine = replace(engine, memory=max(r.memory for r in ready))
         bench = Bench({r.name: r.source for r in ready}, measures, {(r.name, n): t for r in ready for n,t in r.texts.items()}, study.device)
         work_off(store, engine, bench, cells, results, bar)
-        failed = store.failures()
+        failed, told = store.failures(), lambda f: f|dict(error=f"{f['type']}: {f['message']}")
         found = Results([row for r in ready for row in rows_of(study, r, results)], [o for r in ready for o in r.shown],
-                        [failed[k] for k in keys if k in failed], results.get, study.comparisons)
+                        [told(failed[k]) for k in keys if k in failed], results.get, study.comparisons)
         write_results(store.folder, found, study.settings(), command, environment())
     if found.failures: warnings.warn(f"{len(found.failures)} of {len(keys)} cells failed, the first with {found.failures[0]['type']}: "
                                      f"{found.failures[0]['message'].splitlines()[0]}; the same call tries them again")
