@@ -334,7 +334,7 @@ def plot_heat(
     panels:Mapping[str, Mapping[str, Mapping[str, float]]], # Title of each panel -> row -> column -> value
     format:str|Mapping[str, str]='.2f',        # How a value is written; or one for each panel
     best:str|None|Mapping[str, str|None]=None, # 'low' or 'high': bold in each row; or one for each panel
-    log:bool=False,          # Colours by the logarithm?
+    log:bool|Mapping[str, bool]=False, # Colours by the logarithm? Or one answer for each panel
     caption:str='',          # What stands below the figure
     alt:str='',              # What it shows, in words (default: every value)
     columns:int=2,           # Panels side by side
@@ -345,7 +345,7 @@ def plot_heat(
     of = lambda setting, title: setting[title] if isinstance(setting, Mapping) else setting
     with style():
         fig, axes = canvas(len(panels), columns, width, height=.85+.22*max(map(len, panels.values())))
-        for ax,(title,table) in zip(axes, panels.items()): draw_heat(ax, table, of(format, title), of(best, title), log).set_title(title)
+        for ax,(title,table) in zip(axes, panels.items()): draw_heat(ax, table, *(of(o, title) for o in (format, best, log))).set_title(title)
     said = (f"{title}: "+'; '.join(f'{r} '+', '.join(f'{c} {v:{of(format, title)}}' for c,v in row.items()) for r,row in t.items()) for title,t in panels.items())
     return Picture(fig, caption, alt or 'Values by row and column. '+'. '.join(said)+'.')
 

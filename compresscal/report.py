@@ -8,16 +8,18 @@ Docs: https://compresscal.github.io/compresscal/report.html.md"""
 __all__ = ['LONG', 'STATISTICS', 'html_table', 'unfold', 'statistics', 'frame_lines', 'warnings_html', 'held_out', 'html_picture',
            'report', 'write_results', 'write_tables']
 
-# %% ../nbs/19_report.ipynb #ed846f82
-import html, json, math, re
-from collections.abc import Iterable, Mapping, Sequence
+# %% ../nbs/19_report.ipynb #0a14453d
+import html, json, re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from .figures import headlines, pictures
+from .figures import pictures
+from .findings import headlines
 from .installed import write_atomically
-from .plots import Picture
+from .plots import WIDTHS, Picture
 from .results import Results, describe_metric, latex_table, markdown_table, number, tables
 
 # %% ../nbs/19_report.ipynb #e7310408
@@ -26,15 +28,14 @@ LONG = 30 # Lines of a table that is not folded
 def html_table(
     title:str,                       # What it shows
     lines:Sequence[Sequence[object]],# The first is the header
-    words:int|None=None,             # How many columns hold words (default: those in which a cell is no number)
+    words:int=1,                     # How many columns hold words; the others hold numbers
+    most:int=5_000,                  # Lines that a page can hold
 )->str:                              # HTML
     "Lines as a table, folded if there are many"
-    lines = [[str(c) for c in l] for l in lines]
-    plain = [i<words if words is not None else not all(re.fullmatch(r'[-+<\d.,e\s]*|nan|inf|all|\S+ to \S+', l[i]) for l in lines[1:]) for i in range(len(lines[0]))]
-    row = lambda l, tag: '<tr>'+''.join(f'<{tag}{" class=w"*w}>{html.escape(c)}</{tag}>' for c,w in zip(l, plain))+'</tr>'
+    row = lambda l, tag: '<tr>'+''.join(f'<{tag}{" class=w"*(i<words)}>{html.escape(str(c))}</{tag}>' for i,c in enumerate(l))+'</tr>'
     caption = f'<caption>{html.escape(title)}</caption>' if title and len(lines)-1<=LONG else ''
-    table = f'<table>{caption}<thead>{row(lines[0], "th")}</thead><tbody>{"".join(row(l, "td") for l in lines[1:])}</tbody></table>'
-    return table if len(lines)-1<=LONG else unfold(html.escape(title), f'<div class=long>{table}</div>', f'{len(lines)-1:,} lines')
+    table = f'<table>{caption}<thead>{row(lines[0], "th")}</thead><tbody>{"".join(row(l, "td") for l in lines[1:most+1])}</tbody></table>'
+    return table if len(lines)-1<=LONG else unfold(html.escape(title), f'<div class=long>{table}</div>', f'{len(lines)-1:,} lines'+f', the first {most:,} here'*(len(lines)-1>most))
 
 def unfold(
     said:str,     # HTML that is always seen
@@ -46,63 +47,72 @@ def unfold(
 
 # %% ../nbs/19_report.ipynb #234462dd
 STATISTICS = dict(
-    compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(A>B) is the probability that a set of the first has the higher value.'),
+    compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is the probability that a set of a has the higher value.'),
     compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair.'),
-    ranges=('From the best source to the worst', 'How far the means of sources lie apart, beside what is expected when the labels of the sets are shuffled: with many sources, some range appears by chance.'),
-    noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in another order and at another number of threads, beside that between sets.'),
-    accuracy=('Accuracy', 'With the standard error over test items, and flips: items whose answer turned right or wrong. Where the interval of the dense model includes chance, nothing can be read from a task.'),
-    hidden=('Perplexity against accuracy', 'What one tells apart and the other does not.'))
+    ranges=('From the best source to the worst', 'How far the means of sources lie apart, beside what is expected when sets are dealt to the sources at random: with many sources, some range appears by chance.'),
+    noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in another order or on another number of threads, beside that between sets.'),
+    accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or right. A task whose dense interval includes chance is marked; nothing can be read from it.'),
+    hidden=('Where one measure hides what another shows', 'Pairs that perplexity tells apart and accuracy does not, or the other way round.'),
+    rank_agreement=('Does perplexity order models as accuracy does?', 'Rank correlation between compressed models, and between the sets of one source.'))
+
+_FAMILY = 'These pairs were declared before the run; p is corrected for their number after Holm.'
+_SHOWN = 'Nobody asked for these pairs before the numbers were seen, so they have no p-value.'
 
 def statistics(
     results:Results, # Of a study
 )->list[tuple[str, str, pd.DataFrame]]: # Title, how to read it, and the table
-    "The tables of a study that are not empty, for the headline of each evaluation"
+    "The tables of a study that are not empty, for the first metric of each evaluation"
     found, first = [], headlines(results.rows)
+    short = replace(results, rows=[r for r in results.rows if first[r['evaluation']]==r['metric']])
     for name,(title,note) in STATISTICS.items():
-        if not hasattr(results, name): continue
-        frame = getattr(results, name)()
-        if {'evaluation', 'metric'} <= set(frame.columns): frame = frame[frame.metric==frame.evaluation.map(first)]
+        frame = getattr(results if name=='accuracy' else short, name)()
+        if name=='hidden': frame = frame[frame.hides!='']
         if 'declared' not in frame.columns: found.append((title, note, frame))
-        else: found += [(title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]), (f'{title}: pairs that were not declared', f'{note} {_SHOWN}', frame[~frame.declared.astype(bool)])]
+        else:
+            rest = frame[~frame.declared.astype(bool)]
+            if 'source' in rest.columns and (pooled := rest.source=='all sources').any(): rest = rest[pooled]
+            found += [(title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]), (f'{title}, not declared', f'{note} {_SHOWN}', rest)]
     return [(title, *_trim(note, frame)) for title,note,frame in found if len(frame)]
-
-_FAMILY = 'These pairs were declared before the run; p is corrected for their number after Holm.'
-_SHOWN = 'They are shown without a p-value, since nobody asked for them before the numbers were seen.'
 
 def _trim(note, frame):
     "A table without columns that are the same in every line, which the note says instead"
-    same = [c for c in ('model', 'metric', 'n_sequences', 'length', 'declared') if c in frame.columns and frame[c].nunique(dropna=False)==1]
+    same = [c for c in ('model', 'metric', 'source', 'n_sequences', 'length', 'declared') if c in frame.columns and len(frame)>1 and frame[c].nunique(dropna=False)==1]
     said = [f"{c.replace('_', ' ')} {frame[c].iloc[0]}" for c in same if c!='declared']
     empty = [c for c in frame.columns if frame[c].isna().all()]
-    return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns=[*same, *empty])
+    return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns=[*same, *(c for c in empty if c not in same)])
 
-# %% ../nbs/19_report.ipynb #24c4bb82
+# %% ../nbs/19_report.ipynb #f149bd00
+_ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high')}
+
 def frame_lines(
     frame:pd.DataFrame, # Any table
     digits:int=3,       # Decimals of ordinary numbers
-)->list[list[str]]:     # The first is the header
+)->tuple[list[list[str]], int]: # Lines, the first their header, and how many columns hold words, which come first
     "A table as text"
     def cell(name, v):
-        if v is None or isinstance(v, float) and math.isnan(v): return ''
-        if isinstance(v, (tuple, list)): return ' to '.join(cell(name, o) for o in v)
-        if isinstance(v, (bool, str)) or not isinstance(v, (int, float)): return {'True': 'yes', 'False': 'no'}.get(str(v), str(v))
-        if isinstance(v, int): return str(v)
-        return '<0.001' if (name=='p' or name.startswith('p_')) and v<.001 else number(v, digits)
-    plain = lambda v: v.item() if hasattr(v, 'item') else v
-    names = [str(c) for c in frame.columns]
-    return [[n.replace('_', ' ') for n in names], *([cell(n, plain(v)) for n,v in zip(names, r)] for r in frame.itertuples(index=False))]
+        if v is None or v!=v: return ''
+        if isinstance(v, float): return '<0.001' if name.partition('_')[0]=='p' and v<.001 else number(v, digits)
+        return {'True': 'yes', 'False': 'no'}.get(str(v), str(v))
+    frame, columns = frame.astype(object).rename(columns=str), {}
+    for c in frame:
+        ends = next((k for k,o in _ENDS.items() if c in o and set(o)<=set(frame)), None)
+        if ends is None: columns[{'greater': 'P(a>b)'}.get(c, c.replace('_', ' '))] = [cell(c, v) for v in frame[c]]
+        elif c==_ENDS[ends][0]: columns[ends] = [f'{cell(c, a)} to {cell(c, b)}' if a==a else '' for a,b in zip(frame[c], frame[_ENDS[ends][1]])]
+    words = [k for k,v in columns.items() if any(re.search(r'[a-df-zA-Z]', re.sub('nan|inf| to ', '', o)) for o in v)]
+    order = [*words, *(k for k in columns if k not in words)]
+    return [order, *([*r] for r in zip(*(columns[k] for k in order)))], len(words)
 
 # %% ../nbs/19_report.ipynb #93ae7095
 def warnings_html(
     results:Results, # Of a study
 )->str:              # HTML
     "Failures and checks"
-    e, checks = html.escape, list(results.checks()) if hasattr(results, 'checks') else []
+    e, checks = html.escape, results.checks()
     failed, held, unknown = ([f'<li><b>{e(name)}</b>: {e(said)}</li>' for name,ok,said in checks if ok is state] for state in (False, True, None))
     said = f'<ul>{"".join(failed)}</ul>' if failed else ''
     if lost := results.failures:
-        columns = [k for k in ('model', 'method', 'source', 'set', 'replicate', 'evaluation', 'error', 'attempts') if any(k in f for f in lost)]
-        said += html_table('Cells without a value; the next run tries them again', [columns, *([str(f.get(k, ''))[:300] for k in columns] for f in lost)])
+        columns = [k for k in ('model', 'method', 'source', 'set', 'replicate', 'evaluation', 'type', 'message', 'error', 'attempts') if any(k in f for f in lost)]
+        said += html_table('Cells without a value; the next run tries them again', [columns, *([str(f.get(k, ''))[:300] for k in columns] for f in lost)], len(columns))
     note = f'; this study cannot tell about {len(unknown)} more' if unknown else ''
     held = unfold(f'{len(held)} check{"s"*(len(held)!=1)} held', f'<ul>{"".join(held+unknown)}</ul>', note) if checks else ''
     title = ' and '.join([f'{len(failed)} check{"s"*(len(failed)!=1)} failed']*bool(failed)+[f'{len(lost)} cell{"s"*(len(lost)!=1)} failed']*bool(lost))
@@ -124,9 +134,9 @@ def html_picture(
     p:Picture, # The picture
 )->str:        # HTML
     "A picture inside a page"
-    svg = p.to_bytes('svg').decode().partition('<svg')[2]
+    svg, width = p.to_bytes('svg').decode().partition('<svg')[2], p.figure.get_size_inches()[0]/WIDTHS['text']
     svg = re.sub(r'<metadata>.*?</metadata>', '', re.sub(r' id="(figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend|PathCollection|LineCollection|FillBetweenPolyCollection)_\d+"', '', svg), flags=re.S)
-    return f'<figure id="{html.escape(name)}"><svg role="img" aria-label="{html.escape(p.alt)}"{svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>'
+    return f'<figure id="{html.escape(name)}"><svg role="img" style="max-width:{62*width:.0f}rem" aria-label="{html.escape(p.alt)}"{svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>'
 
 def _text_html(sets, most=20_000):
     "What each set is, opened by its name"
@@ -140,13 +150,12 @@ def _size(rows):
     several = [count(len({r[k] for r in rows}-{'none', 'dense'}), k) for k in ('model', 'method', 'source', 'evaluation', 'cell')]
     return ', '.join(several)
 
-def _cells_html(rows, most=5_000):
-    "Every row, as far as a page can hold them"
-    columns = ('model', 'method', 'source', 'n_sequences', 'length', 'set', 'replicate', 'evaluation', 'metric', 'value', 'documents', 'cell')
+def _cells_html(rows):
+    "Every row, without columns that say the same in every line"
+    columns = ('model', 'method', 'source', 'evaluation', 'metric', 'n_sequences', 'length', 'set', 'replicate', 'value', 'documents', 'cell')
     columns = [c for c in columns if c in ('method', 'evaluation', 'value', 'cell') or len({r[c] for r in rows})>1]
-    lines = [[f'{v:.5g}' if isinstance(v, float) else v for v in map(r.get, columns)] for r in rows[:most]]
-    more = f'<p class=note>The first {most:,} of {len(rows):,}; results.csv has all.</p>' if len(rows)>most else ''
-    return unfold(f'All {len(rows):,} numbers', f'{more}<div class=long>{html_table("", [columns, *lines]).removeprefix("<details>")}</div>') if rows else ''
+    lines = [[f'{v:.5g}' if isinstance(v, float) else v for v in map(r.get, columns)] for r in rows]
+    return html_table(f'{len(rows):,} numbers', [columns, *lines], sum(c in ('model', 'method', 'source', 'evaluation', 'metric') for c in columns)) if rows else ''
 
 # %% ../nbs/19_report.ipynb #aa5a03ff
 _CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -178,14 +187,14 @@ def report(
     command:str='',     # How to make it again
     environment:Mapping={}, # Names and versions: `versions` by package, `python`
     figures:Mapping[str, Picture]|None=None, # Pictures by name (default: all that the rows allow)
-    most:int=4,         # Figures that stand open
 )->str:                 # HTML, complete in itself
     "A page to read, keep and send"
     e, versions, drawn = html.escape, environment.get('versions', {}), pictures(results) if figures is None else figures
     shown = [html_picture(k, p) for k,p in drawn.items()]
-    shown[most:] = [unfold(e(k.replace('-', ' ')), s) for k,s in list(zip(drawn, shown))[most:]]
+    kinds = [k.partition('-')[0] for k in drawn]
+    shown = [s if k not in kinds[:i] else unfold(e(name.replace('-', ' ')), s) for i,(k,name,s) in enumerate(zip(kinds, drawn, shown))]
     asked = [(k, ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else v) for k,v in settings.items() if v is not None]
-    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table(title, frame_lines(frame))}</div>' for title,note,frame in statistics(results))
+    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table(title, *frame_lines(frame))}</div>' for title,note,frame in statistics(results))
     contents = dict(figures='Figures', summary='Summary', **dict(statistics='Statistics') if found else {}, text='Text', cells='Cells', again='Make it again')
     software = [*versions.items(), *([('python', environment['python'])] if 'python' in environment else [])]
     return _PAGE.format(css=_CSS, size=_size(results.rows), version=e(versions.get('compresscal', '')),
@@ -227,7 +236,7 @@ def write_tables(
     results:Results, # Of a study
 )->dict[str, str]:   # `md` and `tex`
     "The summary and the statistics, in Markdown and in LaTeX"
-    more = [(title, note, frame_lines(frame), sum(not pd.api.types.is_numeric_dtype(t) for t in frame.dtypes)) for title,note,frame in statistics(results)]
-    md = [results.to_markdown(), *(f'{title}\n\n{note}\n\n{markdown_table(lines, words)}' for title,note,lines,words in more)]
-    tex = [results.to_latex(), *(latex_table(lines, f'{title}. {note}', words) for title,note,lines,words in more)]
+    found = [(t, '', lines, 2) for t,lines in tables(results, True)]+[(t, note, *frame_lines(frame)) for t,note,frame in statistics(results)]
+    md = ('\n\n'.join(filter(None, (t, note, markdown_table(lines, words)))) for t,note,lines,words in found)
+    tex = (latex_table(lines, f'{t}. {note}' if note else t, words) for t,note,lines,words in found)
     return dict(md='\n\n'.join(md)+'\n', tex='\n\n'.join(tex)+'\n')
