@@ -84,13 +84,15 @@ class PlainLines:
     ): self.stream,self.seconds,self.clock,self.last,self.line,self.bar,self.open = stream,seconds,clock,clock(),'',False,None
 
     def write(self, text):
+        drawing = False # a bar is drawn by one call, which begins with a return; what comes after it is text again
         for piece in re.findall(r'\r|\n|[^\r\n]+', re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', text)):
             if piece=='\n':
                 if not self.bar: self.stream.write(self.line+'\n')
                 self.line,self.bar = '',False
-            elif piece=='\r': self.line,self.bar = '',True
-            else: self.line += piece
-        if self.bar and self.line.strip(): self._progress(self.line.strip())
+            elif piece=='\r': self.line,self.bar,drawing = '',True,True
+            else: self.line,self.bar = self.line+piece,drawing
+        if drawing and self.line.strip(): self._progress(self.line.strip())
+        if drawing: self.line = ''
         return len(text)
 
     def _progress(self, said):
