@@ -71,8 +71,8 @@ def breaches(tree):
 
 @pytest.mark.parametrize('name', modules)
 def test_no_side_effects(name):
-    allowed = {'cli': 'print', 'jobs': 'torch.set_num_threads'}.get(name) # printing is what a command is for; a worker has its own number of threads
-    found = [o for o in breaches(modules[name]) if o[1]!=allowed]
+    allowed = {'cli': 'print', 'jobs': 'set_num_threads'}.get(name) # printing is what a command is for; a worker has its own number of threads
+    found = [o for o in breaches(modules[name]) if o[1].split('.')[-1]!=allowed]
     assert found==[]
 
 @pytest.mark.parametrize('source', ['print(1)', 'assert x', 'import pickle', 'torch.manual_seed(0)', 'torch.set_num_threads(1)', 'f(trust_remote_code=True)', 'torch.load(p)'])
