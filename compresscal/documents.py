@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from .findings import Group, compare, dense_value, group_values, headlines, is_accuracy, is_ratio, lower_is_better
+from .findings import Group, compare_methods, compare_sources, dense_value, group_values, headlines, is_accuracy, is_ratio, lower_is_better
 from .uncertainty import COVERS, compare_answers, crossed_interval, includes_chance, linear_scores, standard_error, summarize
 
 # %% ../nbs/17_documents.ipynb #bea01e8c
@@ -138,8 +138,9 @@ def hidden(
     first, lines = headlines(rows), []
     quality, tasks = [e for e,m in first.items() if lower_is_better(m)], [e for e,m in first.items() if is_accuracy(m)]
     keep = [r for r in rows if first[r['evaluation']]==r['metric'] and r['evaluation'] in {*quality, *tasks}]
-    for of,within,frame in zip(('methods', 'sources'), ('source', 'method'), compare(keep, level=level) if quality and tasks else ()):
+    for of,within,compared in (('methods', 'source', compare_methods), ('sources', 'method', compare_sources)):
         keys = ['model', within, 'n_sequences', 'length', 'a', 'b']
+        frame = compared(keep if quality and tasks else [], level=level)
         by = {e: part.set_index(keys)[['difference', 'low', 'high']] for e,part in frame.groupby('evaluation', sort=False)}
         for q,t in product(quality, tasks):
             if q not in by or t not in by: continue

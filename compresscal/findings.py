@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/findings.html.md"""
 
 # %% auto #0
 __all__ = ['AGAINST_DENSE', 'LOUD', 'Group', 'group_values', 'strength', 'is_ratio', 'is_accuracy', 'lower_is_better',
-           'dense_value', 'summary', 'size_curve', 'strength_curve', 'headlines', 'compare', 'ranges', 'noise', 'Check',
-           'checks']
+           'dense_value', 'summary', 'size_curve', 'strength_curve', 'headlines', 'compare_methods', 'compare_sources',
+           'ranges', 'noise', 'Check', 'checks']
 
 # %% ../nbs/16_findings.ipynb #8f357681
 import math, re
@@ -123,15 +123,19 @@ def _line(setting, a, b, c:Comparison|None, declared):
     return setting|dict(a=a, b=b, sets_a=n[0], sets_b=n[1], difference=difference, low=low, high=high, greater=greater, greater_low=less, greater_high=more,
                         p=p if declared else math.nan, p_holm=math.nan, declared=declared)
 
-def _pairs(names, family):
-    "Pairs to compare, those declared in the order in which they were declared"
-    said = [tuple(o) for o in family]
-    return [*said, *((a, b) for a,b in combinations(names, 2) if (a, b) not in said and (b, a) not in said)], said
+def _declared(rows, family):
+    "Declared pairs of methods, and of sources"
+    methods, sources = ({r[k] for r in rows} for k in ('method', 'source'))
+    return [tuple(o) for o in family if {*o}&methods], [tuple(o) for o in family if {*o}&sources and not {*o}&methods]
 
-# %% ../nbs/16_findings.ipynb #cb08cdb8
-def _compare_methods(rows, family, level):
-    "Lines of comparisons of methods, with p not yet adjusted"
-    settings, together, fixed, first, lines = {}, {}, {}, headlines(rows), []
+def _pairs(names, said, shown):
+    "Pairs to compare, those declared in the order in which they were declared"
+    return [*said, *((a, b) for a,b in combinations(names, 2) if shown and (a, b) not in said and (b, a) not in said)]
+
+# %% ../nbs/16_findings.ipynb #5d6eeef1
+def _method_lines(rows, family, level, shown=True):
+    "Lines of comparisons of methods, with p not yet adjusted; only declared ones if others are not to be shown"
+    settings, together, fixed, lines, first, said = {}, {}, {}, [], headlines(rows), _declared(rows, family)[0]
     for g,values in group_values(rows).items():
         if g.source=='none': fixed.setdefault(g[:3], {})[g.method] = values[0]
         else:
@@ -141,8 +145,7 @@ def _compare_methods(rows, family, level):
     for s,methods in (settings|together).items():
         decides = first[s.evaluation]==s.metric and (s in together or s._replace(source='all sources') not in together)
         constant = fixed.get(s[:3], {})
-        pairs, said = _pairs([*methods, *(m for m in constant if m!='dense')], family)
-        for a,b in pairs:
+        for a,b in _pairs([*methods, *(m for m in constant if m!='dense')], said, shown):
             known, c = [methods.get(o, {}) for o in (a, b)], None
             if {a, b} <= constant.keys() or not any(known) and (a, b) not in said: continue # two methods without text have nothing to vary
             sets = sorted(set.intersection(*(set(o) for o in known if o))) if any(known) else []
@@ -153,33 +156,42 @@ def _compare_methods(rows, family, level):
             lines.append(_line({k: v for k,v in s._asdict().items() if k!='method'}, a, b, c, declared))
     return lines
 
-# %% ../nbs/16_findings.ipynb #1aa3048d
-def _compare_sources(rows, family, level):
-    "Lines of comparisons of sources, with p not yet adjusted"
-    settings, first, lines = {}, headlines(rows), []
+# %% ../nbs/16_findings.ipynb #0032aec0
+def _source_lines(rows, family, level, shown=True):
+    "Lines of comparisons of sources, as for methods"
+    settings, lines, first, said = {}, [], headlines(rows), _declared(rows, family)[1]
     for g,values in group_values(rows).items():
         if g.source!='none': settings.setdefault(g._replace(source=''), {})[g.source] = [*values.values()]
     for s,sources in settings.items():
-        pairs, said = _pairs(sources, family)
-        for a,b in pairs:
+        for a,b in _pairs(sources, said, shown):
             declared = (a, b) in said and first[s.evaluation]==s.metric
             c = compare_unpaired(sources[a], sources[b], level=level, test=declared) if a in sources and b in sources else None
             lines.append(_line({k: v for k,v in s._asdict().items() if k!='source'}, a, b, c, declared))
     return lines
 
-# %% ../nbs/16_findings.ipynb #e2323035
-def compare(
+# %% ../nbs/16_findings.ipynb #57340352
+def _adjusted(lines, others, left_out):
+    "Lines as a table, their p adjusted together with those of the others"
+    adjusted = holm({(n, i): line['p'] for n,some in enumerate((lines, others)) for i,line in enumerate(some) if line['declared']})
+    for (n,i),p in adjusted.items():
+        if not n: lines[i]['p_holm'] = p
+    return pd.DataFrame(lines, columns=[*(f for f in Group._fields if f!=left_out), *_DIFFERENCE])
+
+def compare_methods(
     rows:Sequence[dict], # Of a study
     family:Sequence=(),  # Comparisons declared before the run: pairs of methods or of sources
     level:float=.95,     # Of the intervals, which are not adjusted
-)->tuple[pd.DataFrame, pd.DataFrame]: # Comparisons of methods and of sources
-    "All pairs of methods and of sources; p-values for those declared, adjusted together"
-    methods = {r['method'] for r in rows}
-    split = [[o for o in family if bool({*o}&methods)==want] for want in (True, False)]
-    found = [_compare_methods(rows, split[0], level), _compare_sources(rows, split[1], level)]
-    adjusted = holm({(i, j): line['p'] for i,lines in enumerate(found) for j,line in enumerate(lines) if line['declared']})
-    for (i,j),p in adjusted.items(): found[i][j]['p_holm'] = p
-    return tuple(pd.DataFrame(lines, columns=[*(f for f in Group._fields if f!=k), *_DIFFERENCE]) for lines,k in zip(found, ('method', 'source')))
+)->pd.DataFrame:         # A line for each pair, source and size, and for all sources together
+    "All pairs of methods on the same sets; p-values for those declared"
+    return _adjusted(_method_lines(rows, family, level), _source_lines(rows, family, level, False), 'method')
+
+def compare_sources(
+    rows:Sequence[dict], # Of a study
+    family:Sequence=(),  # Comparisons declared before the run: pairs of methods or of sources
+    level:float=.95,     # Of the intervals, which are not adjusted
+)->pd.DataFrame:         # A line for each pair, method and size
+    "All pairs of sources; p-values for those declared"
+    return _adjusted(_source_lines(rows, family, level), _method_lines(rows, family, level, False), 'source')
 
 # %% ../nbs/16_findings.ipynb #54d71947
 def ranges(

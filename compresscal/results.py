@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/results.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'write_rows', 'read_rows', 'plain_table', 'markdown_table', 'latex_table', 'Results', 'describe_metric',
-           'number', 'tables', 'notes', 'frame_lines', 'all_tables']
+           'number', 'tables', 'notes']
 
 # %% ../nbs/18_results.ipynb #f6676d72
 import csv, io, textwrap
@@ -87,7 +87,7 @@ class Results:
     "What a study found: rows, tables, and what they say"
     rows: Sequence[dict]                        # One for each cell and metric, in the study's order
     sets: Sequence[tuple[str, str, CalibrationSet]] = () # Name, first words, and the set itself, held-out text last
-    failures: Sequence[dict] = ()               # Cells without a value: model, method, source, set, replicate, error, attempts
+    failures: Sequence[dict] = ()               # Cells without a value: what they were to compute, and the type and message of the error
     records: Callable[[str], dict|None]|None = None # From a cell's name to its record with the scores of every document
     family: Sequence[tuple[str, str]] = ()      # Comparisons declared before the run: two methods or two sources each
 
@@ -113,8 +113,8 @@ class Results:
     def summary(self, level:float=.95)->pd.DataFrame: "Mean, spread, interval and comparison with dense"; return findings.summary(self.rows, level)
     def curve(self)->pd.DataFrame: "Quality and spread against calibration tokens"; return findings.size_curve(self.rows)
     def spread(self)->pd.DataFrame: "Spread against how strongly a method compresses"; return findings.strength_curve(self.rows)
-    def compare_methods(self, level:float=.95)->pd.DataFrame: "Pairs of methods on the same sets"; return findings.compare(self.rows, self.family, level)[0]
-    def compare_sources(self, level:float=.95)->pd.DataFrame: "Pairs of sources"; return findings.compare(self.rows, self.family, level)[1]
+    def compare_methods(self, level:float=.95)->pd.DataFrame: "Pairs of methods"; return findings.compare_methods(self.rows, self.family, level)
+    def compare_sources(self, level:float=.95)->pd.DataFrame: "Pairs of sources"; return findings.compare_sources(self.rows, self.family, level)
     def ranges(self)->pd.DataFrame: "Best-to-worst over sources beside what chance gives"; return findings.ranges(self.rows)
     def noise(self)->pd.DataFrame: "Replicates against sets"; return findings.noise(self.rows)
     def checks(self)->list[Check]: "What must hold before a table is believed"; return findings.checks(self.rows, self.failures)
@@ -129,8 +129,8 @@ class Results:
 
     def __repr__(self): return '\n\n'.join([*(f'{title}\n{plain_table(lines)}' for title,lines in tables(self)), *notes(self)]) or 'no results'
     def _repr_markdown_(self): return '\n\n'.join([*(f'{title}\n\n{markdown_table(lines)}' for title,lines in tables(self)), *notes(self)]) or 'no results'
-    def to_markdown(self)->str: "All tables, with t intervals"; return '\n\n'.join(f'{t}\n\n{markdown_table(*l)}' for t,*l in all_tables(self))
-    def to_latex(self)->str: "All tables as LaTeX with booktabs"; return '\n\n'.join(latex_table(l, t, n) for t,l,n in all_tables(self))
+    def to_markdown(self)->str: "The summary of every metric, with t intervals"; return '\n\n'.join(f'{t}\n\n{markdown_table(l)}' for t,l in tables(self, True))
+    def to_latex(self)->str: "The same as LaTeX with booktabs"; return '\n\n'.join(latex_table(l, t) for t,l in tables(self, True))
 
 # %% ../nbs/18_results.ipynb #799cab2c
 _WORDS = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per word', kl='KL divergence from dense in nats per token', acc='accuracy',
@@ -168,35 +168,12 @@ def notes(
 )->list[str]:        # A paragraph each, of lines of at most 80 characters
     "Failed checks and failed cells in words"
     said = [f'Check failed, {c.name}: {c.sentence}.' for c in results.failed_checks() if c.name!='complete' or not results.failures]
-    kinds = {}
-    for f in results.failures: kinds.setdefault(str(f.get('error', '')).strip().splitlines()[0][:200] if f.get('error') else 'no reason known', []).append(f)
-    for error,cells in kinds.items():
-        where = ', '.join(dict.fromkeys(' '.join(str(f[k]) for k in ('model', 'method', 'source', 'set') if k in f) for f in cells[:3]))
-        said.append(f"Failed: {len(cells)} cell{'s'*(len(cells)!=1)} ({where}{', ...'*(len(cells)>3)}): {error}")
+    reasons = {}
+    for f in results.failures:
+        reason = ': '.join(str(f[k]).partition('\n')[0] for k in ('type', 'message') if f.get(k))
+        reasons.setdefault(reason or 'no reason known', []).append(f)
+    for reason,cells in reasons.items():
+        where = dict.fromkeys(' '.join(str(f[k]) for k in ('model', 'method', 'source', 'set') if k in f) for f in cells)
+        shown = '; '.join([*where][:3])+'; ...'*(len(where)>3)
+        said.append(f"Failed: {len(cells)} cell{'s'*(len(cells)!=1)} ({shown}), {reason}.")
     return ['\n'.join(textwrap.wrap(o, 80)) for o in said]
-
-# %% ../nbs/18_results.ipynb #24c4bb82
-def frame_lines(
-    frame:pd.DataFrame, # Any table of the study
-    digits:int=4,       # Significant digits
-)->tuple[list[list[str]], int]: # Lines, the first their header, and how many columns hold words, which come first
-    "A table of pandas as lines of words"
-    same = [c for c in frame if c in Group._fields and frame[c].nunique()==1 and len(frame)>1]
-    frame = frame.drop(columns=same).dropna(axis=1, how='all')
-    words = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])]
-    show = lambda v: '' if v is None or v!=v else f'{v:.{digits}g}' if isinstance(v, float) else {'True': 'yes', 'False': 'no'}.get(str(v), str(v))
-    columns = [*words, *(c for c in frame if c not in words)]
-    return [[c.replace('_', ' ') for c in columns], *([show(v) for v in r] for r in frame[columns].astype(object).itertuples(index=False))], len(words)
-
-def all_tables(
-    results:Results, # Of a study
-)->list[tuple[str, list[list[str]], int]]: # Title, lines, and how many columns hold words
-    "Every table that belongs to a paper"
-    found = [(t, l, 2) for t,l in tables(results, True)]
-    pairs = [o[o.declared].drop(columns='declared') for o in findings.compare(results.rows, results.family)] if results.family else []
-    more = {'Methods compared on the same sets, as declared before the run; p adjusted by Holm over all declared': pairs[0] if pairs else (),
-            'Sources compared, as declared before the run; p adjusted by Holm over all declared': pairs[1] if pairs else (),
-            'Best-to-worst range over sources, beside its expectation if values are dealt to the sources at random': results.ranges(),
-            'Accuracy: dense and compressed, standard error over questions, answers lost and gained': results.accuracy(),
-            'Noise: standard deviation of replicates against that of sets': results.noise(), 'Checks': pd.DataFrame(results.checks())}
-    return [*found, *((t, *frame_lines(f)) for t,f in more.items() if len(f))]
