@@ -19,7 +19,6 @@ from .cells import Bench, Job, environment
 from .compression import Method
 from .corpora import installed_sources
 from .engines import Local, engine_from
-from .findings import checks
 from .names import no_such, parse_method, spell_method
 from .preparation import cells_of, in_groups, measured, named, prepare, rows_of
 from .report import write_results
@@ -165,8 +164,8 @@ def run_study(
         write_results(store.folder, found, study.settings(), command, environment())
     if found.failures: warnings.warn(f"{len(found.failures)} of {len(keys)} cells failed, the first with {found.failures[0]['type']}: "
                                      f"{found.failures[0]['message'].splitlines()[0]}; the same call tries them again")
-    for check in checks(found.rows): # the files are written, so that it can be looked into
-        if check.name=='methods without text' and check.ok is False: raise ArithmeticError(f'the results in {out} cannot be trusted: {check.sentence}')
+    for check in found.failed_checks(): # the files are written, so that it can be looked into
+        if check.name=='methods without text': raise ArithmeticError(f'the results in {out} cannot be trusted: {check.sentence}')
     return found
 
 # %% ../nbs/20_study.ipynb #2631b0ca
@@ -213,7 +212,7 @@ PRESETS = dict(
                           +tuple(f'facebook/opt-{o}' for o in ('6.7b', '13b', '30b')),
                   methods=('gptq:4', 'spqr:4', 'sparsegpt:2:4', 'wanda:2:4'), sources=('c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia'),
                   evaluations=('gptq:wikitext', *(f'task:{o}' for o in _TASKS))),
-        cpu=dict(_CPU, methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3', 'awq:3', 'spqr:3'), sources=('docs', 'code', 'licenses', 'self', 'random'))),
+        cpu=dict(_CPU, methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3', 'awq:3', 'spqr:3'), sources=('docs', 'code', 'docs=0.5+code=0.5', 'self', 'random'))),
     self_calibration=dict(
         full=dict(_PAPER, models=('google/gemma-2b', 'microsoft/phi-2', 'facebook/opt-6.7b', 'mistralai/Mistral-7B-v0.3', 'meta-llama/Llama-3.1-8B'),
                   methods=('awq:4,group_size=128', 'gptq:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'), sources=('c4', 'wikitext', 'cosmopedia', 'random', 'self'),

@@ -1,0 +1,88 @@
+"""What a study costs beside the work in it: its cells against the same parts done separately, how that grows with their number, and what a large grid would take.
+
+`python benchmarks/study.py --help` lists the options; README.md says what is measured."""
+import argparse, json, statistics, sys, tempfile, time
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent))
+import harness
+
+METHODS = ('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3')
+SOURCES = ('docs', 'code', 'random')
+
+def a_study(n_sets, n_sequences=32, length=256, n_evaluation=48):
+    "The embedded model, four methods and three sources: 12 compressed models for each number of a set"
+    from compresscal.study import Study
+    return Study(methods=METHODS, sources=SOURCES, n_sets=n_sets, n_sequences=n_sequences, length=length, evaluations=('docs',), n_evaluation=n_evaluation, replicates=0)
+
+def separately(study, fresh):
+    "Seconds for each compressed model of a study, made by hand: all sets drawn before; the model loaded for each, or made dense again"
+    from compresscal import calibration_sets, compress, load_model, perplexity
+    from compresscal.cells import keep_weights
+    start = time.perf_counter()
+    model, tokenizer = load_model()
+    how = dict(n_sequences=study.n_sequences, length=study.length, seed=study.seed)
+    sets = {s: calibration_sets(s, tokenizer, study.n_sets, **how) for s in study.sources}
+    text, = calibration_sets('docs', tokenizer, 1, study.n_evaluation, study.length, study.seed, split='test')
+    restore, values = keep_weights(model), [perplexity(model, text, tokenizer, progress=False).value]
+    for method in study.methods:
+        for group in sets.values():
+            for s in group:
+                if fresh: model, tokenizer = load_model()
+                compress(model, method, s, progress=False)
+                values.append(perplexity(model, text, tokenizer, progress=False).value)
+                if not fresh: restore()
+    return time.perf_counter()-start, values
+
+def as_study(study, folder):
+    "Seconds of the same as a study, and its perplexities"
+    start = time.perf_counter()
+    results = study.run(folder, progress=False)
+    return time.perf_counter()-start, [r['value'] for r in results.select(metric='perplexity').rows]
+
+def compare(study, rounds):
+    "The same compressed models as a study, by hand, and by hand with the model loaded for each, in turns"
+    found = {'study': [], 'by hand': [], 'by hand, loaded each time': []}
+    for i in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            turns = [('study', lambda: as_study(study, Path(folder)/'s')), ('by hand', lambda: separately(study, False)), ('by hand, loaded each time', lambda: separately(study, True))]
+            values = {}
+            for name,run in turns[::1 if i%2 else -1]:
+                seconds, values[name] = run()
+                found[name].append(seconds)
+            if len({tuple(sorted(v)) for v in values.values()})>1: raise RuntimeError(f'the numbers differ: {values}')
+    return {k: statistics.median(v) for k,v in found.items()}
+
+def growth(sizes, n_sequences, length, n_evaluation):
+    "Seconds of studies of small cells: the work by hand, the study, and the study once more when all is finished"
+    lines = []
+    for cells in sizes:
+        study = a_study(cells//(len(METHODS)*len(SOURCES)), n_sequences, length, n_evaluation)
+        with tempfile.TemporaryDirectory() as folder:
+            hand, _ = separately(study, False)
+            first, _ = as_study(study, Path(folder)/'s')
+            again, _ = as_study(study, Path(folder)/'s')
+            size = sum(p.stat().st_size for p in Path(folder).rglob('*') if p.is_file())
+            records = sum(p.stat().st_size for p in Path(folder).glob('s/cells/*'))
+        lines.append(dict(cells=cells, hand=hand, study=first, again=again, folder=size, records=records))
+    return lines
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--sets', type=int, default=5, help='sets from each source: 12 compressed models each (default: %(default)s, 60 models)')
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--sizes', type=int, nargs='*', default=[60, 600], help='compressed models of the studies of small cells (default: 60 600)')
+    parser.add_argument('--small', type=int, nargs=3, default=[4, 64, 4], help='sequences, tokens in each, and held-out sequences of small cells (default: 4 64 4)')
+    parser.add_argument('--out', help='file for the numbers, JSON')
+    args = parser.parse_args()
+    found = dict(machine=harness.describe_machine())
+    if args.rounds:
+        found['whole'] = whole = compare(a_study(args.sets), args.rounds)
+        n = 12*args.sets
+        print(f'{n} compressed models: ' + ', '.join(f'{k} {v:.1f} s ({v/whole["by hand"]:.2f}x)' for k,v in whole.items()))
+    found['growth'] = growth(args.sizes, *args.small)
+    for o in found['growth']:
+        print(f"{o['cells']} small cells: by hand {o['hand']:.1f} s, study {o['study']:.1f} s, beside the work {1e3*(o['study']-o['hand'])/o['cells']:.0f} ms a cell; "
+              f"again when finished {o['again']:.1f} s; {o['records']/o['cells']/1e3:.1f} kB a record, {o['folder']/2**20:.1f} MB in all")
+    if args.out: Path(args.out).write_text(json.dumps(found, indent=1))
+
+if __name__=='__main__': main()
