@@ -66,14 +66,46 @@ def growth(sizes, n_sequences, length, n_evaluation):
         lines.append(dict(cells=cells, hand=hand, study=first, again=again, folder=size, records=records))
     return lines
 
+# ---- On paper
+
+MODELS = {'LLaMA 7B': (6.7e9, 4096, 11008, 32), 'LLaMA 13B': (13e9, 5120, 13824, 40), 'LLaMA 30B': (32.5e9, 6656, 17920, 60), # parameters, width, inner width, blocks
+          'OPT 6.7B': (6.7e9, 4096, 16384, 32), 'OPT 13B': (13e9, 5120, 20480, 40), 'OPT 30B': (30e9, 7168, 28672, 48)}
+TIMES = {'LLaMA 7B': 2, 'LLaMA 13B': 2, 'LLaMA 30B': 2, 'OPT 6.7B': 1, 'OPT 13B': 1, 'OPT 30B': 1} # Vicuna has LLaMA's shapes
+TASKS = dict(arc_easy=(2376, 4, 35), arc_challenge=(1172, 4, 40), boolq=(3270, 2, 150), hellaswag=(10042, 4, 90), lambada_openai=(5153, 1, 90), openbookqa=(500, 4, 20),
+             piqa=(1838, 2, 40), rte=(277, 2, 80), xstorycloze_en=(1511, 2, 55), winogrande=(1267, 2, 25)) # documents, choices, tokens of a choice with its context, about
+
+def plan(teraflops, use, bytes_a_document):
+    "The 1,800 compressed models of the calibration-impact paper: hours of one GPU, disk, records"
+    calibration, perplexity = 128*2048, 340_000
+    scored = sum(n*choices*tokens for n,choices,tokens in TASKS.values())
+    documents = sum(n for n,_,_ in TASKS.values())
+    lines, total = [], dict(compress=0., evaluate=0., hessians=0., weights=0.)
+    for name,(parameters, width, inner, blocks) in MODELS.items():
+        forwards = 2*2*parameters*calibration # each block twice, two operations a weight and token
+        hessians = blocks*calibration*(3*width**2+inner**2) # half of a symmetric product for each of the four inputs of a block
+        one = dict(compress=forwards, hessians=hessians, evaluate=2*parameters*(scored+perplexity))
+        hours = {k: v/(teraflops*1e12*use)/3600 for k,v in one.items()}
+        n = TIMES[name]*200
+        lines.append((name, n, 60*(hours['compress']+hours['hessians']), 60*hours['evaluate'], n*sum(hours.values())))
+        for k,v in hours.items(): total[k] += n*v
+        total['weights'] += TIMES[name]*2*parameters
+    print(f'{teraflops} TFLOP/s, of which {use:.0%} are used; {scored/1e6:.1f} million tokens of tasks, {calibration:,} of calibration, {perplexity:,} of perplexity')
+    for name,n,compress,evaluate,hours in lines: print(f'{name:10} {n:4} compressed models, each {compress:5.1f} min to compress and {evaluate:5.1f} min to evaluate: {hours:6.0f} GPU hours')
+    n = sum(o[1] for o in lines)
+    print(f"{n:,} compressed models: {sum(o[4] for o in lines):,.0f} GPU hours ({total['evaluate']/sum(o[4] for o in lines):.0%} of them evaluation); {n*(len(TASKS)+1):,} records, "
+          f"{n*documents*bytes_a_document/1e9:.1f} GB at {bytes_a_document} bytes a document; {total['weights']/1e9:.0f} GB of dense weights, no compressed ones")
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--sets', type=int, default=5, help='sets from each source: 12 compressed models each (default: %(default)s, 60 models)')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--sizes', type=int, nargs='*', default=[60, 600], help='compressed models of the studies of small cells (default: 60 600)')
     parser.add_argument('--small', type=int, nargs=3, default=[4, 64, 4], help='sequences, tokens in each, and held-out sequences of small cells (default: 4 64 4)')
+    parser.add_argument('--plan', type=float, nargs=3, metavar=('TFLOPS', 'USE', 'BYTES'), help='only say what the grid of the calibration-impact paper would take on one such GPU, '
+                        'such as: --plan 312 .4 150')
     parser.add_argument('--out', help='file for the numbers, JSON')
     args = parser.parse_args()
+    if args.plan: return plan(*args.plan)
     found = dict(machine=harness.describe_machine())
     if args.rounds:
         found['whole'] = whole = compare(a_study(args.sets), args.rounds)
