@@ -8,8 +8,9 @@ Docs: https://compresscal.github.io/compresscal/cli.html.md"""
 __all__ = ['DEFAULTS', 'SOURCES', 'METHODS', 'MEASURES', 'RECIPES', 'STUDIES', 'RECIPE', 'COMMANDS', 'make_parser', 'run_study',
            'main']
 
-# %% ../nbs/21_cli.ipynb #3b558f24
+# %% ../nbs/21_cli.ipynb #99387a8f
 import inspect, os, shlex, sys
+from dataclasses import replace
 from .console import EXIT_CODES, Answer, Parser, as_json, explain, readable_log
 
 # %% ../nbs/21_cli.ipynb #9b6c4d4b
@@ -167,7 +168,8 @@ def _given(function, args):
 
 def _asked_study(args):
     "The study that was asked for, and what its file says of how to run it"
-    from compresscal.study import Study, no_such, preset, read_study, replace
+    from compresscal.names import no_such
+    from compresscal.study import Study, preset, read_study
     given = {k: v for k in (*DEFAULTS, 'device') if (v:=getattr(args, k)) is not None}
     given |= {k: given[k][0] for k in ('n_sequences', 'length') if len(given.get(k, ()))==1}
     if not args.what: return Study(**given), {}
@@ -185,7 +187,8 @@ def _engine(args, how):
     from compresscal.engines import engine_from
     settings = {k: v for k in ('workers', 'threads', 'cpus', 'gpus', 'address') if (v:=getattr(args, k)) is not None}
     if args.memory: settings['memory'] = int(args.memory*2**30)
-    return engine_from(args.engine or ('local' if settings else how.get('engine', 'local')), **settings)
+    if args.engine or 'engine' not in how: return engine_from(args.engine or 'local', **settings)
+    return replace(how['engine'], **settings)
 
 # %% ../nbs/21_cli.ipynb #628812f4
 def run_study(args)->Answer:

@@ -23,7 +23,7 @@ def explain(
     "What an error means to whoever ran the command"
     said = '\n'.join([str(error), *getattr(error, '__notes__', ())])
     if isinstance(error, KeyboardInterrupt): return 130, 'stopped'
-    if code:=getattr(error, 'exit_code', None): return code, said # errors that know for themselves
+    if type(error) is ArithmeticError: return 3, said # a check of a study that failed; its subclasses are faults of the program
     if isinstance(error, MemoryError) or type(error).__name__=='OutOfMemoryError' or "can't allocate memory" in said: return 1, f'not enough memory: {said}'
     if type(error).__name__=='SafetensorError' and (code:=re.search(r'os error (\d+)', said)): return 1, said
     if isinstance(error, OSError): return 1, '\n'.join([f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", *getattr(error, '__notes__', ())])

@@ -353,6 +353,9 @@ def test_study_from_a_file(capsys, tmp_path, tiny_checkpoint):
     told = document(capsys, 'study', 'status', tmp_path/'s')
     assert told['done']==3 and told['left']==told['failed']==0
     assert {r['set'] for r in document(capsys, 'study', '--sets', 1, tmp_path/'s.toml')['rows']}=={0} # a word after options
+    (tmp_path/'s.toml').write_text((tmp_path/'s.toml').read_text()+'engine = "local"\n')
+    assert document(capsys, 'study', tmp_path/'s.toml', '--threads', 1)['rows']==said['rows']
+    assert main(['study', str(tmp_path/'s.toml'), '--workers', '2'])==2 and 'workers' in capsys.readouterr().err
     assert main(['study', str(tmp_path/'s.toml'), '--save', str(tmp_path/'s.ipynb')])==0 and 'parameters' in (tmp_path/'s.ipynb').read_text()
 
 def test_failed_cells_have_a_code_of_their_own(capsys, tmp_path, tiny_checkpoint, monkeypatch):
@@ -374,8 +377,7 @@ def test_what_errors_mean():
     assert explain(torch.OutOfMemoryError('CUDA'))[0]==explain(RuntimeError("DefaultCPUAllocator: can't allocate memory"))[0]==1
     assert explain(SafetensorError('Error: I/O error: No space left on device (os error 28)'))[0]==1
     assert explain(ModuleNotFoundError("No module named 'ray'"))[0]==1 and explain(ImportError('cannot import name'))==explain(KeyError('x'))==None
-    class Own(Exception): exit_code = 3
-    assert explain(Own('a check failed'))==(3, 'a check failed')
+    assert explain(ArithmeticError('a check failed'))==(3, 'a check failed') and explain(ZeroDivisionError()) is None
 
 def test_a_fault_of_the_program_is_not_hidden(capsys, tmp_path, monkeypatch):
     from compresscal import drawing
