@@ -243,12 +243,17 @@ def test_gptq_protocol_on_wikitext(shared, tmp_path):
     p = perplexity(model, tmp_path/'wiki.valid.txt', tokenizer, protocol='gptq')
     assert p.value==pytest.approx(expected, rel=1e-5) and (p.length,len(p.window_nats))==(512,n) and n>10
 
-def test_rows_of_other_sources(tmp_path):
+def test_rows_of_other_sources(tmp_path, monkeypatch):
     from compresscal.evaluation import text_rows
     (tmp_path/'rows.jsonl').write_text('{"text": "one"}\n{"text": "two"}\n')
     assert sorted(text_rows(tmp_path/'rows.jsonl'))==['one','two'] and text_rows([Document('a','1'),'','b'])==['a','','b']
     assert len(text_rows('docs'))>5
-    with pytest.raises(ValueError, match="could not be opened on the Hub.*give its text as a file"): text_rows('wikitext')
+    asked = []
+    monkeypatch.setattr('datasets.load_dataset', lambda *args, **kwargs: asked.append((args, kwargs)) or dict(text=['', ' = A = \n']))
+    assert text_rows('wikitext')==['', ' = A = \n'] and asked==[(('Salesforce/wikitext', 'wikitext-2-raw-v1'), dict(split='test'))]
+    def offline(*args, **kwargs): raise ConnectionError("no network")
+    monkeypatch.setattr('datasets.load_dataset', offline)
+    with pytest.raises(ValueError, match="could not be opened on the Hub .ConnectionError.; give its text as a file"): text_rows('wikitext')
 
 @pytest.mark.parametrize('kw,message', [(dict(stride=4), "`stride` must be None"), (dict(bos=True), "`bos` must be None"), (dict(tokenizer=None), "`tokenizer` must be given"),
     (dict(length=129), "context of 128"), (dict(protocol='awq'), "`protocol` must be 'gptq' or None, got 'awq'"), (dict(length=100), "at least one full window of 100 tokens"),
