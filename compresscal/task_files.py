@@ -32,8 +32,9 @@ def _value(text):
     except (TypeError, json.JSONDecodeError): return text
 
 def _parquet(path):
-    from pyarrow.parquet import read_table
-    return read_table(path).to_pylist()
+    from datasets import load_dataset
+    try: yield from load_dataset('parquet', data_files=str(path), split='train', streaming=True)
+    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
 
 def _copa(path):
     for o in ElementTree.parse(path).getroot().iter('item'):

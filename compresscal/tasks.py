@@ -8,8 +8,8 @@ Docs: https://compresscal.github.io/compresscal/tasks.html.md"""
 __all__ = ['continuation_tasks', 'TaskModel', 'score_pairs', 'TaskScore', 'TaskScores', 'score_rows', 'HarnessModel', 'load_task',
            'task_settings', 'evaluate_tasks']
 
-# %% ../nbs/12_tasks.ipynb #f867ca69
-import hashlib, json, logging, math, os, re
+# %% ../nbs/12_tasks.ipynb #1d0371e8
+import hashlib, json, logging, math, os, random, re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -178,9 +178,12 @@ def _homes():
     "Folders by task, and the names of groups"
     from lm_eval import tasks
     homes,groups = {},set()
-    for path in Path(tasks.__file__).parent.rglob('*.yaml'):
-        for kind,name in re.findall(r'(?m)^(task:|group:|tag:|\s*-) *["\']?([\w.+-]+)["\']?\s*$', path.read_text(encoding='utf-8', errors='ignore')):
-            homes.setdefault(name, set()).add(str(path.parent)) if kind=='task:' else groups.add(name)
+    line = re.compile(r'(?m)^(?:["\']?(task|group|tag)["\']?:|\s*-) *["\']?([^\s"\':{}]+)["\']? *(?:#.*)?$')
+    for folder,_,names in os.walk(Path(tasks.__file__).parent):
+        for name in names:
+            if Path(name).suffix not in ('', '.yaml'): continue # what tasks have in common stands in files without a suffix
+            for kind,found in line.findall(Path(folder, name).read_text(encoding='utf-8', errors='ignore')):
+                homes.setdefault(found, set()).add(folder) if kind=='task' else groups.add(found)
     return homes,groups-homes.keys()
 
 @lru_cache
@@ -198,16 +201,17 @@ continuation_tasks = dict(continuation_docs='docs', continuation_code='code')
 # %% ../nbs/12_tasks.ipynb #a50b7e84
 @contextmanager
 def _quiet():
-    "Keep the harness's log and bars off the screen"
+    "Keep the harness's log and bars off the screen, and Python's random numbers from being used up by its names for tasks"
     import datasets, lm_eval.api.task as module
     log,bars = logging.getLogger('lm_eval'),module.tqdm
-    level,shown = log.level,not datasets.are_progress_bars_disabled()
+    level,shown,state = log.level,not datasets.are_progress_bars_disabled(),random.getstate()
     log.setLevel(logging.ERROR)
     module.tqdm = partial(bars, disable=True)
     datasets.disable_progress_bars()
     try: yield
     finally:
         log.setLevel(level)
+        random.setstate(state)
         module.tqdm = bars
         if shown: datasets.enable_progress_bars()
 
@@ -297,8 +301,8 @@ _kinds = ('multiple_choice', 'loglikelihood', 'loglikelihood_rolling')
 def _collect(task, found, asked):
     "Metrics, counts and documents from what the harness found"
     from lm_eval.api.metrics import mean
-    samples,raw = found['samples'][task.task_name],{}
-    for k,v in found['results'][task.task_name].items():
+    samples,raw = found['samples'][task.config.task],{}
+    for k,v in found['results'][task.config.task].items():
         if ',' in k and 'stderr' not in k: raw.setdefault(k.split(',')[0], v)
     metrics = {k: float(raw[k]) for k in sorted(raw, key=lambda k: k!='acc')}
     documents,counts = dict(id=[_identity([list(a) for a in o['arguments']]) for o in samples]),dict(documents=len(samples))
@@ -318,19 +322,19 @@ def _gold(task, sample):
     gold,choices = task.doc_to_text(sample['doc']) if task.multiple_input else sample['target'],task.doc_to_choice(sample['doc'])
     if isinstance(gold, str) and gold in choices: gold = choices.index(gold)
     if not all(isinstance(o, int) and 0<=o<len(choices) for o in (gold if isinstance(gold, list) else [gold])):
-        raise ValueError(f"the rows of task {task.task_name!r} must say which choice is right, document {sample['doc_id']} has {gold!r}; the set may come without answers")
+        raise ValueError(f"the rows of task {task.config.task!r} must say which choice is right, document {sample['doc_id']} has {gold!r}; the set may come without answers")
     return gold
 
 # %% ../nbs/12_tasks.ipynb #ff799f7e
 def _ask(task, asked, n_fewshot, limit, seed):
     "Let the harness put one task to a model"
     from lm_eval.evaluator import evaluate
-    if task.OUTPUT_TYPE not in _kinds: raise ValueError(f"`tasks` must be of kind {', '.join(_kinds)}, got {task.task_name!r}, which is of kind {task.OUTPUT_TYPE}")
-    if n_fewshot and task.OUTPUT_TYPE=='loglikelihood_rolling': raise ValueError(f"`n_fewshot` must be 0 for {task.task_name!r}, a task of whole texts, got {n_fewshot}")
-    if n_fewshot and n_fewshot>=len(pool:=task.sampler.fewshot_docs()): raise ValueError(f"`n_fewshot` must be below {len(pool)}, the solved examples of {task.task_name!r}, got {n_fewshot}")
+    if task.OUTPUT_TYPE not in _kinds: raise ValueError(f"`tasks` must be of kind {', '.join(_kinds)}, got {task.config.task!r}, which is of kind {task.OUTPUT_TYPE}")
+    if n_fewshot and task.OUTPUT_TYPE=='loglikelihood_rolling': raise ValueError(f"`n_fewshot` must be 0 for {task.config.task!r}, a task of whole texts, got {n_fewshot}")
+    if n_fewshot and n_fewshot>=len(pool:=task.sampler.fewshot_docs()): raise ValueError(f"`n_fewshot` must be below {len(pool)}, the solved examples of {task.config.task!r}, got {n_fewshot}")
     task.set_config('num_fewshot', n_fewshot)
     task.set_fewshot_seed(seed)
-    with _quiet(): return _collect(task, evaluate(asked, dict(tasks={task.task_name: task}), limit=limit, bootstrap_iters=0), asked)
+    with _quiet(): return _collect(task, evaluate(asked, dict(tasks={task.config.task: task}), limit=limit, bootstrap_iters=0), asked)
 
 def evaluate_tasks(
     model,                   # Causal language model, as it is in memory
@@ -351,7 +355,7 @@ def evaluate_tasks(
     if not names: raise ValueError("`tasks` must name at least one task, got none")
     if alone:=[o for o in files if o not in names]: raise ValueError(f"`files` must be for tasks among {', '.join(names)}, got {', '.join(alone)}")
     own = {o: continuation_rows(continuation_tasks[o], limit or 200, seed=seed) for o in names if o in continuation_tasks and o not in files}
-    todo,scores = [(o.task_name, o) for name in names if name not in own for o in load_task(name, files.get(name))],{}
+    todo,scores = [(o.config.task, o) for name in names if name not in own for o in load_task(name, files.get(name))],{}
     for name,task in [*todo, *own.items()]:
         settings = task_settings(name, n_fewshot=n_fewshot, limit=limit, file=files.get(name), seed=seed, bos=bos)
         with tqdm(desc=name, unit='choice', disable=not progress or bool(os.environ.get('IN_TEST')), leave=False) as bar:
