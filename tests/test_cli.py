@@ -311,7 +311,10 @@ def test_a_checkpoint_is_whole_or_not_there(capsys, tmp_path, tiny_checkpoint, m
             m.setattr(compressing, where, fails(error))
             assert main(asked)==code and [*os.listdir(tmp_path)]==['tiny'], where
     capsys.readouterr()
-    assert main(asked)==0 and main(asked)==2 and 'new or empty' in capsys.readouterr().err
+    (tmp_path/'.out.part'/'half').mkdir(parents=True) # of a process that was killed
+    (tmp_path/'.out.lock').touch()
+    assert main(asked)==0 and sorted(os.listdir(tmp_path))==['out', 'tiny'] and not (tmp_path/'out'/'half').exists()
+    assert main(asked)==2 and 'new or empty' in capsys.readouterr().err
     assert main([*asked[:-1], str(tiny_checkpoint)])==2 # not over the model itself
     with compressing.new_folder(tmp_path/'busy') as aside:
         aside.mkdir()
