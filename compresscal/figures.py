@@ -19,7 +19,7 @@ from .plots import Line, Picture, Strip, plot_heat, plot_line_panels, plot_point
 from .uncertainty import summarize
 
 # %% ../nbs/17_figures.ipynb #840b4f6d
-_SHORT = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per word', kl='KL from dense', acc='accuracy', acc_norm='accuracy',
+_SHORT = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per word', kl='KL from dense', acc='accuracy', acc_norm='length-normalised accuracy',
               agreement='same first choice as dense', flips='flips against dense')
 
 def axis_label(
@@ -33,7 +33,7 @@ def slug(
     *words:str, # Such as an evaluation's name
 )->str:         # Letters, digits, dots, dashes and underscores
     "A name for a file"
-    return '-'.join(re.sub(r'[^\w.]+', '-', w.removeprefix('task:')).strip('-') for w in words if w)
+    return '-'.join(re.sub(r'[^\w.]+', '-', w).strip('-') for w in words if w)
 
 # %% ../nbs/17_figures.ipynb #6b68a4a8
 def largest(

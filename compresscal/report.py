@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .figures import pictures
+from .figures import axis_label, pictures
 from .findings import headlines
 from .installed import write_atomically
 from .plots import WIDTHS, Picture
@@ -59,10 +59,11 @@ _FAMILY = 'These pairs were declared before the run; p is corrected for their nu
 _SHOWN = 'Nobody asked for these pairs before the numbers were seen, so they have no p-value.'
 
 def statistics(
-    results:Results, # Of a study
+    results:Results,      # Of a study
+    undeclared:bool=True, # With the pairs that nobody declared before the run, last?
 )->list[tuple[str, str, pd.DataFrame]]: # Title, how to read it, and the table
     "The tables of a study that are not empty, for the first metric of each evaluation"
-    found, first = [], headlines(results.rows)
+    found, last, first = [], [], headlines(results.rows)
     short = replace(results, rows=[r for r in results.rows if first[r['evaluation']]==r['metric']])
     for name,(title,note) in STATISTICS.items():
         frame = getattr(results if name=='accuracy' else short, name)()
@@ -71,15 +72,19 @@ def statistics(
         else:
             rest = frame[~frame.declared.astype(bool)]
             if 'source' in rest.columns and (pooled := rest.source=='all sources').any(): rest = rest[pooled]
-            found += [(title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]), (f'{title}, not declared', f'{note} {_SHOWN}', rest)]
-    return [(title, *_trim(note, frame)) for title,note,frame in found if len(frame)]
+            found.append((title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]))
+            last.append((f'{title}, not declared', f'{note} {_SHOWN}', rest))
+    return [(title, *_trim(note, frame)) for title,note,frame in found+last*undeclared if len(frame)]
 
 def _trim(note, frame):
-    "A table without columns that are the same in every line, which the note says instead"
-    same = [c for c in ('model', 'metric', 'source', 'n_sequences', 'length', 'declared') if c in frame.columns and len(frame)>1 and frame[c].nunique(dropna=False)==1]
-    said = [f"{c.replace('_', ' ')} {frame[c].iloc[0]}" for c in same if c!='declared']
-    empty = [c for c in frame.columns if frame[c].isna().all()]
-    return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns=[*same, *(c for c in empty if c not in same)])
+    "A table without columns that are the same in every line, which the note says instead; what was measured in one column"
+    if 'metric' in frame.columns:
+        frame = frame.assign(evaluation=[axis_label(*o) for o in zip(frame.evaluation, frame.metric)]).drop(columns='metric').rename(columns=dict(evaluation='measured'))
+    values = {c: {v for v in frame[c] if v!=0} for c in ('model', 'source', 'n_sequences', 'length') if c in frame.columns and len(frame)>1} # no text has no size
+    same = {c: v for c,v in values.items() if len(v)<2}
+    said = [f"{c.replace('_', ' ')} {[*v][0]}" for c,v in same.items() if v]
+    empty = [c for c in frame.columns if frame[c].isna().all() or (frame[c]=='').all()]
+    return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns={*same, *empty, 'declared'}&{*frame.columns})
 
 # %% ../nbs/19_report.ipynb #f149bd00
 _ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high')}
@@ -163,7 +168,7 @@ h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0} caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{padding:.2rem .45rem;text-align:right;border-bottom:1px solid #ddd;vertical-align:top} th{border-bottom:1.5px solid #222}
 th:first-child,td:first-child{padding-left:0} .w{text-align:left} figcaption,.note{color:#555;font-size:.9rem} code{font-size:.85em}
-pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap} pre,summary,td{overflow-wrap:anywhere}
+pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap} pre,summary,.bad td{overflow-wrap:anywhere} td{white-space:nowrap} .bad td{white-space:normal}
 details{margin:.4rem 0} summary{cursor:pointer} nav{font-size:.9rem;margin:.8rem 0} nav a{margin-right:1rem} a{color:#0072b2}
 .long{max-height:34rem;overflow:auto} .long th{position:sticky;top:0;background:#fff} .wide{overflow-x:auto}
 section.bad{border-left:4px solid #d55e00;background:#fdf3ec;padding:.2rem 1rem .6rem;margin:1rem 0} section.bad h2{margin-top:.6rem}
@@ -194,7 +199,7 @@ def report(
     kinds = [k.partition('-')[0] for k in drawn]
     shown = [s if k not in kinds[:i] else unfold(e(name.replace('-', ' ')), s) for i,(k,name,s) in enumerate(zip(kinds, drawn, shown))]
     asked = [(k, ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else v) for k,v in settings.items() if v is not None]
-    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table(title, *frame_lines(frame))}</div>' for title,note,frame in statistics(results))
+    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>' for title,note,frame in statistics(results))
     contents = dict(figures='Figures', summary='Summary', **dict(statistics='Statistics') if found else {}, text='Text', cells='Cells', again='Make it again')
     software = [*versions.items(), *([('python', environment['python'])] if 'python' in environment else [])]
     return _PAGE.format(css=_CSS, size=_size(results.rows), version=e(versions.get('compresscal', '')),
@@ -236,7 +241,7 @@ def write_tables(
     results:Results, # Of a study
 )->dict[str, str]:   # `md` and `tex`
     "The summary and the statistics, in Markdown and in LaTeX"
-    found = [(t, '', lines, 2) for t,lines in tables(results, True)]+[(t, note, *frame_lines(frame)) for t,note,frame in statistics(results)]
+    found = [(t, '', lines, 2) for t,lines in tables(results, True)]+[(t, note, *frame_lines(frame)) for t,note,frame in statistics(results, undeclared=False)]
     md = ('\n\n'.join(filter(None, (t, note, markdown_table(lines, words)))) for t,note,lines,words in found)
     tex = (latex_table(lines, f'{t}. {note}' if note else t, words) for t,note,lines,words in found)
     return dict(md='\n\n'.join(md)+'\n', tex='\n\n'.join(tex)+'\n')
