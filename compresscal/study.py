@@ -207,7 +207,7 @@ def write_toml(
 # %% ../nbs/20_study.ipynb #651bb03e
 _TASKS = ('arc_easy', 'arc_challenge', 'boolq', 'hellaswag', 'lambada_openai', 'openbookqa', 'piqa', 'rte', 'xstorycloze_en', 'winogrande') # the last but one stands for StoryCloze
 _PAPER = dict(n_sets=10, n_sequences=128, length=2048, n_evaluation=128)
-_CPU = dict(models=('embedded',), n_sets=4, n_sequences=32, length=256, evaluations=('docs', 'code', 'kl:docs'))
+_CPU = dict(models=('embedded',), n_sets=4, n_sequences=32, length=256, evaluations=('docs', 'code', 'kl:docs', 'task:continuation_docs', 'task:continuation_code'))
 
 PRESETS = dict(
     impact=dict(
