@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from . import documents, findings
+from . import documents, figures, findings
 from .findings import Check, Group, group_values, is_ratio
+from .plots import Picture
 from .sets import CalibrationSet
 
 # %% ../nbs/18_results.ipynb #2b558148
@@ -122,6 +123,8 @@ class Results:
     def accuracy(self)->pd.DataFrame: "Tasks with test-set error, flips and chance"; return documents.accuracy(self.rows, self.records)
     def hidden(self)->pd.DataFrame: "Pairs that perplexity or accuracy alone tells apart"; return documents.hidden(self.rows)
     def rank_agreement(self)->pd.DataFrame: "Rank correlation of perplexity and accuracy"; return documents.rank_agreement(self.rows)
+    def pictures(self)->dict[str, Picture]: "Every figure that the rows allow, the main one first"; return figures.pictures(self)
+    def picture(self)->Picture: "The main figure"; return next(iter(figures.distributions(self.rows).values()))
 
     def intervals(self, level:float=.95, against_dense:bool=False)->pd.DataFrame:
         "Intervals over sets, over documents, and over both"
