@@ -36,18 +36,19 @@ def parse_method(
     if len(parts:=re.split(r'\+(?=\s*[a-zA-Z])', text))>1: return Combined(*map(parse_method, parts))
     name, _, rest = text.strip().partition(':')
     if (kind:=METHODS.get(name.strip().lower())) is None: raise no_such('method', name, METHODS)
-    parts = [p.strip().rpartition('=') for p in rest.split(',')] if rest else []
+    parts, takes = [p.strip().rpartition('=') for p in rest.split(',')] if rest else [], [f.name for f in fields(kind)]
+    if odd := [k for k,_,_ in parts if k and k not in takes]: raise no_such(f'a setting of {kind.__name__}', odd[0], takes)
     try: return kind(*(read_value(v) for k,_,v in parts if not k), **{k: read_value(v) for k,_,v in parts if k})
     except TypeError as e:
         if not rest: raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', got {text!r}") from None
-        raise ValueError(f"`method` {text!r} has a setting that {kind.__name__} does not take: {e}") from None
+        raise ValueError(f"`method` {text!r} must give {kind.__name__} settings that it takes, {', '.join(takes)}: {e}") from None
 
 # %% ../nbs/09_names.ipynb #16a4ebbd
 def spell_method(
     method:Method, # A method of the library
 )->str:            # As `parse_method` reads it
     "The name of a method and its settings"
-    if isinstance(method, Combined): return '+'.join(map(spell_method, (method.pruning, method.quantization)))
+    if isinstance(method, Combined) and not method.joint: return '+'.join(map(spell_method, (method.pruning, method.quantization)))
     names = [k for k,v in METHODS.items() if v is type(method)]
     changed = {f.name: v for f in fields(method) if (v:=getattr(method, f.name))!=f.default or f.default is MISSING}
     odd = [k for k,v in changed.items() if not isinstance(v, (int, float, str, type(None)))]

@@ -19,6 +19,7 @@ import torch
 
 from .calibration import CalibrationSet, tokenizer_fingerprint
 from .cells import Job, decide, grid, memory_needed, replicates
+from .inputs import open_sets, saved_sets
 from .loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
 from .models import context_length, decoder_blocks, fingerprint
@@ -62,7 +63,7 @@ def gather(
         shutil.rmtree(store.folder/'written', ignore_errors=True) # what was kept against an interruption
         return found
     for name,source in named(study.sources).items():
-        given = None if isinstance(source, (str, Path)) else list(source)
+        given = list(open_sets(source, tokenizer).values()) if isinstance(source, (str, Path)) and saved_sets(source) else None if isinstance(source, (str, Path)) else list(source)
         if given: store.sets(dict(given=[s.hash for s in given], n_sets=len(given)), lambda: given)
         for length in lengths if given is None else (given[0].length,):
             whole = sample(source, study.n_sets, max(sizes), length, 'calibration') if given is None else given

@@ -192,7 +192,7 @@ def test_infinite_perplexity_is_shown(small, tmp_path):
     assert ' inf' in repr(broken) and ',inf,' in broken.to_csv()
 
 @pytest.mark.parametrize('wrong, says', [(dict(methods=['wonda:0.5']), "did you mean 'wanda'"), (dict(methods=['wanda:0']), 'sparsity'), (dict(methods=['wanda:4:2']), '4:2'),
-    (dict(methods=[]), '`methods`'), (dict(n_sets=0), '`n_sets`'), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), 'does not take')])
+    (dict(methods=[]), '`methods`'), (dict(n_sets=0), '`n_sets`'), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), "must be one of sparsity")])
 def test_mistakes_are_seen_at_once(wrong, says):
     with pytest.raises(ValueError, match=says): Study(**wrong)
 
@@ -317,6 +317,13 @@ def test_sizes_are_nested(tiny_model, tiny_tokenizer, tmp_path):
     assert len(rows)==2*2*2*2 and len({r['calibration'] for r in rows})==16
     found = {(n.partition(' of ')[0], len(s), s.length): s for n,_,s in results.sets if 'held out' not in n}
     assert all(found[name, 4, l][:2]==found[name, 2, l] for name in ('docs, 0', 'docs, 1', 'random, 0') for l in (16, 24))
+
+def test_kept_sets_are_a_source(small, tmp_path):
+    "A folder of sets is as good as the sets"
+    for name,group in small.sources.items():
+        for i,s in enumerate(group): s.save(tmp_path/name/f'{i:03}')
+    values = lambda o: [r['value'] for r in o.rows]
+    assert values(replace(small, sources=[str(tmp_path/'a'), tmp_path/'b']).run(tmp_path/'s'))==values(small.run(tmp_path/'t'))
 
 def test_several_models_in_one_study(small, tiny_checkpoint, tmp_path):
     study = replace(small, models={'memory': small.models['tiny'], 'folder': str(tiny_checkpoint)})
