@@ -242,7 +242,8 @@ class _RayWorker(Worker):
         try: self.ref = self.actor.work.remote(job)
         except (TypeError, ValueError, AttributeError) as e: raise TypeError(f"a job must be something that another machine can read, got {self.job[0]!r}: {e}") from e
     def stop(self):
-        with suppress(Exception): ray_module().kill(self.actor)
+        with suppress(Exception):
+            if ray_module().is_initialized(): ray_module().kill(self.actor)
 
 @dataclass
 class _RayCrew:
@@ -285,7 +286,7 @@ def fitting(
 @dataclass(frozen=True)
 class Ray:
     "Jobs on a cluster of machines"
-    address: str|None=None # The cluster; if not given, the one that is connected, else one on this machine
+    address: str|None=None # The cluster, `auto` for one begun on this machine; if not given, the one that is connected, that of `RAY_ADDRESS`, or a new one of this machine alone
     cpus: float=1          # Cores reserved for a worker
     gpus: float=0          # Graphics processors reserved for a worker
     memory: int|None=None  # Memory reserved for a worker, bytes
@@ -303,8 +304,8 @@ class Ray:
         "Reach the cluster"
         ray = ray_module()
         if ray.is_initialized(): return lambda: None
-        alone = {} if self.address or 'RAY_ADDRESS' in os.environ else dict(include_dashboard=False)
-        ray.init(address=self.address, log_to_driver=False, logging_level='ERROR', **alone)
+        address = self.address or os.environ.get('RAY_ADDRESS') or 'local'
+        ray.init(address=address, log_to_driver=False, logging_level='ERROR', **(dict(include_dashboard=False) if address=='local' else {}))
         return ray.shutdown
 
     def run(self,

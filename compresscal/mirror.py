@@ -9,7 +9,7 @@ __all__ = ['is_url', 'patiently', 'Mirror', 'fetch', 'offer', 'publish']
 
 # %% ../nbs/16_mirror.ipynb #d94cbf2b
 import json, re, secrets, shutil, time, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -67,12 +67,31 @@ class Mirror:
 
     def at(self, name): return f"{self.base.rstrip('/')}/{name}"
 
+    def ask(self, do, *args):
+        "Try several times; what fails for good is an error of the system"
+        try: return patiently(do, *args, pause=self.pause)
+        except OSError: raise
+        except Exception as e: raise OSError(f"{self.url} does not answer: {type(e).__name__}: {e}") from e
+
     def names(self)->set[str]: # Relative to the URL
         "What is there"
         self.fs.invalidate_cache()
-        try: found = patiently(self.fs.find, self.base, pause=self.pause)
+        try: found = self.ask(self.fs.find, self.base)
         except FileNotFoundError: return set()
         return {str(PurePosixPath(p).relative_to(self.base.rstrip('/') or '/')) for p in found}
+
+    def read(self,
+        names:Sequence[str], # Relative to the URL
+    )->dict[str, bytes]:     # The content of each
+        "Several files at once"
+        found = {}
+        def more():
+            said = self.fs.cat([self.at(n) for n in names if n not in found], on_error='return')
+            found.update({n: said[self.at(n)] for n in names if isinstance(said.get(self.at(n)), bytes)})
+            for e in said.values():
+                if isinstance(e, Exception): raise e
+        self.ask(more)
+        return found
 
     def write(self,
         name:str,   # Relative to the URL
@@ -142,21 +161,22 @@ def fetch(
     there, folder = mirror.names(), mirror.folder
     finished = {n.partition('/')[2] for n in there if n.startswith('cells/')}
     wanted = sorted(n for n in there if _record.fullmatch(n) and not (folder/n).exists() and not (n.startswith('failures/') and n.partition('/')[2] in finished))
+    for kind in {n.partition('/')[0] for n in wanted}: (folder/kind).mkdir(parents=True, exist_ok=True)
     for i in range(0, len(wanted), 200):
-        found = patiently(mirror.fs.cat, [mirror.at(n) for n in wanted[i:i+200]], pause=mirror.pause)
-        for n in wanted[i:i+200]: write_atomically(folder/n, found[mirror.at(n)])
+        for n,data in mirror.read(wanted[i:i+200]).items(): write_atomically(folder/n, data)
     for key in sorted(m[1] for n in there if (m:=_listed.fullmatch(n)) and not (folder/'sets'/m[1]).exists()):
         members = {m[2]: n for n in there if (m:=_member.fullmatch(n)) and m[1]==key}
-        names = set(json.loads(patiently(mirror.fs.cat_file, mirror.at(f'sets/{key}.json'), pause=mirror.pause)))
+        names = set(json.loads(mirror.read([f'sets/{key}.json'])[f'sets/{key}.json']))
         if not names or names-members.keys(): continue # not all of it is there
+        found = mirror.read([members[m] for m in sorted(names)])
         part = folder/'sets'/f'.{key}.{secrets.token_hex(4)}.part'
         try:
             for m in names:
                 (part/m).parent.mkdir(parents=True, exist_ok=True)
-                (part/m).write_bytes(patiently(mirror.fs.cat_file, mirror.at(members[m]), pause=mirror.pause))
+                (part/m).write_bytes(found[members[m]])
             part.rename(folder/'sets'/key)
         finally: shutil.rmtree(part, ignore_errors=True)
-    if 'plan.json' in there: write_atomically(folder/'plan.json', patiently(mirror.fs.cat_file, mirror.at('plan.json'), pause=mirror.pause))
+    if 'plan.json' in there: write_atomically(folder/'plan.json', mirror.read(['plan.json'])['plan.json'])
     return there
 
 def offer(
