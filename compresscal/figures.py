@@ -75,7 +75,9 @@ def distributions(
         title = ', '.join([g.model]*several+[rest]*bool(rest)+[g.evaluation])
         row = name if g.source=='none' else f'{name}, {g.source}'
         found.setdefault((g.model, g.evaluation), {}).setdefault(title, {})[row] = g, Strip([*values.values()], '' if g.source=='none' else g.source, _interval([*values.values()]))
-    if sum(map(len, found.values()))<=most: found = {('', ''): {t: p for panels in found.values() for t,p in panels.items()}}
+    if sum(map(len, found.values()))<=most: # one figure, its panels in the order of the rows
+        place = {next(iter(p.values()))[0]: (t, p) for panels in found.values() for t,p in panels.items()}
+        found = {('', ''): dict(place[g] for g in shown if g in place)}
     pictures = {}
     for (model,evaluation),panels in found.items():
         if not panels: continue

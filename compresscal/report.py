@@ -55,14 +55,14 @@ STATISTICS = dict(
     hidden=('Where one measure hides what another shows', 'Pairs that perplexity tells apart and accuracy does not, or the other way round.'),
     rank_agreement=('Does perplexity order models as accuracy does?', 'Rank correlation between compressed models, and between the sets of one source.'))
 
+_LAST = ', not declared'
 _FAMILY = 'These pairs were declared before the run; p is corrected for their number after Holm.'
 _SHOWN = 'Nobody asked for these pairs before the numbers were seen, so they have no p-value.'
 
 def statistics(
-    results:Results,      # Of a study
-    undeclared:bool=True, # With the pairs that nobody declared before the run, last?
+    results:Results, # Of a study
 )->list[tuple[str, str, pd.DataFrame]]: # Title, how to read it, and the table
-    "The tables of a study that are not empty, for the first metric of each evaluation"
+    "The tables of a study that are not empty, for the first metric of each evaluation, pairs that nobody declared last"
     found, last, first = [], [], headlines(results.rows)
     short = replace(results, rows=[r for r in results.rows if first[r['evaluation']]==r['metric']])
     for name,(title,note) in STATISTICS.items():
@@ -73,8 +73,8 @@ def statistics(
             rest = frame[~frame.declared.astype(bool)]
             if 'source' in rest.columns and (pooled := rest.source=='all sources').any(): rest = rest[pooled]
             found.append((title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]))
-            last.append((f'{title}, not declared', f'{note} {_SHOWN}', rest))
-    return [(title, *_trim(note, frame)) for title,note,frame in found+last*undeclared if len(frame)]
+            last.append((title+_LAST, f'{note} {_SHOWN}', rest))
+    return [(title, *_trim(note, frame)) for title,note,frame in found+last if len(frame)]
 
 def _trim(note, frame):
     "A table without columns that are the same in every line, which the note says instead; what was measured in one column"
@@ -192,6 +192,7 @@ def report(
     command:str='',     # How to make it again
     environment:Mapping={}, # Names and versions: `versions` by package, `python`
     figures:Mapping[str, Picture]|None=None, # Pictures by name (default: all that the rows allow)
+    numbers:Sequence[tuple]|None=None, # Statistics, if they are known (default: as `statistics` gives them)
 )->str:                 # HTML, complete in itself
     "A page to read, keep and send"
     e, versions, drawn = html.escape, environment.get('versions', {}), pictures(results) if figures is None else figures
@@ -199,7 +200,7 @@ def report(
     kinds = [k.partition('-')[0] for k in drawn]
     shown = [s if k not in kinds[:i] else unfold(e(name.replace('-', ' ')), s) for i,(k,name,s) in enumerate(zip(kinds, drawn, shown))]
     asked = [(k, ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else v) for k,v in settings.items() if v is not None]
-    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>' for title,note,frame in statistics(results))
+    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>' for title,note,frame in (statistics(results) if numbers is None else numbers))
     contents = dict(figures='Figures', summary='Summary', **dict(statistics='Statistics') if found else {}, text='Text', cells='Cells', again='Make it again')
     software = [*versions.items(), *([('python', environment['python'])] if 'python' in environment else [])]
     return _PAGE.format(css=_CSS, size=_size(results.rows), version=e(versions.get('compresscal', '')),
@@ -217,13 +218,13 @@ def write_results(
     environment:Mapping={}, # Names and versions
 )->list[Path]:              # Files that were written, those left alone not among them
     "Write rows, tables, figures, the page, and beside them what must not be in them"
-    folder, drawn = Path(folder), pictures(results)
+    folder, drawn, numbers = Path(folder), pictures(results), statistics(results)
     cells = {r['cell']: json.loads(p.read_bytes()) for r in results.rows if (p := folder/'provenance'/f"{r['cell']}.json").exists()}
     about = dict(command=command, settings=settings, environment=environment, cells=cells)
-    files = {'results.csv': results.to_csv(), **{f'tables.{k}': v for k,v in write_tables(results).items()}}
+    files = {'results.csv': results.to_csv(), **{f'tables.{k}': v for k,v in write_tables(results, numbers).items()}}
     for i,(name,p) in enumerate(drawn.items()):
         files |= {('figure' if not i else f'figures/{name}')+f'.{k}': p.to_bytes(k) for k in ('png', 'pdf')}
-    files |= {'report.html': report(results, settings, command, environment, drawn), 'provenance.json': json.dumps(about, indent=1, sort_keys=True, default=str)}
+    files |= {'report.html': report(results, settings, command, environment, drawn, numbers), 'provenance.json': json.dumps(about, indent=1, sort_keys=True, default=str)}
     for p in [*folder.glob('figures/*.png'), *folder.glob('figures/*.pdf')]:
         if f'figures/{p.name}' not in files: p.unlink()
     return [p for name,data in files.items() if (p := _write(folder/name, data))]
@@ -239,9 +240,11 @@ def _write(path, data):
 # %% ../nbs/19_report.ipynb #66e5865e
 def write_tables(
     results:Results, # Of a study
+    numbers:Sequence[tuple]|None=None, # Statistics, if they are known (default: as `statistics` gives them)
 )->dict[str, str]:   # `md` and `tex`
-    "The summary and the statistics, in Markdown and in LaTeX"
-    found = [(t, '', lines, 2) for t,lines in tables(results, True)]+[(t, note, *frame_lines(frame)) for t,note,frame in statistics(results, undeclared=False)]
+    "The summary and the statistics, in Markdown and in LaTeX, pairs that nobody declared left out"
+    declared = [o for o in (statistics(results) if numbers is None else numbers) if not o[0].endswith(_LAST)]
+    found = [(t, '', lines, 2) for t,lines in tables(results, True)]+[(t, note, *frame_lines(frame)) for t,note,frame in declared]
     md = ('\n\n'.join(filter(None, (t, note, markdown_table(lines, words)))) for t,note,lines,words in found)
     tex = (latex_table(lines, f'{t}. {note}' if note else t, words) for t,note,lines,words in found)
     return dict(md='\n\n'.join(md)+'\n', tex='\n\n'.join(tex)+'\n')
