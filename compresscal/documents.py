@@ -57,7 +57,10 @@ def _by_group(rows):
         if not r['replicate']: found.setdefault(Group(*(r[k] for k in Group._fields)), {})[r['set']] = r['cell']
     return found
 
-def _dense_cell(cells, g): return cells.get(g._replace(method='dense', source='none', n_sequences=0, length=0), {}).get(0, '')
+def _dense_record(cells, g, records):
+    "The record of the dense model, where there is one"
+    cell = cells.get(g._replace(method='dense', source='none', n_sequences=0, length=0), {}).get(0)
+    return records(cell) if cell is not None else None
 
 def _aligned(a, b):
     "Are the documents behind two values the same?"
@@ -75,7 +78,7 @@ def intervals(
     cells, lines = _by_group(rows), []
     for g,by_set in cells.items():
         scores = [document_scores(records(c), g.metric) for c in by_set.values()]
-        base = document_scores(records(_dense_cell(cells, g)), g.metric) if against_dense and g.method!='dense' else None if against_dense else scores[0]
+        base = document_scores(_dense_record(cells, g, records), g.metric) if against_dense and g.method!='dense' else None if against_dense else scores[0]
         if base is None or len(base.values)<2 or not all(s and _aligned(s, base) for s in scores): continue
         (_, denominators, statistic, _), values = base, np.array([s.values for s in scores])-(base.values if against_dense else 0)
         linear = linear_scores(values, denominators, statistic)
@@ -116,7 +119,7 @@ def accuracy(
     find = records or (lambda key: None)
     for g,values in groups.items():
         if not is_accuracy(g.metric) or g.method=='dense': continue
-        before, after = find(_dense_cell(cells, g)), [find(c) for c in cells[g].values()]
+        before, after = _dense_record(cells, g, find), [find(c) for c in cells[g].values()]
         counts, n = (before or next(filter(None, after), {})).get('counts', {}), size[next(iter(cells[g].values()))]
         s, dense, chance = summarize(values.values(), level), dense_value(groups, g), counts.get('chance', math.nan)
         mark, (low, high) = _guessing(dense, n, counts, level), s.interval or (math.nan, math.nan)
@@ -160,11 +163,12 @@ def rank_agreement(
     first, groups, lines = headlines(rows), {g: v for g,v in group_values(rows).items() if g.method!='dense'}, []
     by = {e: {g._replace(evaluation='', metric=''): v for g,v in groups.items() if g.evaluation==e and g.metric==m} for e,m in first.items()}
     def agreement(pairs):
-        pairs = np.array([p for p in pairs if np.isfinite(p).all()]).reshape(-1, 2)
+        pairs = np.array(pairs).reshape(-1, 2)
         return len(pairs), -float(spearmanr(*pairs.T).statistic) if len(pairs)>2 and np.ptp(pairs, axis=0).all() else math.nan
     quality, tasks = [e for e,m in first.items() if lower_is_better(m)], [e for e,m in first.items() if is_accuracy(m)]
     for model,q,t in product(dict.fromkeys(g.model for g in groups), quality, tasks):
-        shared = {g: [(by[q][g][i], by[t][g][i]) for i in by[q][g] if i in by[t][g]] for g in by[q] if g.model==model and g in by[t]}
+        same = [g for g in by[q] if g.model==model and g in by[t]]
+        shared = {g: [(x, by[t][g][i]) for i,x in by[q][g].items() if math.isfinite(by[t][g].get(i, math.nan)+x)] for g in same}
         means = [np.mean(v, axis=0) for v in shared.values() if v]
         inside = [np.subtract(p, np.mean(v, axis=0)) for v in shared.values() if len(v)>1 for p in v]
         (n, over), (m, within) = agreement(means), agreement(inside)

@@ -264,6 +264,8 @@ def _check_without_text(rows):
 def _check_noise(rows):
     found = noise(rows)
     if not len(found): return Check('noise', None, 'nothing was computed twice')
+    found = found.dropna(subset='ratio')
+    if not len(found): return Check('noise', None, 'what was computed twice has no spread between sets to compare with')
     worst = found.loc[found.ratio.idxmax()]
     loud, where = bool(found.loud.any()), f'{worst.method}, {worst.metric} on {worst.evaluation}'
     said = f'standard deviation of replicates {worst.noise:.3g}, of sets {worst.spread:.3g} for {where}'

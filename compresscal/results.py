@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from . import documents, figures, findings
+from . import documents, findings
 from .findings import Check, Group, group_values, is_ratio
-from .plots import Picture
 from .sets import CalibrationSet
 
 # %% ../nbs/18_results.ipynb #2b558148
@@ -123,14 +122,14 @@ class Results:
     def accuracy(self)->pd.DataFrame: "Tasks with test-set error, flips and chance"; return documents.accuracy(self.rows, self.records)
     def hidden(self)->pd.DataFrame: "Pairs that perplexity or accuracy alone tells apart"; return documents.hidden(self.rows)
     def rank_agreement(self)->pd.DataFrame: "Rank correlation of perplexity and accuracy"; return documents.rank_agreement(self.rows)
-    def pictures(self)->dict[str, Picture]: "Every figure that the rows allow, the main one first"; return figures.pictures(self)
-    def picture(self)->Picture: "The main figure"; return next(iter(figures.distributions(self.rows).values()))
 
     def intervals(self, level:float=.95, against_dense:bool=False)->pd.DataFrame:
         "Intervals over sets, over documents, and over both"
         return documents.intervals(self.rows, self.records or (lambda key: None), level, against_dense)
 
-    def __repr__(self): return '\n\n'.join([*(f'{title}\n{plain_table(lines)}' for title,lines in tables(self)), *notes(self)]) or 'no results'
+    def __repr__(self):
+        shown = [f'{textwrap.fill(title, 80)}\n{plain_table(lines)}' for title,lines in tables(self)]
+        return '\n\n'.join([*shown, *notes(self)]) or 'no results'
     def _repr_markdown_(self): return '\n\n'.join([*(f'{title}\n\n{markdown_table(lines)}' for title,lines in tables(self)), *notes(self)]) or 'no results'
     def to_markdown(self)->str: "The summary of every metric, with t intervals"; return '\n\n'.join(f'{t}\n\n{markdown_table(l)}' for t,l in tables(self, True))
     def to_latex(self)->str: "The same as LaTeX with booktabs"; return '\n\n'.join(latex_table(l, t) for t,l in tables(self, True))
