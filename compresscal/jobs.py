@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/jobs.html.md"""
 
 # %% auto #0
 __all__ = ['Failure', 'Outcome', 'out_of_memory', 'place', 'do_job', 'torch_threads', 'checked', 'ended', 'keep_threads', 'begin',
-           'Worker', 'next_group', 'conduct']
+           'Worker', 'next_group', 'hopeless', 'conduct']
 
 # %% ../nbs/16_jobs.ipynb #18254f4d
 import gc, os, socket, sys, time, traceback
@@ -144,6 +144,15 @@ def next_group(
     longest = max((w.group for w in team), key=len, default=())
     return deque(reversed([longest.pop() for _ in range((len(longest)+1)//2)]))
 
+def hopeless(
+    last:Failure, # What the last worker said
+    hint:str,     # What to look at when workers die as they begin
+)->RuntimeError:
+    "The error when nobody is left"
+    e = RuntimeError(f"no worker could begin its work; the last one said: {last}{hint if last.kind=='died' else ''}")
+    if last.traceback: e.add_note(f'in the worker:\n{last.traceback}')
+    return e
+
 # %% ../nbs/16_jobs.ipynb #a75fd7cd
 def conduct(
     crew:object,     # Hires workers and hears them
@@ -155,7 +164,7 @@ def conduct(
     try:
         while left := sum(map(len, waiting)) + sum(len(w.group)+bool(w.job) for w in team):
             while len(team)<min(places, left): team.append(crew.hire())
-            if not team: raise RuntimeError(f"no worker could begin its work; the last one said: {last}{crew.hint}")
+            if not team: raise hopeless(last, crew.hint)
             for w in team:
                 if w.ready and not w.job and (group := w.group or next_group(waiting, team)):
                     w.group = group

@@ -39,12 +39,11 @@ def _quartiles(seconds):
     return low/wider, high*wider
 
 def spell(
-    seconds:float, # A time
-)->str:            # The same for people
+    *seconds:float, # Times
+)->str:             # The same for people, in one unit
     "Seconds, minutes, hours or days"
-    for unit,size in (('days', 86400), ('h', 3600), ('min', 60)):
-        if seconds>=1.5*size: return f'{seconds/size:.1f} {unit}' if seconds<10*size else f'{seconds/size:.0f} {unit}'
-    return f'{seconds:.0f} s'
+    unit, size = next(((u, n) for u,n in (('days', 86400), ('h', 3600), ('min', 60)) if max(seconds)>=1.5*n), ('s', 1))
+    return ' to '.join(dict.fromkeys(f'{s/size:.1f}' if size>1 and s<10*size else f'{s/size:.0f}' for s in seconds)) + f' {unit}'
 
 # %% ../nbs/18_progress.ipynb #165532a0
 def held(
@@ -79,7 +78,7 @@ class Status:
         total, known = self.done+self.running+self.failed+self.left, {True: 'a process works on it', False: 'nobody works on it', None: 'whether somebody works on it cannot be seen'}
         yield f'{self.folder}: {known[self.working]}'
         yield f'done {self.done}, running {self.running}, failed {self.failed}, left {self.left} of {total} cells'
-        span = 'not known' if self.to_go is None else 'at least '*self.at_least + ' to '.join(dict.fromkeys(map(spell, self.to_go)))
+        span = 'not known' if self.to_go is None else 'at least '*self.at_least + spell(*self.to_go)
         yield f'time to go: {span}' + f' ({self.about})'*bool(self.about)
         if self.interrupted: yield f'jobs interrupted: {self.interrupted}; the next run does them again'
         yield from (f'running: {label}, {spell(s)}' + f' on {where}'*bool(where) for label,where,s in self.jobs)

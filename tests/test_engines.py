@@ -129,7 +129,8 @@ def test_no_second_try_if_none_is_wanted():
     assert [(o.job, o.state) for o in outcomes]==[('dies', 'started'), ('dies', 'failed'), ('fine', 'started'), ('fine', 'done')] and 'exit code 7' in outcomes[1].error.message
 
 def test_setup_that_fails_is_one_error():
-    with pytest.raises(RuntimeError, match="ValueError: could not convert string to float: 'model'"): list(pool().run(partial(float, 'model'), [[(1, '1')], [(2, '2')]]))
+    with pytest.raises(RuntimeError, match="ValueError: could not convert string to float: 'model'$") as e: list(pool().run(partial(float, 'model'), [[(1, '1')], [(2, '2')]]))
+    assert 'do, said = setup()' in e.value.__notes__[0]
     with pytest.raises(RuntimeError, match='exit code 3'): list(pool(1).run(partial(os._exit, 3), [[(1, '1')], [(2, '2')]]))
     assert not workers()
 

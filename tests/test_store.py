@@ -168,7 +168,7 @@ def test_the_estimate_is_honest(tmp_path):
         told = status(folder)
         assert told.to_go==(50., 200.) and not told.at_least and told.done==2
         store.plan([j, k, l], workers=4)
-        assert status(folder).at_least and 'at least 50 s to 3.3 min' in repr(status(folder)) and 'gptq' in repr(status(folder))
+        assert status(folder).at_least and 'at least 0.8 to 3.3 min' in repr(status(folder)) and 'gptq' in repr(status(folder))
         store.start('job 2', 'host:1')
         time.sleep(.05)
         assert status(folder).to_go[1]<200 and status(folder).running==2
