@@ -61,7 +61,7 @@ def is_ratio(metric:str)->bool: "Is the metric compared by its ratio to dense?";
 
 def is_accuracy(metric:str)->bool: "Is the metric a share of right answers?"; return metric.startswith('acc') or metric=='exact_match'
 
-def lower_is_better(metric:str)->bool: "Is less of the metric better?"; return is_ratio(metric) or metric in ('kl', 'flips')
+def lower_is_better(metric:str)->bool: "Is less of the metric better?"; return is_ratio(metric) or metric in ('kl', 'flips', 'lost')
 
 def dense_value(
     groups:Mapping[Group, Mapping[int, float]], # As `group_values` gives them

@@ -123,6 +123,13 @@ class Results:
     def hidden(self)->pd.DataFrame: "Pairs that perplexity or accuracy alone tells apart"; return documents.hidden(self.rows)
     def rank_agreement(self)->pd.DataFrame: "Rank correlation of perplexity and accuracy"; return documents.rank_agreement(self.rows)
 
+    def pictures(self)->dict[str, 'Picture']:
+        "Every figure that the rows allow, the main one first"
+        from compresscal.figures import pictures
+        return pictures(self)
+
+    def picture(self)->'Picture|None': "The main figure; None where there is nothing to draw"; return next(iter(self.pictures().values()), None)
+
     def intervals(self, level:float=.95, against_dense:bool=False)->pd.DataFrame:
         "Intervals over sets, over documents, and over both"
         return documents.intervals(self.rows, self.records or (lambda key: None), level, against_dense)
@@ -141,9 +148,11 @@ _WORDS = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per wor
 
 def describe_metric(evaluation:str, metric:str)->str:
     "What a value is, in words"
-    kind, _, name = evaluation.partition(':')
-    return f"{_WORDS.get(metric, metric.replace('_', ' '))} on {'held-out '*(kind!='task')}{name or kind}"
+    kind, name = evaluation.split(':', 1) if evaluation.startswith(('task:', 'kl:', 'gptq:')) else ('', evaluation)
+    how = " by GPTQ's protocol on " if kind=='gptq' else ' on ' if kind=='task' else ' on held-out '
+    return _WORDS.get(metric, metric.replace('_', ' '))+how+name
 
+# %% ../nbs/18_results.ipynb #aeedf8dc
 def number(x:float, digits:int=2)->str: return '' if x!=x else '0' if x==0 else f'{x:.{digits}f}' if .005<=abs(x)<1e5 else f'{x:.3g}'
 
 def tables(

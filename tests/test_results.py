@@ -229,6 +229,9 @@ def test_lines_of_words():
     assert r'x\_\{1\} \& 5 \% & 1 \\' in latex_table(lines) and markdown_table(lines, 1).splitlines()[1]=='| --- | ---: |'
     assert max(map(len, plain_table([['method', 'source', 'n'], ['m'*50, 's'*50, '1']], 60).splitlines()))==60
 
+def test_pictures():
+    assert made.picture().caption and len(made.pictures())>2 and Results([]).picture() is None
+
 def test_select():
     chosen = made.select(evaluation='docs', metric=['perplexity'])
     assert {(r['evaluation'], r['metric']) for r in chosen.rows}=={('docs', 'perplexity')} and chosen.family==made.family
@@ -242,7 +245,8 @@ def test_two_models_have_their_own_tables():
 def test_records_of_measures(tiny_model, tiny_tokenizer):
     "What measures write is what documents read"
     import torch
-    from compresscal.measures import parse_measure
+    from compresscal.measures import LOWER_IS_BETTER, parse_measure
+    assert all(map(lower_is_better, LOWER_IS_BETTER)) and not any(map(lower_is_better, ('acc', 'acc_norm', 'agreement', 'exact_match')))
     from compresscal.sets import CalibrationSet
     text = CalibrationSet.from_tokens(torch.randint(3, 259, (6, 24), generator=torch.Generator().manual_seed(0)))
     reference = (kl := parse_measure('kl:docs')).reference(tiny_model, tiny_tokenizer, text)
