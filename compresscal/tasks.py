@@ -171,6 +171,7 @@ def _harness():
     "The version of lm-evaluation-harness"
     try: import lm_eval.tasks
     except ImportError as e: raise ImportError(f"zero-shot tasks need lm-evaluation-harness ({e}): pip install 'compresscal[eval]'") from e
+    if not hasattr(lm_eval.tasks.TaskManager, 'load'): raise ImportError(f"zero-shot tasks need a newer lm-evaluation-harness than {version('lm-eval')}: pip install -U 'compresscal[eval]'")
     return version('lm-eval')
 
 @lru_cache(1)

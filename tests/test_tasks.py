@@ -81,11 +81,11 @@ def test_scores_equal_a_plain_computation(task, stories, shared): compare(*stori
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task', published)
-def test_scores_equal_a_plain_computation_on_more(task, stories, shared): compare(*stories, shared, task, 200)
+def test_scores_equal_a_plain_computation_on_more(task, stories, shared): compare(*stories, shared, task, 80)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task', ['arc_easy', 'winogrande', 'lambada_openai'])
-def test_scores_equal_a_plain_computation_with_the_embedded_model(task, shared): compare(*load_model(), shared, task, 40)
+def test_scores_equal_a_plain_computation_with_the_embedded_model(task, shared): compare(*load_model(), shared, task, 24)
 
 def test_solved_examples(stories, shared):
     "They are drawn from the file with the seed given, the question itself left out, and stand before it with their answers"
