@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/engines.html.md"""
 
 # %% auto #0
 __all__ = ['ENGINES', 'this_many', 'thread_names', 'require_numbers', 'Local', 'control_groups', 'free_memory', 'free_cores',
-           'team_size', 'follow_parent', 'serve', 'Pool', 'ray_module', 'fitting', 'Ray', 'engine_from', 'Failure',
-           'Outcome']
+           'team_size', 'follow_parent', 'serve', 'unreadable', 'Pool', 'ray_module', 'fitting', 'Ray', 'engine_from',
+           'Failure', 'Outcome']
 
 # %% ../nbs/19_engines.ipynb #cb8b4ced
 import multiprocessing, os, signal, threading, warnings
@@ -47,7 +47,8 @@ def require_numbers(
 ):
     "Refuse settings that are not whole numbers"
     for name,v in values.items():
-        if v is not None and (isinstance(v, bool) or not isinstance(v, int) or v<least): raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
+        if v is None or isinstance(v, int) and not isinstance(v, bool) and v>=least: continue
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
 
 # %% ../nbs/19_engines.ipynb #24909592
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def free_memory(
     "Memory that new processes can have, within the container's limit"
     free = psutil.virtual_memory().available
     for g in control_groups('memory', root):
-        for most, used, pages in (('memory.max', 'memory.current', 'inactive_file'), ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file')):
-            if (n:=_number(g/most)) is not None: free = min(free, n - (_number(g/used) or 0) + (_number(g/'memory.stat', pages) or 0)) # pages that can be given back
+        for most, used, pages in (('max', 'current', 'inactive_file'), ('limit_in_bytes', 'usage_in_bytes', 'total_inactive_file')):
+            if (n:=_number(g/f'memory.{most}')) is None: continue
+            free = min(free, n - (_number(g/f'memory.{used}') or 0) + (_number(g/'memory.stat', pages) or 0)) # pages that can be given back
     return max(free, 0)
 
 def free_cores(
@@ -145,12 +147,14 @@ def serve(
             except OSError: raise
             except Exception as e: pipe.send(('failed', Failure.of(e), said[2])) # a value that cannot be pickled
 
-# %% ../nbs/19_engines.ipynb #7a9f79eb
+# %% ../nbs/19_engines.ipynb #450c3825
+def unreadable(what, given, e): return TypeError(f"{what} must be something that another process can read, got {given!r}: {e}")
+
 class _PoolWorker(Worker):
     def send(self, job):
         try: self.pipe.send(job)
         except OSError: pass # dead; `wait` will see it
-        except Exception as e: raise TypeError(f"a job must be something that another process can read, got {self.job[0]!r}: {e}") from e
+        except Exception as e: raise unreadable('a job', self.job[0], e) from e
 
     def hear(self):
         "Its message, if there is one"
@@ -186,7 +190,7 @@ class _PoolCrew:
         worker.process = spawn.Process(target=serve, args=(theirs, self.setup, self.threads), daemon=True)
         try: worker.process.start()
         except OSError: raise
-        except Exception as e: raise TypeError(f"`setup` must be something that another process can read, got {self.setup!r}: {e}") from e
+        except Exception as e: raise unreadable('`setup`', self.setup, e) from e
         finally: theirs.close()
         return worker
 
@@ -196,6 +200,7 @@ class _PoolCrew:
 
     def close(self): pass
 
+# %% ../nbs/19_engines.ipynb #5ec93f78
 @dataclass(frozen=True)
 class Pool:
     "Jobs in several processes of this machine"
@@ -240,11 +245,12 @@ class _Servant:
 class _RayWorker(Worker):
     def send(self, job):
         try: self.ref = self.actor.work.remote(job)
-        except (TypeError, ValueError, AttributeError) as e: raise TypeError(f"a job must be something that another machine can read, got {self.job[0]!r}: {e}") from e
+        except (TypeError, ValueError, AttributeError) as e: raise unreadable('a job', self.job[0], e) from e
     def stop(self):
         with suppress(Exception):
             if ray_module().is_initialized(): ray_module().kill(self.actor)
 
+# %% ../nbs/19_engines.ipynb #9782b6cf
 @dataclass
 class _RayCrew:
     setup: Callable
@@ -258,7 +264,7 @@ class _RayCrew:
         ray, worker = ray_module(), _RayWorker(deque())
         worker.actor = ray.remote(_Servant).options(max_restarts=0, max_concurrency=1, **self.options).remote()
         try: worker.ref = worker.actor.begin.remote(self.setup, self.threads)
-        except (TypeError, ValueError, AttributeError) as e: raise TypeError(f"`setup` must be something that another machine can read, got {self.setup!r}: {e}") from e
+        except (TypeError, ValueError, AttributeError) as e: raise unreadable('`setup`', self.setup, e) from e
         return worker
 
     def wait(self, team):
@@ -283,10 +289,11 @@ def fitting(
     "How many workers the machines of a cluster hold"
     return max(1, sum(int(min(n.get(k, 0)//v for k,v in need.items() if v)) for n in nodes) if any(need.values()) else len(nodes))
 
+# %% ../nbs/19_engines.ipynb #38cd04a2
 @dataclass(frozen=True)
 class Ray:
     "Jobs on a cluster of machines"
-    address: str|None=None # The cluster, `auto` for one begun on this machine; if not given, the one that is connected, that of `RAY_ADDRESS`, or a new one of this machine alone
+    address: str|None=None # The cluster; else the one that is connected, that of `RAY_ADDRESS`, or a new one of this machine alone
     cpus: float=1          # Cores reserved for a worker
     gpus: float=0          # Graphics processors reserved for a worker
     memory: int|None=None  # Memory reserved for a worker, bytes

@@ -58,6 +58,7 @@ def held(
     lock.release()
     return False
 
+# %% ../nbs/18_progress.ipynb #ec06da65
 @dataclass(frozen=True)
 class Status:
     "How far a study is, in cells"
@@ -75,14 +76,17 @@ class Status:
     failures: tuple=()  # What is known of each failed cell
 
     def lines(self)->Iterator[str]:
-        total, known = self.done+self.running+self.failed+self.left, {True: 'a process works on it', False: 'nobody works on it', None: 'whether somebody works on it cannot be seen'}
+        total = self.done+self.running+self.failed+self.left
+        known = {True: 'a process works on it', False: 'nobody works on it', None: 'whether somebody works on it cannot be seen'}
         yield f'{self.folder}: {known[self.working]}'
         yield f'done {self.done}, running {self.running}, failed {self.failed}, left {self.left} of {total} cells'
         span = 'not known' if self.to_go is None else 'at least '*self.at_least + spell(*self.to_go)
         yield f'time to go: {span}' + f' ({self.about})'*bool(self.about)
         if self.interrupted: yield f'jobs interrupted: {self.interrupted}; the next run does them again'
         yield from (f'running: {label}, {spell(s)}' + f' on {where}'*bool(where) for label,where,s in self.jobs)
-        yield from (f"failed: {f.get('label') or f['cell']}: {f['type']}: {f['message'].partition(chr(10))[0][:200]} (attempt {f['attempts']})" for f in self.failures)
+        for f in self.failures:
+            says = f['message'].partition('\n')[0][:200]
+            yield f"failed: {f['label'] or f['cell']}: {f['type']}: {says} (attempt {f['attempts']})"
 
     def __repr__(self): return '\n'.join(self.lines())
     def _repr_markdown_(self): return '\n'.join(f'- {o}' for o in self.lines())
@@ -134,6 +138,7 @@ def status(
     if unknown: about = ', '.join(filter(None, [about, f"nothing of the kind {', '.join(unknown)} has finished"]))
     if not plan: to_go, about = None, 'the folder holds no plan'
     counts, labels = Counter(state.values()), {c: j['label'] for j in jobs for c in j['cells']}
-    return Status(name, working, *(counts[k] for k in ('done', 'running', 'failed', 'left')), len(marks) if working is False else 0, to_go, bool(unknown), about,
+    numbers = [*(counts[k] for k in ('done', 'running', 'failed', 'left')), len(marks) if working is False else 0]
+    return Status(name, working, *numbers, to_go, bool(unknown), about,
         tuple((j['label'], '{host}:{pid}'.format(**marks[j['id']]), live[j['id']]) for j in jobs if j['id'] in live),
         tuple(dict(failed[c], label=labels[c]) for c,s in state.items() if s=='failed'))

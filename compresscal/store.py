@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from .calibration import CalibrationSet
 from .corpora import hub_texts, installed_sources
 from .installed import cache_folder, write_atomically
-from .mirror import Mirror, fetch, is_url, offer, publish
+from .mirror import Mirror, fetch, is_url, offer, prove_writable, publish
 
 # %% ../nbs/17_store.ipynb #4ff7790e
 def content_key(
@@ -71,6 +71,7 @@ def read_json(
     with suppress(OSError, ValueError):
         if isinstance(value:=json.loads(path.read_bytes()), dict): return value
 
+# %% ../nbs/17_store.ipynb #98d99a47
 @dataclass(frozen=True)
 class Records:
     "Finished cells in a claimed folder"
@@ -80,13 +81,13 @@ class Records:
     def path(self, kind, key): return self.folder/kind/f'{key}.json'
 
     def write(self, kind, key, value, far=True):
-        write_atomically(self.path(kind, key), json.dumps(value, indent=1)) # as it stands: the first metric of a result is its headline
+        write_atomically(self.path(kind, key), json.dumps(value, indent=1))
         if self.mirror and far: self.mirror.send(self.path(kind, key))
 
     def remove(self, kind, key, far=True):
         if not self.path(kind, key).exists(): return
         self.path(kind, key).unlink(missing_ok=True)
-        if self.mirror and far: self.mirror.remove(self.path(kind, key))
+        if self.mirror and far: self.mirror.send(self.path(kind, key), wanted=False)
 
     def put(self,
         decides:dict,              # Everything that decides the result
@@ -211,7 +212,7 @@ def open_store(
         return
     mirror = Mirror(str(out), local_copy(str(out)))
     with claim(mirror.folder) as folder:
-        mirror.probe()
+        prove_writable(mirror)
         offer(mirror, fetch(mirror))
         try: yield Store(folder, mirror)
         except BaseException:

@@ -244,7 +244,7 @@ def faulty(monkeypatch, kind, rate, rng, error=ConnectionError):
 @pytest.mark.parametrize('error', [ConnectionError, TimeoutError, OSError, RuntimeError])
 def test_a_network_that_fails_often(url, tmp_path, monkeypatch, error):
     "One call in five fails; nothing is lost"
-    monkeypatch.setattr(Mirror.__init__, '__defaults__', (.0001,))
+    monkeypatch.setitem(Mirror.__init__.__kwdefaults__, 'pause', .0001)
     faulty(monkeypatch, MemoryFileSystem if 'memory' in url else LocalFileSystem, .2, random.Random(0), error)
     with pytest.warns() as said:
         import warnings; warnings.warn('at least one')
@@ -270,7 +270,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_work(tmp_path):
         with open_store('nosuch://bucket'): pass
 
 def test_a_network_that_is_gone_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(Mirror.__init__, '__defaults__', (.0001,))
+    monkeypatch.setitem(Mirror.__init__.__kwdefaults__, 'pause', .0001)
     def down(*args, **kwargs): raise ConnectionError('gone')
     with pytest.warns(UserWarning, match='it is safe in'), pytest.raises(OSError, match='nothing is lost'):
         with open_store('memory://bucket/study') as store:
@@ -282,7 +282,7 @@ def test_a_network_that_is_gone_loses_nothing(tmp_path, monkeypatch):
     assert len(Mirror('memory://bucket/study', tmp_path).names())==3
 
 def test_an_error_of_the_study_is_told_before_that_of_the_network(monkeypatch):
-    monkeypatch.setattr(Mirror.__init__, '__defaults__', (.0001,))
+    monkeypatch.setitem(Mirror.__init__.__kwdefaults__, 'pause', .0001)
     def down(*args, **kwargs): raise ConnectionError('gone')
     with pytest.warns(UserWarning, match='it is safe in'), pytest.raises(KeyError, match='mine'):
         with open_store('memory://bucket/study') as store:
