@@ -11,6 +11,7 @@ __all__ = ['PRESETS', 'Study', 'check_text', 'check_comparisons', 'work_off', 'w
 # %% ../nbs/20_study.ipynb #ecb07038
 import json, os, tomllib, warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -119,19 +120,20 @@ def work_off(
     workers = engine.size() if hasattr(engine, 'size') else 1
     store.plan([dict(id=i, label=j.label, kind=j.kind, cells=[*map(content_key, d.values())]) for i,(j,d) in cells.items()], workers)
     bar.update(len(cells)-len(jobs))
-    for o in engine.run(bench, in_groups(jobs)):
-        job, decides = cells[o.job]
-        if o.state=='started':
-            store.start(o.job, o.where)
-            bar.set_description(job.label)
-            continue
-        if o.state=='failed':
-            for n in missing[o.job]: store.fail(decides[n], o.error, label=job.label, **_about(job, n))
-        else:
-            beside = dict(job=o.job, seconds=round(o.seconds, 3), where=o.where, **o.value['environment'])
-            for n,result in o.value['results'].items(): results[store.put(decides[n], result, beside)] = without_documents(result)
-        store.stop(o.job)
-        bar.update()
+    with closing(engine.run(bench, in_groups(jobs))) as outcomes: # whatever happens, no worker is left behind
+        for o in outcomes:
+            job, decides = cells[o.job]
+            if o.state=='started':
+                store.start(o.job, o.where)
+                bar.set_description(job.label)
+                continue
+            if o.state=='failed':
+                for n in missing[o.job]: store.fail(decides[n], o.error, label=job.label, **_about(job, n))
+            else:
+                beside = dict(job=o.job, seconds=round(o.seconds, 3), where=o.where, **o.value['environment'])
+                for n,result in o.value['results'].items(): results[store.put(decides[n], result, beside)] = without_documents(result)
+            store.stop(o.job)
+            bar.update()
 
 def without_documents(result): return {k: v for k,v in result.items() if k!='documents'} # those of thousands of cells stay on disk
 

@@ -355,8 +355,9 @@ def test_a_pool_gives_the_same_bytes(odd, tmp_path, word):
     assert {json.loads(p.read_text())['where'] for p in (tmp_path/'s'/'provenance').iterdir()}.isdisjoint(json.loads(p.read_text())['where'] for p in (tmp_path/'whole'/'provenance').iterdir())
 
 @pytest.mark.slow
-def test_ray_gives_the_same_bytes_though_a_machine_is_lost(small, tmp_path):
+def test_ray_gives_the_same_bytes_though_a_machine_is_lost(small, tmp_path, monkeypatch):
     "Two nodes, one of which is killed when a third of the study is done"
+    monkeypatch.setenv('RAY_worker_niceness', '0') # or its workers starve on a machine with other work to do
     ray = pytest.importorskip('ray')
     from ray.cluster_utils import Cluster
     small = replace(small, methods=['magnitude:0.5', 'wanda:0.5', 'wanda:0.7', 'gptq:4,group_size=none'], replicates=2)
