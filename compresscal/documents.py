@@ -125,8 +125,8 @@ def accuracy(
         mark, (low, high) = _guessing(dense, n, counts, level), s.interval or (math.nan, math.nan)
         lost, gained = _flips(document_scores(before, g.metric), after, g.metric)
         error = float(np.mean([math.sqrt(v*(1-v)/(n-1)) for v in values.values()])) if n and n>1 else math.nan
-        interpret = None if math.isnan(chance) else not mark
-        lines.append([*g, n, chance, dense, mark, interpret, s.n, s.mean, s.sd, low, high, error, s.mean-dense, lost, gained, lost+gained])
+        interpret, sd = None if math.isnan(chance) else not mark, 0. if g.source=='none' else s.sd
+        lines.append([*g, n, chance, dense, mark, interpret, s.n, s.mean, sd, low, high, error, s.mean-dense, lost, gained, lost+gained])
     return pd.DataFrame(lines, columns=[*Group._fields, *_ACCURACY])
 
 # %% ../nbs/17_documents.ipynb #a8f030f1

@@ -264,12 +264,13 @@ def _check_without_text(rows):
 def _check_noise(rows):
     found = noise(rows)
     if not len(found): return Check('noise', None, 'nothing was computed twice')
-    found = found.dropna(subset='ratio')
+    found = found[found.metric==found.evaluation.map(headlines(rows))].dropna(subset='ratio')
     if not len(found): return Check('noise', None, 'what was computed twice has no spread between sets to compare with')
     worst = found.loc[found.ratio.idxmax()]
-    loud, where = bool(found.loud.any()), f'{worst.method}, {worst.metric} on {worst.evaluation}'
-    said = f'standard deviation of replicates {worst.noise:.3g}, of sets {worst.spread:.3g} for {where}'
-    return Check('noise', not loud, f'{said}: more than a quarter' if loud else f'{said}, where noise is largest')
+    loud = [*dict.fromkeys(found.method[found.loud])]
+    said = f"{'more' if loud else 'less'} than a quarter of the spread between sets{' for ' if loud else ''}{', '.join(loud)}"
+    where = f'{worst.method}, {worst.metric} on {worst.evaluation}'
+    return Check('noise', not loud, f'{said}; largest for {where}, {worst.noise:.3g} between replicates and {worst.spread:.3g} between sets')
 
 def _check_tokens(rows):
     sizes = {}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from . import documents, findings
-from .findings import Check, Group, group_values, is_ratio
+from .findings import AGAINST_DENSE, Check, Group, group_values, is_ratio
 from .sets import CalibrationSet
 
 # %% ../nbs/18_results.ipynb #2b558148
@@ -165,12 +165,14 @@ def tables(
     for (model,evaluation,metric),part in frame.groupby(['model', 'evaluation', 'metric'], sort=False):
         if not full and metric!=results.metrics(evaluation)[0]: continue
         digits, dense = 2 if is_ratio(metric) else 3, part.dense.iloc[0]
-        n, title = (lambda x: number(x, digits)), f"{model}: {describe_metric(evaluation, metric)}; dense model {number(dense, digits) or 'not measured'}"
-        found[title] = [['method', 'source', *sizes, 'sets', 'mean', *['95 % interval']*full, 'sd', 'range', 'ratio' if is_ratio(metric) else 'change']]
+        n, title = (lambda x: number(x, digits)), f'{model}: {describe_metric(evaluation, metric)}'
+        if compared := metric not in AGAINST_DENSE: title += f"; dense model {n(dense) or 'not measured'}"
+        change = ['ratio' if is_ratio(metric) else 'change']*compared
+        found[title] = [['method', 'source', *sizes, 'sets', 'mean', *['95 % interval']*full, 'sd', 'range', *change]]
         for r in part.itertuples():
             found[title].append([r.method, r.source, *[f'{r.n_sequences}x{r.length}']*len(sizes), str(r.sets) if r.source!='none' else 'all', n(r.mean),
                 *[f'{n(r.interval_low)} to {n(r.interval_high)}' if r.interval_low==r.interval_low else '']*full, n(r.sd), f'{n(r.low)} to {n(r.high)}',
-                number(r.ratio, 3) if is_ratio(metric) else number(r.difference, 3)])
+                *[number(r.ratio if is_ratio(metric) else r.difference, 3)]*compared])
     return list(found.items())
 
 # %% ../nbs/18_results.ipynb #ec259b14

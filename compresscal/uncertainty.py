@@ -261,8 +261,9 @@ def compare_unpaired(
     n, m, finite, p, interval = len(a), len(b), np.isfinite([*a, *b]).all(), math.nan, None
     greater, difference = float(((a[:, None]>b)+(a[:, None]==b)/2).mean()), float(a.mean()-b.mean()) if finite else math.nan
     if finite and min(n, m)>1:
-        ends = [difference]*2 if np.ptp(a)==0==np.ptp(b) else stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
-        interval = Interval(*map(float, ends), level, COVERS[0], 'Welch t interval')
+        u, v = a.var(ddof=1)/n, b.var(ddof=1)/m
+        half = stats.t.ppf((1+level)/2, (u+v)**2/(u**2/(n-1)+v**2/(m-1)))*math.sqrt(u+v) if u+v>0 else 0
+        interval = Interval(float(difference-half), float(difference+half), level, COVERS[0], 'Welch t interval')
     ways, ties = math.comb(n+m, n), len({*a, *b})<n+m
     exact = ways<=20_000 if ties else n*m<=2500
     how = (stats.PermutationMethod(n_resamples=ways) if ties else 'exact') if exact else 'asymptotic'
