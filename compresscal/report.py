@@ -87,7 +87,8 @@ def _trim(note, frame):
     return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns={*same, *empty, 'declared'}&{*frame.columns})
 
 # %% ../nbs/19_report.ipynb #f149bd00
-_ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high')}
+_ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high'), 'sets': ('sets_a', 'sets_b')}
+_SAID = dict(greater='P(a>b)', n_sequences='sequences', length='tokens each')
 
 def frame_lines(
     frame:pd.DataFrame, # Any table
@@ -101,9 +102,9 @@ def frame_lines(
     frame, columns = frame.astype(object).rename(columns=str), {}
     for c in frame:
         ends = next((k for k,o in _ENDS.items() if c in o and set(o)<=set(frame)), None)
-        if ends is None: columns[{'greater': 'P(a>b)'}.get(c, c.replace('_', ' '))] = [cell(c, v) for v in frame[c]]
-        elif c==_ENDS[ends][0]: columns[ends] = [f'{cell(c, a)} to {cell(c, b)}' if a==a else '' for a,b in zip(frame[c], frame[_ENDS[ends][1]])]
-    words = [k for k,v in columns.items() if any(re.search(r'[a-df-zA-Z]', re.sub('nan|inf| to ', '', o)) for o in v)]
+        if ends is None: columns[_SAID.get(c, c.replace('_', ' '))] = [cell(c, v) for v in frame[c]]
+        elif c==_ENDS[ends][0]: columns[ends] = [f"{cell(c, a)}{' and ' if ends=='sets' else ' to '}{cell(c, b)}" if a==a else '' for a,b in zip(frame[c], frame[_ENDS[ends][1]])]
+    words = [k for k,v in columns.items() if any(re.search(r'[a-df-zA-Z]', re.sub('nan|inf| to | and ', '', o)) for o in v)]
     order = [*words, *(k for k in columns if k not in words)]
     return [order, *([*r] for r in zip(*(columns[k] for k in order)))], len(words)
 
@@ -116,7 +117,7 @@ def warnings_html(
     failed, held, unknown = ([f'<li><b>{e(name)}</b>: {e(said)}</li>' for name,ok,said in checks if ok is state] for state in (False, True, None))
     said = f'<ul>{"".join(failed)}</ul>' if failed else ''
     if lost := results.failures:
-        columns = [k for k in ('model', 'method', 'source', 'set', 'replicate', 'evaluation', 'type', 'message', 'error', 'attempts') if any(k in f for f in lost)]
+        columns = [k for k in ('model', 'method', 'source', 'set', 'replicate', 'evaluation', 'type', 'message', 'error', 'attempts') if any(k in f for f in lost) and not (k=='error' and all('message' in f for f in lost))]
         said += html_table('Cells without a value; the next run tries them again', [columns, *([str(f.get(k, ''))[:300] for k in columns] for f in lost)], len(columns))
     note = f'; this study cannot tell about {len(unknown)} more' if unknown else ''
     held = unfold(f'{len(held)} check{"s"*(len(held)!=1)} held', f'<ul>{"".join(held+unknown)}</ul>', note) if checks else ''
@@ -163,14 +164,14 @@ def _cells_html(rows):
     return html_table(f'{len(rows):,} numbers', [columns, *lines], sum(c in ('model', 'method', 'source', 'evaluation', 'metric') for c in columns)) if rows else ''
 
 # %% ../nbs/19_report.ipynb #aa5a03ff
-_CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem} h3{font-size:1rem;margin:1.4rem 0 .2rem} figure{margin:1.2rem 0} svg{width:100%;height:auto}
+_CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem} h3{font-size:1rem;margin:1.4rem 0 .2rem} figure{margin:1.2rem 0;max-width:62rem} p,ul{max-width:52rem} svg{width:100%;height:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0} caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{padding:.2rem .45rem;text-align:right;border-bottom:1px solid #ddd;vertical-align:top} th{border-bottom:1.5px solid #222}
 th:first-child,td:first-child{padding-left:0} .w{text-align:left} figcaption,.note{color:#555;font-size:.9rem} code{font-size:.85em}
 pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap} pre,summary,.bad td{overflow-wrap:anywhere} td{white-space:nowrap} .bad td{white-space:normal}
 details{margin:.4rem 0} summary{cursor:pointer} nav{font-size:.9rem;margin:.8rem 0} nav a{margin-right:1rem} a{color:#0072b2}
-.long{max-height:34rem;overflow:auto} .long th{position:sticky;top:0;background:#fff} .wide{overflow-x:auto}
+.long{max-height:34rem;overflow:auto} .long th{position:sticky;top:0;background:#fff} .wide{overflow-x:auto;font-size:.87rem}
 section.bad{border-left:4px solid #d55e00;background:#fdf3ec;padding:.2rem 1rem .6rem;margin:1rem 0} section.bad h2{margin-top:.6rem}
 @media print{.long{max-height:none;overflow:visible} body{max-width:none}}"""
 
