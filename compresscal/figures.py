@@ -51,8 +51,11 @@ def largest(
         if (k := g[:5]) not in best or (g.tokens, g.length)>(best[k].tokens, best[k].length): best[k] = g
     return {g: groups[g] for g in best.values()}
 
-# %% ../nbs/17_figures.ipynb #3670db68
-def _interval(values): return summarize(values).interval if len(values)>2 else None
+# %% ../nbs/17_figures.ipynb #195799dd
+def _strip(g, values):
+    "The sets of a group, with an interval from three on"
+    values = [*values.values()]
+    return Strip(values, '' if g.source=='none' else g.source, summarize(values).interval if len(values)>2 else None)
 
 def _shown(rows, wanted=lambda metric: True):
     "The headline groups of compressed models at the largest size, and all groups"
@@ -80,7 +83,7 @@ def distributions(
         name, rest, *_ = strength(g.method)
         title = ', '.join([g.model]*several+[rest]*bool(rest)+[g.evaluation])
         row = name if g.source=='none' else f'{name}, {g.source}'
-        found.setdefault((g.model, g.evaluation), {}).setdefault(title, {})[row] = g, Strip([*values.values()], '' if g.source=='none' else g.source, _interval([*values.values()]))
+        found.setdefault((g.model, g.evaluation), {}).setdefault(title, {})[row] = g, _strip(g, values)
     if sum(map(len, found.values()))<=most: # one figure, its panels in the order of the rows
         place = {next(iter(p.values()))[0]: (t, p) for panels in found.values() for t,p in panels.items()}
         found = {('', ''): dict(place[g] for g in shown if g in place)}
@@ -105,9 +108,7 @@ def rankings(
     (shown, groups), found = _shown(rows), {}
     several = len({g.model for g in shown})>1
     for g,values in shown.items():
-        kind = '' if g.source=='none' else g.source
-        strip = Strip([*values.values()], kind, _interval([*values.values()]))
-        found.setdefault(g.model, {}).setdefault(g.evaluation, {})[g] = strip
+        found.setdefault(g.model, {}).setdefault(g.evaluation, {})[g] = _strip(g, values)
     pictures = {}
     for m,evaluations in found.items():
         if not (long := {e: v for e,v in evaluations.items() if len(v)>=least}): continue
@@ -123,7 +124,8 @@ def _ranking(model, evaluations, groups):
         {e: d for e,g in first.items() if math.isfinite(d := dense_value(groups, g))}, {e: axis_label(e, g.metric) for e,g in first.items()},
         {e: not lower_is_better(g.metric) for e,g in first.items()}, width='text' if len(evaluations)>1 else 4.5,
         caption=f"Methods and sources from best to worst on {model}. Large marks are means over calibration sets, bars their 95 % t intervals (three sets or "
-        'more, documents fixed), small marks the sets; dashed is the dense model. Where intervals overlap, the order is not settled. ' + _sizes({g: s.values for v in evaluations.values() for g,s in v.items()}))
+        'more, documents fixed), small marks the sets; dashed is the dense model. Where intervals overlap, the order is not settled. '
+        + _sizes({g: s.values for v in evaluations.values() for g,s in v.items()}))
     for ax,(e,g) in zip(p.figure.axes, first.items()):
         values = [v for s in evaluations[e].values() for v in s.values if math.isfinite(v)]
         if is_ratio(g.metric) and values and max(values)>4*min(values): _logarithmic(ax.xaxis, *ax.get_xlim())
@@ -226,7 +228,8 @@ def strength_curves(
         line = 'no text' if g.source=='none' else g.source
         found.setdefault((kind, g.model, g.evaluation), {}).setdefault((panel, line), {})[x] = [*values.values()]
     several = len({m for _,m,_ in found})>1
-    made = {slug(kind, m*several, e): _curves(points, metric_label(metrics[e]), _BAND+f'Evaluated on {e}; {m} model.', dict(bits='bits', sparsity='sparsity, %')[kind], False)
+    made = {slug(kind, m*several, e): _curves(points, metric_label(metrics[e]), _BAND+f'Evaluated on {e}; {m} model.',
+                                                    dict(bits='bits', sparsity='sparsity, %')[kind], False)
             for (kind,m,e),points in found.items()}
     return {k: p for k,p in made.items() if p}
 
@@ -245,9 +248,11 @@ def contrasts(
             if both := [(v, right[i]) for i,v in groups.get(other, {}).items() if i in right and math.isfinite(v+right[i])]:
                 panels.setdefault(g.method, {})[g.source] = Line(*zip(*both))
                 if all(map(math.isfinite, dense := (dense_value(groups, other), dense_value(groups, g)))): at[g.method] = dense
-        if panels: pictures[slug('against', model*several, task)] = plot_points(panels, axis_label(text, metrics[text]), metric_label(metrics[task]), at,
-            f'{axis_label(task, metrics[task]).capitalize()} against {axis_label(text, metrics[text])}, {model} model. Each mark is one calibration set, a cross the mean '
-            'of a source; dashed is the dense model. ' + _sizes({g: v for g,v in shown.items() if (g.model, g.evaluation)==(model, task)}))
+        if not panels: continue
+        across, up = axis_label(text, metrics[text]), axis_label(task, metrics[task])
+        pictures[slug('against', model*several, task)] = plot_points(panels, across, metric_label(metrics[task]), at,
+            f'{up.capitalize()} against {across}, {model} model. Each mark is one calibration set, a cross the mean of a source; dashed is the dense model. '
+            + _sizes({g: v for g,v in shown.items() if (g.model, g.evaluation)==(model, task)}))
     return pictures
 
 # %% ../nbs/17_figures.ipynb #4709e6b0

@@ -31,10 +31,9 @@ def read_settings(
         if not same: raise ValueError(f"`study` must hold plain values, got {v!r} for {k!r}")
     return settings
 
-# %% ../nbs/19_notebooks.ipynb #bfb2ce4d
-_INTRO = """# {title}
-
-Which text a model is calibrated on decides what its compressed version keeps. This notebook asks how much, and shows how sure the answer is. Finished cells are kept in the folder `out`: running it again computes only what is missing."""
+# %% ../nbs/19_notebooks.ipynb #a547f1f5
+_INTRO = ('# {title}\n\nWhich text a model is calibrated on decides what its compressed version keeps. This notebook asks how much, and shows how sure the '
+          'answer is. Finished cells are kept in the folder `out`: running it again computes only what is missing.')
 _CELLS = [ # what stands in a notebook after the settings; {fields} are those of `Study`
     ('code', """import pandas as pd
 from IPython.display import Markdown, display
@@ -58,7 +57,8 @@ results = study.run(out, engine=engine_from(**engine) if isinstance(engine, dict
 
 def _cell(kind, text, tags=()):
     "A cell of a notebook"
-    cell = dict(cell_type=kind, id=hashlib.sha256(text.encode()).hexdigest()[:8], metadata=dict(tags=[*tags]) if tags else {}, source=text.splitlines(keepends=True))
+    name, about = hashlib.sha256(text.encode()).hexdigest()[:8], dict(tags=[*tags]) if tags else {}
+    cell = dict(cell_type=kind, id=name, metadata=about, source=text.splitlines(keepends=True))
     return cell|(dict(execution_count=None, outputs=[]) if kind=='code' else {})
 
 # %% ../nbs/19_notebooks.ipynb #8c400f78

@@ -346,7 +346,8 @@ def plot_heat(
     with style():
         fig, axes = canvas(len(panels), columns, width, height=.85+.22*max(map(len, panels.values())))
         for ax,(title,table) in zip(axes, panels.items()): draw_heat(ax, table, *(of(o, title) for o in (format, best, log))).set_title(title)
-    said = (f"{title}: "+'; '.join(f'{r} '+', '.join(f'{c} {v:{of(format, title)}}' for c,v in row.items()) for r,row in t.items()) for title,t in panels.items())
+    lines = lambda title, t: '; '.join(f'{r} '+', '.join(f'{c} {v:{of(format, title)}}' for c,v in row.items()) for r,row in t.items())
+    said = (f'{title}: {lines(title, t)}' for title,t in panels.items())
     return Picture(fig, caption, alt or 'Values by row and column. '+'. '.join(said)+'.')
 
 # %% ../nbs/01_plots.ipynb #6b23be19

@@ -35,7 +35,8 @@ def html_table(
     row = lambda l, tag: '<tr>'+''.join(f'<{tag}{" class=w"*(i<words)}>{html.escape(str(c))}</{tag}>' for i,c in enumerate(l))+'</tr>'
     caption = f'<caption>{html.escape(title)}</caption>' if title and len(lines)-1<=LONG else ''
     table = f'<table>{caption}<thead>{row(lines[0], "th")}</thead><tbody>{"".join(row(l, "td") for l in lines[1:most+1])}</tbody></table>'
-    return table if len(lines)-1<=LONG else unfold(html.escape(title), f'<div class=long>{table}</div>', f'{len(lines)-1:,} lines'+f', the first {most:,} here'*(len(lines)-1>most))
+    note = f'{len(lines)-1:,} lines'+f', the first {most:,} here'*(len(lines)-1>most)
+    return table if len(lines)-1<=LONG else unfold(html.escape(title), f'<div class=long>{table}</div>', note)
 
 def unfold(
     said:str,     # HTML that is always seen
@@ -47,11 +48,15 @@ def unfold(
 
 # %% ../nbs/19_report.ipynb #234462dd
 STATISTICS = dict(
-    compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is the probability that a set of a has the higher value.'),
+    compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is the probability that a set of a has '
+                     'the higher value.'),
     compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair.'),
-    ranges=('From the best source to the worst', 'How far the means of sources lie apart, beside what is expected when sets are dealt to the sources at random: with many sources, some range appears by chance.'),
-    noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in another order or on another number of threads, beside that between sets.'),
-    accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or right. A task whose dense interval includes chance is marked; nothing can be read from it.'),
+    ranges=('From the best source to the worst', 'How far the means of sources lie apart, beside what is expected when sets are dealt to the sources at '
+            'random: with many sources, some range appears by chance.'),
+    noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in another order or on another number of '
+           'threads, beside that between sets.'),
+    accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or right. A task whose dense interval '
+              'includes chance is marked; nothing can be read from it.'),
     hidden=('Where one measure hides what another shows', 'Pairs that perplexity tells apart and accuracy does not, or the other way round.'),
     rank_agreement=('Does perplexity order models as accuracy does?', 'Rank correlation between compressed models, and between the sets of one source.'))
 
@@ -79,15 +84,18 @@ def statistics(
 def _trim(note, frame):
     "A table without columns that are the same in every line, which the note says instead; what was measured in one column"
     if 'metric' in frame.columns:
-        frame = frame.assign(evaluation=[axis_label(*o) for o in zip(frame.evaluation, frame.metric)]).drop(columns='metric').rename(columns=dict(evaluation='measured'))
-    values = {c: {v for v in frame[c] if v!=0} for c in ('model', 'source', 'n_sequences', 'length') if c in frame.columns and len(frame)>1} # no text has no size
+        words = [axis_label(*o) for o in zip(frame.evaluation, frame.metric)]
+        frame = frame.assign(evaluation=words).drop(columns='metric').rename(columns=dict(evaluation='measured'))
+    alike = [c for c in ('model', 'source', 'n_sequences', 'length') if c in frame.columns and len(frame)>1]
+    values = {c: {v for v in frame[c] if v!=0} for c in alike} # a method without text has no size
     same = {c: v for c,v in values.items() if len(v)<2}
     said = [f"{c.replace('_', ' ')} {[*v][0]}" for c,v in same.items() if v]
     empty = [c for c in frame.columns if frame[c].isna().all() or (frame[c]=='').all()]
     return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns={*same, *empty, 'declared'}&{*frame.columns})
 
 # %% ../nbs/19_report.ipynb #f149bd00
-_ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high'), 'sets': ('sets_a', 'sets_b')}
+_ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high'),
+         'sets': ('sets_a', 'sets_b')} # columns that become one
 _SAID = dict(greater='P(a>b)', n_sequences='sequences', length='tokens each')
 
 def frame_lines(
@@ -103,7 +111,9 @@ def frame_lines(
     for c in frame:
         ends = next((k for k,o in _ENDS.items() if c in o and set(o)<=set(frame)), None)
         if ends is None: columns[_SAID.get(c, c.replace('_', ' '))] = [cell(c, v) for v in frame[c]]
-        elif c==_ENDS[ends][0]: columns[ends] = [f"{cell(c, a)}{' and ' if ends=='sets' else ' to '}{cell(c, b)}" if a==a else '' for a,b in zip(frame[c], frame[_ENDS[ends][1]])]
+        elif c==_ENDS[ends][0]:
+            between = ' and ' if ends=='sets' else ' to '
+            columns[ends] = [cell(c, a)+between+cell(c, b) if a==a else '' for a,b in zip(frame[c], frame[_ENDS[ends][1]])]
     words = [k for k,v in columns.items() if any(re.search(r'[a-df-zA-Z]', re.sub('nan|inf| to | and ', '', o)) for o in v)]
     order = [*words, *(k for k in columns if k not in words)]
     return [order, *([*r] for r in zip(*(columns[k] for k in order)))], len(words)
@@ -117,8 +127,10 @@ def warnings_html(
     failed, held, unknown = ([f'<li><b>{e(name)}</b>: {e(said)}</li>' for name,ok,said in checks if ok is state] for state in (False, True, None))
     said = f'<ul>{"".join(failed)}</ul>' if failed else ''
     if lost := results.failures:
-        columns = [k for k in ('model', 'method', 'source', 'set', 'replicate', 'evaluation', 'type', 'message', 'error', 'attempts') if any(k in f for f in lost) and not (k=='error' and all('message' in f for f in lost))]
-        said += html_table('Cells without a value; the next run tries them again', [columns, *([str(f.get(k, ''))[:300] for k in columns] for f in lost)], len(columns))
+        why = ['type', 'message'] if all('message' in f for f in lost) else ['error']
+        columns = [k for k in ('model', 'method', 'source', 'set', 'replicate', 'evaluation', *why, 'attempts') if any(k in f for f in lost)]
+        lines = [columns, *([str(f.get(k, ''))[:300] for k in columns] for f in lost)]
+        said += html_table('Cells without a value; the next run tries them again', lines, len(columns))
     note = f'; this study cannot tell about {len(unknown)} more' if unknown else ''
     held = unfold(f'{len(held)} check{"s"*(len(held)!=1)} held', f'<ul>{"".join(held+unknown)}</ul>', note) if checks else ''
     title = ' and '.join([f'{len(failed)} check{"s"*(len(failed)!=1)} failed']*bool(failed)+[f'{len(lost)} cell{"s"*(len(lost)!=1)} failed']*bool(lost))
@@ -141,14 +153,15 @@ def html_picture(
 )->str:        # HTML
     "A picture inside a page"
     svg, width = p.to_bytes('svg').decode().partition('<svg')[2], p.figure.get_size_inches()[0]/WIDTHS['text']
-    svg = re.sub(r'<metadata>.*?</metadata>', '', re.sub(r' id="(figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend|PathCollection|LineCollection|FillBetweenPolyCollection)_\d+"', '', svg), flags=re.S)
-    return f'<figure id="{html.escape(name)}"><svg role="img" style="max-width:{62*width:.0f}rem" aria-label="{html.escape(p.alt)}"{svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>'
+    svg = re.sub(r' id="[A-Za-z2.]+_\d+"', '', re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.S))
+    start = f'<svg role="img" style="max-width:{62*width:.0f}rem" aria-label="{html.escape(p.alt)}"'
+    return f'<figure id="{html.escape(name)}">{start}{svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>'
 
 def _text_html(sets, most=20_000):
     "What each set is, opened by its name"
     said = lambda s: text if len(text := json.dumps(s.manifest, indent=1, default=str))<=most else text[:most]+'\n... the folder of the sets has all of it'
-    return ''.join(unfold(f'{html.escape(name)} <code>{html.escape(s.hash)}</code>', f'<pre>{html.escape(words)}</pre><pre>{html.escape(said(s))}</pre>', words[:90])
-                   for name,words,s in sets)
+    e = html.escape
+    return ''.join(unfold(f'{e(name)} <code>{e(s.hash)}</code>', f'<pre>{e(words)}</pre><pre>{e(said(s))}</pre>', words[:90]) for name,words,s in sets)
 
 def _size(rows):
     "How large a study is, in words"
@@ -161,15 +174,18 @@ def _cells_html(rows):
     columns = ('model', 'method', 'source', 'evaluation', 'metric', 'n_sequences', 'length', 'set', 'replicate', 'value', 'documents', 'cell')
     columns = [c for c in columns if c in ('method', 'evaluation', 'value', 'cell') or len({r[c] for r in rows})>1]
     lines = [[f'{v:.5g}' if isinstance(v, float) else v for v in map(r.get, columns)] for r in rows]
-    return html_table(f'{len(rows):,} numbers', [columns, *lines], sum(c in ('model', 'method', 'source', 'evaluation', 'metric') for c in columns)) if rows else ''
+    words = sum(c in ('model', 'method', 'source', 'evaluation', 'metric') for c in columns)
+    return html_table(f'{len(rows):,} numbers', [columns, *lines], words) if rows else ''
 
 # %% ../nbs/19_report.ipynb #aa5a03ff
 _CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem} h3{font-size:1rem;margin:1.4rem 0 .2rem} figure{margin:1.2rem 0;max-width:62rem} p,ul{max-width:52rem} svg{width:100%;height:auto}
+h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem} h3{font-size:1rem;margin:1.4rem 0 .2rem}
+figure{margin:1.2rem 0;max-width:62rem} p,ul{max-width:52rem} svg{width:100%;height:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0} caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{padding:.2rem .45rem;text-align:right;border-bottom:1px solid #ddd;vertical-align:top} th{border-bottom:1.5px solid #222}
 th:first-child,td:first-child{padding-left:0} .w{text-align:left} figcaption,.note{color:#555;font-size:.9rem} code{font-size:.85em}
-pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap} pre,summary,.bad td{overflow-wrap:anywhere} td{white-space:nowrap} .bad td{white-space:normal}
+pre{background:#f6f6f6;padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap}
+pre,summary,.bad td{overflow-wrap:anywhere} td{white-space:nowrap} .bad td{white-space:normal}
 details{margin:.4rem 0} summary{cursor:pointer} nav{font-size:.9rem;margin:.8rem 0} nav a{margin-right:1rem} a{color:#0072b2}
 .long{max-height:34rem;overflow:auto} .long th{position:sticky;top:0;background:#fff} .wide{overflow-x:auto;font-size:.87rem}
 section.bad{border-left:4px solid #d55e00;background:#fdf3ec;padding:.2rem 1rem .6rem;margin:1rem 0} section.bad h2{margin-top:.6rem}
@@ -201,13 +217,15 @@ def report(
     kinds = [k.partition('-')[0] for k in drawn]
     shown = [s if k not in kinds[:i] else unfold(e(name.replace('-', ' ')), s) for i,(k,name,s) in enumerate(zip(kinds, drawn, shown))]
     asked = [(k, ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else v) for k,v in settings.items() if v is not None]
-    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>' for title,note,frame in (statistics(results) if numbers is None else numbers))
+    found = ''.join(f'<h3>{e(title)}</h3><p class=note>{e(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>'
+                    for title,note,frame in (statistics(results) if numbers is None else numbers))
     contents = dict(figures='Figures', summary='Summary', **dict(statistics='Statistics') if found else {}, text='Text', cells='Cells', again='Make it again')
     software = [*versions.items(), *([('python', environment['python'])] if 'python' in environment else [])]
     return _PAGE.format(css=_CSS, size=_size(results.rows), version=e(versions.get('compresscal', '')),
         contents=''.join(f'<a href="#{k}">{v}</a>' for k,v in contents.items()), warnings=warnings_html(results), figures=''.join(shown),
-        summary=''.join(html_table(*t, words=2) for t in tables(results)), statistics=f'<h2 id=statistics>Statistics</h2>{found}' if found else '', held_out=e(held_out(results)),
-        sets=_text_html(results.sets), command=e(command), table=_cells_html(results.rows), settings=html_table('Settings', [('name', 'value'), *asked], 2) if asked else '',
+        summary=''.join(html_table(*t, words=2) for t in tables(results)), held_out=e(held_out(results)),
+        statistics=f'<h2 id=statistics>Statistics</h2>{found}' if found else '', sets=_text_html(results.sets), command=e(command),
+        table=_cells_html(results.rows), settings=html_table('Settings', [('name', 'value'), *asked], 2) if asked else '',
         software=html_table('Software', [('name', 'version'), *software], 2) if software else '')
 
 # %% ../nbs/19_report.ipynb #99bcbb06
@@ -225,7 +243,8 @@ def write_results(
     files = {'results.csv': results.to_csv(), **{f'tables.{k}': v for k,v in write_tables(results, numbers).items()}}
     for i,(name,p) in enumerate(drawn.items()):
         files |= {('figure' if not i else f'figures/{name}')+f'.{k}': p.to_bytes(k) for k in ('png', 'pdf')}
-    files |= {'report.html': report(results, settings, command, environment, drawn, numbers), 'provenance.json': json.dumps(about, indent=1, sort_keys=True, default=str)}
+    files |= {'report.html': report(results, settings, command, environment, drawn, numbers),
+              'provenance.json': json.dumps(about, indent=1, sort_keys=True, default=str)}
     for p in [*folder.glob('figures/*.png'), *folder.glob('figures/*.pdf')]:
         if f'figures/{p.name}' not in files: p.unlink()
     return [p for name,data in files.items() if (p := _write(folder/name, data))]
