@@ -9,7 +9,7 @@ import harness
 METHODS = ('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3')
 SOURCES = ('docs', 'code', 'random')
 
-def a_study(n_sets, n_sequences=32, length=256, n_evaluation=48):
+def a_study(n_sets, n_sequences, length, n_evaluation):
     "The embedded model, four methods and three sources: 12 compressed models for each number of a set"
     from compresscal.study import Study
     return Study(methods=METHODS, sources=SOURCES, n_sets=n_sets, n_sequences=n_sequences, length=length, evaluations=('docs',), n_evaluation=n_evaluation, replicates=0)
@@ -95,26 +95,29 @@ def plan(teraflops, use, bytes_a_document):
     print(f"{n:,} compressed models: {sum(o[4] for o in lines):,.0f} GPU hours ({total['evaluate']/sum(o[4] for o in lines):.0%} of them evaluation); {n*(len(TASKS)+1):,} records, "
           f"{n*documents*bytes_a_document/1e9:.1f} GB at {bytes_a_document} bytes a document; {total['weights']/1e9:.0f} GB of dense weights, no compressed ones")
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--sets', type=int, default=5, help='sets from each source: 12 compressed models each (default: %(default)s, 60 models)')
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--size', type=int, nargs=3, default=[32, 256, 48], help='sequences, tokens in each, and held-out sequences of their cells (default: 32 256 48)')
+    parser.add_argument('--rounds', type=int, default=3, help='how often each is timed (default: %(default)s)')
     parser.add_argument('--sizes', type=int, nargs='*', default=[60, 600], help='compressed models of the studies of small cells (default: 60 600)')
     parser.add_argument('--small', type=int, nargs=3, default=[4, 64, 4], help='sequences, tokens in each, and held-out sequences of small cells (default: 4 64 4)')
     parser.add_argument('--plan', type=float, nargs=3, metavar=('TFLOPS', 'USE', 'BYTES'), help='only say what the grid of the calibration-impact paper would take on one such GPU, '
                         'such as: --plan 312 .4 150')
-    parser.add_argument('--out', help='file for the numbers, JSON')
-    args = parser.parse_args()
+    parser.add_argument('--out', help='folder for study.json')
+    args = parser.parse_args(argv)
     if args.plan: return plan(*args.plan)
     found = dict(machine=harness.describe_machine())
     if args.rounds:
-        found['whole'] = whole = compare(a_study(args.sets), args.rounds)
+        found['whole'] = whole = compare(a_study(args.sets, *args.size), args.rounds)
         n = 12*args.sets
         print(f'{n} compressed models: ' + ', '.join(f'{k} {v:.1f} s ({v/whole["by hand"]:.2f}x)' for k,v in whole.items()))
     found['growth'] = growth(args.sizes, *args.small)
     for o in found['growth']:
         print(f"{o['cells']} small cells: by hand {o['hand']:.1f} s, study {o['study']:.1f} s, beside the work {1e3*(o['study']-o['hand'])/o['cells']:.0f} ms a cell; "
               f"again when finished {o['again']:.1f} s; {o['records']/o['cells']/1e3:.1f} kB a record, {o['folder']/2**20:.1f} MB in all")
-    if args.out: Path(args.out).write_text(json.dumps(found, indent=1))
+    if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        (Path(args.out)/'study.json').write_text(json.dumps(found, indent=1))
 
 if __name__=='__main__': main()

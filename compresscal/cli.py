@@ -205,7 +205,7 @@ def run_study(args)->Answer:
     results = study.run(out, engine=engine, progress=not args.quiet, command=args.line)
     from compresscal.report import held_out
     said = f"A method without a source uses no calibration text: its one cell stands for all sets. {held_out(results)}\n" \
-           f"In {out}: results.csv (every cell), tables and figures, report.html (all of it on one page), provenance.json"
+           f"In {out}: results.csv (every cell), tables and figures, report.html (all of it on one page), study.ipynb (makes it again), provenance.json"
     return Answer(f'\n{results}\n', dict(command='study', folder=out, rows=results.rows, failures=results.failures), 3 if results.failures else 0, said)
 
 def _save_study(study, path, out):

@@ -7,7 +7,8 @@ Docs: https://compresscal.github.io/compresscal/installed.html.md"""
 # %% auto #0
 __all__ = ['installed_packages', 'splits', 'Document', 'sketch', 'SeenTexts', 'package_versions', 'package_modules', 'split_of',
            'parse_module', 'docstrings', 'code_pieces', 'summary_pair', 'summary_prompt', 'collect_installed',
-           'training_hashes', 'cache_folder', 'write_atomically', 'held_out_documents', 'license_documents']
+           'training_hashes', 'cache_folder', 'write_atomically', 'write_changed', 'held_out_documents',
+           'license_documents']
 
 # %% ../nbs/01_installed.ipynb #c66ec938
 import ast, hashlib, importlib.metadata, importlib.util, json, os, platform, re, secrets, sysconfig, warnings, zlib
@@ -212,6 +213,18 @@ def write_atomically(
         handle = os.open(path.parent, os.O_RDONLY)
         try: os.fsync(handle)
         finally: os.close(handle)
+
+# %% ../nbs/01_installed.ipynb #5b0c71ab
+def write_changed(
+    path:str|Path,  # The file to make or replace; its folder is made if need be
+    data:bytes|str, # Its whole content; text is written as UTF-8
+)->bool:            # Was anything written?
+    "Write a file unless it has that content"
+    path,data = Path(path),data.encode() if isinstance(data, str) else data
+    if path.exists() and path.read_bytes()==data: return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data)
+    return True
 
 # %% ../nbs/01_installed.ipynb #9a4bde7f
 @lru_cache(1)

@@ -12,7 +12,7 @@ import ast, hashlib, json, tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from .installed import write_atomically
+from .installed import write_changed
 
 # %% ../nbs/19_notebooks.ipynb #eb8d56fd
 def read_settings(
@@ -76,8 +76,7 @@ def write_notebook(
     body = [(kind, text.replace('{fields}', ', '.join(f'{k}={k}' for k in fields))) for kind,text in _CELLS]
     cells = [_cell('markdown', _INTRO.format(title=title)), _cell('code', parameters, ['parameters']), *(_cell(*o) for o in body)]
     about = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'), language_info=dict(name='python'))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5), indent=1, ensure_ascii=False)+'\n')
+    write_changed(path, json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5), indent=1, ensure_ascii=False)+'\n')
     return path
 
 # %% ../nbs/19_notebooks.ipynb #fc016102

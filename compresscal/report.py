@@ -18,7 +18,7 @@ import pandas as pd
 
 from .figures import axis_label, pictures
 from .findings import headlines
-from .installed import write_atomically
+from .installed import write_changed
 from .plots import WIDTHS, Picture
 from .results import Results, describe_metric, latex_table, markdown_table, number, tables
 
@@ -247,15 +247,7 @@ def write_results(
               'provenance.json': json.dumps(about, indent=1, sort_keys=True, default=str)}
     for p in [*folder.glob('figures/*.png'), *folder.glob('figures/*.pdf')]:
         if f'figures/{p.name}' not in files: p.unlink()
-    return [p for name,data in files.items() if (p := _write(folder/name, data))]
-
-def _write(path, data):
-    "Write a file unless it has that content"
-    data = data.encode() if isinstance(data, str) else data
-    if path.exists() and path.read_bytes()==data: return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data)
-    return path
+    return [folder/name for name,data in files.items() if write_changed(folder/name, data)]
 
 # %% ../nbs/19_report.ipynb #66e5865e
 def write_tables(

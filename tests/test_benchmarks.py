@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harness, memory, speed
+import baseline, generation, harness, memory, speed, study
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -163,6 +163,15 @@ def test_memory(tmp_path):
     memory.main([*small, '--blocks', '3', '--modes', 'spill', '--out', str(tmp_path)])
     row, = json.loads((tmp_path/'memory.json').read_text())['rows']
     assert (row['mode'], row['blocks'])==('spill', 3) and row['peak']>=row['imports']>50
+
+@pytest.mark.slow
+def test_study(tmp_path, capsys):
+    "A study and the same by hand give the same numbers, which the benchmark checks itself"
+    study.main(['--sets', '1', '--size', '2', '32', '2', '--rounds', '1', '--sizes', '12', '--small', '2', '32', '2', '--out', str(tmp_path)])
+    data = json.loads((tmp_path/'study.json').read_text())
+    assert len(data['whole'])==3 and min(data['whole'].values())>0 and data['growth'][0]['again']<data['growth'][0]['study']
+    study.main(['--plan', '312', '.4', '150'])
+    assert '1,800 compressed models: ' in capsys.readouterr().out
 
 @pytest.mark.slow
 def test_llm_compressor(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import outside_tests, root
 
-from compresscal import report as report_module, store as store_module
+from compresscal import installed as installed_module, report as report_module, store as store_module
 from compresscal.calibration import CalibrationSet
 from compresscal.compression import Magnitude, Wanda
 from compresscal.engines import Local, Pool, Ray
@@ -86,7 +86,7 @@ def test_resumes_where_it_stopped(small, tmp_path, undisturbed, stop):
 @pytest.mark.parametrize('stop', [0, 3, 5, 8, 11, 17, 23, 30, 36, 37, 38])
 def test_disk_full_leaves_nothing_half(small, tmp_path, undisturbed, monkeypatch, call, stop):
     "The disk fills up at the `stop`th write, whichever file that is"
-    count, owners = iter(range(10**6)), [os] if call!='write_atomically' else [report_module, store_module]
+    count, owners = iter(range(10**6)), [os] if call!='write_atomically' else [installed_module, store_module]
     real = getattr(owners[0], call)
     def full(*args):
         if next(count)==stop: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
