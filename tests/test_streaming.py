@@ -503,7 +503,7 @@ from compresscal.loading import load_model
 def peak(): return int(next(o for o in Path("/proc/self/status").read_text().splitlines() if o.startswith("VmHWM")).split()[1])/1024
 def trial(source, way):
     model,_ = load_model(source, offload=way=="offloaded")
-    compress(model, Wanda(.5), torch.randint(96, (32,64), generator=torch.Generator().manual_seed(0)), progress=False, memory=2**20, **(dict(out=source+"-out") if way=="offloaded" else {}))
+    compress(model, Wanda(.5), torch.randint(96, (32,64), generator=torch.Generator().manual_seed(0)), progress=False, memory=2**20, **(dict(out=f"{source}-out-{os.getpid()}") if way=="offloaded" else {}))
     print(peak(), flush=True)
 for source,way in zip(sys.argv[1::2], sys.argv[2::2]): # imports once, and a process for each
     child = os.fork()
@@ -521,8 +521,10 @@ def test_memory_does_not_grow_with_depth(checkpoint, tmp_path):
     for n in (4,16):
         config = LlamaConfig(vocab_size=96, hidden_size=512, intermediate_size=1408, num_hidden_layers=n, num_attention_heads=8, max_position_embeddings=64)
         sources[n] = checkpoint(LlamaForCausalLM(config), name=f"{n}", max_shard_size="50MB")
-    tried = (("offloaded",4), ("offloaded",16), ("whole",16))
-    found = dict(zip(tried, map(float, python(trials, *(o for way,n in tried for o in (sources[n],way))))))
+    tried = (("offloaded",4), ("offloaded",16))*3+(("whole",16),)
+    found = {}
+    peaks = map(float, python(trials, *(o for way,n in tried for o in (sources[n],way))))
+    for k,peak in zip(tried, peaks): found[k] = min(peak, found.get(k, peak)) # what else the machine does at the time only adds to it
     lean = [found["offloaded",n] for n in (4,16)]
     assert max(lean)<1.05*min(lean), found
     assert found["whole",16]>found["offloaded",16]+12*12, found
