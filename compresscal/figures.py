@@ -128,7 +128,10 @@ def _ranking(model, evaluations, groups):
         + _sizes({g: s.values for v in evaluations.values() for g,s in v.items()}))
     for ax,(e,g) in zip(p.figure.axes, first.items()):
         values = [v for s in evaluations[e].values() for v in s.values if math.isfinite(v)]
-        if is_ratio(g.metric) and values and max(values)>4*min(values): _logarithmic(ax.xaxis, *ax.get_xlim())
+        if is_ratio(g.metric) and values and max(values)>4*min(values):
+            low, high = .8*min(v for v in (*values, dense_value(groups, g)) if v>0), ax.get_xlim()[1] # an interval may reach below zero, the axis not
+            _logarithmic(ax.xaxis, low, high)
+            ax.set_xlim(low, high)
     return p
 
 def _logarithmic(axis, low, high, ticks=None):
@@ -186,8 +189,8 @@ def _curves(points:Mapping[tuple, dict], label:str, caption:str, xlabel:str, log
         means.setdefault(panel, {})[line] = Line([*found], [s.mean for s in found.values()], band)
         if all(s.n>1 for s in found.values()): spreads.setdefault(f'{panel}, between sets', {})[line] = Line([*found], [s.sd for s in found.values()])
     if not means: return None
-    both = {k: v for panel in means for k,v in ((panel, means[panel]), (f'{panel}, between sets', spreads.get(f'{panel}, between sets')))}
-    panels = both if all(both.values()) else means
+    pairs = {k: v for panel in means if (spread := f'{panel}, between sets') in spreads for k,v in ((panel, means[panel]), (spread, spreads[spread]))}
+    panels = pairs|means # those without a spread come last
     p = plot_line_panels(panels, xlabel, {k: label if k in means else 'standard deviation' for k in panels}, caption, height=1.6)
     for ax,(k,lines) in zip(p.figure.axes, panels.items()):
         if k not in means: ax.set_ylim(0, None)
@@ -196,7 +199,7 @@ def _curves(points:Mapping[tuple, dict], label:str, caption:str, xlabel:str, log
         elif len(at)<=8: ax.set_xticks(at)
     return p
 
-_BAND = 'Left: mean over calibration sets, with the band of its 95 % t interval (three sets or more, documents fixed). Right: standard deviation between sets. '
+_BAND = 'Mean over calibration sets, with the band of its 95 % t interval (three sets or more, documents fixed), and beside it the standard deviation between sets, where there are several. '
 
 # %% ../nbs/17_figures.ipynb #5d4ebd36
 def size_curves(

@@ -92,6 +92,20 @@ def test_every_figure_has_its_parts(drawn, results):
     parts = [o for o in page.ids if re.match(r'(figure|axes|text|patch|line2d|xtick|ytick)_\d', o)]
     assert page.tags.count('svg')==len(pictures(results))>=3 and not parts
 
+def test_an_interval_below_zero_does_not_stretch_a_logarithmic_axis():
+    "Three sets far apart have a t interval that reaches below zero; the axis starts near the smallest value all the same"
+    rows = [r | dict(value=r['value']*(1, 30, 2)[r['set']]) if r['method']=='Wanda 50%' and r['source']=='random' else r for r in make_rows(evaluations=('docs',))]
+    ax = rankings(rows)['ranking'].figure.axes[0]
+    least = min(r['value'] for r in rows if r['metric']=='perplexity')
+    assert ax.get_xscale()=='log' and .5*least<ax.get_xlim()[0]<least
+
+def test_curves_stand_beside_their_spread():
+    "A method without text has no spread; the others keep theirs"
+    rows = make_rows(methods=('Wanda 50%', 'Wanda 70%'), evaluations=('docs',))
+    fixed = [r | dict(method=m, source='none', set=0, n_sequences=0, length=0) for m in ('Magnitude 50%', 'Magnitude 70%') for r in rows if r['method']!='dense' and not r['replicate']][::9]
+    titles = [ax.get_title(loc='left') for ax in strength_curves([*rows, *fixed])['sparsity-docs'].figure.axes]
+    assert titles[:2]==['Wanda', 'Wanda, between sets'] and 'Magnitude' in titles
+
 def test_page_shows_text_and_runs_none(results):
     evil = '<script>alert(1)</script>'
     swap = {'docs': evil, 'Wanda 50%': evil, 'embedded': evil}
