@@ -58,9 +58,15 @@ class Estimate:
     unit: str        # What they are, and what the bootstrap draws: 'rows' or 'groups'
     left_out: int=0  # Units left out because nothing varies in them
 
+    @property
+    def around(self)->str: "The interval in words"; return f'{self.low:+.2f} to {self.high:+.2f}' if math.isfinite(self.low) else ''
     def __repr__(self):
-        around = f' [{self.low:.2f}, {self.high:.2f}]' if math.isfinite(self.low) else ''
-        return f"{self.value:+.3f}{around} over {self.n} {self.unit}{f', {self.left_out} left out' if self.left_out else ''}"
+        interval = f' [{self.low:+.2f}, {self.high:+.2f}]' if self.around else ''
+        return f"{self.value:+.3f}{interval} over {self.n} {self.unit}{f', {self.left_out} left out' if self.left_out else ''}"
+
+def _markdown(head, lines, text:int=1)->str:
+    "A table, its first columns text and the others numbers"
+    return '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*text+['---:']*(len(head)-text), *lines))
 
 def _correlation(x, y, how)->float:
     "nan where one of the two does not vary"
@@ -93,20 +99,28 @@ class Correlation:
     missing: int           # Rows left out for a missing value
     level: float           # Of the intervals
 
-    def to_pandas(self)->pd.DataFrame:
-        "One row for each kind of correlation"
-        return pd.DataFrame([dict(kind=k, **asdict(e)) for k in ('pooled', 'within', 'between') if (e := getattr(self, k))])
-
-    def _shown(self): return {k: f'{e.value:+.3f}'+(f' [{e.low:+.2f}, {e.high:+.2f}]' if math.isfinite(e.low) else '') for k in ('pooled', 'within', 'between') if (e := getattr(self, k))}
+    @property
+    def kinds(self)->dict[str, Estimate]:
+        "The estimates there are, by name"
+        return {k: e for k in ('pooled', 'within', 'between') if (e := getattr(self, k))}
+    def to_pandas(self)->pd.DataFrame: "One row for each kind of correlation"; return pd.DataFrame([dict(kind=k, **asdict(e)) for k,e in self.kinds.items()])
     def __repr__(self):
-        out = [f'{self.how} correlation, {100*self.level:g} % bootstrap intervals'+(f', {self.missing} rows with missing values' if self.missing else '')]
-        return '\n'.join(out+[f'{k:<8}{getattr(self, k)!r}' for k in self._shown()])
-
+        head = f'{self.how} correlation, {100*self.level:g} % bootstrap intervals'+(f', {self.missing} rows with missing values' if self.missing else '')
+        return '\n'.join([head, *(f'{k:<8}{e!r}' for k,e in self.kinds.items())])
     def _repr_markdown_(self):
-        out = ['| '+' | '.join([self.how, *self._shown()])+' |', '| --- |'+' ---: |'*len(self._shown()), '| correlation | '+' | '.join(self._shown().values())+' |']
-        return '\n'.join(out+['| over | '+' | '.join(f"{e.n} {e.unit}{f', {e.left_out} left out' if e.left_out else ''}" for k in self._shown() if (e := getattr(self, k)))+' |'])
+        lines = [(k, f'{e.value:+.3f}', e.around, f'{e.n} {e.unit}', f'{e.left_out or ""}') for k,e in self.kinds.items()]
+        return _markdown((self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out'), lines)
 
-# %% ../nbs/11_association.ipynb #62739389
+# %% ../nbs/11_association.ipynb #61fc59ff
+def _check_how(how):
+    if how not in HOW: raise ValueError(f"`how` must be one of {', '.join(HOW)}, got {how!r}")
+
+def _gather(code)->tuple[Callable, int]:
+    "The rows of drawn groups, as a function of the groups' numbers, and how many groups there are"
+    if code is None: return lambda drawn: drawn, 0
+    members = [np.flatnonzero(code==g) for g in range(code.max(initial=-1)+1)]
+    return lambda drawn: np.concatenate([members[g] for g in drawn]) if len(drawn) else np.arange(0), len(members)
+
 def correlate(
     x:Sequence[float], # One measure, `[rows]`
     y:Sequence[float], # Another, `[rows]`
@@ -119,20 +133,19 @@ def correlate(
 )->Correlation:        # Pooled, and with groups within and between
     "Correlation of all rows, inside groups, and of the groups' means"
     check_level(level)
-    if how not in HOW: raise ValueError(f"`how` must be one of {', '.join(HOW)}, got {how!r}")
+    _check_how(how)
     found, codes, missing = _rows(dict(x=x, y=y), dict(groups=groups))
-    x, y, again = found['x'], found['y'], (level, n_resamples, seed)
-    if groups is None: return Correlation(how, Estimate(_correlation(x, y, how), *_bootstrap(lambda i: _correlation(x[i], y[i], how), len(x), *again), len(x), 'rows'),
-                                          None, None, missing, level)
-    code = codes['groups']
-    members = [np.flatnonzero(code==g) for g in range(code.max(initial=-1)+1)]
-    rows = lambda drawn: np.concatenate([members[g] for g in drawn]) if len(drawn) else np.arange(0)
-    pooled = Estimate(_correlation(x, y, how), *_bootstrap(lambda d: _correlation(x[i := rows(d)], y[i], how), len(members), *again), len(x), 'rows')
-    own = np.array([_correlation(x[i], y[i], how) if len(i)>=fewest else math.nan for i in members])
+    x, y, (rows, n), again = found['x'], found['y'], _gather(codes.get('groups')), (level, n_resamples, seed)
+    of = lambda a, b, i: _correlation(a[i], b[i], how)
+    pooled = Estimate(_correlation(x, y, how), *_bootstrap(lambda d: of(x, y, rows(d)), n if codes else len(x), *again), len(x), 'rows')
+    if groups is None: return Correlation(how, pooled, None, None, missing, level)
+    members = [rows([g]) for g in range(n)]
+    own = np.array([of(x, y, i) if len(i)>=fewest else math.nan for i in members])
     told = own[~np.isnan(own)]
-    within = Estimate(float(told.mean()) if len(told) else math.nan, *_bootstrap(lambda d: told[d].mean(), len(told), *again), len(told), 'groups', len(own)-len(told))
+    mean = float(told.mean()) if len(told) else math.nan
+    within = Estimate(mean, *_bootstrap(lambda d: told[d].mean(), len(told), *again), len(told), 'groups', n-len(told))
     a, b = (np.array([v[i].mean() for i in members]) for v in (x, y))
-    between = Estimate(_correlation(a, b, how), *_bootstrap(lambda d: _correlation(a[d], b[d], how), len(members), *again), len(members), 'groups')
+    between = Estimate(_correlation(a, b, how), *_bootstrap(lambda d: of(a, b, d), n, *again), n, 'groups')
     return Correlation(how, pooled, within, between, missing, level)
 
 # %% ../nbs/11_association.ipynb #f496fe91
@@ -148,8 +161,19 @@ def _explained_by(given, n)->np.ndarray:
             parts.append(np.where(code[:, None]<0, np.nan, code[:, None]==np.arange(1, code.max(initial=0)+1)).astype(float))
     return np.hstack(parts)
 
-def _residuals(v, z): return v-z@np.linalg.lstsq(z, v, rcond=None)[0]
+def _residuals(v, z):
+    "What is left of a column; zeros where only rounding errors are"
+    left = v-z@np.linalg.lstsq(z, v, rcond=None)[0]
+    return left if np.abs(left).max(initial=0)>1e-12*np.abs(v).max(initial=0) else np.zeros_like(v)
 
+def _by_name(given)->Mapping:
+    "One column or several, by name"
+    if isinstance(given, str): raise TypeError(f"`given` must be columns, got the string {given!r}")
+    if isinstance(given, Mapping): return given
+    several = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], (list, tuple, np.ndarray, pd.Series))
+    return {f'given {i}': v for i,v in enumerate(given)} if several else dict(given=given)
+
+# %% ../nbs/11_association.ipynb #6685b5b1
 def partial(
     x:Sequence[float], # One measure, `[rows]`
     y:Sequence[float], # Another, `[rows]`
@@ -163,25 +187,16 @@ def partial(
 )->Estimate:           # Its `left_out` counts rows with missing values
     "Correlation of what is left of two measures when others have explained what they can"
     check_level(level)
-    if how not in HOW: raise ValueError(f"`how` must be one of {', '.join(HOW)}, got {how!r}")
+    _check_how(how)
     if ranks not in ('residuals', 'values'): raise ValueError(f"`ranks` must be residuals or values, got {ranks!r}")
-    if isinstance(given, str): raise TypeError(f"`given` must be columns, got the string {given!r}")
-    if not isinstance(given, Mapping):
-        several = len(given) and not isinstance(given, pd.Series) and not np.isscalar(given[0]) and given[0] is not None
-        given = {f'given {i}': v for i,v in enumerate(given)} if several else {'given': given}
-    x, y = _numbers(x, 'x'), _numbers(y, 'y')
-    z = _explained_by(given, len(x))
-    found, codes, missing = _rows(dict(x=x, y=y) | {f'z{i}': c for i,c in enumerate(z.T)}, dict(groups=groups))
-    x, y, z = found['x'], found['y'], np.stack([found[f'z{i}'] for i in range(z.shape[1])], 1)
-    members = [np.flatnonzero(codes['groups']==g) for g in range(codes['groups'].max(initial=-1)+1)] if codes else np.arange(len(x))[:, None]
+    z = _explained_by(_by_name(given), len(x))
+    found, codes, missing = _rows(dict(x=x, y=y) | {f'given {i}': c for i,c in enumerate(z.T)}, dict(groups=groups))
+    x, y, *z = found.values()
+    z, (rows, n), early = np.stack(z, 1), _gather(codes.get('groups')), ranks=='values' and how=='spearman'
 
-    def of(drawn):
-        i = np.concatenate([members[g] for g in drawn]) if codes else drawn
-        a, b = (stats.rankdata(v[i]) if ranks=='values' and how=='spearman' else v[i] for v in (x, y))
-        left = [_residuals(v, z[i]) for v in (a, b)]
-        left = [np.zeros_like(v) if np.abs(v).max(initial=0)<=1e-12*max(np.abs(o).max(initial=0), 1e-300) else v for v,o in zip(left, (a, b))]
-        return _correlation(*left, 'pearson' if ranks=='values' and how=='spearman' else how)
-    return Estimate(of(np.arange(len(members))), *_bootstrap(of, len(members), level, n_resamples, seed), len(x), 'rows', missing)
+    def of(i): return _correlation(*(_residuals(stats.rankdata(v[i]) if early else v[i], z[i]) for v in (x, y)), 'pearson' if early else how)
+    ends = _bootstrap(lambda d: of(rows(d)), n if codes else len(x), level, n_resamples, seed)
+    return Estimate(of(np.arange(len(x))), *ends, len(x), 'rows', missing)
 
 # %% ../nbs/11_association.ipynb #a79398d8
 @dataclass(frozen=True)
@@ -212,18 +227,19 @@ class Regression:
     @property
     def about(self)->str:
         "What was fitted, in words"
-        parts = [f'{self.n} rows', f'{self.groups} fixed effects' if self.groups else '', f'errors clustered in {self.clusters}' if self.clusters else 'HC3 errors',
-                 f"R² {self.r2:.3f}{' within' if self.groups else ''}", f'{self.missing} rows with missing values' if self.missing else '']
+        errors = f'errors clustered in {self.clusters}' if self.clusters else 'HC3 errors'
+        parts = [f'{self.n} rows', f'{self.groups} fixed effects' if self.groups else '', errors, f"R² {self.r2:.3f}{' within' if self.groups else ''}",
+                 f'{self.missing} rows with missing values' if self.missing else '']
         return ', '.join(filter(None, parts))
     def to_pandas(self)->pd.DataFrame: "One row for each column"; return pd.DataFrame([asdict(c) for c in self.coefficients.values()])
     def _shown(self):
-        return [dict(column=c.name, coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}', standardised='' if math.isnan(c.standardized) else f'{c.standardized:+.3f}',
-                     VIF='' if math.isnan(c.vif) else f'{c.vif:.2f}') for c in self.coefficients.values()]
+        unless = lambda v, f: '' if math.isnan(v) else f'{v:{f}}'
+        return [dict(column=c.name, coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}',
+                     standardised=unless(c.standardized, '+.3f'), VIF=unless(c.vif, '.2f')) for c in self.coefficients.values()]
     def __repr__(self): return '\n'.join([f'Regression: {self.about}', pd.DataFrame(self._shown()).to_string(index=False), *(f'! {w}' for w in self.warnings)])
     def _repr_markdown_(self):
         rows = self._shown()
-        table = ['| '+' | '.join(rows[0])+' |', '| --- |'+' ---: |'*5, *('| '+' | '.join(r.values())+' |' for r in rows)]
-        return '\n'.join([*table, '', self.about, *(f'\n**{w}**' for w in self.warnings)])
+        return '\n'.join([_markdown(rows[0], (r.values() for r in rows)), '', self.about, *(f'\n**{w}**' for w in self.warnings)])
 
 # %% ../nbs/11_association.ipynb #bbdc8cd3
 def _demean(v, code): return v-(np.bincount(code, v)/np.bincount(code))[code]
@@ -253,6 +269,25 @@ def _inflation(within)->dict:
         vif[k] = float((v@v)/(left@left))
     return vif
 
+# %% ../nbs/11_association.ipynb #19e6cc95
+def _fit(y, columns, group, shared)->tuple:
+    "Coefficients, their standard errors, degrees of freedom of the t intervals, and residuals"
+    import statsmodels.api as sm # here, for it takes a second to import
+    X = np.stack([*([np.ones(len(y))] if group is None else []), *columns.values()], 1)
+    if shared is None:
+        fit = sm.OLS(y, X).fit(cov_type='HC3')
+        return fit.params, fit.bse, fit.df_resid, fit.resid
+    fit, (n, k) = sm.OLS(y, X).fit(cov_type='cluster', cov_kwds=dict(groups=shared)), X.shape
+    apart = group is not None and len(set(zip(group, shared)))>group.max()+1 # intercepts that lie across clusters cost degrees of freedom
+    return fit.params, fit.bse*math.sqrt((n-k)/(n-k-group.max()-1) if apart else 1), shared.max(), fit.resid
+
+def _wary(vif, group, clusters)->tuple[str, ...]:
+    "What a reader must know"
+    said = [f"{k!r} nearly follows from the other columns (VIF {v:.0f}): its coefficient can hardly be told from theirs" for k,v in vif.items() if v>10]
+    if 0<clusters<20: said.append(f'only {clusters} clusters: clustered errors are then too small')
+    alone = 0 if group is None else int((np.bincount(group)==1).sum())
+    return (*said, *([f'{alone} of {group.max()+1} groups have a single row and say nothing'] if alone else []))
+
 # %% ../nbs/11_association.ipynb #c3b5dba2
 def regress(
     y:Sequence[float],  # What is to be explained, `[rows]`
@@ -264,40 +299,22 @@ def regress(
     "Linear regression, with fixed effects and clustered errors if rows come in groups"
     check_level(level)
     if not isinstance(columns, Mapping) or not columns: raise TypeError(f"`columns` must hold at least one column by its name, got {columns!r:.80}")
-    if taken := {'y', 'intercept', 'fixed', 'cluster'} & columns.keys(): raise ValueError(f"`columns` must have names of their own, got {', '.join(map(repr, taken))}")
+    taken = columns.keys() & {'y', 'intercept', 'fixed', 'cluster'}
+    if taken: raise ValueError(f"`columns` must have names of their own, got {', '.join(map(repr, sorted(taken)))}")
     found, codes, missing = _rows({'y': y} | dict(columns), dict(fixed=fixed, cluster=fixed if cluster is None else cluster))
     y, group, shared = found.pop('y'), codes.get('fixed'), codes.get('cluster')
-    groups = 0 if group is None else int(group.max(initial=-1)+1)
+    groups, clusters = (0 if o is None else int(o.max(initial=-1)+1) for o in (group, shared))
     if len(y)<len(found)+max(groups, 1)+1:
         raise ValueError(f"`y` must have more complete rows than there are coefficients, got {len(y)} for {len(found)} columns and {max(groups, 1)} intercepts")
-    within_y, within = _check_columns(y, found, group)
-    clusters, vif = 0 if shared is None else int(shared.max()+1), _inflation(within)
     if clusters==1: raise ValueError("`cluster` must name at least two clusters, got 1")
-    fit = _fit(y if group is None else within_y, found if group is None else within, group, shared)
-    ends = fit.conf_int(1-level)
-    sizes = {k: float(np.linalg.norm(v)/np.linalg.norm(within_y)) for k,v in within.items()}
-    names = [*(['intercept'] if group is None else []), *found]
-    table = {k: Coefficient(k, *map(float, (fit.params[i], fit.bse[i], *ends[i], fit.pvalues[i])), float(fit.params[i])*sizes.get(k, math.nan), vif.get(k, math.nan)) for i,k in enumerate(names)}
-    return Regression(table, len(y), groups, clusters, float(1-(fit.resid@fit.resid)/(within_y@within_y)), missing, level, _wary(vif, group, clusters))
-
-def _fit(y, columns, group, shared):
-    "statsmodels' fit, degrees of freedom counting the means that were taken out"
-    import statsmodels.api as sm # here, for it takes a second to import
-    X = np.stack([*([np.ones(len(y))] if group is None else []), *columns.values()], 1)
-    if shared is None: return sm.OLS(y, X).fit(cov_type='HC3', use_t=True)
-    fit = sm.OLS(y, X).fit(cov_type='cluster', cov_kwds=dict(groups=shared), use_t=True)
-    nested = group is None or len(np.unique(np.stack([group, shared]), axis=1).T)==group.max()+1
-    if not nested: # intercepts that lie across clusters cost degrees of freedom
-        n, k = X.shape
-        fit.cov_params_default = fit.cov_params_default*(n-k)/(n-k-group.max()-1)
-    return fit
-
-def _wary(vif, group, clusters)->tuple[str, ...]:
-    "What a reader must know"
-    said = [f"{k!r} nearly follows from the other columns (VIF {v:.0f}): its coefficient can hardly be told from theirs" for k,v in vif.items() if v>10]
-    if 0<clusters<20: said.append(f'only {clusters} clusters: clustered errors are then too small')
-    if group is not None and (alone := int((np.bincount(group)==1).sum())): said.append(f'{alone} of {group.max()+1} groups have a single row and say nothing')
-    return tuple(said)
+    left, within = _check_columns(y, found, group)
+    vif, sizes = _inflation(within), {k: np.linalg.norm(v)/np.linalg.norm(left) for k,v in within.items()}
+    values, errors, freedom, rest = _fit(*((y, found) if group is None else (left, within)), group, shared)
+    table, half = {}, stats.t.ppf((1+level)/2, freedom)
+    for k,v,e in zip([*(['intercept'] if group is None else []), *found], map(float, values), map(float, errors)):
+        p = 2*stats.t.sf(abs(v)/e, freedom) if e>0 else math.nan
+        table[k] = Coefficient(k, v, e, float(v-half*e), float(v+half*e), float(p), float(v*sizes.get(k, math.nan)), vif.get(k, math.nan))
+    return Regression(table, len(y), groups, clusters, float(1-(rest@rest)/(left@left)), missing, level, _wary(vif, group, clusters))
 
 # %% ../nbs/11_association.ipynb #4a54ca48
 @dataclass(frozen=True, eq=False)
@@ -318,7 +335,15 @@ class Binned:
         return [dict(kind=r['kind'], bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']), x=f"{r['x']:.4g}", y=f"{r['y']:.4g}",
                      interval='' if math.isnan(r['low']) else f"{r['low']:.4g} to {r['high']:.4g}") for r in self.rows]
     def __repr__(self): return pd.DataFrame(self._shown()).to_string(index=False)
-    def _repr_markdown_(self): return '\n'.join(['| kind | bin of x | rows | mean x | mean y | interval |', '| --- | --- |'+' ---: |'*4, *('| '+' | '.join(r.values())+' |' for r in self._shown())])
+    def _repr_markdown_(self): return _markdown(('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval'), (r.values() for r in self._shown()), 2)
+
+# %% ../nbs/11_association.ipynb #1c558c32
+def _summed(x, y, group, level)->dict:
+    "Means of the rows of a bin, and a t interval for that of y"
+    code = pd.factorize(group)[0]
+    count, total, mean = np.bincount(code), np.bincount(code, y), float(y.mean())
+    half = float(stats.t.ppf((1+level)/2, len(count)-1)*standard_error(total, count, 'ratio')) if len(count)>1 else math.nan
+    return dict(n=len(y), groups=len(count), x=float(x.mean()), y=mean, low=mean-half, high=mean+half)
 
 def binned(
     x:Sequence[float], # What rows are binned by, `[rows]`
@@ -342,11 +367,5 @@ def binned(
     for k in dict.fromkeys(kind):
         for b in range(len(edges)-1):
             here = (at==b) & (kind==k)
-            if not here.any(): continue
-            code = pd.factorize(group[here])[0]
-            count, total = np.bincount(code), np.bincount(code, y[here])
-            half = stats.t.ppf((1+level)/2, len(count)-1)*standard_error(total, count, 'ratio') if len(count)>1 else math.nan
-            mean = float(y[here].mean())
-            rows.append({'kind': k, 'bin': b, 'from': float(edges[b]), 'to': float(edges[b+1]), 'n': int(here.sum()), 'groups': len(count),
-                         'x': float(x[here].mean()), 'y': mean, 'low': float(mean-half), 'high': float(mean+half)})
+            if here.any(): rows.append({'kind': k, 'bin': b, 'from': float(edges[b]), 'to': float(edges[b+1])} | _summed(x[here], y[here], group[here], level))
     return Binned(tuple(rows), edges, missing, int(((at<0) | (at>=len(edges)-1)).sum()), level)
