@@ -6,9 +6,9 @@ Docs: https://compresscal.github.io/compresscal/uncertainty.html.md"""
 
 # %% auto #0
 __all__ = ['COVERS', 'FEWEST', 'STATISTICS', 'Interval', 'check_level', 'Summary', 'summarize', 'standard_error',
-           'bootstrap_documents', 'linear_scores', 'crossed_interval', 'crossed_bootstrap', 'Comparison',
-           'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'RangeTest', 'range_under_permutation',
-           'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
+           'bootstrap_documents', 'ratio_interval', 'linear_scores', 'crossed_interval', 'crossed_bootstrap',
+           'Comparison', 'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'RangeTest',
+           'range_under_permutation', 'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
 
 # %% ../nbs/10_uncertainty.ipynb #20da993a
 import math
@@ -105,7 +105,18 @@ def standard_error(
     error = math.sqrt(len(x)/(len(x)-1)*((x-ratio*y)**2).sum())/y.sum()
     return float(error*np.exp(ratio) if statistic=='perplexity' else error)
 
-# %% ../nbs/10_uncertainty.ipynb #2f571b13
+# %% ../nbs/10_uncertainty.ipynb #5760b883
+def _by_group(groups, data, statistic):
+    "Numbers of the documents in each group, and the statistic as a function of such numbers"
+    names, of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(of)!=len(data[0]): raise ValueError(f"`groups` must have one for each of the {len(data[0])} documents, got {len(of)}")
+    places = [np.flatnonzero(of==i) for i in range(len(names))]
+    if few := [n for n,o in zip(names, places) if len(o)<2]: raise ValueError(f"`groups` must have at least two documents each, got one of {str(few[0])!r}")
+    def gathered(*drawn, axis=-1):
+        at = np.concatenate(drawn, axis=axis).astype(int)
+        return statistic(*(o[at] for o in data), axis=axis)
+    return places, gathered
+
 def bootstrap_documents(
     values:Sequence[float],                  # One number for each document, or the numerator of a ratio, `[documents]`
     denominators:Sequence[float]|None=None,  # Denominators of a ratio, such as tokens, `[documents]`
@@ -114,6 +125,7 @@ def bootstrap_documents(
     n_resamples:int=9999, # How many times to draw
     seed:int=0,           # Of the draws
     method:str='BCa',     # As SciPy names them: BCa, basic or percentile
+    groups:Sequence|None=None, # What each document belongs to, such as its data set: each group keeps its size in every draw
 )->Interval:              # Covers documents, the set fixed
     "An interval for one compressed model: other documents of the same kind"
     check_level(level)
@@ -126,9 +138,27 @@ def bootstrap_documents(
             return Interval(*[math.exp(value) if name=='perplexity' else value]*2, level, COVERS[1], 'bootstrap')
         ratio = lambda x, *y, axis=-1: x.sum(axis)/(y[0].sum(axis) if y else x.shape[axis])
         statistic = (lambda *o, axis=-1: np.exp(ratio(*o, axis=axis))) if name=='perplexity' else ratio
-    found = stats.bootstrap(data, statistic, paired=True, vectorized=True, confidence_level=level, n_resamples=n_resamples, method=method,
+    drawn, statistic = (data, statistic) if groups is None else _by_group(groups, data, statistic)
+    found = stats.bootstrap(drawn, statistic, paired=groups is None, vectorized=True, confidence_level=level, n_resamples=n_resamples, method=method,
                             batch=max(1, 2**20//len(data[0])), rng=np.random.default_rng(seed)).confidence_interval
     return Interval(float(found.low), float(found.high), level, COVERS[1], f'{method} bootstrap')
+
+# %% ../nbs/10_uncertainty.ipynb #fe5e017d
+def ratio_interval(
+    values:Sequence[float],       # Numerators, none below zero, `[documents]`
+    denominators:Sequence[float], # Denominators on the same documents, none below zero, `[documents]`
+    level:float=.95,              # Of the interval
+)->Interval:                      # Covers documents, the set fixed; the upper end can be infinite
+    "Fieller's interval for the ratio of two means"
+    check_level(level)
+    x, y = _sums(values, denominators, 'ratio')[:2]
+    if len(x)<2 or min(x.min(), y.min())<0: raise ValueError(f"`values` and `denominators` must be two or more numbers that are not negative, got {len(x)} and least {min(x.min(), y.min(), 0):g}")
+    t, v = stats.t.ppf((1+level)/2, len(x)-1)**2, np.cov(x, y)/len(x)
+    a, b, c = y.mean()**2-t*v[1, 1], x.mean()*y.mean()-t*v[0, 1], x.mean()**2-t*v[0, 0] # a rho^2 - 2 b rho + c <= 0
+    root = math.sqrt(max(b*b-a*c, 0))
+    if a>0: low, high = (b-root)/a, (b+root)/a
+    else: low, high = (0 if c<=0 else (b-root)/a if a else c/2/b), math.inf
+    return Interval(max(0., float(low)), float(high), level, COVERS[1], "Fieller's interval")
 
 # %% ../nbs/10_uncertainty.ipynb #5302dbda
 def linear_scores(
@@ -194,43 +224,53 @@ def crossed_bootstrap(
 # %% ../nbs/10_uncertainty.ipynb #5c36be49
 @dataclass(frozen=True)
 class Comparison:
-    "How two samples of sets differ"
-    n: tuple[int, int]   # Sets of each
+    "How two samples of sets, or of documents, differ"
+    n: tuple[int, int]   # Sets or documents of each
     difference: float    # Mean of a less mean of b
-    interval: Interval|None # For the difference; None where there are too few sets
+    interval: Interval|None # For the difference; None where there are too few
     greater: float       # P(a > b), ties counting half
-    greater_interval: Interval|None # For P(a > b); None for paired samples
+    greater_interval: Interval|None # For P(a > b); None for the same sets
     p: float             # Of no difference, two-sided; nan without a test, or where values are not finite
-    smallest: float      # Least p that so few sets can give
+    smallest: float      # Least p that so few can give
     test: str            # How p was computed
 
     def __repr__(self):
         around = f' [{self.interval.low:.4g}, {self.interval.high:.4g}]' if self.interval else ''
         return f'{self.difference:+.4g}{around}, P(a>b) {self.greater:.2f}, p {self.p:.3g} ({self.test}, n={self.n[0]}, {self.n[1]})'
 
+def _paired_interval(more, less, n, level):
+    "Agresti and Min's interval for the difference of two shares of the same `n`: `more` count for it and `less` against it"
+    b, c = (more+.5)/(n+2), (less+.5)/(n+2)
+    half = stats.norm.ppf((1+level)/2)*math.sqrt((b+c-(b-c)**2)/(n+2))
+    return Interval(max(-1., float(b-c-half)), min(1., float(b-c+half)), level, COVERS[1], "Agresti and Min's interval")
+
 def compare_paired(
-    a:Sequence[float], # One value for each calibration set
-    b:Sequence[float], # Of the same sets, in the same order
+    a:Sequence[float], # One value for each calibration set, or for each document
+    b:Sequence[float], # Of the same sets or documents, in the same order
     *, test:str|None='signs', # `signs`: permutation of the signs of the differences; `wilcoxon`: of the signs of their ranks; `None`: no p
     level:float=.95,   # Of the interval
     n_resamples:int=9999, # Exact if there are no more choices of signs than this
     seed:int=0,        # Of the draws where it is not exact
+    covers:str=COVERS[0], # What the values are values of, one of `COVERS`
 )->Comparison:         # Of `a` with `b`
-    "Two methods on the same calibration sets"
+    "Two methods on the same calibration sets, or two models on the same documents"
     a, b = (np.asarray(o, dtype=float) for o in (a, b))
     if a.shape!=b.shape or a.ndim!=1 or not len(a):
-        raise ValueError(f"`a` and `b` must hold a value for each of the same sets, got shapes {list(a.shape)} and {list(b.shape)}")
+        raise ValueError(f"`a` and `b` must hold a value for each of the same {covers.split()[0]}, got shapes {list(a.shape)} and {list(b.shape)}")
     if test not in ('signs', 'wilcoxon', None): raise ValueError(f"`test` must be signs, wilcoxon or None, got {test!r}")
-    n, d, p = len(a), a-b, math.nan
-    s = summarize(d, level)
+    n, d, p, around = len(a), a-b, math.nan, None
+    s = summarize(d, level, covers)
+    if covers==COVERS[1]:
+        shares = _paired_interval((a>b).sum(), (a<b).sum(), n, level)
+        around = Interval((1+shares.low)/2, (1+shares.high)/2, level, covers, shares.method)
     if test and np.isfinite(d).all() and not d.any(): p = 1.
     elif test and np.isfinite(d).all():
-        how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed))
+        how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed), batch=max(1, 2**20//n))
         p = stats.permutation_test((d,), lambda x, axis: x.mean(axis), permutation_type='samples', **how).pvalue if test=='signs' else \
             stats.wilcoxon(d, zero_method='pratt', method=stats.PermutationMethod(**how)).pvalue
     exact = 2**n<=n_resamples
     said = f"{'exact' if exact else 'sampled'} {test}" if test else 'no test'
-    return Comparison((n, n), s.mean, s.interval, float(((a>b)+(a==b)/2).mean()), None, float(p), 2/2**n if exact else 2/(n_resamples+1), said)
+    return Comparison((n, n), s.mean, s.interval, float(((a>b)+(a==b)/2).mean()), around, float(p), 2/2**n if exact else 2/(n_resamples+1), said)
 
 # %% ../nbs/10_uncertainty.ipynb #9010e3e5
 def superiority_interval(
@@ -367,7 +407,5 @@ def compare_answers(
         raise ValueError(f"`before` and `after` must answer the same questions, got {len(before)} and {len(after)}")
     if not np.isin([before, after], [0, 1]).all(): raise ValueError("`before` and `after` must hold only 0 and 1")
     n, lost, gained = len(before), int((before>after).sum()), int((before<after).sum())
-    b, c = (gained+.5)/(n+2), (lost+.5)/(n+2)
-    half = stats.norm.ppf((1+level)/2)*math.sqrt((b+c-(b-c)**2)/(n+2))
     p = stats.binomtest(lost, lost+gained).pvalue if lost+gained else 1.
-    return Flips(n, lost, gained, (gained-lost)/n, Interval(float(b-c-half), float(b-c+half), level, COVERS[1], "Agresti and Min's interval"), float(p))
+    return Flips(n, lost, gained, (gained-lost)/n, _paired_interval(gained, lost, n, level), float(p))

@@ -181,3 +181,62 @@ def test_interval_of_a_change_covers():
 
 def test_answers_are_zero_or_one():
     with pytest.raises(ValueError, match='only 0 and 1'): compare_answers([.5], [1])
+
+def plain_fieller(x, y, ratios):
+    "Ratios that a t test of the differences x-r*y does not refuse"
+    return [r for r in ratios if stats.ttest_1samp(x-r*y, 0).pvalue>=.05]
+
+@pytest.mark.parametrize('seed', range(4))
+def test_ratio_interval_is_what_a_t_test_does_not_refuse(seed):
+    x, y = np.random.default_rng(seed).random((2, 15))+.2
+    low, high = ratio_interval(x, y)
+    held = plain_fieller(x, y, np.linspace(.2, 5, 2000))
+    assert (held[0], held[-1])==pytest.approx((low, high), abs=.005)
+
+@pytest.mark.parametrize('seed', range(6))
+def test_ratio_interval_has_no_end_where_the_denominator_may_be_zero(seed):
+    rng = np.random.default_rng(seed)
+    x, y = (rng.random((2, 12))<.2).astype(float)
+    if not y.any(): y[0] = 1.
+    low, high = ratio_interval(x, y)
+    held = plain_fieller(x, y, [.999*low, 1.001*low, 1e3, 1e6] if low else [1e-9, 1e3, 1e6])
+    assert high==math.inf if stats.ttest_1samp(y, 0).pvalue>.05 else high<math.inf
+    if high==math.inf and y.any() and x.any(): assert 1e6 in held and .999*low not in held
+
+def test_ratio_interval_covers():
+    def held(i):
+        rng = np.random.default_rng(i)
+        both = rng.normal(size=40)
+        return 2 in ratio_interval(*((both+rng.normal(size=40)<2**.5*stats.norm.ppf(o)).astype(float)+.01*o for o in (.4, .2)))
+    assert mean(map(held, range(300)))==pytest.approx(.95, abs=.035)
+
+def test_documents_are_drawn_group_by_group():
+    "Means of groups vary apart, so the variance of the whole is the weighted sum of theirs"
+    rng = np.random.default_rng(0)
+    groups = np.repeat(['a', 'b'], [30, 90])
+    values = np.r_[rng.normal(0, 1, 30), rng.normal(5, 2, 90)]
+    found = bootstrap_documents(values, groups=groups, method='percentile')
+    error = math.sqrt(sum((values[groups==g].std()/n**.5*n/120)**2 for g,n in (('a', 30), ('b', 90))))
+    assert [*found]==pytest.approx([values.mean()+z*error for z in (-1.96, 1.96)], abs=.03)
+    order = rng.permutation(120)
+    assert [*bootstrap_documents(values[order], groups=groups[order])]==pytest.approx([*bootstrap_documents(values, groups=groups)], abs=.03)
+
+@pytest.mark.parametrize('shift', [0, .3, 1])
+def test_share_of_documents_covers(shift):
+    "P(a > b) on the same documents, ties counting half"
+    def pair(rng, n): return np.round(rng.normal(shift, 1, n)), np.round(rng.normal(0, 1, n))
+    a, b = pair(np.random.default_rng(99), 400_000)
+    true = mean((a>b)+(a==b)/2)
+    found = [compare_paired(*pair(np.random.default_rng(i), 50), test=None, covers='documents (set fixed)') for i in range(300)]
+    assert mean(true in c.greater_interval for c in found)==pytest.approx(.955, abs=.03)
+    assert all(0<=c.greater_interval.low<=c.greater<=c.greater_interval.high<=1 and c.interval.covers=='documents (set fixed)' for c in found)
+
+def test_many_documents_take_little_memory():
+    "Signs are drawn in batches, with the same result whatever their size"
+    import tracemalloc
+    a, b = draws(0, 2, 4000)
+    tracemalloc.start()
+    p = compare_paired(a, b, covers='documents (set fixed)', n_resamples=999).p
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak<1e8 and 0<p<=1
