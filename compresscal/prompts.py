@@ -32,7 +32,8 @@ class Prompt:
             if not isinstance(v := getattr(self, k), str) or not v: raise ValueError(f"`{k}` must be a text that is not empty, got {v!r}")
         if self.template.count(SLOT)!=1: raise ValueError(f"`template` must hold {SLOT} once, got it {self.template.count(SLOT)} times in {self.template!r}")
         if self.system is not None and not isinstance(self.system, str): raise ValueError(f"`system` must be a text or None, got {self.system!r}")
-        if isinstance(self.stop, str) or not all(isinstance(o, str) and o for o in self.stop): raise ValueError(f"`stop` must be a row of texts, none empty, got {self.stop!r}")
+        if isinstance(self.stop, str) or not all(isinstance(o, str) and o for o in self.stop):
+            raise ValueError(f"`stop` must be a row of texts, none empty, got {self.stop!r}")
         object.__setattr__(self, 'stop', tuple(self.stop))
 
     def fill(self, document:str)->str: "The template with a document in its place"; return self.template.replace(SLOT, document)
@@ -43,8 +44,10 @@ SYSTEM = 'You sum up texts truthfully: a summary says what the text says and add
 
 PROMPTS = {o.name: o for o in (
     Prompt('after', 'Text:\n{document}\n\nSum up the text above in a few sentences.\n\nSummary:\n', SYSTEM, ('\n\n','\nText:')),
-    Prompt('before', 'Write a short summary of the following text. Leave out what the text does not say.\n\n{document}\n\nThe summary of the text:\n', SYSTEM, ('\n\n',)),
-    Prompt('question', 'Read this text:\n\n{document}\n\nQuestion: What are the main points of the text, in a few sentences?\nAnswer: ', SYSTEM, ('\n\n','\nQuestion:')),
+    Prompt('before', 'Write a short summary of the following text. Leave out what the text does not say.\n\n{document}\n\nThe summary of the text:\n',
+           SYSTEM, ('\n\n',)),
+    Prompt('question', 'Read this text:\n\n{document}\n\nQuestion: What are the main points of the text, in a few sentences?\nAnswer: ',
+           SYSTEM, ('\n\n','\nQuestion:')),
     Prompt('document', summary_prompt(SLOT), None, ('\n\n',)))}
 
 def as_prompt(
@@ -63,9 +66,9 @@ _dates = ''.join(f"|replace('{o}', '{_day.strftime(o)}')" for o in ('%Y','%y','%
 _always = '{% macro strftime_now(format) %}{{format'+_dates+'}}{% endmacro %}' # hides the function of this name that knows what day it is
 
 def _render(tokenizer, messages, variables):
-    template = tokenizer.get_chat_template()
+    template,variables = tokenizer.get_chat_template(),dict(date_string=_day.strftime('%d %b %Y'))|variables
     if 'strftime_now' in template: template = _always+template
-    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **dict(date_string=_day.strftime('%d %b %Y'))|variables)
+    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables)
 
 def around(
     prompt:str|Prompt,                 # What the model is told
@@ -74,7 +77,8 @@ def around(
 )->tuple[str,str,bool]:                # Text before and after the document, and whether a chat template was used
     "What stands before and after the document"
     prompt,has = as_prompt(prompt),bool(tokenizer.chat_template)
-    if chat is not None and not isinstance(chat, (bool,Mapping)): raise TypeError(f"`chat` must be True, False, None or variables of the template by name, got {chat!r}")
+    if chat is not None and not isinstance(chat, (bool,Mapping)):
+        raise TypeError(f"`chat` must be True, False, None or variables of the template by name, got {chat!r}")
     if chat not in (None,False) and not has: raise ValueError(f"`chat` must be False or None for a tokenizer without a chat template, got {chat!r}")
     lead = '' if prompt.system is None else f'{prompt.system}\n\n'
     if not (has and chat is not False): return *(lead+prompt.template).split(SLOT),False
@@ -123,7 +127,7 @@ _word = 40 # a cut goes back to white space if there is any among so many charac
 
 def _cut(document, end):
     "The beginning of a document, up to `end` or the white space before it"
-    if end<len(document) and not document[end].isspace() and (space := max((i for i in range(max(0, end-_word), end) if document[i].isspace()), default=0)): end = space
+    if end<len(document) and not document[end].isspace(): end = max((i for i in range(max(0, end-_word), end) if document[i].isspace()), default=0) or end
     return document[:end].rstrip()
 
 def fit(
@@ -151,6 +155,7 @@ def fit(
 
 def _ends(tokenizer, text):
     "Where each token of a text ends, in characters; where a tokenizer cannot say, spread evenly"
-    if tokenizer.is_fast: return [o[1] for o in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True, verbose=False)['offset_mapping']]
-    n = len(tokenizer(text, add_special_tokens=False, verbose=False)['input_ids'])
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, split_special_tokens=True, verbose=False)
+    if tokenizer.is_fast: return [o[1] for o in found['offset_mapping']]
+    n = len(found['input_ids'])
     return [(i+1)*len(text)//n for i in range(n)]
