@@ -17,6 +17,7 @@ import pandas as pd
 
 from .calibration import CalibrationSet
 from .console import Answer, padded, table_rows
+from .contamination import leakage
 from .corpora import open_corpus
 from .damage import check_stand_in, predicted_damage
 from .diagnostics import compare_sets, plot_positions, plot_ranks
@@ -25,7 +26,6 @@ from .inputs import check_held_out, check_source, find_model, open_sets, referen
 from .installed import write_atomically
 from .models import decoder_blocks
 from .names import parse_method
-from .overlap import leakage
 from .readings import profile
 from .sources import is_written
 

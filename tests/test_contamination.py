@@ -3,7 +3,7 @@ import re, subprocess, sys, time
 import numpy as np, pytest, torch
 from conftest import root
 from compresscal.installed import Document
-from compresscal.overlap import _documents, _one_row, _near_copies, _shingles, _Vocabulary, leakage, plot_leakage
+from compresscal.contamination import _documents, _one_row, _near_copies, _shingles, _Vocabulary, leakage, plot_leakage
 from compresscal.sets import CalibrationSet
 
 def random_texts(seed, n, size=60, vocabulary=12):
@@ -135,7 +135,7 @@ def test_the_picture_has_a_line_for_each_source():
     assert f'first goes from {shares[0]:.4g} at 2 to {shares[-1]:.4g} at 8' in picture.alt
 
 def test_torch_is_not_loaded():
-    code = 'import sys; from compresscal.overlap import leakage; leakage(["a b c"], ["a b c"], 2); print([o for o in ("torch", "transformers") if o in sys.modules])'
+    code = 'import sys; from compresscal.contamination import leakage; leakage(["a b c"], ["a b c"], 2); print([o for o in ("torch", "transformers") if o in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True).stdout.strip()=='[]'
 
 def test_real_text(shared):
