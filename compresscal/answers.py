@@ -94,7 +94,7 @@ class _Rows:
         rows = torch.cat([live, live[:1].expand(-len(live)%8)])
         if self.fixed or 2*len(rows)>len(self.at): return None
         for o in self.cache.layers:
-            if getattr(o, 'is_initialized', False): o.keys,o.values = o.keys[rows],o.values[rows]
+            if isinstance(o, RowLayer) and o.is_initialized: o.keys,o.values = o.keys[rows],o.values[rows]
         self._place(self.begin[rows], torch.where(torch.arange(len(rows), device=self.device)<len(live), self.at[rows], self.none))
         return rows
 
