@@ -1,7 +1,7 @@
 "Sentences: spans that fit their text whatever it holds, the trained model where it is, and no slow input."
 import random, time
 import pytest
-from compresscal.sentences import SPLITTERS, _trained, sentence_spans, split_sentences, splitter_name
+from compresscal.sentences import SPLITTERS, _trained, sentence_spans, split_sentences, splitter_name, word_spans, words
 
 pieces = ['word', 'The', 'Dr.', 'end.', '3.5', '1.', 'U.S.', 'e.g.', 'No.', '5', '"Yes!"', '(so.)', '...', '?', '!', '\n', '\n\n', '\n \n', '\t', 'über', 'Ä.', '今天。', '。', '“真？”', '🙂', 'है।', '؟', '\r\n', '\x0c', '\u3000', 'x'*50]
 
@@ -75,3 +75,14 @@ def test_a_splitter_has_a_name():
 @pytest.mark.parametrize('text', [None, b'bytes', 1, ['a']])
 def test_only_text_has_sentences(text):
     with pytest.raises(TypeError, match='`text` must be a str'): sentence_spans(text)
+
+def test_a_word_has_letters_or_digits_and_nothing_between_words_has():
+    g = random.Random(5)
+    for _ in range(200):
+        text = ''.join(g.choice(pieces+[' ', '-', 'e', '_', 'ี', 'ก', 'が', '한', 'ा', '\u0301', '²', "'"]) for _ in range(12))
+        ends = [0, *(o for s in word_spans(text) for o in s), len(text)]
+        assert ends==sorted(ends) and not any(c.isalnum() for a,b in zip(ends[::2], ends[1::2]) for c in text[a:b])
+        assert all(any(map(str.isalnum, o)) for o in words(text)) and len(words(text))==len(word_spans(text))
+
+@pytest.mark.parametrize('text, expected', [('हिन्दी में', 2), ('한국어 문장', 2), ('مرحبا بِكُم', 2), ('שָׁלוֹם', 1), ('今天', 2), ('ありがとう', 5), ('naïve nai\u0308ve', 2), ('a_b', 2), ('x86 3.5', 3), ('😀😀', 0)])
+def test_words_in_other_scripts(text, expected): assert len(words(text))==expected
