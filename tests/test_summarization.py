@@ -173,3 +173,15 @@ def test_prints():
     assert all(o.count('|')-o.count('\\|')==4 for o in found._repr_markdown_().splitlines()[2:])
     assert list(found.to_pandas().columns)==['id', 'dataset', 'summary', 'flag', 'words', 'source_words', 'tokens', 'ended', 'truncated', 'reference']
     assert set(FLAGS)>=set(filter(None, found.flags))
+
+# ---- The benchmark, once at a tiny size
+
+def test_benchmark(tmp_path, monkeypatch):
+    from conftest import root
+    monkeypatch.syspath_prepend(str(root/'benchmarks'))
+    import summarization as benchmark
+    small = ['--width', '32', '--inner', '64', '--heads', '2', '--blocks', '2', '--vocabulary', '96', '--models', 'llama', '--llama-documents', '6', '--shortest', '5', '--longest', '70', '--batches', '4', '--tokens', '6', '--rounds', '1']
+    assert benchmark.main([*small, '--out', str(tmp_path)]) # the batch does not matter
+    rows = json.loads((tmp_path/'summarization.json').read_text())['speeds']
+    assert [o['writer'] for o in rows]==['generate', 'generate, sorted', 'compresscal'] and all(o['documents a second']>0 for o in rows) and rows[-1]['answers unlike batch 1']==0
+    assert benchmark.until([3, 1, 4, 1], {1})==(3,) and benchmark.until([3], {1})==(3,)
