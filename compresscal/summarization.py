@@ -22,8 +22,8 @@ from .models import context_length, fingerprint
 from .prompts import Prompt, around, as_prompt, fit
 from .summary_sets import SummaryDocument, SummarySet
 
-# %% ../nbs/13_summarization.ipynb #7f2ed379
-FLAGS = ('empty','garbled','echo','repeated') # In the order in which they are looked for
+# %% ../nbs/13_summarization.ipynb #5958f30e
+FLAGS = ('empty','garbled','echo','repeated') # What is wrong with a text, by name
 _word = re.compile(r'[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+')
 
 def _words(text): return [o.lower() for o in _word.findall(text)]
@@ -56,13 +56,15 @@ def degenerate(
     "Why a text is no summary"
     if not isinstance(text, str): raise TypeError(f"`text` must be a text, got {type(text).__name__}")
     solid = [o for o in text if not o.isspace()]
-    odd = sum(o=='\ufffd' or unicodedata.category(o) in ('Cc','Cn','Co','Cs') for o in solid)
+    kinds = [unicodedata.category(o) for o in solid]
+    letters,odd = sum(o[0] in 'LMN' for o in kinds),sum(c=='\ufffd' or o in ('Cc','Cn','Co','Cs') for c,o in zip(solid, kinds))
     if 5*odd>len(solid): return 'garbled'
-    if not any(o.isalnum() for o in solid): return 'empty'
+    if not letters: return 'empty'
+    if len(solid)>=10 and 5*letters<2*len(solid): return 'garbled'
     words = _words(text)[:1000]
     if _in_common(words, _words(instruction), 6): return 'echo'
-    letters = max((len(o[0]) for o in re.finditer(r'(\w.{0,19}?)\1{7,}', text[:5000])), default=0)
-    return 'repeated' if _looped(words)>=1/3 or _repeats(words)>.5 or 3*letters>=min(len(text), 5000) else ''
+    stammer = max((len(o[0]) for o in re.finditer(r'(\w.{0,19}?)\1{7,}', text[:5000])), default=0)
+    return 'repeated' if _looped(words)>=1/3 or _repeats(words)>.5 or 3*stammer>=min(len(text), 5000) else ''
 
 # %% ../nbs/13_summarization.ipynb #5a057b22
 @dataclass(frozen=True, eq=False)

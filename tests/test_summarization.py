@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
     ('The pump failed. '*5, 'repeated'), ('The pump failed. The valve failed. The pump was replaced.', ''), ('0, 0, 0, 0, 1', 'repeated'), ('An array of 0, 0, 0, 0 and other values of its kind', ''),
     ('a'*30, 'repeated'), ('haha '*2, ''), ('1000000000 items', 'repeated'), ('About 1000000000 items were sold in that year', ''), ('的'*9, 'repeated'), ('这是一个关于模块的说明，它返回名称。', ''),
     ('One two three four five six. '+'Seven eight nine ten eleven. One two three four five six. '*3, 'repeated'), ('def f(x):\n    return x\n\ndef g(x):\n    return x+1', ''),
-    ('Ein Satz, und noch ein Satz, and one in English, и по-русски.', '')])
+    (':param:::::::::\n:::::::', 'garbled'), ('f"{a}"', ''), ('- M the ``f_`` f:', ''), ('สรุปข้อความนี้', ''), ('이 글은 짧다.', ''), ('Ein Satz, und noch ein Satz, and one in English, и по-русски.', '')])
 def test_flags(text, flag): assert degenerate(text)==flag
 
 def test_echo():
