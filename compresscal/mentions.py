@@ -21,6 +21,7 @@ _ordinals = {o: str(i) for i,o in enumerate('first second third fourth fifth six
 
 def _value(written, scale=0):
     "Digits of a number as everybody would write them, moved to the left by `scale`"
+    if not scale and written.isascii() and written.isdigit(): return written.lstrip('0') or '0'
     if written.count('.')>1: return written
     whole,_,rest = ''.join(str(unicodedata.decimal(c)) if c.isdigit() else c for c in written.replace(',', '')).partition('.')
     rest = rest.ljust(scale, '0')
@@ -51,6 +52,7 @@ class Mention:
 
 KINDS = ('name', 'number', 'identifier')
 _piece = re.compile(r'(?<!\w)(?P<digits>\d{1,3}(?:,\d{3})++(?!,?\d)(?:\.\d+)*|\d+(?:\.\d+)*)(?P<unit>[^\W\d_]*)(?!\w)|(?P<word>\w+(?:\.\w+)*)(?P<call>\(\))?')
+_digit = re.compile(r'\d+')
 _free = re.compile(r'(?:^|[\n:"“„«‘])[\s\-*•>(\'\[#]*$') # Before a word whose capital tells nothing
 
 def _is_identifier(o, call):
@@ -119,7 +121,7 @@ class _Source:
         pieces = list(_piece.finditer(self.text))
         joints = [self.text[a.end():b.start()] for a,b in zip(pieces, pieces[1:])]
         return {v for _,_,values in _numbers(pieces, joints) for v in values} | {_ordinals[o] for m in pieces if (o := m[0].lower()) in _ordinals} | {
-            _value(d) for m in pieces if m['word'] for d in re.findall(r'\d+', m['word'])}
+            _value(d) for o in {m['word'] for m in pieces if m['word']} for d in _digit.findall(o)}
     def holds(self, mention):
         known = self[mention.kind]
         return not known.isdisjoint(mention.values) or mention.kind=='identifier' and all(p in known for o in mention.values for p in o.split('.'))

@@ -59,5 +59,5 @@ def test_a_text_supports_itself_and_mentions_are_where_they_are_said_to_be():
 @pytest.mark.parametrize('unit', ['1,000', ',000', '1.', '1.1', '9', 'a.', 'a_', 'Ann ', 'one ', 'one hundred and ', '1 million ', '(', ' ', '"A', '1,00'])
 def test_no_input_is_slow(unit):
     start = time.process_time()
-    unsupported(unit*10_000, unit*10_000)
+    unsupported(unit*5_000, unit*5_000)
     assert time.process_time()-start<10

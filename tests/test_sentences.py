@@ -9,7 +9,7 @@ pieces = ['word', 'The', 'Dr.', 'end.', '3.5', '1.', 'U.S.', 'e.g.', 'No.', '5',
 @pytest.mark.parametrize('joint', [' ', ''])
 def test_spans_are_in_order_and_lose_nothing_but_blanks(splitter, joint):
     g = random.Random(0)
-    for n in range(300):
+    for n in range(150):
         text = joint.join(g.choice(pieces) for _ in range(n%40))
         spans = sentence_spans(text, splitter)
         ends = [0, *(o for s in spans for o in s), len(text)]
@@ -32,7 +32,7 @@ def test_a_blank_line_ends_a_sentence_and_a_line_does_not():
 @pytest.mark.parametrize('unit', ['. ', '1. ', '.', '"', '\n', ' ', '\n ', 'a. 1. ', '。', '”', 'a', '.\n\n'])
 def test_no_input_is_slow(unit):
     start = time.perf_counter()
-    sentence_spans(unit*20_000)
+    sentence_spans(unit*8_000)
     assert time.perf_counter()-start<10
 
 def test_a_text_of_100000_words_takes_seconds():
