@@ -61,6 +61,7 @@ def _html_mark(text, o):
     style = f'background:rgba({rgb},.28);border-bottom:2px solid rgb({rgb});color:inherit'
     return f'<mark style="{style}"{note}>{html.escape(text)}</mark>'+(f'<sup>{html.escape(o.label)}</sup>' if o.label else '')
 
+# %% ../nbs/11_marked.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
 class MarkedText:
     "A text with some of its parts marked"
@@ -93,7 +94,7 @@ class MarkedText:
         return (f'<p>{head}</p>' if head else '')+f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin-bottom:1em">{body}</div>'
     _repr_html_ = to_html
 
-# %% ../nbs/11_marked.ipynb #a287ac0e
+# %% ../nbs/11_marked.ipynb #a287ac0e2
 @dataclass(frozen=True, eq=False, repr=False)
 class MarkedTexts:
     "Marked texts, one below the other"

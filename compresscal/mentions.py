@@ -15,7 +15,8 @@ from .sentences import STARTERS, sentence_spans
 
 # %% ../nbs/12_mentions.ipynb #9a0e1bce
 _scales = dict(hundred=2, thousand=3, million=6, billion=9, trillion=12, k=3, m=6, mn=6, bn=9, b=9, tn=12)
-_digits = {o: i for i,o in enumerate('zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'.split())}
+_digits = {o: i for i,o in enumerate("""zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen""".split())}
 _digits |= {o: 10*i for i,o in enumerate('twenty thirty forty fifty sixty seventy eighty ninety'.split(), 2)}
 _ordinals = {o: str(i) for i,o in enumerate('first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth'.split(), 1)}
 
@@ -33,7 +34,8 @@ def _spelled(found):
     total,now,used,last = 0,None,0,''
     for i,o in enumerate(found):
         if o=='and' and last in _scales and i+1<len(found) and found[i+1] in _digits: continue
-        if o in _digits and (now is None or now%100==0 and last=='hundred' or last in _digits and now%10==0 and 20<=_digits[last] and 0<_digits[o]<10): now = (now or 0)+_digits[o]
+        behind = now is None or last=='hundred' or last in _digits and _digits[last]>=20 and 0<_digits[o]<10 if o in _digits else False
+        if behind: now = (now or 0)+_digits[o]
         elif o=='hundred' and last in _digits: now *= 100
         elif o in ('thousand', 'million', 'billion', 'trillion') and now is not None: total,now = total+now*10**_scales[o],None
         else: break
@@ -58,8 +60,10 @@ _free = re.compile(r'(?:^|[\n:"“„«‘])[\s\-*•>(\'\[#]*$') # Before a wor
 def _is_identifier(o, call):
     parts = o.split('.')
     mixed = any(map(str.isdigit, o)) and any(map(str.isalpha, o))
-    return bool(call) or mixed or '_' in o.strip('_') or (o.startswith('_') and o.strip('_')!='') or len(parts)>1 and any(len(p)>1 for p in parts) or bool(re.match(r'[a-z]+[A-Z]', o))
+    underscore = '_' in o.strip('_') or o.startswith('_') and o.strip('_')!=''
+    return bool(call) or mixed or underscore or len(parts)>1 and any(len(p)>1 for p in parts) or bool(re.match(r'[a-z]+[A-Z]', o))
 
+# %% ../nbs/12_mentions.ipynb #c9425ec0
 def _numbers(pieces, joints):
     "Position among the pieces, how many belong to it, and values of each number"
     i,lower = 0,[(m['word'] or '').lower() for m in pieces]
@@ -126,6 +130,7 @@ class _Source:
         known = self[mention.kind]
         return not known.isdisjoint(mention.values) or mention.kind=='identifier' and all(p in known for o in mention.values for p in o.split('.'))
 
+# %% ../nbs/12_mentions.ipynb #0e0b3784
 def unsupported(
     source:str,                    # The document, as the one who wrote the summary saw it
     summary:str,                   # What was written of it

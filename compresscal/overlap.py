@@ -106,8 +106,9 @@ def _copying(summary, source, places, rule):
                     longest_copy=_longest(summary, places))
 
 # %% ../nbs/13_overlap.ipynb #f78ad362
-COLUMNS = ('words', 'source_words', *(f'{k}_{p}' for k in KINDS for p in ('precision', 'recall', 'f')), 'novelty1', 'novelty2', 'novelty3', 'novelty4', 'coverage', 'density',
-           'compression', 'longest_copy', 'copied_sentences', 'unsupported_names', 'unsupported_numbers', 'unsupported_identifiers', 'unsupported')
+COLUMNS = ('words', 'source_words', *(f'{k}_{p}' for k in KINDS for p in ('precision', 'recall', 'f')),
+           'novelty1', 'novelty2', 'novelty3', 'novelty4', 'coverage', 'density', 'compression', 'longest_copy', 'copied_sentences',
+           'unsupported_names', 'unsupported_numbers', 'unsupported_identifiers', 'unsupported')
 
 class _Counter:
     "Makes rows, and prepares a source once for all its summaries"
@@ -142,14 +143,23 @@ class Overlap:
         "What the columns are like"
         rows = self.table.describe().T.reindex(columns=['mean', 'min', '25%', '50%', '75%', 'max', 'count'])
         return rows.set_axis(['mean', 'least', 'quarter', 'median', 'three quarters', 'greatest', 'summaries'], axis=1).astype(dict(summaries=int))
-    def _cells(self): return [[k, *('–' if math.isnan(x) else f'{x:.4g}' for x in v[:-1]), f'{v[-1]:.0f}'] for k,v in zip(self.table, self.summary().to_numpy())]
-    def __repr__(self):
-        rows = [['', *self.summary().columns], *self._cells()]
-        widths = [max(map(len, o)) for o in zip(*rows)]
-        return '\n'.join(['  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows]+list(self.notes))
-    def _repr_markdown_(self):
-        head = ['overlap', *self.summary().columns]
-        return '\n'.join(['| '+' | '.join(o)+' |' for o in [head, ['---']+['---:']*(len(head)-1), *self._cells()]]+[f'\n{o}' for o in self.notes])
+
+# %% ../nbs/13_overlap.ipynb #f94f500d
+def _cells(self):
+    rows = zip(self.table, self.summary().to_numpy())
+    return [[k, *('–' if math.isnan(x) else f'{x:.4g}' for x in v[:-1]), f'{v[-1]:.0f}'] for k,v in rows]
+
+def _plain(self):
+    rows = [['', *self.summary().columns], *_cells(self)]
+    widths = [max(map(len, o)) for o in zip(*rows)]
+    return '\n'.join(['  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows]+list(self.notes))
+
+def _markdown(self):
+    head = ['overlap', *self.summary().columns]
+    rows = ['| '+' | '.join(o)+' |' for o in [head, ['---']+['---:']*(len(head)-1), *_cells(self)]]
+    return '\n'.join(rows+[f'\n{o}' for o in self.notes])
+
+Overlap.__repr__,Overlap._repr_markdown_ = _plain,_markdown
 
 # %% ../nbs/13_overlap.ipynb #f74f484d
 def overlap(
@@ -165,7 +175,8 @@ def overlap(
     sources,summaries = check_pairs(sources, summaries)
     if rule not in RULES: raise ValueError(f"`rule` must be one of {', '.join(map(repr, RULES))}, got {rule!r}")
     counter = _Counter(stem, splitter, tokenizer, rule)
-    bar = tqdm(zip(sources, summaries), total=len(sources), desc='overlap', unit='summary', disable=not progress or bool(os.environ.get('IN_TEST')), leave=False)
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    bar = tqdm(zip(sources, summaries), total=len(sources), desc='overlap', unit='summary', disable=hidden, leave=False)
     table = pd.DataFrame([counter.row(a, b) for a,b in bar], columns=list(COLUMNS)).astype(float).astype(dict(words=int, source_words=int))
     empty = (table[['words', 'source_words']]==0).any(axis=1)
     letters = table.rouge1_f.isna() & ~empty
@@ -193,4 +204,5 @@ def explain(
     n,copied = len(words(summary)),sum(o.length for o in taken)
     title = f'Summary: {copied} of {n} words in fragments of {shortest} or more'
     legend = dict(yellow='also in the source')|(dict(red='no support in the source') if red else {})
-    return MarkedTexts([MarkedText(title, summary, red+marks(summary, [o.start for o in taken]), legend=legend), MarkedText('Source', source, marks(source, [o.source for o in taken]), context)])
+    above = MarkedText(title, summary, red+marks(summary, [o.start for o in taken]), legend=legend)
+    return MarkedTexts([above, MarkedText('Source', source, marks(source, [o.source for o in taken]), context)])

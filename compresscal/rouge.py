@@ -109,6 +109,7 @@ def _shared_sum(prediction, reference):
 KINDS = ('rouge1', 'rouge2', 'rougeL', 'rougeLsum')
 PARTS = ('precision', 'recall', 'f')
 
+# %% ../nbs/12_rouge.ipynb #cb0a5d37
 class _Rouge:
     "Cuts texts as told, and scores pairs of them"
     def __init__(self, kinds, stem, splitter, tokenizer):
@@ -150,9 +151,11 @@ def rouge(
 )->pd.DataFrame:                             # A row for each pair; `rouge1_precision`, `rouge1_recall`, `rouge1_f`, ...; nan without words
     "ROUGE of each text with its reference"
     scorer = _Rouge(kinds, stem, splitter, tokenizer)
-    predictions,references = _checked(predictions, 'predictions'),[[o] if isinstance(o, str) else _checked(o, 'references') for o in _listed(references, 'references')]
+    predictions = _checked(predictions, 'predictions')
+    references = [[o] if isinstance(o, str) else _checked(o, 'references') for o in _listed(references, 'references')]
     if len(predictions)!=len(references): raise ValueError(f"`references` must be as many as `predictions`, got {len(references)} for {len(predictions)}")
-    bar = tqdm(zip(predictions, references), total=len(predictions), desc='ROUGE', unit='text', disable=not progress or bool(os.environ.get('IN_TEST')), leave=False)
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    bar = tqdm(zip(predictions, references), total=len(predictions), desc='ROUGE', unit='text', disable=hidden, leave=False)
     return pd.DataFrame([scorer.all(p, r) for p,r in bar], columns=scorer.columns, dtype=float)
 
 def _listed(given, name):

@@ -23,8 +23,9 @@ ABBREVIATIONS = frozenset(""" mr mrs ms dr prof st jr hon rev fr gen col maj cap
 STARTERS = frozenset(""" the a this that these those it he she they we i you his her their its our my there here in on at as after before during since
     but and so then however when while if although because for from by with according what who where why how one some many most other both no not """.split())
 
-# %% ../nbs/11_sentences.ipynb #f3c971d0
-_hard = re.compile(r'\n[^\S\n]*(?:\n\s*)+|(?<=[。！？｡])(?![。！？｡」』”’"\'）)\]】])|(?<=[。！？｡][」』”’"\'）)\]】])(?![。！？｡」』”’"\'）)\]】])')
+# %% ../nbs/11_sentences.ipynb #6b06dcf1
+_stop,_closing = '。！？｡',r'''」』”’"'）)\]】'''
+_hard = re.compile(rf'\n[^\S\n]*(?:\n\s*)+|(?:(?<=[{_stop}])|(?<=[{_stop}][{_closing}]))(?![{_stop}{_closing}])')
 
 _numbered = re.compile(r'\b(?:no|art|min|max|ex|mar|tab|app)\.$', re.I)
 
@@ -35,6 +36,7 @@ def _blocks(text):
         part = text[a:b]
         if part.strip(): yield a+len(part)-len(part.lstrip()), a+len(part.rstrip())
 
+# %% ../nbs/11_sentences.ipynb #6daeca56
 @lru_cache(1)
 def _rules():
     from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
