@@ -44,7 +44,8 @@ METRICS = {m.name: m for m in (
     Metric('coverage', 'coverage by copied fragments', (0, 1), None), Metric('density', 'density of copied fragments', None, None),
     Metric('compression', 'source words per summary word', None, None), Metric('longest_copy', 'longest copied span, words', None, None),
     Metric('copied_sentences', 'copied sentences', (0, 1), None), Metric('words', 'words', None, None),
-    Metric('source_words', 'words of the source', None, None),
+    Metric('source_words', 'words of the source', None, None), Metric('degenerate', 'answers that are no summaries', (0, 1), False),
+    *(Metric(f'unsupported_{k}', f'unsupported {k}', None, False) for k in ('names', 'numbers', 'identifiers')),
     Metric('dependence', 'dependence on the source, nats', None, None))}
 
 # %% ../nbs/12_risk.ipynb #97404b72
