@@ -59,7 +59,8 @@ def metric_of(
             raise TypeError(f"`metric` must be a name, a Metric, Scores or a judge, got {type(metric).__name__}")
         known = METRICS.get(_base(metric.name), Metric(metric.name, metric.name))
         bounds = None if metric.bounds is None else tuple(map(float, metric.bounds))
-        return replace(known, name=metric.name, bounds=bounds, higher_is_better=bool(getattr(metric, 'higher_is_better', True)))
+        better = getattr(metric, 'higher_is_better', True)
+        return replace(known, name=metric.name, bounds=bounds, higher_is_better=better if better is None else bool(better))
     if (known := METRICS.get(_base(metric))) is not None: return known if known.name==metric else replace(known, name=metric)
     from compresscal.names import no_such # here, for it brings torch
     raise no_such('metric', metric, METRICS)

@@ -21,7 +21,7 @@ class Scores:
     name:str              # Of the metric, such as `summac_zs`
     values:np.ndarray     # A number for each summary, nan where there is none, `[summaries]`
     bounds:tuple[float,float]|None=None # Least and greatest possible value; `None`: there are none
-    higher_is_better:bool=True          # Whether a greater number means a better summary
+    higher_is_better:bool|None=True     # Whether a greater number means a better summary; `None`: neither more nor less is better
     settings:Mapping[str,Any]=field(default_factory=dict) # All that decides the values, as JSON could hold it
     notes:tuple[str,...]=()             # Sentences that belong beside a table of the values
     parts:Mapping[str,Sequence]=field(default_factory=dict) # More about each summary, such as scores of its sentences: name to `[summaries]`
@@ -58,8 +58,9 @@ def _shown(o):
     "What is said of scores, as text"
     spread = [f'{v:.4g}' for v in np.nanquantile(o.values, [0, .25, .5, .75, 1])] if o.scored else ['–']*5
     scale = 'no bounds' if o.bounds is None else f'{o.bounds[0]:g} to {o.bounds[1]:g}'
+    better = 'neither end' if o.higher_is_better is None else 'higher' if o.higher_is_better else 'lower'
     return {'metric': o.name, 'summaries': f'{len(o):,}', 'scored': f'{o.scored:,}', 'mean': f'{o.mean:.4g}' if o.scored else '–',
-            **dict(zip(('least', 'quarter', 'median', 'three quarters', 'greatest'), spread)), 'scale': f"{scale}, {'higher' if o.higher_is_better else 'lower'} is better"}
+            **dict(zip(('least', 'quarter', 'median', 'three quarters', 'greatest'), spread)), 'scale': f'{scale}, {better} is better'}
 
 def _scores_line(self):
     return '\n'.join([f"Scores({self.name}: mean {_shown(self)['mean']}, {self.scored:,} of {len(self):,} summaries; {_shown(self)['scale']})", *self.notes])
