@@ -21,7 +21,8 @@ from .models import fingerprint
 
 # %% ../nbs/12_entailment.ipynb #41d4fc77
 LABELS = ('entailment', 'neutral', 'contradiction')
-_meanings = dict(entailment='entailment entail entails entailed supports support supported'.split(), neutral=['neutral', 'not enough info', 'not enough information'],
+_meanings = dict(entailment='entailment entail entails entailed supports support supported'.split(),
+                 neutral=['neutral', 'not enough info', 'not enough information'],
                  contradiction='contradiction contradict contradicts contradicted refutes refute refuted'.split())
 _other = ('not entailment', 'not entailed', 'non entailment', 'no entailment')
 
@@ -33,7 +34,8 @@ def read_labels(
     found = [[i for i,o in enumerate(plain) if o in _meanings[k]] for k in LABELS]
     unknown = [o for o,p in zip(names, plain) if p not in _other and not any(p in v for v in _meanings.values())]
     if unknown or len(plain)<2 or len(found[0])!=1 or any(len(o)>1 for o in found):
-        raise ValueError(f"`labels` must name one output entailment, and the others neutral, contradiction or not_entailment, got {', '.join(map(repr, names))}: "
+        got = ', '.join(map(repr, names))
+        raise ValueError(f"`labels` must name one output entailment, and the others neutral, contradiction or not_entailment, got {got}: "
                          "say what they are, in their order, such as labels=('contradiction', 'neutral', 'entailment')")
     return tuple(o[0] if o else None for o in found)
 
@@ -64,7 +66,8 @@ class EntailmentScorer:
     def __init__(self,
         remember:int=1_000_000, # Pairs to remember, at some 250 bytes each; the oldest are forgotten first
     ):
-        if isinstance(remember, bool) or not isinstance(remember, int) or remember<0: raise ValueError(f"`remember` must be a whole number, 0 or more, got {remember!r}")
+        if isinstance(remember, bool) or not isinstance(remember, int) or remember<0:
+            raise ValueError(f"`remember` must be a whole number, 0 or more, got {remember!r}")
         self.remember,self.asked,self._known = remember,0,{}
 
     def settings(self)->dict: "All that decides the probabilities, ready for JSON"; raise NotImplementedError
