@@ -9,13 +9,14 @@ __all__ = ['metric_label', 'axis_label', 'slug', 'largest', 'distributions', 'ra
            'size_curves', 'strength_curves', 'contrasts', 'pictures']
 
 # %% ../nbs/17_figures.ipynb #0b5cc6f2
-import math, re
+import hashlib, math, re
 from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import NullLocator
 
 from .findings import Group, dense_value, group_values, headlines, is_accuracy, is_ratio, lower_is_better, strength
 from .plots import Line, Picture, Strip, plot_heat, plot_line_panels, plot_points, plot_ranking, plot_strips, style
+from .risk import METRICS
 from .uncertainty import summarize
 
 # %% ../nbs/17_figures.ipynb #840b4f6d
@@ -26,7 +27,8 @@ def metric_label(
     metric:str, # What was measured
 )->str:         # Words
     "A metric's short name"
-    return _SHORT.get(metric, metric.replace('_', ' ')) + ', nats'*(metric=='kl')
+    label = METRICS[metric].label if metric in METRICS else metric.replace('_', ' ')
+    return _SHORT.get(metric, label) + ', nats'*(metric=='kl')
 
 def axis_label(
     evaluation:str, # Name of the evaluation, such as `docs`, `kl:docs` or `task:arc_easy`
@@ -39,7 +41,8 @@ def slug(
     *words:str, # Such as an evaluation's name
 )->str:         # Letters, digits, dots, dashes and underscores
     "A name for a file"
-    return '-'.join(re.sub(r'[^\w.]+', '-', w).strip('-') for w in words if w)
+    plain = '-'.join(re.sub(r'[^\w.]+', '-', w).strip('-') for w in words if w)
+    return plain if len(plain)<=100 else f"{plain[:91]}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 # %% ../nbs/17_figures.ipynb #6b68a4a8
 def largest(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .figures import axis_label, pictures
+from .figures import axis_label
 from .findings import headlines
 from .installed import write_changed
 from .plots import WIDTHS, Picture
@@ -79,7 +79,8 @@ def statistics(
             if 'source' in rest.columns and (pooled := rest.source=='all sources').any(): rest = rest[pooled]
             found.append((title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]))
             last.append((title+_LAST, f'{note} {_SHOWN}', rest))
-    return [(title, *_trim(note, frame)) for title,note,frame in found+last if len(frame)]
+    read = [(f"{title}, {m} on {e.partition(':')[2].partition(',')[0]}", note, frame) for (m,e),o in results.hallucination.items() for title,note,frame in summary_tables(o)]
+    return [(title, *_trim(note, frame)) for title,note,frame in found+last if len(frame)]+read
 
 def _trim(note, frame):
     "A table without columns that are the same in every line, which the note says instead; what was measured in one column"
@@ -212,7 +213,7 @@ def report(
     numbers:Sequence[tuple]|None=None, # Statistics, if they are known (default: as `statistics` gives them)
 )->str:                 # HTML, complete in itself
     "A page to read, keep and send"
-    e, versions, drawn = html.escape, environment.get('versions', {}), pictures(results) if figures is None else figures
+    e, versions, drawn = html.escape, environment.get('versions', {}), results.pictures() if figures is None else figures
     shown = [html_picture(k, p) for k,p in drawn.items()]
     kinds = [k.partition('-')[0] for k in drawn]
     shown = [s if k not in kinds[:i] else unfold(e(name.replace('-', ' ')), s) for i,(k,name,s) in enumerate(zip(kinds, drawn, shown))]
@@ -237,7 +238,7 @@ def write_results(
     environment:Mapping={}, # Names and versions
 )->list[Path]:              # Files that were written, those left alone not among them
     "Write rows, tables, figures, the page, and beside them what must not be in them"
-    folder, drawn, numbers = Path(folder), pictures(results), statistics(results)
+    folder, drawn, numbers = Path(folder), results.pictures(), statistics(results)
     cells = {r['cell']: json.loads(p.read_bytes()) for r in results.rows if (p := folder/'provenance'/f"{r['cell']}.json").exists()}
     about = dict(command=command, settings=settings, environment=environment, cells=cells)
     files = {'results.csv': results.to_csv(), **{f'tables.{k}': v for k,v in write_tables(results, numbers).items()}}
