@@ -254,11 +254,12 @@ def _pair(self,
 )->Pair:
     "A source and its summary as the model is given them"
     net,tokenizer = self.load()
-    limit,special = context_length(net) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9),net.config.is_encoder_decoder
+    known,special = context_length(net) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9),net.config.is_encoder_decoder
+    limit = known if context_length(net) else max(known, self.source_length or 0) # what a tokenizer says is no limit of the model
     room = min(limit, self.target_length)
     if not special and room>=limit: raise ValueError(f"`target_length` must be less than the model's context of {limit} tokens, got {self.target_length}")
     target,spans,own,summary_cut = _encode(tokenizer, summary, room, special)
-    room = min(limit if special else limit-room, self.source_length or limit)
+    room = min(limit if special else limit-room, self.source_length or known)
     if special:
         given,_,_,source_cut = _encode(tokenizer, source, room, True)
         without = tuple(tokenizer('')['input_ids']) or tuple(o for o in (tokenizer.bos_token_id, tokenizer.eos_token_id) if o is not None)
@@ -284,7 +285,7 @@ class Reading:
 def _notes(self, pairs):
     n,counts = len(pairs),[sum(bool(o and getattr(o, k)) for o in pairs) for k in ('source_cut', 'summary_cut')]
     said = [f'{counts[0]} of {n} sources were cut, and the model saw the beginning only',
-            f'{counts[1]} of {n} summaries were cut at {self.target_length} tokens, and what stands behind was not read']
+            f"{counts[1]} of {n} summaries were cut at {max((len(o.target) for o in pairs if o), default=0)} tokens, and what stands behind was not read"]
     empty = sum(o is None for o in pairs)
     return tuple([o for o,k in zip(said, counts) if k]+[f'{empty} of {n} pairs have an empty source or summary, and no score']*bool(empty))
 
