@@ -162,9 +162,9 @@ def _explained_by(given, n)->np.ndarray:
     return np.hstack(parts)
 
 def _residuals(v, z):
-    "What is left of a column; zeros where only rounding errors are"
-    left = v-z@np.linalg.lstsq(z, v, rcond=None)[0]
-    return left if np.abs(left).max(initial=0)>1e-12*np.abs(v).max(initial=0) else np.zeros_like(v)
+    "What is left of a column, rounding errors taken off: ranks would tell apart what is tied but for them"
+    unit = 1e-11*np.abs(v).max(initial=0) or 1.
+    return np.round((v-z@np.linalg.lstsq(z, v, rcond=None)[0])/unit)*unit
 
 def _by_name(given)->Mapping:
     "One column or several, by name"
