@@ -89,6 +89,8 @@ def test_partial_leaves_out_incomplete_rows():
     found = partial(x, y, given)
     assert (found.n, found.left_out, found.value)==(4, 2, partial(x[:4], y[:4], given[:4]).value)
     with pytest.raises(ValueError, match="each of 6 rows, got 5 in 'given'"): partial(x, y, given[:5])
+    for args, says in (((None, y, given), '`x` must be a column of numbers'), ((x, 'abcdef', given), '`y` must be a column'), ((x, y, None), '`given` must be columns, got NoneType')):
+        with pytest.raises(TypeError, match=says): partial(*args)
 
 def test_regression_is_the_one_with_dummies():
     import statsmodels.api as sm
