@@ -1,5 +1,5 @@
 "Overlap against human labels: the functions that make the study's tables against plain computations, and rows of the tables computed again from the data sets"
-import json, math, sys
+import json, math, re, sys
 import numpy as np, pandas as pd, pytest
 from scipy import stats
 from sklearn.linear_model import LinearRegression
@@ -159,6 +159,22 @@ def test_frank_rows(shared):
     for c,part in (('all', frame), ('xsum', frame[frame.corpus=='xsum'])):
         found = [o for m in ('Rouge 2', 'FactCC', 'Dep Entail') for how in ('pearson', 'spearman') for o in labels.correlations('frank', c, part, m, 'Factuality', how, 0)]
         same(found+[labels.ranked_residuals('frank', c, part, 'FactCC', 'Factuality', 0)], table('frank'), KEYS)
+
+def test_what_the_study_says_of_the_data(shared):
+    "Facts that its tables do not hold"
+    frank = labels.read_frank(shared/'data'/labels.FOLDERS['frank'])
+    right = frank.groupby('corpus').Factuality
+    assert right.mean().round(2).to_dict()==dict(cnndm=.78, xsum=.08) and round((frank.Factuality[frank.corpus=='xsum']==0).mean(), 2)==.92
+    assert frank.groupby('corpus').document.nunique().to_dict()==dict(cnndm=250, xsum=249) and frank.groupby('corpus').system.nunique().to_dict()==dict(cnndm=5, xsum=4)
+    xsum = labels.read_xsum(shared/'data'/labels.FOLDERS['xsum'])
+    assert (xsum.document.nunique(), xsum.system.nunique())==(498, 4)
+    summeval = labels.read_summeval(shared/'data'/labels.FOLDERS['summeval'])
+    inner = lambda text: len(re.findall(r'[a-z,] [A-Z][a-z]', text)) # capitals within sentences
+    capitals = summeval.summary.map(inner).groupby(summeval.system).mean()
+    assert {*capitals[capitals>1].index}=={'M20', 'M22'} and capitals.drop(['M20', 'M22']).max()<.1 and summeval.source.map(inner).mean()>20
+    edits = labels.read_summedits(shared/'data'/labels.FOLDERS['summedits'])
+    assert edits.document.nunique()==85 and (edits.groupby('document').original_summary.nunique()==1).all() and 25<edits.groupby('document').size().mean()<35
+    assert (edits.label[edits.summary==edits.original_summary]==1).all()
 
 def test_summeval_rows(shared):
     frame = labels.read_summeval(shared/'data'/labels.FOLDERS['summeval'])
