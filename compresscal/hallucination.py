@@ -291,15 +291,23 @@ def kept_reviews(
     place = lambda k: next((i for i,o in enumerate(order) if o.method==k.method and k.source.startswith(o.source)), 0)
     return Hallucination({k: found[k] for k in sorted(found, key=place)}, beside) if DENSE in found else None
 
+_RISK = ['label', 'method', 'source', 'dataset', 'sets', 'n', 'dense', 'compressed', 'variant', 'risk', 'low', 'high', 'p', 'p_holm', 'degenerate']
+_MEANS = ['method', 'source', 'dataset', 'sets', 'degenerate', 'rouge2_precision', 'coverage', 'density', 'words', 'rouge1_reference_f']
+
+def _told(frame, columns):
+    "Columns that say something"
+    return frame[[k for k in columns if k in frame and frame[k].notna().any() and not set(frame[k].unique())<={'', 'none'}]].rename(columns=dict(label='risk by', variant='kind'))
+
 def summary_tables(
     study:Hallucination, # Reviews
 )->list[tuple[str,str,pd.DataFrame]]: # Title, how to read it, and the table
     "The tables that belong into a report"
-    risk, said = study.risk, ['metric', 'control', 'covers', 'reason', 'values']
-    found = [('Summaries', 'Means over answers that are summaries; controls stand last.', system_means(study).drop(columns=['control', 'dataset'])),
+    means = system_means(study, datasets=True)
+    judged = [k for k in study.judged if k in means]
+    found = [('Summaries', 'Means over answers that are summaries; controls stand last.', _told(means, [*_MEANS[:5], *judged, *_MEANS[5:]])),
              ('Risk of hallucination', 'Ratio of mean risks, or difference where a score has no bounds, against the dense model on the same documents; answers that are no '
               'summaries are left out in pairs. Intervals cover documents, or sets where there are several; p is corrected after Holm for all rows that pool the data sets.',
-              risk.drop(columns=said).rename(columns=dict(label='risk by')))]
+              _told(study.risk, _RISK))]
     for m in study.judged:
         try: found.append((f'Risk by {m} and overlap', 'Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for each document. '
                            'Association: entailment rises with copying by itself.', associate(study, m, n_resamples=199).to_pandas()))

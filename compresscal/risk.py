@@ -57,15 +57,20 @@ def metric_of(
     if not isinstance(metric, str):
         if not hasattr(metric, 'name') or not hasattr(metric, 'bounds'):
             raise TypeError(f"`metric` must be a name, a Metric, Scores or a judge, got {type(metric).__name__}")
-        known = METRICS.get(_base(metric.name), Metric(metric.name, metric.name))
+        known = _known(metric.name) or Metric(metric.name, metric.name)
         bounds = None if metric.bounds is None else tuple(map(float, metric.bounds))
         better = getattr(metric, 'higher_is_better', True)
-        return replace(known, name=metric.name, bounds=bounds, higher_is_better=better if better is None else bool(better))
-    if (known := METRICS.get(_base(metric))) is not None: return known if known.name==metric else replace(known, name=metric)
+        return replace(known, bounds=bounds, higher_is_better=better if better is None else bool(better))
+    if (known := _known(metric)) is not None: return known
     from compresscal.names import no_such # here, for it brings torch
     raise no_such('metric', metric, METRICS)
 
-def _base(name): return name if name in METRICS else name.partition(':')[0].strip().replace('-', '_').lower()
+def _known(name):
+    "What is known of a name, or of the part before its colon"
+    if name in METRICS: return METRICS[name]
+    base,_,rest = name.partition(':')
+    known = METRICS.get(base.strip().replace('-', '_').lower())
+    return known and replace(known, name=name, label=f'{known.label} ({rest.strip()})' if rest.strip() else known.label)
 
 # %% ../nbs/12_risk.ipynb #3b9f5dd6
 def _column(values, name)->np.ndarray:
