@@ -214,12 +214,14 @@ def _batches(lengths, tokens, room):
         group,rows = list(group),max(8, tokens//length//8*8)
         yield from ((length, group[a:a+rows]) for a in range(0, len(group), rows))
 
+def _whole(text): return text.encode('utf-8', 'replace').decode() # half a surrogate pair, which no tokenizer takes, becomes a question mark
+
 @torch.inference_mode()
 def _probabilities(model, batch):
     was = model.training
     try: logits = model.eval()(**{k: v.to(model.device) for k,v in batch.items()}).logits
     finally: model.train(was)
-    return logits.float().softmax(-1).double().cpu().numpy()
+    return logits.cpu().double().softmax(-1).numpy()
 
 def _compute(self, pairs, progress):
     model,tokenizer,columns,room = self._load()
@@ -229,7 +231,7 @@ def _compute(self, pairs, progress):
     with _bars(True, False), bar:
         for a in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
             part = pairs[a:a+8192]
-            found = tokenizer(*map(list, zip(*part)), truncation='longest_first', max_length=limit, return_token_type_ids=types, return_attention_mask=True)
+            found = tokenizer(*([_whole(o) for o in side] for side in zip(*part)), truncation='longest_first', max_length=limit, return_token_type_ids=types, return_attention_mask=True)
             lengths = [len(o) for o in found['input_ids']]
             for length,group in _batches(lengths, self.tokens, room):
                 rows = group+group[-1:]*(-len(group)%8)
