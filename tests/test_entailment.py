@@ -238,6 +238,28 @@ def test_a_model_without_a_classifier_is_refused(tmp_path):
     made(BertModel, model.config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match='its weights lack classifier'): EntailmentModel(tmp_path).probabilities([('a', 'b')])
 
+def test_a_tokenizer_of_sentencepiece_alone(tmp_path):
+    "As the default model has it: a folder with spiece.model and no tokenizer.json"
+    sentencepiece = pytest.importorskip('sentencepiece')
+    lines = [' '.join(random.Random(i).choices(WORDS, k=12)) for i in range(300)]
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_prefix=str(tmp_path/'spiece'), vocab_size=60, hard_vocab_limit=False, pad_id=0, unk_id=1, bos_id=-1,
+                                             eos_id=-1, pad_piece='<pad>', control_symbols='[CLS],[SEP]', user_defined_symbols='[MASK]', minloglevel=2)
+    model,_ = albert()
+    model.save_pretrained(tmp_path)
+    tokenizer = EntailmentModel(tmp_path, device='cpu')._load()[1]
+    assert not list(tmp_path.glob('tokenizer*')) and tokenizer.convert_ids_to_tokens(tokenizer('w1', 'w2').input_ids)[0]=='[CLS]'
+    pairs = random_pairs(8)
+    found = EntailmentModel(tmp_path, device='cpu', max_length=48).probabilities(pairs)
+    assert np.allclose(found, [np.array(plain(model, tokenizer, o, 48, True))[[0, 2, 1]] for o in pairs], atol=2e-6)
+
+def test_without_sentencepiece_the_message_says_so(tmp_path, monkeypatch):
+    import transformers
+    model,_ = albert()
+    model.save_pretrained(tmp_path)
+    def missing(*args, **settings): raise ValueError('`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.')
+    monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', missing)
+    with pytest.raises(ImportError, match=r"needs the packages sentencepiece and protobuf: pip install 'compresscal\[summaries\]'"): EntailmentModel(tmp_path).probabilities([('a', 'b')])
+
 # ---- Settings
 
 def test_a_folder_gives_what_its_model_gives(tmp_path):
