@@ -378,7 +378,7 @@ def test_scores_make_a_risk():
 
 # ---- Claims
 
-ANSWERS = {('Ann won.', 'Ann won it.'): [.9, .1, 0], ('Bob lost.', 'Bob won.'): [.1, .1, .8], ('Bob lost.', 'Carl slept.'): [.3, .7, 0]}
+ANSWERS = {('Ann won.', 'Ann won it.'): [.9, .1, 0], ('Bob lost.', 'Bob won.'): [.01, .19, .8], ('Bob lost.', 'Carl slept.'): [.3, .7, 0]}
 def told(pairs): return [ANSWERS.get(o, [.05, .9, .05]) for o in pairs]
 
 def test_claims():
@@ -386,7 +386,7 @@ def test_claims():
         found = judge.claims('Ann won. Bob lost.', 'Ann won it. Bob won. Carl slept.')
         table = found.to_pandas()
         assert table.verdict.tolist()==['supported', 'contradicted', 'unsupported'] and table.evidence.tolist()==['Ann won.', 'Bob lost.', 'Bob lost.']
-        assert table.claim.tolist()==['Ann won it.', 'Bob won.', 'Carl slept.'] and table.source_part.tolist()==[0, 1, 1] and table.entailment.tolist()==[.9, .1, .3]
+        assert table.claim.tolist()==['Ann won it.', 'Bob won.', 'Carl slept.'] and table.source_part.tolist()==[0, 1, 1] and table.entailment.tolist()==[.9, .05, .3]
         above,below = found.texts
         assert [(o.label, o.colour, above.text[o.start:o.end]) for o in above.marks]==[('1', 'green', 'Ann won it.'), ('2', 'violet', 'Bob won.'), ('3', 'red', 'Carl slept.')]
         assert [(o.label, below.text[o.start:o.end]) for o in below.marks]==[('1', 'Ann won.'), ('2', 'Bob lost.'), ('3', 'Bob lost.')]
@@ -411,4 +411,4 @@ def test_claims_of_nothing_and_of_odd_texts():
 
 def test_support_as_a_table():
     o, = find_support(['Ann won. Bob lost.'], ['Ann won it. Bob won.'], told)
-    assert o.to_pandas().loc['Ann won.', 'Ann won it.']==.9 and o.to_pandas().shape==(2, 2) and o.best==[0, 1] and o.contradiction[1, 1]==.8
+    assert o.to_pandas().loc['Ann won.', 'Ann won it.']==.9 and o.to_pandas().shape==(2, 2) and o.best==[0, 0] and o.contradiction[1, 1]==.8
