@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harim, harness, memory, speed, study
+import baseline, generation, harim, harness, memory, speed, study, summac
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -169,6 +169,12 @@ def test_memory(tmp_path):
     memory.main([*small, '--blocks', '3', '--modes', 'spill', '--out', str(tmp_path)])
     row, = json.loads((tmp_path/'memory.json').read_text())['rows']
     assert (row['mode'], row['blocks'])==('spill', 3) and row['peak']>=row['imports']>50
+
+def test_summac(tmp_path, capsys):
+    summac.main(['--models', 'bert-tiny', 'albert-tiny', '--documents', '2', '--sentences', '5', '--claims', '2', '--rounds', '1', '--out', str(tmp_path)]) # scores are equal
+    rows = json.loads((tmp_path/'summac.json').read_text())['rows']
+    assert [o['pairs'] for o in rows]==[40]*4 and rows[0]['asked']==40>rows[1]['asked'] and all(min(o['seconds'].values())>0 for o in rows)
+    assert 'compresscal, ZS and Conv' in capsys.readouterr().out
 
 @pytest.mark.slow
 def test_study(tmp_path, capsys):
