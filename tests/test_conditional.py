@@ -92,7 +92,7 @@ def test_a_folder_is_the_model_it_holds(kind, framed_tokenizer, tmp_path):
     model.save_pretrained(tmp_path/'mine')
     framed_tokenizer.save_pretrained(tmp_path/'mine')
     net, tokenizer = load_conditional(tmp_path/'mine', 'cpu')
-    assert type(net) is type(model) and tokenizer('ab')['input_ids']==framed_tokenizer('ab')['input_ids'] and model_label(tmp_path/'mine')=='mine'
+    assert type(net) is type(model) and tokenizer('ab')['input_ids']==framed_tokenizer('ab')['input_ids'] and model_identity(tmp_path/'mine')['model']=='mine'
     assert token_log_probabilities(net, [(3, 4)], [(5, 6)])[0]==pytest.approx(token_log_probabilities(model, [(3, 4)], [(5, 6)])[0], abs=1e-6)
 
 # Sources and summaries
@@ -150,5 +150,12 @@ def test_odd_texts(kind, framed_tokenizer):
 def test_settings_need_no_model():
     assert SourceReader('no/such', prompt='before').settings()['prompt']['name']=='before'
     with pytest.raises(ValueError, match="did you mean 'before'"): SourceReader('no/such', prompt='befor')
-    a, b = (SourceReader((small_model('bart', o), None)).settings()['model'] for o in (60, 61))
-    assert a!=b
+
+def test_identity_changes_with_what_decides(framed_tokenizer, tiny_tokenizer, tmp_path):
+    found = [model_identity((small_model('bart', n), t)) for n,t in ((259, framed_tokenizer), (260, framed_tokenizer), (259, tiny_tokenizer))]
+    assert len({*map(str, found)})==3 and found[0]==model_identity((small_model('bart', 259), framed_tokenizer))
+    small_model('bart', 259).save_pretrained(tmp_path/'mine')
+    before = model_identity(tmp_path/'mine')
+    assert before==model_identity(str(tmp_path/'mine')) and 'mine'==before['model']
+    (tmp_path/'mine'/'config.json').write_text('{}')
+    assert model_identity(tmp_path/'mine')!=before
