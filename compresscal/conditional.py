@@ -27,13 +27,79 @@ from .models import _check_causal, context_length, evaluation_mode, fingerprint,
 from .prompts import Prompt, as_prompt, fit
 from .scores import check_pairs
 
+# %% ../nbs/13_conditional.ipynb #221df707
+def _padded(rows, device, value=0):
+    "Rows of token ids side by side, padded on the right, and which of them are no padding; both `[rows, longest]`"
+    rows = [torch.tensor(o, dtype=torch.long) for o in rows]
+    tokens,mask = (pad_sequence(o, batch_first=True, padding_value=v) for o,v in ((rows, value), ([torch.ones_like(o) for o in rows], 0)))
+    return tokens.to(device),mask.to(device)
+
+def _places(lengths, starts):
+    "Row and column of the tokens of each target, `[tokens]`"
+    rows = [[i]*n for i,n in enumerate(lengths)]
+    return torch.tensor([*chain(*rows)]),torch.tensor([*chain(*(range(s, s+n) for n,s in zip(lengths, starts)))])
+
+class _Causal:
+    "Reads a context and a target in one row"
+    def __init__(self, model): self.model = model
+    def states(self, contexts, targets):
+        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of what the decoder returns"
+        tokens,mask = _padded([c+t for c,t in zip(contexts, targets)], self.model.device)
+        out = run_decoder(self.model, tokens, mask.bool())
+        return out.last_hidden_state[_places([*map(len, targets)], [len(c)-1 for c in contexts])],type(out)
+    def logits(self, states, kind, tokens): return apply_head(self.model, states, kind, tokens)
+
+# %% ../nbs/13_conditional.ipynb #6dcba6fe
+class _EncoderDecoder:
+    "Reads a context with the encoder and a target with the decoder"
+    def __init__(self, model): self.model,self.held,self.encoded = model,{},0
+    def encode(self, contexts):
+        "Hidden states of each context, `[length, width]`"
+        new = [*dict.fromkeys(o for o in contexts if o not in self.held)]
+        if new:
+            tokens,mask = _padded(new, self.model.device)
+            found = self.model.get_encoder()(input_ids=tokens, attention_mask=mask).last_hidden_state
+            self.held |= {o: x[:len(o)] for o,x in zip(new, found)}
+            self.encoded += len(new)
+        return [self.held[o] for o in contexts]
+    def shifted(self, labels):
+        "What the decoder reads before each token"
+        if hasattr(self.model, 'prepare_decoder_input_ids_from_labels'): return self.model.prepare_decoder_input_ids_from_labels(labels)
+        return torch.nn.functional.pad(labels[:,:-1].clamp(min=0), (1, 0), value=self.model.config.decoder_start_token_id)
+    def keep(self, contexts): self.held = {o: x for o,x in self.held.items() if o in contexts}
+    def states(self, contexts, targets):
+        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of what the decoder returns"
+        found,(_,mask) = self.encode(contexts),_padded(contexts, self.model.device)
+        out = self.model.get_decoder()(input_ids=self.shifted(_padded(targets, self.model.device, -100)[0]), use_cache=False,
+                                       encoder_hidden_states=pad_sequence(found, batch_first=True), encoder_attention_mask=mask)
+        return out.last_hidden_state[_places([*map(len, targets)], [0]*len(targets))],type(out)
+    def logits(self, states, kind, tokens):
+        some,decoder = kind(last_hidden_state=states[None]),self.model.get_decoder()
+        with replace_forward([decoder], lambda *args,**kwargs: some):
+            return self.model(encoder_outputs=(states[None],), decoder_input_ids=tokens[None], use_cache=False).logits[0]
+
+# %% ../nbs/13_conditional.ipynb #aabf5312
+def _check_parts(model):
+    "Raise if an encoder-decoder gives other logits when its parts are run apart"
+    context,target = ((3, 4, 5, 6),)*2
+    try:
+        with evaluation_mode(model):
+            reader = _EncoderDecoder(model)
+            states,kind = reader.states([context], [target])
+            ours = reader.logits(states, kind, torch.tensor(target, device=model.device))
+            whole = model(input_ids=torch.tensor([context], device=model.device), labels=torch.tensor([target], device=model.device), use_cache=False).logits[0]
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError, RuntimeError) as e:
+        raise ValueError(f"`model` must be an encoder-decoder whose parts can be run apart, got {type(model).__name__}: {str(e).splitlines()[0]}") from e
+    if (ours-whole).abs().max()>(1e-4 if model.dtype==torch.float32 else 2e-2)*whole.abs().max():
+        raise ValueError(f"`model` must be an encoder-decoder whose parts can be run apart, but those of {type(model).__name__} give other logits")
+
 # %% ../nbs/13_conditional.ipynb #f900902c
 def _check_model(model):
     "Raise for a model that does not say which token comes next"
     head = getattr(model, 'get_output_embeddings', lambda: None)()
     if head is None: raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a language model head does, "
                                      f"got {type(model).__name__}")
-    if not model.config.is_encoder_decoder: _check_causal(model)
+    (_check_parts if model.config.is_encoder_decoder else _check_causal)(model)
 
 def load_conditional(
     model:str|Path|tuple,  # Folder or Hub id of an encoder-decoder or a causal language model, `embedded`, or a model and its tokenizer
@@ -77,54 +143,6 @@ def model_identity(
     if model=='embedded' or not folder.is_dir(): return dict(model=str(model))
     files = sorted(o for o in folder.iterdir() if o.suffix in ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja'))
     return dict(model=folder.resolve().name, files=hashlib.blake2b(' '.join(f'{o.name} {file_fingerprint(o)}' for o in files).encode(), digest_size=16).hexdigest())
-
-# %% ../nbs/13_conditional.ipynb #221df707
-def _padded(rows, device, value=0):
-    "Rows of token ids side by side, padded on the right, and which of them are no padding; both `[rows, longest]`"
-    rows = [torch.tensor(o, dtype=torch.long) for o in rows]
-    tokens,mask = (pad_sequence(o, batch_first=True, padding_value=v) for o,v in ((rows, value), ([torch.ones_like(o) for o in rows], 0)))
-    return tokens.to(device),mask.to(device)
-
-def _places(lengths, starts):
-    "Row and column of the tokens of each target, `[tokens]`"
-    rows = [[i]*n for i,n in enumerate(lengths)]
-    return torch.tensor([*chain(*rows)]),torch.tensor([*chain(*(range(s, s+n) for n,s in zip(lengths, starts)))])
-
-class _Causal:
-    "Reads a context and a target in one row"
-    def __init__(self, model): self.model = model
-    def states(self, contexts, targets):
-        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of what the decoder returns"
-        tokens,mask = _padded([c+t for c,t in zip(contexts, targets)], self.model.device)
-        out = run_decoder(self.model, tokens, mask.bool())
-        return out.last_hidden_state[_places([*map(len, targets)], [len(c)-1 for c in contexts])],type(out)
-    def logits(self, states, kind, tokens): return apply_head(self.model, states, kind, tokens)
-
-# %% ../nbs/13_conditional.ipynb #6dcba6fe
-class _EncoderDecoder:
-    "Reads a context with the encoder and a target with the decoder"
-    def __init__(self, model): self.model,self.held,self.encoded = model,{},0
-    def encode(self, contexts):
-        "Hidden states of each context, `[length, width]`"
-        new = [*dict.fromkeys(o for o in contexts if o not in self.held)]
-        if new:
-            tokens,mask = _padded(new, self.model.device)
-            found = self.model.get_encoder()(input_ids=tokens, attention_mask=mask).last_hidden_state
-            self.held |= {o: x[:len(o)] for o,x in zip(new, found)}
-            self.encoded += len(new)
-        return [self.held[o] for o in contexts]
-    def keep(self, contexts): self.held = {o: x for o,x in self.held.items() if o in contexts}
-    def states(self, contexts, targets):
-        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of what the decoder returns"
-        found,(_,mask) = self.encode(contexts),_padded(contexts, self.model.device)
-        labels,_ = _padded(targets, self.model.device, -100)
-        out = self.model.get_decoder()(input_ids=self.model.prepare_decoder_input_ids_from_labels(labels), use_cache=False,
-                                       encoder_hidden_states=pad_sequence(found, batch_first=True), encoder_attention_mask=mask)
-        return out.last_hidden_state[_places([*map(len, targets)], [0]*len(targets))],type(out)
-    def logits(self, states, kind, tokens):
-        some,decoder = kind(last_hidden_state=states[None]),self.model.get_decoder()
-        with replace_forward([decoder], lambda *args,**kwargs: some):
-            return self.model(encoder_outputs=(states[None],), decoder_input_ids=tokens[None], use_cache=False).logits[0]
 
 # %% ../nbs/13_conditional.ipynb #c6134434
 def _batches(contexts, targets, tokens_at_once):

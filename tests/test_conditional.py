@@ -86,6 +86,28 @@ def test_what_cannot_judge(framed_tokenizer, tmp_path):
     with pytest.raises(ValueError, match='config.json'): load_conditional(tmp_path/'empty')
     with pytest.raises(ValueError, match='`device`'): load_conditional('embedded', 'nonsense')
 
+def test_other_encoder_decoders_and_one_that_cannot_be_run_in_parts():
+    from transformers import (BartForConditionalGeneration, BlenderbotConfig, BlenderbotForConditionalGeneration, LEDConfig, LEDForConditionalGeneration, MBartConfig,
+                              MBartForConditionalGeneration, ProphetNetConfig, ProphetNetForConditionalGeneration)
+    sizes = dict(vocab_size=60, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+                 decoder_ffn_dim=64, init_std=.3, bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1)
+    led = dict(max_encoder_position_embeddings=64, max_decoder_position_embeddings=64, attention_window=8)
+    contexts, targets = rows(0, 6, 30), rows(1, 6, 12)
+    for model in (BlenderbotForConditionalGeneration(BlenderbotConfig(**sizes)), LEDForConditionalGeneration(LEDConfig(**sizes, **led)), MBartForConditionalGeneration(MBartConfig(**sizes))):
+        net, _ = load_conditional((model.eval(), None))
+        for c,t,o in zip(contexts, targets, token_log_probabilities(net, contexts, targets)):
+            with torch.no_grad(): whole = net(input_ids=torch.tensor([c]), labels=torch.tensor([t])).logits[0].double().log_softmax(-1)[range(len(t)), list(t)]
+            assert o==pytest.approx(whole.numpy(), abs=1e-5), type(net)
+    odd = ProphetNetConfig(vocab_size=60, hidden_size=32, encoder_ffn_dim=64, decoder_ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1, num_encoder_attention_heads=4,
+                           num_decoder_attention_heads=4, max_position_embeddings=64, bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1)
+    with pytest.raises(ValueError, match='whose parts can be run apart'): load_conditional((ProphetNetForConditionalGeneration(odd), None))
+    class Scaled(BartForConditionalGeneration):
+        def forward(self, input_ids=None, **kwargs):
+            out = super().forward(input_ids=input_ids, **kwargs)
+            out.logits = out.logits*(1 if input_ids is None else 2)
+            return out
+    with pytest.raises(ValueError, match='Scaled give other logits'): load_conditional((Scaled(small_model('bart', 60).config), None))
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_folder_is_the_model_it_holds(kind, framed_tokenizer, tmp_path):
     model = small_model(kind, len(framed_tokenizer))
