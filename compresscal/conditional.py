@@ -304,7 +304,9 @@ class Reading:
     def parts(self)->dict: # Of `Scores`
         "Number of tokens, and what was cut"
         return {'tokens': [len(o.target) if o else 0 for o in self.pairs]}|{k: [bool(o and getattr(o, k)) for o in self.pairs] for k in ('source_cut', 'summary_cut')}
-    def __repr__(self): return '\n'.join([f"Reading: {sum(o is not None for o in self.pairs):,} of {len(self.pairs):,} summaries, {sum(self.parts()['tokens']):,} tokens", *self.notes])
+    def __repr__(self):
+        n,tokens = sum(o is not None for o in self.pairs),sum(self.parts()['tokens'])
+        return '\n'.join([f"Reading: {n:,} of {len(self.pairs):,} summaries, {tokens:,} tokens", *self.notes])
 
 def _notes(self, pairs):
     n,counts = len(pairs),[sum(bool(o and getattr(o, k)) for o in pairs) for k in ('source_cut', 'summary_cut')]

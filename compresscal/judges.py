@@ -153,15 +153,19 @@ class AlignScore:
                 device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
             self._scorer = _made('AlignScore', kind, model=self.model, batch_size=self.batch_size, device=device, ckpt_path=str(self.checkpoint), evaluation_mode=self.mode)
         return self._scorer
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # The package shows its own
-    )->Scores:                   # nan where a source or a summary is empty
-        "AlignScore of summaries, each against its own document"
-        f = lambda a, b: self._load().score(contexts=a, claims=b)
-        found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
-        return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
+
+# %% ../nbs/15_judges.ipynb #b2374ad9
+def _alignscore_score(self,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # The package shows its own
+)->Scores:                   # nan where a source or a summary is empty
+    "AlignScore of summaries, each against its own document"
+    f = lambda a, b: self._load().score(contexts=a, claims=b)
+    found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
+    return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
+
+AlignScore.score = _alignscore_score
 
 # %% ../nbs/15_judges.ipynb #eef979a5
 CHECKERS = ('roberta-large', 'deberta-v3-large', 'flan-t5-large', 'Bespoke-MiniCheck-7B')
