@@ -86,13 +86,35 @@ def test_what_cannot_judge(framed_tokenizer, tmp_path):
     with pytest.raises(ValueError, match='config.json'): load_conditional(tmp_path/'empty')
     with pytest.raises(ValueError, match='`device`'): load_conditional('embedded', 'nonsense')
 
+def test_other_encoder_decoders_and_one_that_cannot_be_run_in_parts():
+    from transformers import (BartForConditionalGeneration, BlenderbotConfig, BlenderbotForConditionalGeneration, LEDConfig, LEDForConditionalGeneration, MBartConfig,
+                              MBartForConditionalGeneration, ProphetNetConfig, ProphetNetForConditionalGeneration)
+    sizes = dict(vocab_size=60, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+                 decoder_ffn_dim=64, init_std=.3, bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1)
+    led = dict(max_encoder_position_embeddings=64, max_decoder_position_embeddings=64, attention_window=8)
+    contexts, targets = rows(0, 6, 30), rows(1, 6, 12)
+    for model in (BlenderbotForConditionalGeneration(BlenderbotConfig(**sizes)), LEDForConditionalGeneration(LEDConfig(**sizes, **led)), MBartForConditionalGeneration(MBartConfig(**sizes))):
+        net, _ = load_conditional((model.eval(), None))
+        for c,t,o in zip(contexts, targets, token_log_probabilities(net, contexts, targets)):
+            with torch.no_grad(): whole = net(input_ids=torch.tensor([c]), labels=torch.tensor([t])).logits[0].double().log_softmax(-1)[range(len(t)), list(t)]
+            assert o==pytest.approx(whole.numpy(), abs=1e-5), type(net)
+    odd = ProphetNetConfig(vocab_size=60, hidden_size=32, encoder_ffn_dim=64, decoder_ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1, num_encoder_attention_heads=4,
+                           num_decoder_attention_heads=4, max_position_embeddings=64, bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1)
+    with pytest.raises(ValueError, match='whose parts can be run apart'): load_conditional((ProphetNetForConditionalGeneration(odd), None))
+    class Scaled(BartForConditionalGeneration):
+        def forward(self, input_ids=None, **kwargs):
+            out = super().forward(input_ids=input_ids, **kwargs)
+            out.logits = out.logits*(1 if input_ids is None else 2)
+            return out
+    with pytest.raises(ValueError, match='Scaled give other logits'): load_conditional((Scaled(small_model('bart', 60).config), None))
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_folder_is_the_model_it_holds(kind, framed_tokenizer, tmp_path):
     model = small_model(kind, len(framed_tokenizer))
     model.save_pretrained(tmp_path/'mine')
     framed_tokenizer.save_pretrained(tmp_path/'mine')
     net, tokenizer = load_conditional(tmp_path/'mine', 'cpu')
-    assert type(net) is type(model) and tokenizer('ab')['input_ids']==framed_tokenizer('ab')['input_ids'] and model_label(tmp_path/'mine')=='mine'
+    assert type(net) is type(model) and tokenizer('ab')['input_ids']==framed_tokenizer('ab')['input_ids'] and model_identity(tmp_path/'mine')['model']=='mine'
     assert token_log_probabilities(net, [(3, 4)], [(5, 6)])[0]==pytest.approx(token_log_probabilities(model, [(3, 4)], [(5, 6)])[0], abs=1e-6)
 
 # Sources and summaries
@@ -150,5 +172,12 @@ def test_odd_texts(kind, framed_tokenizer):
 def test_settings_need_no_model():
     assert SourceReader('no/such', prompt='before').settings()['prompt']['name']=='before'
     with pytest.raises(ValueError, match="did you mean 'before'"): SourceReader('no/such', prompt='befor')
-    a, b = (SourceReader((small_model('bart', o), None)).settings()['model'] for o in (60, 61))
-    assert a!=b
+
+def test_identity_changes_with_what_decides(framed_tokenizer, tiny_tokenizer, tmp_path):
+    found = [model_identity((small_model('bart', n), t)) for n,t in ((259, framed_tokenizer), (260, framed_tokenizer), (259, tiny_tokenizer))]
+    assert len({*map(str, found)})==3 and found[0]==model_identity((small_model('bart', 259), framed_tokenizer))
+    small_model('bart', 259).save_pretrained(tmp_path/'mine')
+    before = model_identity(tmp_path/'mine')
+    assert before==model_identity(str(tmp_path/'mine')) and 'mine'==before['model']
+    (tmp_path/'mine'/'config.json').write_text('{}')
+    assert model_identity(tmp_path/'mine')!=before

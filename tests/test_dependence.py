@@ -19,9 +19,9 @@ def defined(model, given, without, target):
 def test_encoder_decoder_equals_its_definition(kind, framed_tokenizer):
     model = small_model(kind, 259)
     ids = lambda text, most: framed_tokenizer(text, truncation=True, max_length=most)['input_ids']
-    found = Dependence((model, framed_tokenizer), source_length=250, target_length=64).score(SOURCES, SUMMARIES)
+    found = Dependence((model, framed_tokenizer), source_length=250, target_length=40).score(SOURCES, SUMMARIES)
     for a,b,o,v in zip(SOURCES, SUMMARIES, found.parts['kl'], found.values):
-        expected = defined(model, ids(a, 250), [0, 1], ids(b, 64))[1:-1] # special tokens are not of the summary
+        expected = defined(model, ids(a, 250), [0, 1], ids(b, 40))[1:-1] # special tokens are not of the summary
         assert o==pytest.approx(expected, abs=1e-4, rel=1e-5) and v==pytest.approx(expected.mean(), abs=1e-4, rel=1e-5)
     assert found.parts['source_cut']==found.parts['summary_cut']==[False]*4+[True] and len(found.notes)==2
 

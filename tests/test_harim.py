@@ -10,7 +10,7 @@ from test_conditional import plainly
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SOURCES = ['The council of Bremen met on Monday.', 'It rained 🙂 for days; die Straßen были пусты.', 'word', 'The council of Bremen met on Monday.', 'a b c '*200]
-SUMMARIES = ['The council met.', 'Rain.', 'A summary that is much longer than the word it sums up', 'Bremen has a council 日本', 'abc '*60]
+SUMMARIES = ['The council met.', 'Rain.', 'A summary longer than its word', 'Bremen has a council 日本', 'abc '*40]
 
 def defined(model, given, without, target, lambda_=7., form='published'):
     "The score from its definition: p of both for each token, h, and two means"
@@ -24,19 +24,19 @@ def defined(model, given, without, target, lambda_=7., form='published'):
 def test_encoder_decoder_equals_its_definition(kind, form, framed_tokenizer):
     model = small_model(kind, 259)
     ids = lambda text, most: framed_tokenizer(text, truncation=True, max_length=most)['input_ids']
-    found = HaRiM((model, framed_tokenizer), form=form, lambda_=5, source_length=250).score(SOURCES, SUMMARIES)
-    expected = [defined(model, ids(a, 250), [0, 1], ids(b, 110), 5, form) for a,b in zip(SOURCES, SUMMARIES)]
+    found = HaRiM((model, framed_tokenizer), form=form, lambda_=5, source_length=250, target_length=40).score(SOURCES, SUMMARIES)
+    expected = [defined(model, ids(a, 250), [0, 1], ids(b, 40), 5, form) for a,b in zip(SOURCES, SUMMARIES)]
     assert found.values==pytest.approx(expected, abs=1e-5)
-    assert found.parts['tokens']==[len(ids(o, 110)) for o in SUMMARIES] and found.parts['source_cut']==[False]*4+[True]
+    assert found.parts['tokens']==[len(ids(o, 40)) for o in SUMMARIES] and found.parts['source_cut']==[False]*4+[True]
     assert found.parts['summary_cut']==[False]*4+[True] and len(found.notes)==2
 
 @pytest.mark.parametrize('form', FORMS)
 def test_decoder_equals_its_definition(form, tiny_tokenizer):
     model = small_model('llama', 259)
-    judge = HaRiMDecoder((model, tiny_tokenizer), prompt='before', form=form, target_length=64)
+    judge = HaRiMDecoder((model, tiny_tokenizer), prompt='before', form=form, target_length=40)
     found = judge.score(SOURCES, SUMMARIES)
-    room, without = 512-64, fit('before', tiny_tokenizer, '', 512).ids
-    expected = [defined(model, fit('before', tiny_tokenizer, a, room).ids, without, tiny_tokenizer(b)['input_ids'][:64], 7, form) for a,b in zip(SOURCES, SUMMARIES)]
+    room, without = 512-40, fit('before', tiny_tokenizer, '', 512).ids
+    expected = [defined(model, fit('before', tiny_tokenizer, a, room).ids, without, tiny_tokenizer(b)['input_ids'][:40], 7, form) for a,b in zip(SOURCES, SUMMARIES)]
     assert found.values==pytest.approx(expected, abs=1e-5) and found.parts['source_cut']==[False]*4+[True]
 
 @pytest.mark.parametrize('make', [lambda t, **k: HaRiM((small_model('bart', 259), t), source_length=250, **k), lambda t, **k: HaRiMDecoder((small_model('llama', 259), t), **k)])

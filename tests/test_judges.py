@@ -162,7 +162,9 @@ def test_every_name_has_a_metric():
 
 def test_summac_by_name():
     summac = pytest.importorskip('compresscal.summac')
-    assert judge_class('summac_zs') is summac.SummaCZS and judge_class('summac_conv') is summac.SummaCConv
+    assert judge_maker('summac_zs') is summac.SummaCZS and judge_maker('summac_conv') is summac.SummaCConv
     judge = parse_judge('summac_zs')
     assert isinstance(judge, Judge) and metric_of(judge).label=='SummaC-ZS'
-    with pytest.raises(ValueError, match='must be one of'): parse_judge('summac_zs:nothing_such=1')
+    assert parse_judge('summac_zs:use_contradiction=true,shortest=11').settings()==summac.SummaCZS(use_contradiction=True, shortest=11).settings()
+    assert parse_judge('summac_zs:original').settings()==summac.SummaCZS.original().settings()
+    with pytest.raises(ValueError, match='must give SummaCZS settings that it takes, .*nothing_such'): parse_judge('summac_zs:nothing_such=1')
