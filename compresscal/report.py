@@ -18,6 +18,7 @@ import pandas as pd
 
 from .figures import axis_label
 from .findings import headlines
+from .hallucination import summary_tables
 from .installed import write_changed
 from .plots import WIDTHS, Picture
 from .results import Results, describe_metric, latex_table, markdown_table, number, tables
