@@ -66,6 +66,28 @@ def _shown(rows, wanted=lambda metric: True):
     compressed = {g: v for g,v in groups.items() if g.method!='dense' and metrics[g.evaluation]==g.metric and wanted(g.metric)}
     return largest(compressed), groups
 
+def _logarithmic(axis, low, high, ticks=None):
+    "A logarithmic axis with plain numbers"
+    with style():
+        axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
+        ticks = ticks or [t for e in range(-5, 9) for b in (1, 2, 5) if low<=(t := b*10.**e)<=high]
+        if len(ticks)>7: ticks = [t for t in ticks if f'{t:e}'[0]=='1']
+        axis.set_ticks(ticks, [f'{t:,g}' if t<1e6 else f'{t:.0e}' for t in ticks])
+        axis.set_minor_locator(NullLocator())
+
+def _wide(metric, values):
+    "Is the largest perplexity more than four times the smallest?"
+    values = [v for v in values if math.isfinite(v)]
+    return is_ratio(metric) and bool(values) and 0<4*min(values)<max(values)
+
+def _stretch(axis, values):
+    "A logarithmic axis for these values; an interval may reach below zero, the axis not"
+    values = [v for v in values if v>0 and math.isfinite(v)]
+    room = max(1.25, (max(values)/min(values))**.08) # for the marks
+    low, high = min(values)/room, max(max(values)*room, getattr(axis.axes, f'get_{axis.axis_name}lim')()[1])
+    _logarithmic(axis, low, high)
+    axis.axes.set(**{f'{axis.axis_name}lim': (low, high)})
+
 def _sizes(groups):
     "A sentence on the sets in a figure"
     sizes = sorted({(g.n_sequences, g.length) for g in groups if g.n_sequences})
@@ -95,11 +117,14 @@ def distributions(
         if not panels: continue
         first = {t: next(iter(p.values()))[0] for t,p in panels.items()}
         metrics = {g.metric for g in first.values()}
-        pictures[slug('distributions', model*several, evaluation)] = plot_strips({t: {k: s for k,(_,s) in p.items()} for t,p in panels.items()},
+        pictures[slug('distributions', model*several, evaluation)] = p = plot_strips({t: {k: s for k,(_,s) in p.items()} for t,p in panels.items()},
             {t: d for t,g in first.items() if math.isfinite(d := dense_value(groups, g))}, {t: axis_label(g.evaluation, g.metric) for t,g in first.items()},
             caption=f"{'Perplexity on held-out text' if metrics=={'perplexity'} else 'Quality'} after compression. Each mark is one calibration set, the tick "
             'their mean, the bar a 95 % t interval for it (three sets or more); dashed is the dense model. A method without a source uses no calibration text. '
-            + _sizes({g: shown[g] for p in panels.values() for g,_ in p.values()}))
+            + _sizes({g: shown[g] for rows in panels.values() for g,_ in rows.values()}))
+        for ax,(t,g) in zip(p.figure.axes, first.items()):
+            values = [v for _,s in panels[t].values() for v in s.values]
+            if _wide(g.metric, values): _stretch(ax.xaxis, [*values, dense_value(groups, g)])
     return pictures
 
 # %% ../nbs/17_figures.ipynb #8ac2f5af
@@ -130,20 +155,9 @@ def _ranking(model, evaluations, groups):
         'more, documents fixed), small marks the sets; dashed is the dense model. Where intervals overlap, the order is not settled. '
         + _sizes({g: s.values for v in evaluations.values() for g,s in v.items()}))
     for ax,(e,g) in zip(p.figure.axes, first.items()):
-        values = [v for s in evaluations[e].values() for v in s.values if math.isfinite(v)]
-        if is_ratio(g.metric) and values and max(values)>4*min(values):
-            low, high = .8*min(v for v in (*values, dense_value(groups, g)) if v>0), ax.get_xlim()[1] # an interval may reach below zero, the axis not
-            _logarithmic(ax.xaxis, low, high)
-            ax.set_xlim(low, high)
+        values = [v for s in evaluations[e].values() for v in s.values]
+        if _wide(g.metric, values): _stretch(ax.xaxis, [*values, dense_value(groups, g)])
     return p
-
-def _logarithmic(axis, low, high, ticks=None):
-    "A logarithmic axis with plain numbers"
-    with style():
-        axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
-        ticks = ticks or [t for e in range(-3, 9) for b in (1, 2, 5) if low<=(t := b*10.**e)<=high]
-        axis.set_ticks(ticks, [f'{t:,g}' if t<1e6 else f'{t:.0e}' for t in ticks])
-        axis.set_minor_locator(NullLocator())
 
 # %% ../nbs/17_figures.ipynb #f6b7e000
 def against_dense(
@@ -158,7 +172,7 @@ def against_dense(
 def _format(metric, values):
     "As many digits as tell values apart, and no more than a cell holds"
     top = max(map(abs, values), default=0)
-    return '+.1f' if is_accuracy(metric) else '.1f' if metric in ('agreement', 'flips') else '.3f' if top<10 else '.1f' if top<1000 else '.2g'
+    return '+.1f' if is_accuracy(metric) else '.1f' if metric in ('agreement', 'flips') else '.3f' if top<10 else '.2f' if top<100 else '.1f' if top<1000 else '.2g'
 
 def heat_maps(
     rows:Sequence[dict], # Of a study
@@ -182,7 +196,7 @@ def heat_maps(
     return pictures
 
 # %% ../nbs/17_figures.ipynb #11f41db1
-def _curves(points:Mapping[tuple, dict], label:str, caption:str, xlabel:str, log:bool)->Picture|None:
+def _curves(points:Mapping[tuple, dict], metric:str, caption:str, xlabel:str, log:bool)->Picture|None:
     "From (panel, line) -> x -> values of the sets, means to the left and deviations to the right"
     means, spreads = {}, {}
     for (panel,line),at in points.items():
@@ -194,9 +208,11 @@ def _curves(points:Mapping[tuple, dict], label:str, caption:str, xlabel:str, log
     if not means: return None
     pairs = {k: v for panel in means if (spread := f'{panel}, between sets') in spreads for k,v in ((panel, means[panel]), (spread, spreads[spread]))}
     panels = pairs|means # those without a spread come last
-    p = plot_line_panels(panels, xlabel, {k: label if k in means else 'standard deviation' for k in panels}, caption, height=1.6)
+    p = plot_line_panels(panels, xlabel, {k: metric_label(metric) if k in means else 'standard deviation' for k in panels}, caption, height=1.6)
     for ax,(k,lines) in zip(p.figure.axes, panels.items()):
-        if k not in means: ax.set_ylim(0, None)
+        level, drawn = means[k.removesuffix(', between sets')], [y for l in lines.values() for y in l.y]
+        if _wide(metric, [y for l in level.values() for y in l.y]) and min(drawn)>0: _stretch(ax.yaxis, drawn)
+        elif k not in means: ax.set_ylim(0, None)
         at = sorted({x for l in lines.values() for x in l.x})
         if log: _logarithmic(ax.xaxis, 0, 0, at[::-(-len(at)//6)])
         elif len(at)<=8: ax.set_xticks(at)
@@ -216,7 +232,7 @@ def size_curves(
         line = g.source if len(lengths)==1 else f'{g.source}, {g.length} each'
         found.setdefault((g.model, g.evaluation), {}).setdefault((g.method, line), {})[g.tokens] = [*values.values()]
     several = len({m for m,_ in found})>1
-    made = {slug('tokens', m*several, e): _curves(points, metric_label(metrics[e]), _BAND+f'Evaluated on {e}; {m} model.', 'calibration tokens', True)
+    made = {slug('tokens', m*several, e): _curves(points, metrics[e], _BAND+f'Evaluated on {e}; {m} model.', 'calibration tokens', True)
             for (m,e),points in found.items()}
     return {k: p for k,p in made.items() if p}
 
@@ -234,7 +250,7 @@ def strength_curves(
         line = 'no text' if g.source=='none' else g.source
         found.setdefault((kind, g.model, g.evaluation), {}).setdefault((panel, line), {})[x] = [*values.values()]
     several = len({m for _,m,_ in found})>1
-    made = {slug(kind, m*several, e): _curves(points, metric_label(metrics[e]), _BAND+f'Evaluated on {e}; {m} model.',
+    made = {slug(kind, m*several, e): _curves(points, metrics[e], _BAND+f'Evaluated on {e}; {m} model.',
                                                     dict(bits='bits', sparsity='sparsity, %')[kind], False)
             for (kind,m,e),points in found.items()}
     return {k: p for k,p in made.items() if p}

@@ -230,7 +230,7 @@ def _known_text(text):
 
 def _unknown(name, known, what):
     close = get_close_matches(name, known, 1, .6)
-    return ValueError(f"`evaluation` must name {what}, got {name!r}"+(f"; did you mean {close[0]!r}?" if close else '')+f" Known: {', '.join(known)}")
+    return ValueError(f"`evaluation` must name {what}, got {name!r}"+(f"; did you mean {close[0]!r}?" if close else '.')+f" Known: {', '.join(known)}")
 
 def parse_measure(
     name,                    # Such as `docs`, `kl:docs`, `gptq:wikitext,length=1024` or `task:arc_easy,limit=100`; a measure is returned as it is

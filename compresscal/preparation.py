@@ -49,6 +49,7 @@ def gather(
     store:Store,  # Of the study
     model:torch.nn.Module, # The dense model
     tokenizer:object,      # Its tokenizer
+    progress:bool=True,    # Show a progress bar while the model writes text
 )->tuple[dict, dict]:  # Calibration sets by (source, sequences, length); held-out text by measure
     "The calibration sets and the evaluation text of one model"
     sizes, lengths = ((v if isinstance(v, tuple) else (v,)) for v in (study.n_sequences, study.length))
@@ -59,7 +60,7 @@ def gather(
         parts = parse_mixture(str(source)) or [source]
         asked = dict(source=str(source), files=[file_stamp(s) for s in parts], tokenizer=tokenizer_fingerprint(tokenizer), **how)
         if is_written(str(source)): asked |= dict(model=fingerprint(model), torch=torch.__version__) # the model writes them
-        found = store.sets(asked, lambda: calibration_sets(source, tokenizer, model=model, folder=store.folder/'written', **how))
+        found = store.sets(asked, lambda: calibration_sets(source, tokenizer, model=model, folder=store.folder/'written', progress=progress, **how))
         shutil.rmtree(store.folder/'written', ignore_errors=True) # what was kept against an interruption
         return found
     for name,source in named(study.sources).items():
@@ -91,13 +92,14 @@ def prepare(
     name:str,      # Name of the model
     source:object, # The model
     here:bool,     # Do jobs run in this process?
+    progress:bool=True, # Show a progress bar while the model writes text
 )->Prepared:
     "Load a model, gather its text, and try what could fail later"
     model, tokenizer = source if isinstance(source, tuple) else load_model(source, device=study.device)
     for layer in [l for block in decoder_blocks(model) for l in block.linears]:
         for m in study.methods: m.check(layer.weight)
     for measure,_ in measured(study).values(): measure.check(model, tokenizer)
-    sets, texts = gather(study, store, model, tokenizer)
+    sets, texts = gather(study, store, model, tokenizer, progress)
     jobs = [*grid(name, study.methods, sets, [*measured(study)])]
     jobs += replicates(jobs, sets, study.replicates)
     many = lambda n, length: f' of {n} x {length}' if len({o[1:] for o in sets})>1 else ''

@@ -176,7 +176,7 @@ def tables(
     sizes = ['tokens']*(len(frame[frame.source!='none'][['n_sequences', 'length']].drop_duplicates())>1)
     for (model,evaluation,metric),part in frame.groupby(['model', 'evaluation', 'metric'], sort=False):
         if not full and metric!=results.metrics(evaluation)[0]: continue
-        digits, dense = 2 if is_ratio(metric) else 3, part.dense.iloc[0]
+        digits, dense = 2 if metric.endswith('perplexity') else 3, part.dense.iloc[0]
         n, title = (lambda x: number(x, digits)), f'{model}: {describe_metric(evaluation, metric)}'
         if compared := metric not in AGAINST_DENSE: title += f"; dense model {n(dense) or 'not measured'}"
         change = ['ratio' if is_ratio(metric) else 'change']*compared

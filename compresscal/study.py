@@ -21,13 +21,14 @@ from .cells import Bench, Job, environment
 from .compression import Method
 from .corpora import installed_sources
 from .engines import Local, engine_from
+from .inputs import check_source
 from .installed import write_changed
 from .names import no_such, parse_method, spell_method
 from .notebooks import write_notebook
 from .preparation import cells_of, in_groups, measured, named, prepare, rows_of
 from .report import write_results
 from .results import Results
-from .sources import is_written, parse_mixture
+from .sources import parse_mixture
 from .store import Store, content_key, open_store
 
 # %% ../nbs/20_study.ipynb #8755832d
@@ -88,7 +89,7 @@ def check_text(
         if given is None and measure.text and (measure.text.partition(':')[0] in ('self', 'random') or parse_mixture(measure.text)):
             raise ValueError(f"`evaluations` must be text that people wrote, read from one source, got {n!r}")
     for s in named(study.sources).values():
-        if isinstance(s, str): is_written(s) # a recipe that is not one is found now
+        if isinstance(s, (str, Path)): check_source(str(s)) # what cannot be had, or is no recipe, is found now
     used = [str(s) for s in named(study.sources).values() if isinstance(s, (str, Path)) and s not in installed_sources]
     for n,(measure,given) in measured(study).items():
         if given is None and measure.text in used: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {measure.text!r}, which is in `sources`")
@@ -168,7 +169,7 @@ def run_study(
         ready = []
         for name,source in named(study.models).items():
             bar.set_description(f'{name}: gathering text')
-            ready.append(prepare(study, store, name, source, isinstance(engine, Local)))
+            ready.append(prepare(study, store, name, source, isinstance(engine, Local), not off))
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
         results = {k: without_documents(found) for k in keys if (found:=store.get(k)) is not None}
