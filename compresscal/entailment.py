@@ -14,10 +14,8 @@ from itertools import groupby, islice
 from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
-from .calibration import tokenizer_fingerprint
-from .corpora import file_fingerprint
+from .calibration import model_identity
 from .loading import _bars, _place
-from .models import fingerprint
 
 # %% ../nbs/12_entailment.ipynb #41d4fc77
 LABELS = ('entailment', 'neutral', 'contradiction')
@@ -107,7 +105,7 @@ class EntailmentFunction(EntailmentScorer):
         own = '.'.join(filter(None, (getattr(function, '__module__', None), getattr(function, '__qualname__', type(function).__qualname__))))
         self.function,self.name = function,name or own
 
-    def settings(self)->dict: return dict(nli=self.name)
+    def settings(self)->dict: return dict(model=self.name)
     def __repr__(self): return f'EntailmentFunction({self.name})'
     def _compute(self, pairs, progress):
         told = np.asarray(self.function(pairs), dtype=np.float64)
@@ -175,19 +173,12 @@ class EntailmentModel(EntailmentScorer):
     def __repr__(self): return f'EntailmentModel({self.name}, max_length={self.max_length})'
 
 # %% ../nbs/12_entailment.ipynb #982e2ffe
-def _identity(model, revision):
-    "What says which model it is"
-    if isinstance(model, tuple):
-        dtype = str(next(model[0].parameters()).dtype).removeprefix('torch.')
-        return dict(nli=fingerprint(model[0]), tokenizer=tokenizer_fingerprint(model[1]), dtype=dtype)
-    folder = Path(model).expanduser()
-    if not folder.is_dir(): return dict(nli=str(model), revision=revision)
-    files = sorted(o for o in folder.iterdir() if o.is_file() and o.suffix in ('.json', '.safetensors', '.bin', '.model', '.txt'))
-    return dict(nli=folder.name, files=hashlib.blake2b(' '.join(f'{o.name} {file_fingerprint(o)}' for o in files).encode(), digest_size=16).hexdigest())
-
 def _model_settings(self)->dict:
     "All that decides the probabilities, ready for JSON; no model is opened"
-    if self._facts is None: self._facts = dict(dtype=self.dtype)|_identity(self.model, self.revision)
+    if self._facts is None:
+        given = isinstance(self.model, tuple) # with weights of its own
+        dtype = str(next(self.model[0].parameters()).dtype).removeprefix('torch.') if given else self.dtype
+        self._facts = model_identity(self.model)|dict(dtype=dtype)|(dict(revision=self.revision) if self.revision else {})
     return self._facts|dict(labels=self.labels and list(self.labels), max_length=self.max_length)
 
 EntailmentModel.settings = _model_settings

@@ -1,6 +1,7 @@
 "A summary read twice: against one token at a time, whatever the batch, and what is refused"
 import numpy as np, pytest, torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
+from compresscal.calibration import model_identity
 from compresscal.conditional import *
 from compresscal.conditional import _batches
 from compresscal.prompts import around

@@ -270,7 +270,7 @@ def test_a_folder_gives_what_its_model_gives(tmp_path):
     pairs = random_pairs(10)
     one,two = EntailmentModel(tmp_path/'one', device='cpu'),EntailmentModel(str(tmp_path/'two'), device='cpu')
     settings = one.settings()
-    assert one._loaded is None and json.loads(json.dumps(settings))==settings and settings['files']==two.settings()['files'] and settings['nli']=='one' and str(tmp_path) not in json.dumps(settings)
+    assert one._loaded is None and json.loads(json.dumps(settings))==settings and settings['files']==two.settings()['files'] and settings['model']=='one' and str(tmp_path) not in json.dumps(settings)
     assert (one.probabilities(pairs)==EntailmentModel((model, tokenizer)).probabilities(pairs)).all()
     bert(seed=1)[0].save_pretrained(tmp_path/'two')
     assert EntailmentModel(tmp_path/'two').settings()['files']!=settings['files']
@@ -284,6 +284,6 @@ def test_settings_tell_models_apart():
 def test_scorers_are_made_of_what_there_is():
     scorer = Counting()
     assert as_scorer(scorer) is scorer and isinstance(as_scorer(len), EntailmentFunction) and isinstance(as_scorer('a/b'), EntailmentModel) and isinstance(as_scorer(bert()), EntailmentModel)
-    assert as_scorer(random_pairs).settings()['nli'].endswith('.random_pairs')
+    assert as_scorer(random_pairs).settings()['model'].endswith('.random_pairs')
     with pytest.raises(TypeError, match='got NoneType'): as_scorer(None)
     with pytest.raises(NotImplementedError): EntailmentScorer().probabilities([('a', 'b')])
