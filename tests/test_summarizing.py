@@ -22,7 +22,7 @@ def test_written_compared_and_kept(tiny_checkpoint, documents, tmp_path, capsys)
     assert first.data['summaries']==8 and first.data['file']==a and not list(tmp_path.glob('.*'))
     write_summaries(str(tiny_checkpoint), b, documents, temperature=1., seed=3, **HOW)
     assert load_summaries(b).settings['sampling'] and load_summaries(a).settings['sampling'] is None and load_summaries(a).texts!=load_summaries(b).texts
-    judge = f'harim:decoder,model={tiny_checkpoint},target_length=32'
+    judge = f'harim:decoder,model={tiny_checkpoint},prompt=document,target_length=32'
     assert main(['hallucination', a, f'Wanda 50%={b}', f'Wanda 50%={a}', '--judges', judge, '--out', str(tmp_path/'found'), '--json', '--quiet'])==0
     said = json.loads(capsys.readouterr().out)
     row = next(o for o in said['risk'] if o['metric']=='harim:decoder' and o['method']=='Wanda 50%')
