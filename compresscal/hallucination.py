@@ -291,6 +291,7 @@ def kept_reviews(
     place = lambda k: next((i for i,o in enumerate(order) if o.method==k.method and k.source.startswith(o.source)), 0)
     return Hallucination({k: found[k] for k in sorted(found, key=place)}, beside) if DENSE in found else None
 
+# %% ../nbs/17_hallucination.ipynb #6c5d47c7
 _RISK = ['label', 'method', 'source', 'dataset', 'sets', 'n', 'dense', 'compressed', 'variant', 'risk', 'low', 'high', 'p', 'p_holm', 'degenerate']
 _MEANS = ['method', 'source', 'dataset', 'sets', 'degenerate', 'rouge2_precision', 'coverage', 'density', 'words', 'rouge1_reference_f']
 
@@ -315,6 +316,7 @@ def summary_tables(
         except ValueError: continue # the risk does not vary
     return found
 
+# %% ../nbs/17_hallucination.ipynb #45589b10
 def summary_pictures(
     study:Hallucination, # Reviews
 )->dict[str,Picture]:    # By name
