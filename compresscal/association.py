@@ -162,13 +162,14 @@ def _explained_by(given, n)->np.ndarray:
     return np.hstack(parts)
 
 def _residuals(v, z):
-    "What is left of a column; zeros where only rounding errors are"
-    left = v-z@np.linalg.lstsq(z, v, rcond=None)[0]
-    return left if np.abs(left).max(initial=0)>1e-12*np.abs(v).max(initial=0) else np.zeros_like(v)
+    "What is left of a column, rounding errors taken off: ranks would tell apart what is tied but for them"
+    unit = 1e-11*np.abs(v).max(initial=0) or 1.
+    return np.round((v-z@np.linalg.lstsq(z, v, rcond=None)[0])/unit)*unit
 
 def _by_name(given)->Mapping:
     "One column or several, by name"
     if isinstance(given, str): raise TypeError(f"`given` must be columns, got the string {given!r}")
+    if not hasattr(given, '__iter__'): raise TypeError(f"`given` must be columns, got {type(given).__name__}")
     if isinstance(given, Mapping): return given
     several = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], (list, tuple, np.ndarray, pd.Series))
     return {f'given {i}': v for i,v in enumerate(given)} if several else dict(given=given)
@@ -189,7 +190,7 @@ def partial(
     check_level(level)
     _check_how(how)
     if ranks not in ('residuals', 'values'): raise ValueError(f"`ranks` must be residuals or values, got {ranks!r}")
-    z = _explained_by(_by_name(given), len(x))
+    z = _explained_by(_by_name(given), len(_numbers(x, 'x')))
     found, codes, missing = _rows(dict(x=x, y=y) | {f'given {i}': c for i,c in enumerate(z.T)}, dict(groups=groups))
     x, y, *z = found.values()
     z, (rows, n), early = np.stack(z, 1), _gather(codes.get('groups')), ranks=='values' and how=='spearman'

@@ -6,15 +6,17 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
-           'require_positive', 'sample_sets', 'regenerate', 'check_shares', 'share_counts', 'mix', 'CalibrationSet',
-           'content_hash']
+           'model_identity', 'require_positive', 'sample_sets', 'regenerate', 'check_shares', 'share_counts', 'mix',
+           'CalibrationSet', 'content_hash']
 
 # %% ../nbs/03_calibration.ipynb #1f245e86
 import hashlib, json, random
 from itertools import islice
+from pathlib import Path
 import torch
-from .corpora import open_corpus
+from .corpora import file_fingerprint,open_corpus
 from .installed import SeenTexts
+from .models import fingerprint
 from .sets import CalibrationSet,content_hash
 
 # %% ../nbs/03_calibration.ipynb #da52cad5
@@ -68,6 +70,20 @@ def tokenizer_fingerprint(
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     text = json.dumps(json.loads(backend.to_str())|dict(truncation=None, padding=None)) if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+# %% ../nbs/03_calibration.ipynb #1de00002
+def model_identity(
+    model:str|Path|tuple, # Folder, Hub id, `embedded`, or a model and its tokenizer; nothing is loaded
+)->dict:                  # Its name, and a hash of what is on disk or in memory
+    "What says which model it is, ready for JSON"
+    if isinstance(model, (tuple, list)):
+        net,tokenizer = model
+        path = getattr(net.config, '_name_or_path', '') or type(net).__name__
+        return dict(model=Path(path).name if Path(path).is_dir() else path, fingerprint=fingerprint(net), tokenizer=tokenizer_fingerprint(tokenizer))
+    folder = Path(model).expanduser()
+    if model=='embedded' or not folder.is_dir(): return dict(model=str(model))
+    files = sorted(o for o in folder.iterdir() if o.suffix in ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja'))
+    return dict(model=folder.resolve().name, files=hashlib.blake2b(' '.join(f'{o.name} {file_fingerprint(o)}' for o in files).encode(), digest_size=16).hexdigest())
 
 # %% ../nbs/03_calibration.ipynb #6067eba5
 def require_positive(

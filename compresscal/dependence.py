@@ -37,7 +37,7 @@ class Dependence:
         self.reader = SourceReader(model, prompt=prompt, chat=chat, source_length=source_length, target_length=target_length, device=device,
                                    tokens_at_once=tokens_at_once)
     def settings(self)->dict: "All that decides the numbers, ready for JSON"; return self.reader.settings()
-    def __repr__(self): return f"Dependence({', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in ('prompt', 'chat'))})"
+    def __repr__(self): return f"Dependence({', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files'))})"
 
 # %% ../nbs/14_dependence.ipynb #1257500f
 def _score(self,

@@ -10,14 +10,12 @@ __all__ = ['LABELS', 'TRAINED_LABELS', 'read_labels', 'EntailmentScorer', 'Entai
 # %% ../nbs/12_entailment.ipynb #82e762f5
 import hashlib, math, os, re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
-from .calibration import tokenizer_fingerprint
-from .corpora import file_fingerprint
+from .calibration import model_identity
 from .loading import _bars, _place
-from .models import fingerprint
 
 # %% ../nbs/12_entailment.ipynb #41d4fc77
 LABELS = ('entailment', 'neutral', 'contradiction')
@@ -84,7 +82,7 @@ class EntailmentScorer:
             self.asked += len(new)
             found |= zip(new, map(np.ndarray.tobytes, told))
             for k in new: self._known[k] = found[k]
-            for k in list(self._known)[:max(0, len(self._known)-self.remember)]: del self._known[k]
+            for k in list(islice(self._known, max(0, len(self._known)-self.remember))): del self._known[k]
         return np.frombuffer(b''.join(found[k] for k in keys)).reshape(-1, 4)
 
     def probabilities(self,
@@ -107,7 +105,7 @@ class EntailmentFunction(EntailmentScorer):
         own = '.'.join(filter(None, (getattr(function, '__module__', None), getattr(function, '__qualname__', type(function).__qualname__))))
         self.function,self.name = function,name or own
 
-    def settings(self)->dict: return dict(nli=self.name)
+    def settings(self)->dict: return dict(model=self.name)
     def __repr__(self): return f'EntailmentFunction({self.name})'
     def _compute(self, pairs, progress):
         told = np.asarray(self.function(pairs), dtype=np.float64)
@@ -131,6 +129,8 @@ def _open(source, revision, dtype, device):
             return model.to(device).eval(),AutoTokenizer.from_pretrained(source, **which)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        if re.search('sentencepiece|tiktoken|protobuf', str(e), re.I): # what transformers says names another package than the one that helps
+            raise ImportError(f"the tokenizer of {source!r} needs the packages sentencepiece and protobuf: pip install 'compresscal[summaries]'") from e
         raise ValueError(f"`model` must be a folder or a Hub id of a model of natural language inference, got {source!r}: {why}") from None
 
 def _room(model, tokenizer):
@@ -149,7 +149,7 @@ class EntailmentModel(EntailmentScorer):
         revision:str|None=None,    # Commit, tag or branch on the Hub
         dtype:str='float32',       # Of the weights; a loaded model keeps its own
         device:str|None=None,      # Where to compute; None: the accelerator if there is one. A loaded model stays where it is
-        tokens:int=8192,           # About how many tokens a batch holds
+        tokens:int=4096,           # About how many tokens a batch holds
         remember:int=1_000_000,    # As in `EntailmentScorer`
     ):
         super().__init__(remember)
@@ -173,19 +173,12 @@ class EntailmentModel(EntailmentScorer):
     def __repr__(self): return f'EntailmentModel({self.name}, max_length={self.max_length})'
 
 # %% ../nbs/12_entailment.ipynb #982e2ffe
-def _identity(model, revision):
-    "What says which model it is"
-    if isinstance(model, tuple):
-        dtype = str(next(model[0].parameters()).dtype).removeprefix('torch.')
-        return dict(nli=fingerprint(model[0]), tokenizer=tokenizer_fingerprint(model[1]), dtype=dtype)
-    folder = Path(model).expanduser()
-    if not folder.is_dir(): return dict(nli=str(model), revision=revision)
-    files = sorted(o for o in folder.iterdir() if o.is_file() and o.suffix in ('.json', '.safetensors', '.bin', '.model', '.txt'))
-    return dict(nli=folder.name, files=hashlib.blake2b(' '.join(f'{o.name} {file_fingerprint(o)}' for o in files).encode(), digest_size=16).hexdigest())
-
 def _model_settings(self)->dict:
     "All that decides the probabilities, ready for JSON; no model is opened"
-    if self._facts is None: self._facts = dict(dtype=self.dtype)|_identity(self.model, self.revision)
+    if self._facts is None:
+        given = isinstance(self.model, tuple) # with weights of its own
+        dtype = str(next(self.model[0].parameters()).dtype).removeprefix('torch.') if given else self.dtype
+        self._facts = model_identity(self.model)|dict(dtype=dtype)|(dict(revision=self.revision) if self.revision else {})
     return self._facts|dict(labels=self.labels and list(self.labels), max_length=self.max_length)
 
 EntailmentModel.settings = _model_settings
@@ -214,12 +207,14 @@ def _batches(lengths, tokens, room):
         group,rows = list(group),max(8, tokens//length//8*8)
         yield from ((length, group[a:a+rows]) for a in range(0, len(group), rows))
 
+def _whole(text): return text.encode('utf-8', 'replace').decode() # half a surrogate pair, which no tokenizer takes, becomes a question mark
+
 @torch.inference_mode()
 def _probabilities(model, batch):
     was = model.training
     try: logits = model.eval()(**{k: v.to(model.device) for k,v in batch.items()}).logits
     finally: model.train(was)
-    return logits.float().softmax(-1).double().cpu().numpy()
+    return logits.cpu().double().softmax(-1).numpy()
 
 def _compute(self, pairs, progress):
     model,tokenizer,columns,room = self._load()
@@ -229,7 +224,8 @@ def _compute(self, pairs, progress):
     with _bars(True, False), bar:
         for a in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
             part = pairs[a:a+8192]
-            found = tokenizer(*map(list, zip(*part)), truncation='longest_first', max_length=limit, return_token_type_ids=types, return_attention_mask=True)
+            texts = ([_whole(o) for o in side] for side in zip(*part))
+            found = tokenizer(*texts, truncation='longest_first', max_length=limit, return_token_type_ids=types, return_attention_mask=True)
             lengths = [len(o) for o in found['input_ids']]
             for length,group in _batches(lengths, self.tokens, room):
                 rows = group+group[-1:]*(-len(group)%8)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from .risk import METRICS
 from .uncertainty import Comparison, compare_paired, compare_unpaired, holm, range_under_permutation, summarize
 
 # %% ../nbs/16_findings.ipynb #9e90de15
@@ -61,7 +62,9 @@ def is_ratio(metric:str)->bool: "Is the metric compared by its ratio to dense?";
 
 def is_accuracy(metric:str)->bool: "Is the metric a share of right answers?"; return metric.startswith('acc') or metric=='exact_match'
 
-def lower_is_better(metric:str)->bool: "Is less of the metric better?"; return is_ratio(metric) or metric in ('kl', 'flips', 'lost')
+def lower_is_better(metric:str)->bool:
+    "Is less of the metric better?"
+    return is_ratio(metric) or metric in ('kl', 'flips', 'lost') or metric in METRICS and METRICS[metric].higher_is_better is False
 
 def dense_value(
     groups:Mapping[Group, Mapping[int, float]], # As `group_values` gives them

@@ -50,7 +50,9 @@ class _HaRiM:
         if form not in FORMS: raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}")
         self.reader,self.lambda_,self.form = reader,float(lambda_),form
     def settings(self)->dict: "All that decides the scores, ready for JSON"; return self.reader.settings()|dict(lambda_=self.lambda_, form=self.form)
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in ('prompt', 'chat'))})"
+    def __repr__(self):
+        shown = {k: v for k,v in self.settings().items() if k not in ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files')}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in shown.items())})"
     def score(self,
         sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
         summaries:Sequence[str], # A summary of each

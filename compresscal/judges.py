@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/judges.html.md"""
 
 # %% auto #0
 __all__ = ['ALIGNSCORE', 'MINICHECK', 'MODES', 'CHECKERS', 'JUDGES', 'FunctionJudge', 'Unsupported', 'AlignScore', 'MiniCheck',
-           'judge_class', 'parse_judge']
+           'judge_maker', 'parse_judge']
 
 # %% ../nbs/15_judges.ipynb #4f5ad064
 import inspect, math, os
@@ -153,15 +153,19 @@ class AlignScore:
                 device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
             self._scorer = _made('AlignScore', kind, model=self.model, batch_size=self.batch_size, device=device, ckpt_path=str(self.checkpoint), evaluation_mode=self.mode)
         return self._scorer
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # The package shows its own
-    )->Scores:                   # nan where a source or a summary is empty
-        "AlignScore of summaries, each against its own document"
-        f = lambda a, b: self._load().score(contexts=a, claims=b)
-        found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
-        return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
+
+# %% ../nbs/15_judges.ipynb #b2374ad9
+def _alignscore_score(self,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # The package shows its own
+)->Scores:                   # nan where a source or a summary is empty
+    "AlignScore of summaries, each against its own document"
+    f = lambda a, b: self._load().score(contexts=a, claims=b)
+    found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
+    return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
+
+AlignScore.score = _alignscore_score
 
 # %% ../nbs/15_judges.ipynb #eef979a5
 CHECKERS = ('roberta-large', 'deberta-v3-large', 'flan-t5-large', 'Bespoke-MiniCheck-7B')
@@ -211,17 +215,18 @@ def _minicheck_score(self,
 
 MiniCheck.score = _minicheck_score
 
-# %% ../nbs/15_judges.ipynb #f1c2b8d4
-JUDGES = ('summac_zs', 'summac_conv', 'harim', 'harim:decoder', 'alignscore', 'minicheck', 'unsupported', 'dependence')
+# %% ../nbs/15_judges.ipynb #33ab3754
+JUDGES = ('summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder', 'alignscore', 'minicheck', 'unsupported', 'dependence')
 
-def judge_class(
+def judge_maker(
     name:str, # One of `JUDGES`
-)->type:      # Of which a judge is made
+)->Callable:  # A class, or a class method
     "What makes judges of a name"
     if name not in JUDGES: raise no_such('judge', name, JUDGES)
     if name.startswith('summac'):
         from compresscal.summac import SummaCConv, SummaCZS
-        return SummaCZS if name=='summac_zs' else SummaCConv
+        kind = SummaCZS if name.startswith('summac_zs') else SummaCConv
+        return kind.original if name.endswith(':original') else kind
     return {'harim': HaRiM, 'harim:decoder': HaRiMDecoder, 'alignscore': AlignScore, 'minicheck': MiniCheck, 'unsupported': Unsupported,
             'dependence': Dependence}[name]
 
@@ -234,9 +239,10 @@ def parse_judge(
         return text
     name,_,rest = text.strip().partition(':')
     name,words = name.strip().lower().replace('-', '_'),[o.strip() for o in rest.split(',') if o.strip()]
-    kind = judge_class(':'.join([name, *(o.lower() for o in words if '=' not in o)]))
-    takes = {k.removesuffix('_'): k for k in inspect.signature(kind).parameters}
+    kind = judge_maker(':'.join([name, *(o.lower() for o in words if '=' not in o)]))
+    takes = {k.removesuffix('_'): k for k,o in inspect.signature(kind).parameters.items() if o.kind is not o.VAR_KEYWORD}
     settings = {k.strip(): read_value(v.strip()) for k,_,v in (o.partition('=') for o in words if '=' in o)}
-    if odd := [k for k in settings if k not in takes and k not in takes.values()]: raise no_such(f'a setting of {kind.__name__}', odd[0], takes)
+    odd = [k for k in settings if k not in takes and k not in takes.values()]
+    if odd and len(takes)==len(inspect.signature(kind).parameters): raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
     try: return kind(**{takes.get(k, k): v for k,v in settings.items()})
-    except TypeError as e: raise ValueError(f"`judge` {text!r} must give {kind.__name__} settings that it takes, {', '.join(takes)}: {e}") from None
+    except TypeError as e: raise ValueError(f"`judge` {text!r} must give {kind.__qualname__} settings that it takes, {', '.join(takes)}: {e}") from None

@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'Mention', 'mentions', 'unsupported']
 import re, unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from .scores import check_text
 from .sentences import STARTERS, sentence_spans
 
 # %% ../nbs/12_mentions.ipynb #9a0e1bce
@@ -85,7 +86,7 @@ def mentions(
     splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
 )->list[Mention]:                  # In order
     "Names, numbers and identifiers of a text"
-    pieces = list(_piece.finditer(text))
+    pieces = list(_piece.finditer(check_text(text, 'text')))
     joints = [text[a.end():b.start()] for a,b in zip(pieces, pieces[1:])]
     made,taken = {},set()
     for i,n,values in _numbers(pieces, joints):
@@ -137,5 +138,5 @@ def unsupported(
     splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
 )->list[Mention]:                  # In the order of the summary, repeated ones again
     "Names, numbers and identifiers of a summary that do not stand in its source"
-    held = _Source(source)
-    return [o for o in mentions(summary, splitter) if not held.holds(o)]
+    held = _Source(check_text(source, 'source'))
+    return [o for o in mentions(check_text(summary, 'summary'), splitter) if not held.holds(o)]

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .marked import Mark, MarkedText, MarkedTexts
 from .mentions import KINDS as MENTIONS, _Source, mentions, unsupported
 from .rouge import KINDS, _Rouge, rouge
-from .scores import check_pairs
+from .scores import check_pairs, check_text
 from .sentences import sentence_spans, splitter_name, word_spans, words
 
 # %% ../nbs/13_overlap.ipynb #aeb9016d
@@ -70,6 +70,13 @@ def _fragments(summary, source, places, rule):
         if n: yield Fragment(i, at, n)
         i += max(n, 1)
 
+# %% ../nbs/13_overlap.ipynb #6c3f01ad
+def _words(text, name):
+    "The words of a text, or those that were given"
+    if isinstance(text, str): return words(text)
+    if isinstance(text, (list, tuple)): return list(text)
+    raise TypeError(f"`{name}` must be a text or a list of its words, got {type(text).__name__}")
+
 def fragments(
     source:str|Sequence[str],  # A text, or its words
     summary:str|Sequence[str], # The same
@@ -77,7 +84,7 @@ def fragments(
 )->list[Fragment]:             # In the order of the summary; they do not overlap there
     "The runs of words that a summary took from its source"
     if rule not in RULES: raise ValueError(f"`rule` must be one of {', '.join(map(repr, RULES))}, got {rule!r}")
-    source,summary = (words(o) if isinstance(o, str) else list(o) for o in (source, summary))
+    source,summary = _words(source, 'source'),_words(summary, 'summary')
     return list(_fragments(summary, source, _places(source, {*summary}), rule))
 
 # %% ../nbs/13_overlap.ipynb #088e261e
@@ -195,7 +202,8 @@ def explain(
     context:int|None=None,         # Words of the source shown around each fragment; None shows all
 )->MarkedTexts:                    # The summary and its source; coloured in a notebook, plain text elsewhere
     "A summary and its source with what the one took from the other"
-    if shortest<1: raise ValueError(f"`shortest` must be 1 or more, got {shortest}")
+    check_text(summary, 'summary'), check_text(source, 'source')
+    if not hasattr(shortest, '__index__') or shortest<1: raise ValueError(f"`shortest` must be a whole number of words, 1 or more, got {shortest!r}")
     taken = [o for o in fragments(source, summary, rule) if o.length>=shortest]
     def marks(text, starts):
         spans = word_spans(text)

@@ -268,7 +268,7 @@ def draw_ranking(
     if reference is not None: ax.axvline(reference, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
     for y,(k,s) in enumerate((k, strips[k]) for k in order):
         kind = looks[s.kind]
-        ax.plot(s.values, [y+.3]*len(s.values), ls='', alpha=.45, mew=0, ms=2.4, **kind)
+        if len(s.values)>1: ax.plot(s.values, [y+.3]*len(s.values), ls='', alpha=.45, mew=0, ms=2.4, **kind)
         if s.interval is not None: ax.plot(s.interval, [y]*2, color=kind['color'], lw=1.2, solid_capstyle='butt')
         if place[k]<math.inf: ax.plot([place[k]], [y], ls='', ms=5, mec='white', mew=.5, **kind)
         else: ax.text(.99, y, f'mean {_mean(s.values)}', transform=ax.get_yaxis_transform(), ha='right', va='center', color=kind['color'], size='small')

@@ -91,10 +91,15 @@ def _pairs(summaries, best):
         return list(summaries.texts),references,ids,summaries.flags,summaries.settings
     if not isinstance(summaries, (tuple,list)) or len(summaries)!=2:
         raise TypeError(f"`summaries` must be Summaries, or texts and references as a pair, got {type(summaries).__name__}")
+    if odd := [o for o in summaries if isinstance(o, (str, bytes)) or not hasattr(o, '__iter__')]:
+        raise TypeError(f"`summaries` must be a pair of lists, of texts and of references, got {type(odd[0]).__name__} in it")
     texts,references = map(list, summaries)
     if len(texts)!=len(references): raise ValueError(f"`summaries` must have as many texts as references, got {len(texts)} and {len(references)}")
     for o in texts:
         if not isinstance(o, str): raise TypeError(f"`summaries` must hold texts, got {type(o).__name__}")
+    for o in references:
+        several = [] if o is None else o if isinstance(o, (list,tuple)) else [o]
+        if odd := [v for v in several if not isinstance(v, str)]: raise TypeError(f"`summaries` must have texts, lists of texts or None as references, got {type(odd[0]).__name__}")
     references = [o if o is None or isinstance(o, str) else list(o) if best else next(iter(o), None) for o in references]
     return texts,references,[str(i) for i in range(len(texts))],tuple(map(degenerate, texts)),None
 

@@ -12,11 +12,14 @@ __all__ = ['COLUMNS', 'write_rows', 'read_rows', 'plain_table', 'markdown_table'
 import csv, io, textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pandas as pd
 
 from . import documents, findings
 from .findings import AGAINST_DENSE, Check, Group, group_values, is_ratio
+from .hallucination import Hallucination, kept_reviews, summary_pictures
+from .risk import METRICS
 from .sets import CalibrationSet
 
 # %% ../nbs/18_results.ipynb #2b558148
@@ -123,10 +126,18 @@ class Results:
     def hidden(self)->pd.DataFrame: "Pairs that perplexity or accuracy alone tells apart"; return documents.hidden(self.rows)
     def rank_agreement(self)->pd.DataFrame: "Rank correlation of perplexity and accuracy"; return documents.rank_agreement(self.rows)
 
+    @cached_property
+    def hallucination(self)->dict[tuple[str, str], 'Hallucination']:
+        "Reviews of summaries by model and evaluation, where there are any and records are at hand"
+        asked = dict.fromkeys((r['model'], r['evaluation']) for r in self.rows if r['metric']=='degenerate')
+        found = {k: kept_reviews(self.rows, self.records, *k) for k in asked} if self.records else {}
+        return {k: o for k,o in found.items() if o}
+
     def pictures(self)->dict[str, 'Picture']:
         "Every figure that the rows allow, the main one first"
-        from compresscal.figures import pictures
-        return pictures(self)
+        from compresscal.figures import pictures, slug
+        several = len({r['model'] for r in self.rows})>1
+        return pictures(self)|{slug(k, m*several, e.partition(',')[0]): p for (m,e),o in self.hallucination.items() for k,p in summary_pictures(o).items()}
 
     def picture(self)->'Picture|None': "The main figure; None where there is nothing to draw"; return next(iter(self.pictures().values()), None)
 
@@ -148,9 +159,10 @@ _WORDS = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per wor
 
 def describe_metric(evaluation:str, metric:str)->str:
     "What a value is, in words"
-    kind, name = evaluation.split(':', 1) if evaluation.startswith(('task:', 'kl:', 'gptq:')) else ('', evaluation)
-    how = " by GPTQ's protocol on " if kind=='gptq' else ' on ' if kind=='task' else ' on held-out '
-    return _WORDS.get(metric, metric.replace('_', ' '))+how+name
+    kind, name = evaluation.split(':', 1) if evaluation.startswith(('task:', 'kl:', 'gptq:', 'summaries:')) else ('', evaluation)
+    how = {'gptq': " by GPTQ's protocol on ", 'task': ' on ', 'summaries': ' in summaries of '}.get(kind, ' on held-out ')
+    label = METRICS[metric].label if metric in METRICS else metric.replace('_', ' ')
+    return _WORDS.get(metric, label)+how+(name.partition(',')[0] if kind=='summaries' else name)
 
 # %% ../nbs/18_results.ipynb #aeedf8dc
 def number(x:float, digits:int=2)->str: return '' if x!=x else '0' if x==0 else f'{x:.{digits}f}' if .005<=abs(x)<1e5 else f'{x:.3g}'

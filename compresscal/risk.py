@@ -57,17 +57,29 @@ def metric_of(
     if not isinstance(metric, str):
         if not hasattr(metric, 'name') or not hasattr(metric, 'bounds'):
             raise TypeError(f"`metric` must be a name, a Metric, Scores or a judge, got {type(metric).__name__}")
-        known = METRICS.get(_base(metric.name), Metric(metric.name, metric.name))
+        known = _known(metric.name) or Metric(metric.name, metric.name)
         bounds = None if metric.bounds is None else tuple(map(float, metric.bounds))
         better = getattr(metric, 'higher_is_better', True)
-        return replace(known, name=metric.name, bounds=bounds, higher_is_better=better if better is None else bool(better))
-    if (known := METRICS.get(_base(metric))) is not None: return known if known.name==metric else replace(known, name=metric)
+        return replace(known, bounds=bounds, higher_is_better=better if better is None else bool(better))
+    if (known := _known(metric)) is not None: return known
     from compresscal.names import no_such # here, for it brings torch
     raise no_such('metric', metric, METRICS)
 
-def _base(name): return name if name in METRICS else name.partition(':')[0].strip().replace('-', '_').lower()
+def _known(name):
+    "What is known of a name, or of the part before its colon"
+    if name in METRICS: return METRICS[name]
+    base,_,rest = name.partition(':')
+    known = METRICS.get(base.strip().replace('-', '_').lower())
+    return known and replace(known, name=name, label=f'{known.label} ({rest.strip()})' if rest.strip() else known.label)
 
 # %% ../nbs/12_risk.ipynb #3b9f5dd6
+def _column(values, name)->np.ndarray:
+    "One number for each summary"
+    try: v = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as e: raise TypeError(f"scores of {name!r} must be numbers, nan where there is none: {e}") from None
+    if v.ndim!=1: raise ValueError(f"scores of {name!r} must be a list of one number for each summary, got {type(values).__name__} of shape {list(v.shape)}")
+    return v
+
 def risks(
     values:Sequence[float]|Scores, # Scores, nan where there is none, `[summaries]`
     metric:str|Metric|Scores|None=None, # What they are (default: what `values` say of themselves)
@@ -76,7 +88,7 @@ def risks(
     m = metric_of(values if metric is None else metric)
     if m.higher_is_better is None:
         raise ValueError(f"`metric` must have a better and a worse end; {m.label} ({m.name}) has none, so it says nothing of risk: use it as a covariate")
-    v = np.asarray(values.values if isinstance(values, Scores) else values, dtype=float)
+    v = _column(values.values if isinstance(values, Scores) else values, m.name)
     low, high = m.bounds or (-math.inf, math.inf)
     odd = np.isinf(v) | (v<low-1e-6) | (v>high+1e-6)
     if odd.any(): raise ValueError(f"scores of {m.name!r} must be nan or lie within {m.bounds or 'what is finite'}, got {v[odd][0]:g}")
@@ -90,7 +102,8 @@ DEGENERATE = dict(paired='documents where either summary is degenerate are left 
 def _flagged(flags, n):
     "Which of the dense and of the compressed model's summaries are degenerate"
     if flags is None: return np.zeros((2, n), dtype=bool)
-    if isinstance(flags, (str, Mapping)) or len(flags)!=2 or any(len(o)!=n for o in flags):
+    listed = lambda o: hasattr(o, '__len__') and not isinstance(o, (str, Mapping))
+    if not listed(flags) or len(flags)!=2 or not all(listed(o) and len(o)==n for o in flags):
         raise ValueError(f"`flags` must be two lists, the dense model's and the compressed one's, of a flag for each of the {n} documents")
     return np.array([[bool(f) and f==f for f in side] for side in flags], dtype=bool).reshape(2, n)
 

@@ -132,4 +132,5 @@ def words(
     text:str, # In any script
 )->list[str]: # Case folded
     "The words of a text"
+    if not isinstance(text, str): raise TypeError(f"`text` must be a str, got {type(text).__name__}")
     return [o.casefold() for o in _word.findall(text)]

@@ -237,7 +237,13 @@ PRESETS = dict(
         full=dict(_PAPER, models=('google/gemma-2b', 'microsoft/phi-2', 'facebook/opt-6.7b', 'mistralai/Mistral-7B-v0.3', 'meta-llama/Llama-3.1-8B'),
                   methods=('awq:4,group_size=128', 'gptq:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'), sources=('c4', 'wikitext', 'cosmopedia', 'random', 'self'),
                   evaluations=tuple(f'task:{o}' for o in _TASKS)),
-        cpu=dict(_CPU, methods=('awq:3', 'gptq:3', 'sparsegpt:2:4', 'wanda:2:4'), sources=('docs', 'code', 'random', 'random:docs', 'self'))))
+        cpu=dict(_CPU, methods=('awq:3', 'gptq:3', 'sparsegpt:2:4', 'wanda:2:4'), sources=('docs', 'code', 'random', 'random:docs', 'self'))),
+    hallucination=dict( # the paper has five instruction-tuned models; these are recalled, its data sets, metrics and methods are read
+        full=dict(_PAPER, n_sets=1, models=('meta-llama/Llama-2-7b-chat-hf', 'meta-llama/Llama-2-13b-chat-hf', 'tiiuae/falcon-7b-instruct', 'mistralai/Mistral-7B-Instruct-v0.1',
+                  'facebook/opt-iml-max-30b'), methods=tuple(f'{m}:{s}' for m in ('magnitude', 'wanda', 'sparsegpt') for s in ('2:4', '0.5')), sources=('c4',),
+                  evaluations=tuple(f'summaries:{d},judges=summac_zs+summac_conv+harim' for d in ('factcc', 'polytope', 'summeval', 'legal', 'rct'))),
+        cpu=dict(_CPU, n_sets=2, sources=('docs',), evaluations=('docs', 'summaries:docstrings,n=200,prompt=document,max_tokens=32,judges=harim:decoder;prompt=document'),
+                 methods=(*(f'{m}:{s/10}' for m in ('wanda', 'sparsegpt') for s in range(1, 9)), 'wanda:2:4', 'sparsegpt:2:4', 'gptq:4', 'gptq:3', 'rtn:4', 'rtn:3'))))
 
 def preset(
     name:str,         # A key of `PRESETS`

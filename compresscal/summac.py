@@ -202,7 +202,8 @@ def open_head(
     try: found = load_tensors(data) if path.suffix=='.safetensors' else torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f"`head` must be a file of tensors, got {path.name}: {(str(e) or type(e).__name__).splitlines()[0]}") from None
     try: w,b,v,c = (found[k].double().reshape(shape).numpy() for k,shape in _tensors.items())
-    except Exception: raise ValueError(f"`head` must hold tensors {', '.join(f'{k} {list(o)}' for k,o in _tensors.items())}, and {path.name} does not") from None
+    except Exception:
+        raise ValueError(f"`head` must hold tensors {', '.join(f'{k} {list(o)}' for k,o in _tensors.items())}, and {path.name} does not") from None
     return ConvHead(w[0], b[0], v, c, tuple(edges), digest)
 
 # %% ../nbs/13_summac.ipynb #9c4d6673
@@ -287,7 +288,9 @@ class SummaCConv(_SummaC):
         self.head = head if head is None or isinstance(head, ConvHead) else open_head(head)
 
     @classmethod
-    def original(cls, model=_default, **settings): "With the cuts and limits of the published program"; return cls(model, **_original|dict(summary_limit=10)|settings)
+    def original(cls, model=_default, **settings):
+        "With the cuts and limits of the published program"
+        return cls(model, **_original|dict(summary_limit=10)|settings)
     def settings(self)->dict:
         "All that decides the scores; no model is loaded"
         return self._settings(head=self.head.fingerprint if self.head else f'sha256:{HEAD_SHA256}')
@@ -310,28 +313,33 @@ class Claims:
     def __post_init__(self):
         if isinstance(self.threshold, bool) or not 0<=self.threshold<=1: raise ValueError(f"`threshold` must lie between 0 and 1, got {self.threshold!r}")
     def __len__(self): return 0 if self.support.empty else len(self.support.summary_spans)
-    def to_pandas(self)->pd.DataFrame:
-        "A row for each claim"
-        o,rows = self.support,[]
+    def rows(self)->list[dict]:
+        "What is known of each claim"
+        o,found = self.support,[]
         for j in range(len(self)):
-            e,c = o.entailment[:, j],np.nan_to_num(o.contradiction[:, j])
+            e,c = o.entailment[:, j],o.contradiction[:, j]
             verdict = 'supported' if e.max()>=self.threshold else 'contradicted' if c.max()>=self.threshold else 'unsupported'
             i = int((c if verdict=='contradicted' else e).argmax())
-            rows.append([o.summary[slice(*o.summary_spans[j])], verdict, e.max(), o.contradiction[:, j].max(), i, o.source[slice(*o.source_spans[i])]])
-        return pd.DataFrame(rows, columns=['claim', 'verdict', 'entailment', 'contradiction', 'source_part', 'evidence']).rename_axis('sentence')
+            found.append(dict(claim=o.summary[slice(*o.summary_spans[j])], verdict=verdict, entailment=float(e.max()), contradiction=float(c.max()),
+                              source_part=i, evidence=o.source[slice(*o.source_spans[i])]))
+        return found
+    def to_pandas(self)->pd.DataFrame:
+        "A row for each claim"
+        columns = ['claim', 'verdict', 'entailment', 'contradiction', 'source_part', 'evidence']
+        return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
 
-# %% ../nbs/13_summac.ipynb #4366688a
+# %% ../nbs/13_summac.ipynb #de68b3c4
 def _texts(self):
     "Summary and source, marked"
-    table,o = self.to_pandas(),self.support
+    rows,o = self.rows(),self.support
     def marks(spans):
-        for (a,b),(i,row) in zip(spans, table.iterrows()):
-            note = f'entailment {row.entailment:.2f}'+('' if np.isnan(row.contradiction) else f', contradiction {row.contradiction:.2f}')
-            yield Mark(a, b, str(i+1), VERDICTS[row.verdict], f'{row.verdict}: {note}')
-    legend = {VERDICTS[k]: k for k in VERDICTS if k in {*table.verdict}}
-    supported = int((table.verdict=='supported').sum())
-    above = MarkedText(f'Summary: {supported} of {len(table)} claims supported', o.summary, list(marks(o.summary_spans)), legend=legend)
-    return MarkedTexts([above, MarkedText('Source', o.source, list(marks([o.source_spans[i] for i in table.source_part])), self.context)])
+        for i,((a, b),row) in enumerate(zip(spans, rows), 1):
+            against = '' if np.isnan(row['contradiction']) else f", contradiction {row['contradiction']:.2f}"
+            yield Mark(a, b, str(i), VERDICTS[row['verdict']], f"{row['verdict']}: entailment {row['entailment']:.2f}{against}")
+    verdicts = [row['verdict'] for row in rows]
+    legend = {VERDICTS[k]: k for k in VERDICTS if k in verdicts}
+    above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary, list(marks(o.summary_spans)), legend=legend)
+    return MarkedTexts([above, MarkedText('Source', o.source, list(marks([o.source_spans[row['source_part']] for row in rows])), self.context)])
 
 Claims.texts = property(_texts)
 Claims.__repr__,Claims._repr_html_ = (lambda self: repr(self.texts)),(lambda self: self.texts.to_html())

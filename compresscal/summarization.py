@@ -20,6 +20,7 @@ from .generation import Sampling
 from .installed import write_atomically
 from .models import context_length, fingerprint
 from .prompts import Prompt, around, as_prompt, fit
+from .scores import check_text
 from .summary_sets import SummaryDocument, SummarySet
 
 # %% ../nbs/13_summarization.ipynb #5958f30e
@@ -54,8 +55,7 @@ def degenerate(
     instruction:str='',  # What it was told, without the document
 )->str:                  # One of `FLAGS`, or nothing if the text may be a summary
     "Why a text is no summary"
-    if not isinstance(text, str): raise TypeError(f"`text` must be a text, got {type(text).__name__}")
-    solid = [o for o in text if not o.isspace()]
+    solid = [o for o in check_text(text, 'text') if not o.isspace()]
     kinds = [unicodedata.category(o) for o in solid]
     letters,odd = sum(o[0] in 'LMN' for o in kinds),sum(c=='\ufffd' or o in ('Cc','Cn','Co','Cs') for c,o in zip(solid, kinds))
     if 5*odd>len(solid): return 'garbled'
@@ -171,7 +171,8 @@ def cut_at(
     stops:Sequence[str] # Texts at which an answer ends
 )->tuple[str,bool]:     # What comes before the first of them, without white space around it; whether there was one
     "An answer up to its first stop"
-    text = text.lstrip()
+    if isinstance(stops, str): raise TypeError(f"`stops` must be a list of texts, got the text {stops!r}")
+    text = check_text(text, 'text').lstrip()
     at = min((i for o in stops if (i := text.find(o, 1))>0), default=None)
     return (text if at is None else text[:at]).strip(),at is not None
 

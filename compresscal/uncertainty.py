@@ -263,7 +263,7 @@ def compare_paired(
     if covers==COVERS[1]:
         shares = _paired_interval((a>b).sum(), (a<b).sum(), n, level)
         around = Interval((1+shares.low)/2, (1+shares.high)/2, level, covers, shares.method)
-    if test and np.isfinite(d).all() and not d.any(): p = 1.
+    if test and np.isfinite(d).all() and (n==1 or not d.any()): p = 1. # a single difference is as large with the other sign
     elif test and np.isfinite(d).all():
         how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed), batch=max(1, 2**20//n))
         p = stats.permutation_test((d,), lambda x, axis: x.mean(axis), permutation_type='samples', **how).pvalue if test=='signs' else \

@@ -73,3 +73,28 @@ def tiny_checkpoint(tiny_model, tiny_tokenizer, tmp_path):
     tiny_model.save_pretrained(tmp_path/'tiny')
     tiny_tokenizer.save_pretrained(tmp_path/'tiny')
     return tmp_path/'tiny'
+
+def small_model(kind, vocabulary, **changes):
+    "A random BART, T5 or Llama of one block or two, the same at every call; weights large enough that predictions differ"
+    import torch
+    from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+    ids = dict(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    bart = dict(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64,
+                max_position_embeddings=256, init_std=.3, decoder_start_token_id=1, forced_eos_token_id=None)
+    t5 = dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=2, initializer_factor=1.)
+    llama = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+                 initializer_range=.3)
+    config,model,own = dict(bart=(BartConfig, BartForConditionalGeneration, bart), t5=(T5Config, T5ForConditionalGeneration, t5),
+                            llama=(LlamaConfig, LlamaForCausalLM, llama))[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return model(config(**ids|own|changes)).eval()
+
+@pytest.fixture
+def framed_tokenizer(tiny_tokenizer):
+    "The tiny tokenizer with `<s>` before and `</s>` behind each text, as BART's"
+    import copy
+    from tokenizers.processors import TemplateProcessing
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single='<s> $A </s>', special_tokens=[('<s>', 0), ('</s>', 1)])
+    return tokenizer

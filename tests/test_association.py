@@ -76,11 +76,21 @@ def test_partial_is_the_plain_computation():
     assert partial(np.exp(x), y**3, given, ranks='values', n_resamples=0)==partial(x, y, given, ranks='values', n_resamples=0) # stretching changes nothing
     assert abs(partial(x, y, given).value)<.3<correlate(x, y).pooled.value
 
+def test_partial_keeps_ties_of_residuals():
+    "Rows alike in everything have one residual, whatever rounding makes of it, and so one rank"
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        system, x, y = rng.integers(0, 7, 60), rng.integers(0, 3, 60)/3, rng.integers(0, 3, 60)/7
+        left = [np.round(v-pd.Series(v).groupby(system).transform('mean').to_numpy(), 9) for v in (x, y)]
+        assert partial(x, y, [f's{o}' for o in system], n_resamples=0).value==pytest.approx(stats.spearmanr(*left).statistic, abs=1e-9)
+
 def test_partial_leaves_out_incomplete_rows():
     x, y, given = [1, 2, 4, 3, math.nan, 9], [2, 1, 3, 5, 6, 7], ['a', 'b', 'a', 'b', 'a', None]
     found = partial(x, y, given)
     assert (found.n, found.left_out, found.value)==(4, 2, partial(x[:4], y[:4], given[:4]).value)
     with pytest.raises(ValueError, match="each of 6 rows, got 5 in 'given'"): partial(x, y, given[:5])
+    for args, says in (((None, y, given), '`x` must be a column of numbers'), ((x, 'abcdef', given), '`y` must be a column'), ((x, y, None), '`given` must be columns, got NoneType')):
+        with pytest.raises(TypeError, match=says): partial(*args)
 
 def test_regression_is_the_one_with_dummies():
     import statsmodels.api as sm

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harness, memory, speed, study
+import baseline, generation, harim, harness, memory, speed, study, summac
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -158,11 +158,23 @@ def test_useful_tokens_are_counted(tiny_model):
     assert generation.ours(tiny_model, special, 10, 8, 'suppress', 0)==generation.theirs(tiny_model, special, 10, 8, 'suppress', 0)==72
     assert 8<=generation.theirs(tiny_model, special, 60, 8, 'restart', 0)<8*59 and generation.ours(tiny_model, special, 60, 8, 'restart', 0)>8*50
 
+def test_harim(tmp_path):
+    small = ['--pairs', '4', '--source', '20', '--summary', '12', '--shared', '2', '--width', '64', '--blocks', '1', '--rounds', '1']
+    harim.main([*small, '--out', str(tmp_path)]) # scores are equal
+    found = json.loads((tmp_path/'harim.json').read_text())['settings']
+    assert len(found)==2 and all(o['ratio']>0 and o['difference']<1e-4 for o in found.values())
+
 def test_memory(tmp_path):
     small = ['--method','Wanda','--width','64','--inner','128','--heads','2','--sequences','2','--length','32','--vocabulary','512','--shard','200KB','--threads','1']
     memory.main([*small, '--blocks', '3', '--modes', 'spill', '--out', str(tmp_path)])
     row, = json.loads((tmp_path/'memory.json').read_text())['rows']
     assert (row['mode'], row['blocks'])==('spill', 3) and row['peak']>=row['imports']>50
+
+def test_summac(tmp_path, capsys):
+    summac.main(['--models', 'bert-tiny', 'albert-tiny', '--documents', '2', '--sentences', '5', '--claims', '2', '--rounds', '1', '--out', str(tmp_path)]) # scores are equal
+    rows = json.loads((tmp_path/'summac.json').read_text())['rows']
+    assert [o['pairs'] for o in rows]==[40]*4 and rows[0]['asked']==40>rows[1]['asked'] and all(min(o['seconds'].values())>0 for o in rows)
+    assert 'compresscal, ZS and Conv' in capsys.readouterr().out
 
 @pytest.mark.slow
 def test_study(tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest, torch
 from compresscal.calibration import CalibrationSet
 from compresscal.evaluation import perplexity
 from compresscal.fidelity import fidelity
-from compresscal.measures import (LOWER_IS_BETTER, FidelityMeasure, GPTQPerplexityMeasure, Measure, PerplexityMeasure, TaskMeasure, better, file_content,
+from compresscal.measures import (FidelityMeasure, GPTQPerplexityMeasure, Measure, PerplexityMeasure, TaskMeasure, file_content,
                                   parse_measure)
 from test_evaluation import rows
 from test_fidelity import disturb
@@ -159,6 +159,3 @@ def test_own_measures():
     assert parse_measure(Largest()) is not None and Largest().reference(None, None, None) is None and Largest().check() is None and not Largest().needs_dense
     for ask in (lambda m: m.name, lambda m: m.settings(), lambda m: m.measure(None, None, None)):
         with pytest.raises(NotImplementedError, match="Measure must"): ask(Measure())
-
-def test_directions():
-    assert [better(o) for o in ('perplexity','kl','flips','agreement','acc','acc_norm','f1')]==['lower']*3+['higher']*4 and 'acc' not in LOWER_IS_BETTER

@@ -61,3 +61,10 @@ def test_no_input_is_slow(unit):
     start = time.process_time()
     unsupported(unit*5_000, unit*5_000)
     assert time.process_time()-start<10
+
+@pytest.mark.parametrize('source, summary, name', [(None, 'a', 'source'), ('a', None, 'summary'), (float('nan'), 'a', 'source'), ('a', ['a'], 'summary')])
+def test_what_is_no_text_is_refused(source, summary, name):
+    with pytest.raises(TypeError, match=f'`{name}` must be a text'): unsupported(source, summary)
+
+def test_a_text_in_lower_case_has_no_names():
+    assert not unsupported('Nothing.', 'then paul merson met nobody. he left.') and [o.text for o in unsupported('Nothing.', 'Then Paul Merson met nobody.')]==['Paul', 'Merson']

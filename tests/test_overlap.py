@@ -136,6 +136,17 @@ def test_control_characters_and_lone_surrogates():
 def test_wrong_input_is_refused(arguments, settings, error):
     with pytest.raises(error, match='`(sources|summaries|rule|splitter|tokenizer)` must'): overlap(*arguments, **settings)
 
+@pytest.mark.parametrize('call, settings, error, name', [
+    ((None, 'a'), {}, TypeError, 'summary'), (('a', float('nan')), {}, TypeError, 'source'), ((['a'], 'a'), {}, TypeError, 'summary'), (('a', b'a'), {}, TypeError, 'source'),
+    (('a', 'a'), dict(shortest='3'), ValueError, 'shortest'), (('a', 'a'), dict(shortest=1.5), ValueError, 'shortest'), (('a', 'a'), dict(shortest=0), ValueError, 'shortest'), (('a', 'a'), dict(context=-1), ValueError, 'context'),
+    (('a', 'a'), dict(rule='spacy'), ValueError, 'rule'), (('a', 'a'), dict(splitter='spacy'), ValueError, 'splitter')])
+def test_what_cannot_be_explained_is_refused(call, settings, error, name):
+    with pytest.raises(error, match=f'`{name}` must'): explain(*call, **settings)
+
+@pytest.mark.parametrize('source, summary, name', [(None, 'a', 'source'), ('a', float('nan'), 'summary'), (3, ['a'], 'source')])
+def test_fragments_of_no_text_are_refused(source, summary, name):
+    with pytest.raises(TypeError, match=f'`{name}` must be a text or a list of its words'): fragments(source, summary)
+
 def test_nothing_at_all(): assert overlap([], []).table.shape==(0, len(COLUMNS)) and repr(overlap([], []))
 
 def test_a_source_of_100000_words_takes_seconds():

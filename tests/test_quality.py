@@ -1,5 +1,5 @@
 "Quality: rouge-score's numbers on real summaries, means with and without what is no summary, never a silent zero."
-import json
+import json, math
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,6 +84,7 @@ def test_prints():
     json.dumps(found.settings)
 
 def test_bad_input():
-    for args, kwargs, kind, message in (('text', {}, TypeError, 'got str'), ((['a'], ['a', 'b']), {}, ValueError, 'got 1 and 2'), (([3], ['a']), {}, TypeError, 'got int'), ((['a'], ['a']), dict(kinds=[]), ValueError, 'got neither'),
+    for args, kwargs, kind, message in (('text', {}, TypeError, 'got str'), ((['a'], ['a', 'b']), {}, ValueError, 'got 1 and 2'), (([3], ['a']), {}, TypeError, 'got int'), (['ab', 'ac'], {}, TypeError, 'pair of lists'), ((None, ['a']), {}, TypeError, 'pair of lists'), ((['a'], [math.nan]), {}, TypeError, 'references, got float'), ((['a'], [['b', None]]), {}, TypeError, 'references, got NoneType'),
+                                        ((['a'], ['a']), dict(kinds=[]), ValueError, 'got neither'),
                                         ((['a'], ['a']), dict(references='worst'), ValueError, "first or best, got 'worst'"), ((['a'], ['a']), dict(kinds=['rouge']), ValueError, 'rouge'), ((['a'], ['a']), dict(level=95), ValueError, '`level`')):
         with pytest.raises(kind, match=message): quality(args, **kwargs).means()

@@ -245,8 +245,9 @@ def test_two_models_have_their_own_tables():
 def test_records_of_measures(tiny_model, tiny_tokenizer):
     "What measures write is what documents read"
     import torch
-    from compresscal.measures import LOWER_IS_BETTER, parse_measure
-    assert all(map(lower_is_better, LOWER_IS_BETTER)) and not any(map(lower_is_better, ('acc', 'acc_norm', 'agreement', 'exact_match')))
+    from compresscal.measures import parse_measure
+    down, up = ('perplexity', 'bits_per_byte', 'word_perplexity', 'byte_perplexity', 'kl', 'flips', 'lost', 'unsupported', 'degenerate'), ('acc', 'acc_norm', 'agreement', 'exact_match', 'f1', 'summac_zs', 'coverage')
+    assert all(map(lower_is_better, down)) and not any(map(lower_is_better, up))
     from compresscal.sets import CalibrationSet
     text = CalibrationSet.from_tokens(torch.randint(3, 259, (6, 24), generator=torch.Generator().manual_seed(0)))
     reference = (kl := parse_measure('kl:docs')).reference(tiny_model, tiny_tokenizer, text)

@@ -164,17 +164,20 @@ def test_flags_of_any_kind():
 @pytest.mark.parametrize('kwargs, message', [
     (dict(variant='median'), '`variant` must be one of mean, threshold, difference'), (dict(pool='all'), '`pool` must be documents or datasets'),
     (dict(level=95), '`level`'), (dict(variant='threshold', threshold=2), 'within'), (dict(dataset=['a']), 'each of the 3 documents, got 1'),
-    (dict(dataset='news'), "got 'news'"), (dict(flags=[['']*3]), '`flags` must be two lists'), (dict(flags=[['']*3, ['']*2]), 'each of the 3 documents'),
+    (dict(dataset='news'), "got 'news'"), (dict(flags=[['']*3]), '`flags` must be two lists'), (dict(flags=3), '`flags` must be two lists'), (dict(flags=(None, None)), '`flags` must be two lists'), (dict(flags=[['']*3, ['']*2]), 'each of the 3 documents'),
     (dict(test='t'), '`test`')])
 def test_wrong_settings(kwargs, message):
     with pytest.raises(ValueError, match=message): risk_ratio(*draw(0, 3), 'summac_zs', **kwargs)
 
 @pytest.mark.parametrize('a, b, metric, message', [
     ([.5], [.5, .5], 'summac_zs', 'got 1 and 2'), ([math.inf], [.5], 'summac_zs', 'got inf'), ([.5], [-1.], 'summac_zs', 'got -1'),
-    ([.5], [.5], 'coverage', 'says nothing of risk'), ([.5], [.5], 'summac', "did you mean"), ([[.5]], [[.5]], 'summac_zs', 'same documents'),
+    ([.5], [.5], 'coverage', 'says nothing of risk'), ([.5], [.5], 'summac', "did you mean"), ([[.5]], [[.5]], 'summac_zs', 'one number for each summary'), (None, [.5], 'summac_zs', 'got NoneType'), (.5, .5, 'summac_zs', 'got float'),
     ([math.inf], [.5], 'harim', 'what is finite')])
 def test_wrong_scores(a, b, metric, message):
     with pytest.raises(ValueError, match=message): risk_ratio(a, b, metric, variant='difference')
+
+def test_scores_that_are_no_numbers():
+    with pytest.raises(TypeError, match="scores of 'summac_zs' must be numbers"): risk_ratio(['high'], [.5], 'summac_zs')
 
 def test_scores_of_different_metrics():
     with pytest.raises(ValueError, match="'a' and 'b'"): risk_ratio(Scores('a', [.5], (0, 1)), Scores('b', [.5], (0, 1)))

@@ -1,11 +1,12 @@
 "Tables that lie beside the studies come from their own settings: some rows of each are computed again"
-import pytest
+import json, shutil
+import pandas as pd, pytest
 from conftest import root
 from compresscal.results import Results
 from compresscal.study import Study
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('one_thread')]
-
+@pytest.mark.slow
+@pytest.mark.usefixtures('one_thread')
 def test_self_calibration(tmp_path):
     "The first set of two sources with one method; other packages or another machine give other text, and then numbers alike"
     kept = {(r['method'], r['source'], r['evaluation'], r['metric'], r['set']): r for r in Results.from_csv((root/'nbs/studies/self_calibration.csv').read_text()).rows}
@@ -15,3 +16,25 @@ def test_self_calibration(tmp_path):
         k = kept[r['method'], r['source'], r['evaluation'], r['metric'], r['set']]
         same = (r['calibration'], r['text'], r['fingerprint'])==(k['calibration'], k['text'], k['fingerprint'])
         assert r['value']==pytest.approx(k['value'], rel=1e-4 if same else .08), (r, k)
+
+def run_study(name, folder, monkeypatch):
+    "Code cells of a study in a folder that holds its tables"
+    monkeypatch.chdir(folder)
+    cells, names = json.loads((root/'nbs'/'studies'/f'{name}.ipynb').read_text(encoding='utf-8'))['cells'], {}
+    for c in cells:
+        if c['cell_type']=='code': exec(''.join(c['source']), names)
+
+HUMAN_LABELS = ('summeval', 'systems', 'summedits', 'frank', 'xsum')
+
+@pytest.mark.parametrize('changed', [None, *HUMAN_LABELS])
+def test_human_labels_says_what_its_tables_say(changed, tmp_path, monkeypatch):
+    "Every statement of the study has an assertion below it: with the numbers of any table dealt anew it does not pass"
+    for k in HUMAN_LABELS: shutil.copy(root/'nbs'/'studies'/f'human_labels_{k}.csv', tmp_path)
+    if changed:
+        path = tmp_path/f'human_labels_{changed}.csv'
+        table = pd.read_csv(path)
+        dealt = ['value', 'low', 'high'] if 'value' in table else ['auc', 'low', 'high'] if 'auc' in table else ['consistency', 'words']
+        table[dealt] = table[dealt].sample(frac=1, random_state=0).to_numpy()
+        table.to_csv(path, index=False)
+        with pytest.raises(AssertionError): run_study('human_labels', tmp_path, monkeypatch)
+    else: run_study('human_labels', tmp_path, monkeypatch)

@@ -143,6 +143,10 @@ def test_bad_input(embedded, docs):
                                              (docs, dict(chat=True), ValueError, 'without a chat template'), (docs, dict(batch_size=0), ValueError, '`batch_size`')):
         with pytest.raises(kind, match=message): summarize(*embedded, documents, **kwargs)
 
+@pytest.mark.parametrize('text, stops, name', [(None, ['.'], 'text'), (float('nan'), ['.'], 'text'), ('A. B.', '.', 'stops')])
+def test_cut_at_refuses_what_is_no_text(text, stops, name):
+    with pytest.raises(TypeError, match=f'`{name}` must be'): cut_at(text, stops)
+
 # ---- Files
 
 def made_up():

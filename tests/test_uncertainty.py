@@ -240,3 +240,8 @@ def test_many_documents_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak<1e8 and 0<p<=1
+
+@pytest.mark.parametrize('test', ['signs', 'wilcoxon'])
+def test_one_pair_says_nothing(test):
+    "With the other sign a single difference is as large"
+    assert compare_paired([3.], [1.], test=test).p==1

@@ -1,0 +1,67 @@
+"The commands that write and compare summaries: files are whole or absent, mistakes are told before work, what was finished is kept."
+import json
+import pytest
+from compresscal import answers
+from compresscal.cli import main
+from compresscal.summarization import load_summaries
+from compresscal.summarizing import compare_summaries, write_summaries
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+@pytest.fixture
+def documents(tmp_path):
+    rows = [dict(id=f'd{i}', document=f'The {w} stands on hill number {i}. It is old.', reference=f'An old {w}.') for i,w in enumerate('house tower tree stone barn mill gate wall'.split())]
+    (tmp_path/'documents.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    return str(tmp_path/'documents.jsonl')
+
+HOW = dict(max_tokens=8, prompt='document', progress=False)
+
+def test_written_compared_and_kept(tiny_checkpoint, documents, tmp_path, capsys):
+    a, b = (str(tmp_path/f'{o}.jsonl') for o in 'ab')
+    first = write_summaries(str(tiny_checkpoint), a, documents, **HOW)
+    assert first.data['summaries']==8 and first.data['file']==a and not list(tmp_path.glob('.*'))
+    write_summaries(str(tiny_checkpoint), b, documents, temperature=1., seed=3, **HOW)
+    assert load_summaries(b).settings['sampling'] and load_summaries(a).settings['sampling'] is None and load_summaries(a).texts!=load_summaries(b).texts
+    judge = f'harim:decoder,model={tiny_checkpoint},prompt=document,target_length=32'
+    assert main(['hallucination', a, f'Wanda 50%={b}', f'Wanda 50%={a}', '--judges', judge, '--out', str(tmp_path/'found'), '--json', '--quiet'])==0
+    said = json.loads(capsys.readouterr().out)
+    row = next(o for o in said['risk'] if o['metric']=='harim:decoder' and o['method']=='Wanda 50%')
+    assert row['sets']==2 and said['systems'][0]['method']=='dense'
+    assert 'summaries.csv' in {o.name for o in (tmp_path/'found').iterdir()} and not list(tmp_path.glob('.found*'))
+
+def test_an_interrupted_command_goes_on(tiny_checkpoint, documents, tmp_path, monkeypatch):
+    "Batches that were finished are not written again, and the file is the same"
+    whole = tmp_path/'whole.jsonl'
+    write_summaries(str(tiny_checkpoint), whole, documents, batch_size=8, **HOW)
+    write, calls = answers._write, []
+    def failing(*args):
+        calls.append(len(args[1]))
+        if len(calls)==2: raise KeyboardInterrupt
+        return write(*args)
+    monkeypatch.setattr(answers, '_write', failing)
+    with pytest.raises(KeyboardInterrupt): write_summaries(str(tiny_checkpoint), tmp_path/'parts.jsonl', documents, batch_size=4, **HOW)
+    assert not (tmp_path/'parts.jsonl').exists() and (tmp_path/'.parts.jsonl.answers').is_dir()
+    write_summaries(str(tiny_checkpoint), tmp_path/'parts.jsonl', documents, batch_size=4, **HOW)
+    assert calls==[4, 4, 4] and load_summaries(tmp_path/'parts.jsonl').texts==load_summaries(whole).texts and not (tmp_path/'.parts.jsonl.answers').exists()
+
+@pytest.mark.parametrize('changes,says', [(dict(documents='docstring'), "did you mean 'docstrings'"), (dict(prompt='afer'), "did you mean 'after'"), (dict(temperature=-1.), 't_final'),
+                                          (dict(name='embeded'), "did you mean 'embedded'"), (dict(n=99), 'at most'), (dict(max_tokens=10**6), '`max_tokens`')])
+def test_mistakes_leave_nothing(tiny_checkpoint, documents, tmp_path, changes, says):
+    with pytest.raises(ValueError, match=says): write_summaries(**dict(dict(name=str(tiny_checkpoint), out=tmp_path/'x.jsonl', documents=documents, **HOW), **changes))
+    assert not [o for o in tmp_path.iterdir() if 'x.jsonl' in o.name]
+
+def test_files_are_looked_at_first(tiny_checkpoint, documents, tmp_path):
+    a = tmp_path/'a.jsonl'
+    write_summaries(str(tiny_checkpoint), a, documents, **HOW)
+    write_summaries(str(tiny_checkpoint), tmp_path/'few.jsonl', documents, n=3, **HOW)
+    (tmp_path/'broken.jsonl').write_text(a.read_text()[:-20])
+    for files,says in (([a], 'got 1'), ([a, tmp_path/'few.jsonl'], 'same documents'), ([a, tmp_path/'broken.jsonl'], 'whole file'), ([a, tmp_path/'none.jsonl'], 'No such file')):
+        with pytest.raises(ValueError, match=says): compare_summaries(list(map(str, files)), out=tmp_path/'found', progress=False)
+    with pytest.raises(ValueError, match="did you mean 'harim'"): compare_summaries([str(a), str(a)], ['harimm'], progress=False)
+    assert not (tmp_path/'found').exists() and not list(tmp_path.glob('.found*'))
+
+def test_exit_codes(documents, tmp_path, capsys):
+    assert main(['summarize', 'embedded', '--documents', 'nothing-such', '--out', str(tmp_path/'x.jsonl')])==2
+    assert 'docstrings' in capsys.readouterr().err
+    assert main(['hallucination', str(tmp_path/'none.jsonl'), str(tmp_path/'none.jsonl')])==2
+    assert main(['summarise', 'embedded'])==2 and "did you mean 'summarize'" in capsys.readouterr().err
