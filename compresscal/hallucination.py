@@ -299,7 +299,8 @@ def _told(frame, columns):
     return frame[[k for k in columns if k in frame and frame[k].notna().any() and not set(frame[k].unique())<={'', 'none'}]].rename(columns=dict(label='risk by', variant='kind'))
 
 def summary_tables(
-    study:Hallucination, # Reviews
+    study:Hallucination,   # Reviews
+    association:bool=True, # Those of risk and overlap, too?
 )->list[tuple[str,str,pd.DataFrame]]: # Title, how to read it, and the table
     "The tables that belong into a report"
     means = system_means(study, datasets=True)
@@ -308,7 +309,7 @@ def summary_tables(
              ('Risk of hallucination', 'Ratio of mean risks, or difference where a score has no bounds, against the dense model on the same documents; answers that are no '
               'summaries are left out in pairs. Intervals cover documents, or sets where there are several; p is corrected after Holm for all rows that pool the data sets.',
               _told(study.risk, _RISK))]
-    for m in study.judged:
+    for m in study.judged if association else ():
         try: found.append((f'Risk by {m} and overlap', 'Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for each document. '
                            'Association: entailment rises with copying by itself.', associate(study, m, n_resamples=199).to_pandas()))
         except ValueError: continue # the risk does not vary
@@ -324,3 +325,24 @@ def summary_pictures(
         try: made[f'overlap-{m}'] = plot_association(associate(study, m, n_resamples=0))
         except ValueError: continue # the risk does not vary
     return made
+
+# %% ../nbs/17_hallucination.ipynb #a0eda37d
+def _as_lines(frame):
+    "A table as text, its numbers with three digits"
+    cell = lambda v: '' if v is None or v!=v else f'{v:.3f}' if isinstance(v, float) else str(v)
+    return [[k.replace('_', ' ') for k in frame], *([cell(v) for v in row] for row in frame.itertuples(index=False))]
+
+def _shown_tables(self): return [(title, note, _as_lines(frame)) for title,note,frame in summary_tables(self, association=False)]
+
+def _markdown(self):
+    line = lambda cells: '| '+' | '.join(cells)+' |'
+    part = lambda title, note, rows: '\n'.join([f'**{title}.** {note}', '', line(rows[0]), line(['---']+['---:']*(len(rows[0])-1)), *map(line, rows[1:])])
+    return '\n\n'.join(part(*o) for o in _shown_tables(self))
+
+def _plain(self):
+    def part(title, rows):
+        wide = [max(map(len, c)) for c in zip(*rows)]
+        return '\n'.join([title, *('  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]).rstrip() for r in rows)])
+    return '\n\n'.join(part(title, rows) for title,_,rows in _shown_tables(self))
+
+Hallucination._repr_markdown_, Hallucination.__repr__ = _markdown, _plain
