@@ -61,7 +61,6 @@ STATISTICS = dict(
     hidden=('Where one measure hides what another shows', 'Pairs that perplexity tells apart and accuracy does not, or the other way round.'),
     rank_agreement=('Does perplexity order models as accuracy does?', 'Rank correlation between compressed models, and between the sets of one source.'))
 
-_SAID = dict(greater='P(a>b)', n_sequences='sequences', length='tokens each') # columns that have another name
 _LAST = ', not declared'
 _FAMILY = 'These pairs were declared before the run; p is corrected for their number after Holm.'
 _SHOWN = 'Nobody asked for these pairs before the numbers were seen, so they have no p-value.'
@@ -92,13 +91,14 @@ def _trim(note, frame):
     alike = [c for c in ('model', 'source', 'n_sequences', 'length') if c in frame.columns and len(frame)>1]
     values = {c: {v for v in frame[c] if v!=0} for c in alike} # a method without text has no size
     same = {c: v for c,v in values.items() if len(v)<2}
-    said = [f"{_SAID.get(c, c)} {[*v][0]}" for c,v in same.items() if v]
+    said = [f"{c.removeprefix('n_')} {[*v][0]}" for c,v in same.items() if v]
     empty = [c for c in frame.columns if frame[c].isna().all() or (frame[c]=='').all()]
     return note + (f" All lines: {', '.join(said)}." if said else ''), frame.drop(columns={*same, *empty, 'declared'}&{*frame.columns})
 
 # %% ../nbs/19_report.ipynb #f149bd00
 _ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'), 'its interval': ('greater_low', 'greater_high'),
          'sets': ('sets_a', 'sets_b')} # columns that become one
+_SAID = dict(greater='P(a>b)', n_sequences='sequences', length='tokens each')
 
 def frame_lines(
     frame:pd.DataFrame, # Any table

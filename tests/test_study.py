@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import outside_tests, root
 
-from compresscal import installed as installed_module, report as report_module, store as store_module
+from compresscal import installed as installed_module, store as store_module
 from compresscal.calibration import CalibrationSet
 from compresscal.compression import Magnitude, Wanda
 from compresscal.engines import Local, Pool, Ray
@@ -50,7 +50,7 @@ def table(folder): return (folder/'results.csv').read_bytes()
 @pytest.fixture(autouse=True)
 def plain_pictures(monkeypatch, request):
     "Drawing takes most of the time of a small study: only tests of the report draw"
-    if 'report' not in request.node.name: monkeypatch.setattr(report_module, 'pictures', lambda results: {})
+    if 'report' not in request.node.name: monkeypatch.setattr(Results, 'pictures', lambda results: {})
 
 whole = {}
 
@@ -192,9 +192,16 @@ def test_infinite_perplexity_is_shown(small, tmp_path):
     assert ' inf' in repr(broken) and ',inf,' in broken.to_csv()
 
 @pytest.mark.parametrize('wrong, says', [(dict(methods=['wonda:0.5']), "did you mean 'wanda'"), (dict(methods=['wanda:0']), 'sparsity'), (dict(methods=['wanda:4:2']), '4:2'),
-    (dict(methods=[]), '`methods`'), (dict(n_sets=0), '`n_sets`'), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), "must be one of sparsity")])
+    (dict(methods=[]), '`methods`'), (dict(sources=['self', 'dcos']), "did you mean 'docs'"), (dict(sources=['self:carlni']), "did you mean 'carlini'"),
+    (dict(n_sets=0), '`n_sets`'), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), "must be one of sparsity")])
 def test_mistakes_are_seen_at_once(wrong, says):
     with pytest.raises(ValueError, match=says): Study(**wrong)
+
+def test_no_progress_means_none(small, tmp_path, monkeypatch, capfd):
+    "Not while the model writes its calibration text, either"
+    monkeypatch.delenv('IN_TEST')
+    replace(small, methods=['wanda:0.5'], sources=['self'], n_sets=1, n_sequences=2, length=8).run(tmp_path/'s', progress=False)
+    assert capfd.readouterr()==('', '')
 
 @pytest.mark.parametrize('text, method', [('wanda:0.5', Wanda(.5)), ('WANDA:2:4', Wanda('2:4')), ('magnitude:50%', Magnitude(.5)), (' magnitude : 0.5', Magnitude(.5)), ('wanda:sparsity=4:8', Wanda('4:8'))])
 def test_methods_by_name(text, method): assert parse_method(text)==method
