@@ -11,6 +11,7 @@ __all__ = ['usual_columns', 'space_rule', 'id_space', 'IdCounter', 'pick_columns
 import difflib, json, re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 import numpy as np
@@ -54,17 +55,14 @@ def space_rule(
     whole = any(o.rstrip or ' ' in o.content[1:] and not re.search(r'\s\s|[^\S ]', o.content) for o in added)
     return 'head' if _heads(steps) and not whole else None
 
-# %% ../nbs/14_counting.ipynb #45ea8f65
-def _pieces(texts, rule):
-    "Counts of the pieces of some texts, and the texts that are not sure to fall into pieces"
-    if rule=='dropped':
-        found = Counter(' '.join(texts).split(' '))
-        del found['']
-        return found,[]
-    plain = [o for o in texts if o and ' '.join(o.split())==o] # single spaces between words, and no other white space
-    heads,words = Counter(o.partition(' ')[0] for o in plain),Counter(' '.join(plain).split(' ')) if plain else Counter()
-    words.subtract(heads)
-    return heads+Counter({' '+k: n for k,n in words.items() if n}),[o for o in texts if not o or ' '.join(o.split())!=o]
+# %% ../nbs/14_counting.ipynb #1167abfc
+def _words(texts, rule):
+    "All words of some texts, those at the head of a text, and the texts that are not sure to fall into words"
+    plain,whole = (texts,[]) if rule=='dropped' else ([],[])
+    if rule=='head': # single spaces between words, and no other white space
+        for o in texts: (plain if o and ' '.join(o.split())==o else whole).append(o)
+    heads = [o.partition(' ')[0] for o in plain] if rule=='head' else []
+    return ' '.join(plain).split(' ') if plain else [],heads,whole
 
 # %% ../nbs/14_counting.ipynb #49fb63db
 def id_space(
@@ -84,12 +82,15 @@ class IdCounter:
         if max_length is not None and (not isinstance(max_length, int) or max_length<1): raise ValueError(f"`max_length` must be 1 or more tokens, got {max_length!r}")
         self.tokenizer,self.vocab_size = tokenizer,vocab_size or id_space(tokenizer)
         self.max_length,self.special = max_length,add_special_tokens
-        self.rule,self.rows,self._counts,self._waiting = None if max_length else space_rule(tokenizer),0,np.zeros(self.vocab_size, np.int64),Counter()
-        self.backend = self._copied() if getattr(tokenizer, 'backend_tokenizer', None) is not None else None
+        self.rows,self._counts,self._waiting,self._heads = 0,np.zeros(self.vocab_size, np.int64),Counter(),Counter()
 
-    def _copied(self):
-        "The tokenizer's own engine, without its padding, and with our truncation"
-        own = self.tokenizer.backend_tokenizer
+    @cached_property
+    def rule(self)->str|None: "As `space_rule` has it; None where rows must stay whole"; return None if self.max_length else space_rule(self.tokenizer)
+
+    @cached_property
+    def backend(self):
+        "The tokenizer's own engine, without its padding, and with our truncation; None for a tokenizer in Python"
+        if (own := getattr(self.tokenizer, 'backend_tokenizer', None)) is None: return None
         backend = type(own).from_str(own.to_str())
         backend.no_padding()
         backend.no_truncation()
@@ -136,11 +137,14 @@ def _encode(self, texts, second=None, times=None, special=False):
         ids = np.fromiter(chain.from_iterable(found), np.int64)
         self.add_ids(ids, times=None if times is None else np.repeat(times[part], [len(o) for o in found]))
 
-def _flush(self):
-    if self._waiting:
-        words,times = list(self._waiting),np.fromiter(self._waiting.values(), np.int64)
-        self._waiting = Counter()
-        self._encode(words, times=times)
+def _flush(self, most=64):
+    "Cut the words that wait; those that came equally often in one text, at most so many"
+    self._waiting.subtract(self._heads)
+    rows,alike = list(self._heads.items()),{}
+    for word,n in self._waiting.items(): alike.setdefault(n, []).append(word)
+    for n in alike.keys()-{0}: rows += [(' '+' '.join(alike[n][i:i+most]), n) for i in range(0, len(alike[n]), most)]
+    self._waiting,self._heads = Counter(),Counter()
+    if rows: self._encode([o for o,_ in rows], times=np.array([n for _,n in rows]))
 
 def _add_texts(self,
     texts:list[str],             # A text for each row
@@ -150,8 +154,9 @@ def _add_texts(self,
     if self.rule is None: self._encode(texts, second, special=self.special)
     else:
         for side in filter(None, (texts, second)):
-            pieces,whole = _pieces(side, self.rule)
-            self._waiting.update(pieces)
+            words,heads,whole = _words(side, self.rule)
+            self._waiting.update(words)
+            self._heads.update(heads)
             self._encode(whole)
         if self.special:
             ids,times = self._frame(second is not None)
