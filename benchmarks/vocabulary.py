@@ -17,7 +17,7 @@ def rows_of(task:str)->dict:
     data = shared()/'data'
     def tsv(path, text, label): return [dict(text=o[text], label=int(o[label])) for o in (l.split('\t') for l in path.read_text(encoding='utf-8').splitlines())]
     if task=='cola': return {k: tsv(data/f'glue_cola/{f}.tsv', 3, 1) for k,f in dict(train='in_domain_train', validation='in_domain_dev', out_of_domain='out_of_domain_dev').items()}
-    if task=='sst2': return {k: tsv(data/f'glue_sst2/{k}.tsv', 0, 1) for k in ('train', 'dev', 'test')}
+    if task=='sst2': return {k: tsv(data/f'glue_sst2/{k}.tsv', 0, 1) for k in ('train', 'dev')}
     if task=='rte':
         read = lambda k: [json.loads(o) for o in (data/f'glue_rte/rte_{k}.jsonl').read_text(encoding='utf-8').splitlines()]
         return {name: [dict(premise=o['premise'], hypothesis=o['hypothesis'], label=int(o['label']!='entailment')) for o in read(k)] for name,k in dict(train='train', validation='val').items()}
