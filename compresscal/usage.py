@@ -145,6 +145,7 @@ def used_tokens(
 )->TokenUsage:
     "The token ids that a data set uses"
     if not callable(getattr(tokenizer, 'get_vocab', None)): raise TypeError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}")
+    vocab_size = vocab_size or id_space(tokenizer)
     kept,fingerprint,parts = kept_ids(tokenizer, keep, vocab_size),tokenizer_fingerprint(tokenizer),{}
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     with tqdm(desc='counting', unit='row', disable=hidden, leave=False) as bar:
