@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/reduced_checkpoints.html.md"""
 # %% auto #0
 __all__ = ['load_reduced', 'write_kept', 'save_reduced', 'save_full', 'VocabularyCallback']
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #692fa616
+# %% ../nbs/18_reduced_checkpoints.ipynb #76459973
 import copy, json, shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +22,10 @@ from .installed import write_atomically
 from .loading import StoredTensor, _bars, _checkpoint_tensors, _download, stored_tensors
 from .tensor_files import Spliced, new_folder, read_rows, write_tensors
 from .token_maps import TokenMap
-from .token_tables import Table, change_settings
+from .token_tables import Table, change_settings, tensors_of
 from .vocabulary import Reduction, hash_numbers, make_mark, plan_reduction
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #0e71b45f
+# %% ../nbs/18_reduced_checkpoints.ipynb #45170a5c
 def _table_of(name, shape, tables):
     "The table that a stored tensor is, if it is one"
     return next((o for o in tables if tuple(o.full.shape)==tuple(shape) and any(name==n or n.endswith(f'.{name}') or name.endswith(f'.{n}') for n in o.names)), None)
@@ -46,35 +46,46 @@ def _empty(config, kind):
     if kind is None: raise ValueError(f"`model_class` must be given for a checkpoint of {config.architectures}, such as AutoModelForSequenceClassification")
     with torch.device('meta'): return kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
 
-def _fill(kind, config, tensors, dtype, device):
-    "A model made of tensors, and what it lacks"
-    with _bars(False): model, info = kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
-    return model.to(device or 'cpu'), info['missing_keys']
+def _fill(empty, tensors, dtype, device):
+    "The model, made of tensors"
+    with _bars(False): model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
+    if empty.can_generate(): model.generation_config = empty.generation_config
+    return model.to(device or 'cpu')
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #6b8a3fc5
+# %% ../nbs/18_reduced_checkpoints.ipynb #27f78225
+def _read_part(stored, tables, ids, size):
+    "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
+    for name,o in stored.items():
+        table = _table_of(name, o.shape, tables)
+        if table is not None: yield name, _kept(o, table, ids)
+        elif size not in o.shape: yield name, o.read()
+
+def _tied_as(model, tables):
+    "The tables, as they are tied in the model"
+    found, tensors = {}, tensors_of(model)
+    for o in tables:
+        for name in o.names: found.setdefault((id(tensors[name]), o), []).append(name)
+    return [Table(tuple(names), o.axis, o.full) for (_,o),names in found.items()]
+
+def _embedding(model, tables):
+    "Which of the tables the model reads its input from"
+    at, tensors = model.get_input_embeddings().weight, tensors_of(model)
+    return next(i for i,o in enumerate(tables) if any(tensors[name] is at for name in o.names))
+
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
-    empty, stored = _empty(config, kind), _checkpoint_tensors(folder)
+    config, stored = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), _checkpoint_tensors(folder)
+    empty = _empty(config, kind)
     if empty.can_generate() and (folder/'generation_config.json').exists(): empty.generation_config = GenerationConfig.from_pretrained(folder)
     plan = plan_reduction(empty, usage, **how)
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
-    whole, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
-    places = {o.full: o for o in whole}
-    rows = _kept(whole[plan.embedding].full, whole[plan.embedding], plan.tokens.ids)
-    tensors = {}
-    for name,o in stored.items():
-        table = _table_of(name, o.shape, plan.tables)
-        if table is not None: tensors[name] = rows if o is whole[plan.embedding].full else _kept(o, table, plan.tokens.ids)
-        elif plan.tokens.full_size not in o.shape: tensors[name] = o.read() # others with a row for each token belong to heads that this model does not have
+    there, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
     change_settings(empty, new)
-    dtype = dtype or getattr(config, 'dtype', None) or rows.dtype
-    model, lacks = _fill(type(empty), empty.config, tensors, dtype, device)
-    if missing := [o for o in plan.tables if all(name in lacks for name in o.names)]: raise ValueError(f"`folder` must hold the whole of {missing[0]}, and does not")
-    if empty.can_generate(): model.generation_config = empty.generation_config
+    model = _fill(empty, dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size)), dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
     change_settings(model, new)
-    mark = model.config.reduced_vocabulary = make_mark(plan.tokens, rows)
-    return model, Reduction(model, plan.tokens, whole, {k: old for k,(old,_) in plan.settings.items()}, mark, str(Path(folder).resolve()), plan.fingerprint)
+    tables, old = _stored_tables(stored, _tied_as(model, plan.tables)), {k: v for k,(v,_) in plan.settings.items()}
+    mark = model.config.reduced_vocabulary = make_mark(plan.tokens, read_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
+    return model, Reduction(model, plan.tokens, tables, old, mark, str(folder.resolve()), plan.fingerprint)
 
 # %% ../nbs/18_reduced_checkpoints.ipynb #253837c2
 def _unknown_whole(about): return tuple(Table(tuple(names), axis, torch.empty(shape, dtype=getattr(torch, dtype), device='meta')) for names,axis,shape,dtype in about['tables'])
@@ -122,7 +133,7 @@ def load_reduced(
     if full is not None: raise ValueError("`full` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, config or {})
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #391ccc52
+# %% ../nbs/18_reduced_checkpoints.ipynb #59feb749
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
@@ -131,10 +142,8 @@ def write_kept(
     folder, whole = Path(folder), [o.full for o in reduction.tables]
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
     if reduction.model.config.get_text_config().vocab_size!=len(reduction.tokens): raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
-    at = reduction.model.get_input_embeddings().weight
-    embedding = next(i for i,o in enumerate(reduction.tables) if any(reduction.model.get_parameter(n) is at for n in o.names if n.endswith('weight')))
     settings = {k: [[list(ids), bias] for ids,bias in v.items()] if k.endswith('sequence_bias') and isinstance(v, dict) else v for k,v in reduction.settings.items()}
-    about = dict(mark=reduction.mark, embedding=embedding, tables=[[o.names, o.axis, list(t.shape), str(t.dtype).removeprefix('torch.')] for o,t in zip(reduction.tables, whole)],
+    about = dict(mark=reduction.mark, embedding=_embedding(reduction.model, reduction.tables), tables=[[o.names, o.axis, list(t.shape), str(t.dtype).removeprefix('torch.')] for o,t in zip(reduction.tables, whole)],
                  settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint, source=reduction.source)
     write_tensors(folder/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(folder/'kept_tokens.json', json.dumps(about, indent=1))

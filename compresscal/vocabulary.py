@@ -24,7 +24,7 @@ from .tensor_files import write_tensors
 from .token_maps import ReducedCollator, ReducedTokenizer, TokenMap
 from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered
 
-# %% ../nbs/17_vocabulary.ipynb #f6d53123
+# %% ../nbs/17_vocabulary.ipynb #a57343fa
 def check_tokenizer(
     tokenizer,                 # A tokenizer
     size:int,                  # Embeddings that the model has, when it is whole
@@ -65,7 +65,7 @@ def is_reduced(
     model:PreTrainedModel, # Any model
 )->bool:                   # Whether it has a part of its vocabulary only
     "Has a model been reduced?"
-    return getattr(model.config, 'reduced_vocabulary', None) is not None
+    return getattr(getattr(model, 'config', None), 'reduced_vocabulary', None) is not None
 
 # %% ../nbs/17_vocabulary.ipynb #e25e5e39
 def _held(model, name):
