@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harness, memory, speed, study
+import baseline, generation, harness, memory, reduced_checkpoints, speed, study
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -163,6 +163,13 @@ def test_memory(tmp_path):
     memory.main([*small, '--blocks', '3', '--modes', 'spill', '--out', str(tmp_path)])
     row, = json.loads((tmp_path/'memory.json').read_text())['rows']
     assert (row['mode'], row['blocks'])==('spill', 3) and row['peak']>=row['imports']>50
+
+def test_reduced_checkpoints(tmp_path):
+    "However the model is reduced, it trains alike, and the whole is written"
+    small = ['--vocabulary','400','--kept','40','--width','16','--inner','32','--heads','2','--blocks','1','--length','8','--modes','memory,part']
+    assert reduced_checkpoints.main([*small, '--out', str(tmp_path)])
+    found = json.loads((tmp_path/'reduced_checkpoints.json').read_text())['found']
+    assert found['memory']['losses']==found['part']['losses'] and found['memory']['saved']==found['part']['saved']
 
 @pytest.mark.slow
 def test_study(tmp_path, capsys):
