@@ -164,6 +164,7 @@ def test_memory(tmp_path):
     row, = json.loads((tmp_path/'memory.json').read_text())['rows']
     assert (row['mode'], row['blocks'])==('spill', 3) and row['peak']>=row['imports']>50
 
+@pytest.mark.slow
 def test_reduced_checkpoints(tmp_path):
     "However the model is reduced, it trains alike, and the whole is written"
     small = ['--vocabulary','400','--kept','40','--width','16','--inner','32','--heads','2','--blocks','1','--length','8','--modes','memory,part']

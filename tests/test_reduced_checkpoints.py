@@ -110,6 +110,26 @@ def test_rows_that_are_not_kept_are_not_read(saved, monkeypatch):
     load_reduced(folder, used)
     assert read and not any(97 in o for o in read)
 
+def test_fine_tuned_by_others(saved, tmp_path):
+    "A reduced folder is loaded as a classifier with a padding token of its own, trained and saved by plain transformers; the whole model can still be made"
+    original, folder = saved('llama_tied')
+    _, reduction = load_reduced(folder, used)
+    save_reduced(reduction, tmp_path/'small')
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path/'small', num_labels=3)
+    tuned.config.pad_token_id = reduction.encode(60)
+    train(tuned)
+    tuned.save_pretrained(tmp_path/'tuned')
+    model, found = load_reduced(tmp_path/'tuned', kept=tmp_path/'small')
+    assert type(model) is type(tuned) and {k for k,v in state(model).items() if not torch.equal(v, tensors_of(tuned)[k])}==set()
+    save_full(found, tmp_path/'whole')
+    back = AutoModelForSequenceClassification.from_pretrained(tmp_path/'whole')
+    assert (back.config.pad_token_id, back.config.eos_token_id, back.config.vocab_size, back.config.num_labels)==(60, original.config.eos_token_id, 97, 3)
+    batch, rest = rows(model), [i for i in range(97) if i not in found.tokens]
+    with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, tuned(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(back.model.embed_tokens.weight[rest], original.model.embed_tokens.weight[rest])
+
 # ---- Nothing is lost
 
 def test_a_failure_while_writing_leaves_nothing(saved, tmp_path, monkeypatch):
@@ -206,7 +226,8 @@ def test_bad_input(saved, tmp_path, tiny_tokenizer):
     with pytest.raises(ValueError, match='new or empty'): save_reduced(reduction, tmp_path/'small')
     with pytest.raises(ValueError, match='reduced already'): load_reduced(tmp_path/'small', used)
     model.save_pretrained(tmp_path/'bare') # without the ids
-    with pytest.raises(ValueError, match='must have its whole vocabulary'): load_reduced(tmp_path/'bare', [1])
+    with pytest.raises(ValueError, match='`kept` must name a reduced folder with kept_tokens.json'): load_reduced(tmp_path/'bare')
+    with pytest.raises(ValueError, match='`kept` must not be given'): load_reduced(folder, used, kept=tmp_path/'small')
     reduction.restore()
     for f in (save_full, save_reduced):
         with pytest.raises(ValueError, match='has been restored'): f(reduction, tmp_path/'more')

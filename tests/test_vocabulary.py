@@ -488,6 +488,16 @@ def test_what_the_model_needs_is_kept():
     assert reduction.decode(model.generation_config.eos_token_id)==[2, 50] and model.generation_config.forced_decoder_ids==[[1, reduction.encode(51)]]
     assert reduction.decode(model.config.pad_token_id)==5==reduction.decode(model.model.embed_tokens.padding_idx)
 
+def test_settings_of_the_meantime():
+    "What was set while the model was reduced is renumbered on the way back"
+    model = make('llama')
+    model.config.pad_token_id = model.generation_config.pad_token_id = None
+    reduction = reduce_vocabulary(model, used)
+    model.config.pad_token_id = model.generation_config.pad_token_id = reduction.encode(60)
+    model.config.eos_token_id = [reduction.encode(2), reduction.encode(61)]
+    reduction.restore()
+    assert (model.config.pad_token_id, model.generation_config.pad_token_id, model.config.eos_token_id, model.generation_config.eos_token_id)==(60, 60, [2, 61], 2)
+
 def test_padding_stays_where_positions_depend_on_it():
     for name,pad in (('roberta', 3), ('m2m', 1)):
         reduction = reduce_vocabulary(model := make(name), used)
