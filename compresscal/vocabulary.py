@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/vocabulary.html.md"""
 __all__ = ['check_tokenizer', 'hash_numbers', 'make_mark', 'is_reduced', 'decay_rows', 'Reduction', 'Plan', 'plan_reduction',
            'reduce_vocabulary']
 
-# %% ../nbs/17_vocabulary.ipynb #4535967e
+# %% ../nbs/17_vocabulary.ipynb #601a33ce
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from .calibration import tokenizer_fingerprint
 from .loading import stored_tensors
 from .tensor_files import write_tensors
 from .token_maps import ReducedCollator, ReducedTokenizer, TokenMap
-from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered
+from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered, renumbered_back
 
-# %% ../nbs/17_vocabulary.ipynb #f6d53123
+# %% ../nbs/17_vocabulary.ipynb #a57343fa
 def check_tokenizer(
     tokenizer,                 # A tokenizer
     size:int,                  # Embeddings that the model has, when it is whole
@@ -65,7 +65,7 @@ def is_reduced(
     model:PreTrainedModel, # Any model
 )->bool:                   # Whether it has a part of its vocabulary only
     "Has a model been reduced?"
-    return getattr(model.config, 'reduced_vocabulary', None) is not None
+    return getattr(getattr(model, 'config', None), 'reduced_vocabulary', None) is not None
 
 # %% ../nbs/17_vocabulary.ipynb #e25e5e39
 def _held(model, name):
@@ -108,7 +108,7 @@ def decay_rows(
         return rows
     return rows.mul_(float(torch.tensor(list(factors), dtype=torch.float64).prod()))
 
-# %% ../nbs/17_vocabulary.ipynb #a42e421b
+# %% ../nbs/17_vocabulary.ipynb #2e145fe0
 def _restore(reduction, model, decay, exact):
     "Give `model` the whole vocabulary; nothing is changed before everything is at hand"
     kept = reduction.tokens.ids
@@ -123,7 +123,7 @@ def _restore(reduction, model, decay, exact):
             if len(factors): new[rest] = decay_rows(new[rest.to(new.device)], factors, exact)
             new.index_copy_(table.axis, kept.to(new.device), rows)
             _replace(model, table.names, new)
-    change_settings(model, reduction.settings)
+    change_settings(model, renumbered_back(model, reduction.settings, reduction.tokens))
     del model.config.reduced_vocabulary
     model.__dict__.pop('generate', None)
 
@@ -158,14 +158,14 @@ class _Restorable:
                     if p.grad is not None and any(p is q for q in g['params']): self.factors.setdefault(o.names[0], []).append(1-float(g['lr'])*g['weight_decay'])
         return inner.register_step_pre_hook(note)
 
-# %% ../nbs/17_vocabulary.ipynb #01cf5c17
+# %% ../nbs/17_vocabulary.ipynb #bd1d3540
 class Reduction(_Restorable):
     "A model with a part of its vocabulary, and what is needed to give it the rest again"
     def __init__(self,
         model:PreTrainedModel,  # The model, reduced
         tokens:TokenMap,        # Which tokens it has
         tables:Sequence[Table], # The whole tensors, in memory or on disk
-        settings:Mapping,       # Place of a setting -> what stood there
+        settings:Mapping,       # Place of a setting -> what stood there, and what reducing has put there
         mark:Mapping,           # What its configuration says of the reduction
         source:str='memory',    # Where the whole tensors are
         fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
@@ -236,7 +236,7 @@ def plan_reduction(
     embedding = next(i for i,o in enumerate(layout.tables) if any(_held(model, name)[0] is at for name in o.names))
     return Plan(tokens, layout.tables, renumbered(model, layout, tokens), embedding, getattr(usage, 'tokenizer_fingerprint', None), whole)
 
-# %% ../nbs/17_vocabulary.ipynb #ddf125d6
+# %% ../nbs/17_vocabulary.ipynb #75cf59aa
 def _put_aside(plan, full, mark):
     "The whole tensors where they are to wait"
     if full=='memory': return [Table(o.names, o.axis, o.full.cpu()) for o in plan.tables]
@@ -265,4 +265,4 @@ def reduce_vocabulary(
     change_settings(model, {k: new for k,(_,new) in plan.settings.items()})
     model.config.reduced_vocabulary = mark
     if plan.whole_head: model.generate = _refuse
-    return Reduction(model, plan.tokens, waiting, {k: old for k,(old,_) in plan.settings.items()}, mark, str(full), plan.fingerprint)
+    return Reduction(model, plan.tokens, waiting, plan.settings, mark, str(full), plan.fingerprint)

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harness, memory, speed, study, usage, vocabulary
+import baseline, generation, harness, memory, reduced_checkpoints, speed, study, usage, vocabulary
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -181,6 +181,14 @@ def test_vocabulary(tmp_path):
     "A reduced vocabulary makes a step cheaper where the vocabulary is nearly all of the model"
     whole,small = (vocabulary.in_own_process('cost', model='gemma', kept=k, batch=1, length=16, steps=3, vocabulary=60_000) for k in (1., .02))
     assert small['parameters']==small['full_parameters']-(60_000-small['ids'])*256 and small['peak']<whole['peak'] and small['step']<whole['step']
+
+@pytest.mark.slow
+def test_reduced_checkpoints(tmp_path):
+    "However the model is reduced, it trains alike, and the whole is written"
+    small = ['--vocabulary','400','--kept','40','--width','16','--inner','32','--heads','2','--blocks','1','--length','8','--modes','memory,part']
+    assert reduced_checkpoints.main([*small, '--out', str(tmp_path)])
+    found = json.loads((tmp_path/'reduced_checkpoints.json').read_text())['found']
+    assert found['memory']['losses']==found['part']['losses'] and found['memory']['saved']==found['part']['saved']
 
 @pytest.mark.slow
 def test_study(tmp_path, capsys):

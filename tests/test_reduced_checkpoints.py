@@ -10,7 +10,7 @@ from compresscal.vocabulary import reduce_vocabulary
 from conftest import root
 from test_vocabulary import CLASSIFIERS, MODELS, encoded, logits, make, rows, settings, state, ties, used
 
-KINDS = ['bert', 'bert_untied', 'roberta', 't5', 't5_untied', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
+KINDS = ['bert', 'bert_untied', 'roberta', 't5', 'mt5', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
 
 @pytest.fixture
 def saved(tmp_path):
@@ -21,9 +21,9 @@ def saved(tmp_path):
     return save
 
 def train(model, seed=0):
-    "Other numbers in every parameter that is trained"
+    "Other numbers in every parameter that is saved"
     g = torch.Generator().manual_seed(seed)
-    for p in filter(lambda p: p.requires_grad, model.parameters()): p.data += torch.randn(p.shape, generator=g).to(p.dtype)*.1
+    for p in [p for k,p in model.named_parameters() if p.requires_grad and 'embed_positions' not in k]: p.data += torch.randn(p.shape, generator=g).to(p.dtype)*.1
 
 @pytest.mark.parametrize('name', KINDS)
 def test_loaded_in_part(name, saved):
@@ -109,6 +109,26 @@ def test_rows_that_are_not_kept_are_not_read(saved, monkeypatch):
     monkeypatch.setattr(reduced_checkpoints.StoredTensor, 'read', lambda self: read.append(self.shape) or real(self))
     load_reduced(folder, used)
     assert read and not any(97 in o for o in read)
+
+def test_fine_tuned_by_others(saved, tmp_path):
+    "A reduced folder is loaded as a classifier with a padding token of its own, trained and saved by plain transformers; the whole model can still be made"
+    original, folder = saved('llama_tied')
+    _, reduction = load_reduced(folder, used)
+    save_reduced(reduction, tmp_path/'small')
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path/'small', num_labels=3)
+    tuned.config.pad_token_id = reduction.encode(60)
+    train(tuned)
+    tuned.save_pretrained(tmp_path/'tuned')
+    model, found = load_reduced(tmp_path/'tuned', kept=tmp_path/'small')
+    assert type(model) is type(tuned) and {k for k,v in state(model).items() if not torch.equal(v, tensors_of(tuned)[k])}==set()
+    save_full(found, tmp_path/'whole')
+    back = AutoModelForSequenceClassification.from_pretrained(tmp_path/'whole')
+    assert (back.config.pad_token_id, back.config.eos_token_id, back.config.vocab_size, back.config.num_labels)==(60, original.config.eos_token_id, 97, 3)
+    batch, rest = rows(model), [i for i in range(97) if i not in found.tokens]
+    with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, tuned(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(back.model.embed_tokens.weight[rest], original.model.embed_tokens.weight[rest])
 
 # ---- Nothing is lost
 
@@ -206,7 +226,8 @@ def test_bad_input(saved, tmp_path, tiny_tokenizer):
     with pytest.raises(ValueError, match='new or empty'): save_reduced(reduction, tmp_path/'small')
     with pytest.raises(ValueError, match='reduced already'): load_reduced(tmp_path/'small', used)
     model.save_pretrained(tmp_path/'bare') # without the ids
-    with pytest.raises(ValueError, match='must have its whole vocabulary'): load_reduced(tmp_path/'bare', [1])
+    with pytest.raises(ValueError, match='`kept` must name a reduced folder with kept_tokens.json'): load_reduced(tmp_path/'bare')
+    with pytest.raises(ValueError, match='`kept` must not be given'): load_reduced(folder, used, kept=tmp_path/'small')
     reduction.restore()
     for f in (save_full, save_reduced):
         with pytest.raises(ValueError, match='has been restored'): f(reduction, tmp_path/'more')
