@@ -76,7 +76,8 @@ def encoder(task:str, arm:str, seed:int, rows:int, length:int, batch:int, lr:flo
     g = torch.Generator().manual_seed(seed)
     model.classifier.weight.data.copy_(.02*torch.randn(model.classifier.weight.shape, generator=g)) # the same whatever was drawn before
     def collate(some): return dict(encode(dict(tokenizer([o['text'] for o in some], truncation=True, max_length=length, padding=True, return_tensors='pt'))), labels=torch.tensor([o['label'] for o in some]))
-    order = torch.randperm(len(data['train']), generator=g)[:rows].tolist()
+    each = [[i for i in torch.randperm(len(data['train']), generator=g).tolist() if data['train'][i]['label']==label][:rows//2] for label in (0, 1)]
+    order = [i for pair in zip(*each) for i in pair] # as many of either label, or the encoder finds it enough to know which is more frequent
     batches = [collate([data['train'][i] for i in order[j:j+batch]]) for j in range(0, len(order), batch)]
     torch.manual_seed(seed)
     found = train(model, batches, lambda m, b: m(**b).loss, lr)
@@ -265,7 +266,7 @@ def parse(args=None):
     p.add_argument('what', nargs='?', choices=('encoder', 'language', 'cost', 'unseen'))
     p.add_argument('--out', type=Path, default=Path('.'), help='folder for the tables'); p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--tasks', nargs='*', default=['sst2', 'cola']); p.add_argument('--models', nargs='*', default=['encoder', 'embedded', 'gemma']); p.add_argument('--package', default='networkx')
-    p.add_argument('--rows', type=int, nargs='*', default=[800, 2400], help='training rows of each of the tasks'); p.add_argument('--length', type=int, default=64); p.add_argument('--batch', type=int, default=16)
+    p.add_argument('--rows', type=int, nargs='*', default=[800, 3200], help='training rows of each of the tasks'); p.add_argument('--length', type=int, default=64); p.add_argument('--batch', type=int, default=16)
     p.add_argument('--steps', type=int, default=60); p.add_argument('--lr', type=float, default=1e-4); p.add_argument('--rounds', type=int, default=3); p.add_argument('--vocabulary', type=int, help='of the Gemma shape')
     p.add_argument('--request', type=json.loads, help=argparse.SUPPRESS)
     return p.parse_args(args)
