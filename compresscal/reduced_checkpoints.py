@@ -25,10 +25,11 @@ from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
 from .vocabulary import Reduction, hash_numbers, make_mark, plan_reduction
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #2d2c68df
+# %% ../nbs/18_reduced_checkpoints.ipynb #cf0540f3
 def _table_of(name, shape, tables):
     "The table that a stored tensor is, if it is one"
-    return next((o for o in tables if tuple(o.full.shape)==tuple(shape) and any(name==n or n.endswith(f'.{name}') or name.endswith(f'.{n}') for n in o.names)), None)
+    def ends(n): return f'.{n}'.endswith(f'.{name}') or f'.{name}'.endswith(f'.{n}')
+    return next((o for o in tables if tuple(o.full.shape)==tuple(shape) and any(map(ends, o.names))), None)
 
 def _stored_tables(stored, tables):
     "Where the tables lie on disk; raises for one that is not there"
@@ -56,7 +57,7 @@ def _fill(empty, tensors, dtype, device):
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #65836145
+# %% ../nbs/18_reduced_checkpoints.ipynb #42c7ed22
 def _read_part(stored, tables, ids, size):
     "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
     for name,o in stored.items():
@@ -84,13 +85,14 @@ def _load_part(folder, usage, kind, dtype, device, how, fields):
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
     there, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
     change_settings(empty, new)
-    model = _fill(empty, dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size)), dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
+    tensors = dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size))
+    model = _fill(empty, tensors, dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
     change_settings(model, new)
     tables = _stored_tables(stored, _tied_as(model, plan.tables))
     mark = model.config.reduced_vocabulary = make_mark(plan.tokens, read_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
     return model, Reduction(model, plan.tokens, tables, plan.settings, mark, str(folder.resolve()), plan.fingerprint)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #5445e848
+# %% ../nbs/18_reduced_checkpoints.ipynb #88666f10
 def _whole_configs(holder, changed, tokens):
     "The configurations of a reduced model as they are when it is whole"
     whole = SimpleNamespace(config=copy.deepcopy(holder.config), generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
@@ -98,31 +100,33 @@ def _whole_configs(holder, changed, tokens):
     del whole.config.reduced_vocabulary
     return whole
 
-def _find_whole(full, source, model, plan, mark):
-    "The whole tables of a reduced model: on disk, where they can be found; raises where they are those of another model"
-    tables = _tied_as(model, plan.tables)
-    if full is None and (source=='memory' or not Path(source).exists()): return tables # without numbers
-    at = Path(full or source)
-    found = _stored_tables(stored_tensors(at) if at.is_file() else _checkpoint_tensors(_download(full or source)), tables)
+def _find_whole(full, model, tables, plan, mark):
+    "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
+    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full)), tables)
     own = found[_embedding(model, found)].full
     if hash_numbers(read_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
-        raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(at)!r} has other embeddings")
+        raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
     return found
 
 def _load_kept(folder, kept, full, kind, dtype, device, fields):
     "A reduced checkpoint, and where the rest of it is"
     about, ids = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8')), load_file(kept/'kept_tokens.safetensors')['ids']
     config, mark = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), about['mark']
-    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark: raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
+    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
+        raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
     tokens = TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id'])
     whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)), about['settings'], tokens)
     plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), ids)
-    if len(plan.tokens)!=len(ids): raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
+    if len(plan.tokens)!=len(ids):
+        raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
     with _bars(False): model = type(_empty(config, kind)).from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
-    source = str(full or about['source'])
-    return model, Reduction(model, tokens, _find_whole(full, source, model, plan, mark), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, mark, source, about['fingerprint'])
+    source, settings, tables = str(full or about['source']), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, _tied_as(model, plan.tables)
+    try: tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
+    except ValueError:
+        if full is not None: raise # else the model can be used, and restoring it will ask for the whole
+    return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #85b00a06
+# %% ../nbs/18_reduced_checkpoints.ipynb #9d813817
 def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
@@ -139,14 +143,15 @@ def load_reduced(
     folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
         if usage is not None or how: raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
-        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists(): raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
+        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists():
+            raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
         return _load_kept(folder, kept, full, model_class, dtype, device, fields)
     if usage is None: raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
     for name,o in dict(full=full, kept=kept).items():
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #2cb5de6f
+# %% ../nbs/18_reduced_checkpoints.ipynb #b297a127
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
@@ -155,9 +160,11 @@ def write_kept(
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
     if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens) for o in (reduction.model.config, reduction.model.config.get_text_config())):
         raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
-    def plain(v): return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v # sequence_bias
+    def plain(v): # of sequence_bias
+        return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v
     settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items() if k.startswith(('config.', 'generation_config.'))}
-    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint, source=reduction.source)
+    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint,
+                 source=reduction.source)
     write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
@@ -178,11 +185,12 @@ def save_reduced(
         write_kept(reduction, aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #71fdee76
+# %% ../nbs/18_reduced_checkpoints.ipynb #e82c7eb4
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
-    small = {Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta')): o for o in reduction.tables}
+    def reduced(o): return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
+    small = {reduced(o): o for o in reduction.tables}
     for name,o in stored.items():
         table = small.get(_table_of(name, o.shape, small))
         if table is None: yield name, o
@@ -197,7 +205,7 @@ def save_full(
     "Save a reduced model with its whole vocabulary, as transformers loads it"
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the model itself")
     if any(isinstance(o.full, Tensor) and o.full.device.type=='meta' for o in reduction.tables):
-        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there")
+        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there as it was")
     with new_folder(out) as aside:
         _save(reduction.model, aside)
         file = aside/'model.safetensors'
