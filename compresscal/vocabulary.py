@@ -112,7 +112,7 @@ def decay_rows(
         return rows
     return rows.mul_(float(torch.tensor(list(factors), dtype=torch.float64).prod()))
 
-# %% ../nbs/17_vocabulary.ipynb #1cffa78a
+# %% ../nbs/17_vocabulary.ipynb #77794549
 def _restore(reduction, model, decay, exact):
     "Give `model` the whole vocabulary; nothing is changed before everything is at hand"
     kept = reduction.tokens.ids
@@ -124,7 +124,7 @@ def _restore(reduction, model, decay, exact):
     with torch.no_grad():
         for table,new,rows in zip(reduction.tables, whole, now):
             factors = decay.get(table.names[0], ()) if isinstance(decay, Mapping) else decay if new.ndim>1 and not table.axis else ()
-            if len(factors): new[rest] = decay_rows(new[rest.to(new.device)], factors, exact)
+            if len(factors): new[at] = decay_rows(new[at := rest.to(new.device)], factors, exact)
             new.index_copy_(table.axis, kept.to(new.device), rows)
             _replace(model, table.names, new)
     change_settings(model, renumbered_back(model, reduction.settings, reduction.tokens))
