@@ -86,7 +86,10 @@ def peak(folder):
     def anonymous(): return next(int(o.split()[1]) for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('RssAnon'))/1024
     before,start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024,time.process_time()
     usage = used_tokens(dataset, tokenizer, progress=False)
-    return dict(rows=usage.rows, tokens=usage.tokens, processor=time.process_time()-start, **{'peak above opening, MB': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024-before, 'own memory at the end, MB': anonymous()})
+    spent,top = time.process_time()-start,resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    few = dataset.select(range(min(len(dataset), 10_000)))
+    looped,_ = timed(loop, tokenizer, (o['text'] for o in few))
+    return dict(rows=usage.rows, tokens=usage.tokens, processor=spent, **{'times less than a loop over rows': looped['processor']/len(few)*usage.rows/spent}, **{'peak above opening, MB': top-before, 'own memory at the end, MB': anonymous()})
 
 def in_own_process(call, *args):
     code = f'import sys, json; sys.path.insert(0, {str(Path(__file__).parent)!r}); import usage; print(json.dumps(usage.{call}(*{args!r})))'

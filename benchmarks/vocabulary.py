@@ -83,11 +83,12 @@ def encoder(task:str, arm:str, seed:int, rows:int, length:int, batch:int, lr:flo
     parameters = sum(p.numel() for p in model.parameters())
     result = dict(task=task, arm=arm, seed=seed, ids=len(usage), parameters=parameters, **found, start=start)
     scores = lambda some, name: {f'{name}_{k}': v for k,v in score(model, collate, some, batch*4).items()}
-    for split in [o for o in data if o!='train']: result |= scores(data[split][:1000], split)
+    split = next(o for o in data if o!='train')
+    result |= scores(data[split], split)
     if reduction is not None:
         reduction.restore()
         encode = lambda o: o
-        for split in [o for o in data if o!='train']: result |= scores(data[split][:1000], f'restored_{split}')
+        result |= scores(data[split], f'restored_{split}')
     return result
 
 def score(model, collate, rows, batch)->dict:
@@ -213,9 +214,9 @@ def flat(found:dict)->dict:
 def run_encoder(o, out):
     rows,curves = [],[]
     for seed in range(o.seeds):
-        for task in o.tasks:
+        for task,n in zip(o.tasks, o.rows):
             for arm in ('full', 'reduced'):
-                found = in_own_process('encoder', task=task, arm=arm, seed=seed, rows=o.rows, length=o.length, batch=o.batch, lr=o.lr)
+                found = in_own_process('encoder', task=task, arm=arm, seed=seed, rows=n, length=o.length, batch=o.batch, lr=o.lr)
                 curves += [dict(task=task, arm=arm, seed=seed, step=i, loss=l) for i,l in enumerate(found['losses'])]
                 rows.append(flat(found))
                 write_csv(out/'vocabulary_encoder.csv', rows), write_csv(out/'vocabulary_encoder_losses.csv', curves)
@@ -264,7 +265,7 @@ def parse(args=None):
     p.add_argument('what', nargs='?', choices=('encoder', 'language', 'cost', 'unseen'))
     p.add_argument('--out', type=Path, default=Path('.'), help='folder for the tables'); p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--tasks', nargs='*', default=['sst2', 'cola']); p.add_argument('--models', nargs='*', default=['encoder', 'embedded', 'gemma']); p.add_argument('--package', default='networkx')
-    p.add_argument('--rows', type=int, default=2000, help='training rows of the encoder'); p.add_argument('--length', type=int, default=64); p.add_argument('--batch', type=int, default=16)
+    p.add_argument('--rows', type=int, nargs='*', default=[800, 2400], help='training rows of each of the tasks'); p.add_argument('--length', type=int, default=64); p.add_argument('--batch', type=int, default=16)
     p.add_argument('--steps', type=int, default=60); p.add_argument('--lr', type=float, default=1e-4); p.add_argument('--rounds', type=int, default=3); p.add_argument('--vocabulary', type=int, help='of the Gemma shape')
     p.add_argument('--request', type=json.loads, help=argparse.SUPPRESS)
     return p.parse_args(args)

@@ -91,10 +91,12 @@ class IdCounter:
     def backend(self):
         "The tokenizer's own engine, without its padding, and with our truncation; None for a tokenizer in Python"
         if (own := getattr(self.tokenizer, 'backend_tokenizer', None)) is None: return None
+        split = bool(getattr(self.tokenizer, 'split_special_tokens', False))
+        if own.padding is None is own.truncation and own.encode_special_tokens==split and not self.max_length: return own # copying takes a while
         backend = type(own).from_str(own.to_str())
         backend.no_padding()
         backend.no_truncation()
-        backend.encode_special_tokens = bool(getattr(self.tokenizer, 'split_special_tokens', False))
+        backend.encode_special_tokens = split
         if self.max_length: backend.enable_truncation(self.max_length, direction=getattr(self.tokenizer, 'truncation_side', 'right'))
         return backend
 

@@ -29,8 +29,8 @@ def _bytes(tokenizer, vocab):
     fallback = [vocab[o] for i in range(256) if (o:=f'<0x{i:02X}>') in vocab]
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if fallback or backend is None or 'ByteLevel' not in repr(backend.pre_tokenizer)+repr(backend.decoder): return set(fallback)
-    from tokenizers.pre_tokenizers import ByteLevel
-    return {vocab[o] for o in ByteLevel.alphabet() if o in vocab}
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)] # GPT-2 writes these bytes as themselves, and the others as the characters from 256 on
+    return {vocab[o] for o in map(chr, [*shown, *range(256, 512-len(shown))]) if o in vocab}
 
 def _digits(tokenizer, vocab): return {i for o,i in vocab.items() if re.fullmatch('(Ġ|▁|##)?[0-9]', o)}
 
@@ -145,6 +145,7 @@ def used_tokens(
 )->TokenUsage:
     "The token ids that a data set uses"
     if not callable(getattr(tokenizer, 'get_vocab', None)): raise TypeError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}")
+    vocab_size = vocab_size or id_space(tokenizer)
     kept,fingerprint,parts = kept_ids(tokenizer, keep, vocab_size),tokenizer_fingerprint(tokenizer),{}
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     with tqdm(desc='counting', unit='row', disable=hidden, leave=False) as bar:

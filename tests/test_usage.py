@@ -251,3 +251,8 @@ def test_bad_input(case, tokenizer):
 
 def test_another_tokenizer_is_refused(tokenizer):
     with pytest.raises(ValueError, match='usages of one tokenizer'): used_tokens(['a'], tokenizer)|used_tokens(['a'], KINDS['GPT-2'](), vocab_size=len(tokenizer)+1000)
+
+def test_the_engine_is_copied_only_where_it_must_be():
+    tokenizer = KINDS['BERT']()
+    assert IdCounter(tokenizer).backend is tokenizer.backend_tokenizer
+    assert IdCounter(tokenizer, max_length=3).backend.truncation['max_length']==3 and tokenizer.backend_tokenizer.truncation is None
