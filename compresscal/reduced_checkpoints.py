@@ -25,20 +25,27 @@ from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
 from .vocabulary import Reduction, hash_numbers, make_mark, plan_reduction
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #cf0540f3
-def _table_of(name, shape, tables):
-    "The table that a stored tensor is, if it is one"
-    def ends(n): return f'.{n}'.endswith(f'.{name}') or f'.{name}'.endswith(f'.{n}')
-    return next((o for o in tables if tuple(o.full.shape)==tuple(shape) and any(map(ends, o.names))), None)
+# %% ../nbs/18_reduced_checkpoints.ipynb #be43f946
+def _match(stored, tables):
+    "Which table each stored tensor is, for those that are one"
+    def fits(o, table): return tuple(o.shape)==tuple(table.full.shape)
+    def ends(a, b): return f'.{a}'.endswith(f'.{b}') or f'.{b}'.endswith(f'.{a}')
+    def last(name): return name.split('.')[-2:]
+    found = {}
+    for same in (ends, lambda a, b: last(a)==last(b)):
+        for table in [o for o in tables if o not in found.values()]:
+            found |= {k: table for k,o in stored.items() if k not in found and fits(o, table) and any(same(k, name) for name in table.names)}
+    left = [o for o in tables if o not in found.values()]
+    rest = [k for k,o in stored.items() if k not in found and left and fits(o, left[0])]
+    return found|({rest[0]: left[0]} if len(left)==len(rest)==1 else {})
 
 def _stored_tables(stored, tables):
     "Where the tables lie on disk; raises for one that is not there"
-    found = {}
-    for name,o in stored.items():
-        if (table := _table_of(name, o.shape, tables)) is not None: found.setdefault(table, o)
+    found = {table: stored[k] for k,table in reversed(_match(stored, tables).items())}
     if lacks := [o for o in tables if o not in found]: raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
     return tuple(Table(o.names, o.axis, found[o]) for o in tables)
 
+# %% ../nbs/18_reduced_checkpoints.ipynb #57334a7b
 def _kept(o, table, ids): return read_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
 
 def _generation_config(folder): return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
@@ -57,12 +64,12 @@ def _fill(empty, tensors, dtype, device):
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #42c7ed22
+# %% ../nbs/18_reduced_checkpoints.ipynb #43c17dec
 def _read_part(stored, tables, ids, size):
     "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
+    found = _match(stored, tables)
     for name,o in stored.items():
-        table = _table_of(name, o.shape, tables)
-        if table is not None: yield name, _kept(o, table, ids)
+        if name in found: yield name, _kept(o, found[name], ids)
         elif size not in o.shape: yield name, o.read()
 
 def _tied_as(model, tables):
@@ -185,14 +192,17 @@ def save_reduced(
         write_kept(reduction, aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #e82c7eb4
+# %% ../nbs/18_reduced_checkpoints.ipynb #347eb350
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
     def reduced(o): return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
     small = {reduced(o): o for o in reduction.tables}
+    found = _match(stored, list(small))
+    if missing := [o for o in small if o not in found.values()]:
+        raise ValueError(f"{missing[0]} is not among what transformers has saved of the model, {', '.join(stored)}")
     for name,o in stored.items():
-        table = small.get(_table_of(name, o.shape, small))
+        table = small.get(found.get(name))
         if table is None: yield name, o
         elif table.axis==0: yield name, Spliced(table.full, ids, o.read())
         else: yield name, (table.full if isinstance(table.full, Tensor) else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())

@@ -9,7 +9,7 @@ from compresscal.reduced_checkpoints import VocabularyCallback, load_reduced, sa
 from compresscal.token_tables import tensors_of
 from compresscal.vocabulary import reduce_vocabulary
 from conftest import root
-from test_vocabulary import CLASSIFIERS, MODELS, encoded, logits, make, rows, settings, state, ties, used
+from test_vocabulary import CLASSIFIERS, FAMILIES, MODELS, encoded, logits, make, rows, settings, state, ties, used
 
 KINDS = ['bert', 'bert_untied', 'roberta', 't5', 'mt5', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
 
@@ -82,6 +82,19 @@ def test_classifier_of_a_language_model(name, saved, tmp_path):
     back = AutoModelForSequenceClassification.from_pretrained(tmp_path/'out')
     batch = rows(model)
     with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, model(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize('name', ['neox', 'llava', 'xlm', 'bert2bert'])
+def test_names_in_files_differ_from_those_in_models(name, saved, tmp_path):
+    "transformers renames tensors in loading and saving; the files that it and we write are the same"
+    _, folder = saved(name, FAMILIES)
+    _, reduction = load_reduced(folder, used)
+    save_full(reduction, tmp_path/'out')
+    save_reduced(reduction, tmp_path/'small')
+    load_reduced(tmp_path/'small')[1].restore().save_pretrained(tmp_path/'again')
+    before = load_file(folder/'model.safetensors')
+    for o in ('out', 'again'):
+        after = load_file(tmp_path/o/'model.safetensors')
+        assert after.keys()==before.keys() and all(torch.equal(v, before[k]) for k,v in after.items())
 
 @pytest.mark.parametrize('where', ['embedded', 'encoder', 'stories'])
 def test_real_checkpoints(where, request, tmp_path):

@@ -158,6 +158,7 @@ def test_own_sampling(one_thread):
 FAMILIES = dict( # found without a line of code about them
     bloom=lambda: T.BloomForCausalLM(T.BloomConfig(vocab_size=V, hidden_size=16, n_layer=1, n_head=2)),
     mixtral=lambda: T.MixtralForCausalLM(T.MixtralConfig(**small, num_key_value_heads=1, num_local_experts=2)),
+    neox=lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**small)),
     mpnet=lambda: T.MPNetForMaskedLM(T.MPNetConfig(**small, **zero)),
     xlm=lambda: T.XLMWithLMHeadModel(T.XLMConfig(vocab_size=V, emb_dim=16, n_layers=1, n_heads=2)),
     rembert=lambda: T.RemBertForMaskedLM(T.RemBertConfig(**small, input_embedding_size=8, output_embedding_size=12)),
