@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/reduced_checkpoints.html.md"""
 # %% auto #0
 __all__ = ['load_reduced', 'write_kept', 'save_reduced', 'save_full', 'VocabularyCallback']
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #692fa616
+# %% ../nbs/18_reduced_checkpoints.ipynb #09f50bfc
 import copy, json, shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,91 +22,124 @@ from .installed import write_atomically
 from .loading import StoredTensor, _bars, _checkpoint_tensors, _download, stored_tensors
 from .tensor_files import Spliced, new_folder, read_rows, write_tensors
 from .token_maps import TokenMap
-from .token_tables import Table, change_settings
+from .token_tables import Table, change_settings, renumbered_back, tensors_of
 from .vocabulary import Reduction, hash_numbers, make_mark, plan_reduction
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #0e71b45f
-def _table_of(name, shape, tables):
-    "The table that a stored tensor is, if it is one"
-    return next((o for o in tables if tuple(o.full.shape)==tuple(shape) and any(name==n or n.endswith(f'.{name}') or name.endswith(f'.{n}') for n in o.names)), None)
+# %% ../nbs/18_reduced_checkpoints.ipynb #be43f946
+def _match(stored, tables):
+    "Which table each stored tensor is, for those that are one"
+    def fits(o, table): return tuple(o.shape)==tuple(table.full.shape)
+    def ends(a, b): return f'.{a}'.endswith(f'.{b}') or f'.{b}'.endswith(f'.{a}')
+    def last(name): return name.split('.')[-2:]
+    found = {}
+    for same in (ends, lambda a, b: last(a)==last(b)):
+        for table in [o for o in tables if o not in found.values()]:
+            found |= {k: table for k,o in stored.items() if k not in found and fits(o, table) and any(same(k, name) for name in table.names)}
+    left = [o for o in tables if o not in found.values()]
+    rest = [k for k,o in stored.items() if k not in found and left and fits(o, left[0])]
+    return found|({rest[0]: left[0]} if len(left)==len(rest)==1 else {})
 
 def _stored_tables(stored, tables):
     "Where the tables lie on disk; raises for one that is not there"
-    found = {}
-    for name,o in stored.items():
-        if (table := _table_of(name, o.shape, tables)) is not None: found.setdefault(table, o)
+    found = {table: stored[k] for k,table in reversed(_match(stored, tables).items())}
     if lacks := [o for o in tables if o not in found]: raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
     return tuple(Table(o.names, o.axis, found[o]) for o in tables)
 
+# %% ../nbs/18_reduced_checkpoints.ipynb #57334a7b
 def _kept(o, table, ids): return read_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
 
-def _empty(config, kind):
+def _generation_config(folder): return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
+
+def _empty(config, kind, generation_config=None):
     "The model of a configuration, without numbers, as the class says that is asked for"
     kind = kind or getattr(transformers, (config.architectures or [''])[0], None)
     if kind is None: raise ValueError(f"`model_class` must be given for a checkpoint of {config.architectures}, such as AutoModelForSequenceClassification")
-    with torch.device('meta'): return kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
+    with torch.device('meta'): model = kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
+    if generation_config is not None and model.can_generate(): model.generation_config = generation_config
+    return model
 
-def _fill(kind, config, tensors, dtype, device):
-    "A model made of tensors, and what it lacks"
-    with _bars(False): model, info = kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
-    return model.to(device or 'cpu'), info['missing_keys']
+def _fill(empty, tensors, dtype, device):
+    "The model, made of tensors"
+    with _bars(False): model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
+    if empty.can_generate(): model.generation_config = empty.generation_config
+    return model.to(device or 'cpu')
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #6b8a3fc5
+# %% ../nbs/18_reduced_checkpoints.ipynb #43c17dec
+def _read_part(stored, tables, ids, size):
+    "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
+    found = _match(stored, tables)
+    for name,o in stored.items():
+        if name in found: yield name, _kept(o, found[name], ids)
+        elif size not in o.shape: yield name, o.read()
+
+def _tied_as(model, tables):
+    "The tables, as they are tied in the model"
+    found, tensors = {}, tensors_of(model)
+    for o in tables:
+        for name in o.names: found.setdefault((id(tensors[name]), o), []).append(name)
+    return [Table(tuple(names), o.axis, o.full) for (_,o),names in found.items()]
+
+def _embedding(model, tables):
+    "Which of the tables the model reads its input from"
+    at, tensors = model.get_input_embeddings().weight, tensors_of(model)
+    return next(i for i,o in enumerate(tables) if any(tensors[name] is at for name in o.names))
+
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
-    empty, stored = _empty(config, kind), _checkpoint_tensors(folder)
-    if empty.can_generate() and (folder/'generation_config.json').exists(): empty.generation_config = GenerationConfig.from_pretrained(folder)
+    config, stored = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), _checkpoint_tensors(folder)
+    empty = _empty(config, kind, _generation_config(folder))
     plan = plan_reduction(empty, usage, **how)
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
-    whole, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
-    places = {o.full: o for o in whole}
-    rows = _kept(whole[plan.embedding].full, whole[plan.embedding], plan.tokens.ids)
-    tensors = {}
-    for name,o in stored.items():
-        table = _table_of(name, o.shape, plan.tables)
-        if table is not None: tensors[name] = rows if o is whole[plan.embedding].full else _kept(o, table, plan.tokens.ids)
-        elif plan.tokens.full_size not in o.shape: tensors[name] = o.read() # others with a row for each token belong to heads that this model does not have
+    there, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
     change_settings(empty, new)
-    dtype = dtype or getattr(config, 'dtype', None) or rows.dtype
-    model, lacks = _fill(type(empty), empty.config, tensors, dtype, device)
-    if missing := [o for o in plan.tables if all(name in lacks for name in o.names)]: raise ValueError(f"`folder` must hold the whole of {missing[0]}, and does not")
-    if empty.can_generate(): model.generation_config = empty.generation_config
+    tensors = dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size))
+    model = _fill(empty, tensors, dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
     change_settings(model, new)
-    mark = model.config.reduced_vocabulary = make_mark(plan.tokens, rows)
-    return model, Reduction(model, plan.tokens, whole, {k: old for k,(old,_) in plan.settings.items()}, mark, str(Path(folder).resolve()), plan.fingerprint)
+    tables = _stored_tables(stored, _tied_as(model, plan.tables))
+    mark = model.config.reduced_vocabulary = make_mark(plan.tokens, read_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
+    return model, Reduction(model, plan.tokens, tables, plan.settings, mark, str(folder.resolve()), plan.fingerprint)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #253837c2
-def _unknown_whole(about): return tuple(Table(tuple(names), axis, torch.empty(shape, dtype=getattr(torch, dtype), device='meta')) for names,axis,shape,dtype in about['tables'])
+# %% ../nbs/18_reduced_checkpoints.ipynb #88666f10
+def _whole_configs(holder, changed, tokens):
+    "The configurations of a reduced model as they are when it is whole"
+    whole = SimpleNamespace(config=copy.deepcopy(holder.config), generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
+    change_settings(whole, renumbered_back(whole, {k: v for k,v in changed.items() if k.partition('.')[0] in vars(whole)}, tokens))
+    del whole.config.reduced_vocabulary
+    return whole
 
-def _find_whole(about, ids, full):
-    "The whole tables of a reduced checkpoint on disk; raises where they are those of another model"
-    tables = _unknown_whole(about)
-    stored = stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full))
-    found = _stored_tables(stored, tables)
-    at = found[about['embedding']]
-    if hash_numbers(_kept(at.full, at, ids).to(getattr(torch, about['mark']['dtype'])))!=about['mark']['rows']:
+def _find_whole(full, model, tables, plan, mark):
+    "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
+    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full)), tables)
+    own = found[_embedding(model, found)].full
+    if hash_numbers(read_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
         raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
     return found
 
-def _load_kept(folder, full, kind, dtype, device):
+def _load_kept(folder, kept, full, kind, dtype, device, fields):
     "A reduced checkpoint, and where the rest of it is"
-    about, ids = json.loads((folder/'kept_tokens.json').read_text(encoding='utf-8')), load_file(folder/'kept_tokens.safetensors')['ids']
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if hash_numbers(ids)!=about['mark']['ids'] or getattr(config, 'reduced_vocabulary', None)!=about['mark']: raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
-    source = full or about['source']
-    here = full is not None or source!='memory' and Path(source).exists()
-    tables = _find_whole(about, ids, source) if here else _unknown_whole(about)
-    with _bars(False): model = type(_empty(config, kind)).from_pretrained(folder, dtype=dtype or 'auto', trust_remote_code=False).to(device or 'cpu')
-    model.config.reduced_vocabulary = about['mark']
-    tokens = TokenMap(ids, about['mark']['full_size'], about['unknown'], about['unk_id'])
-    return model, Reduction(model, tokens, tables, about['settings'], about['mark'], source, about['fingerprint'])
+    about, ids = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8')), load_file(kept/'kept_tokens.safetensors')['ids']
+    config, mark = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), about['mark']
+    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
+        raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
+    tokens = TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id'])
+    whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)), about['settings'], tokens)
+    plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), ids)
+    if len(plan.tokens)!=len(ids):
+        raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
+    with _bars(False): model = type(_empty(config, kind)).from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
+    source, settings, tables = str(full or about['source']), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, _tied_as(model, plan.tables)
+    try: tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
+    except ValueError:
+        if full is not None: raise # else the model can be used, and restoring it will ask for the whole
+    return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
 
+# %% ../nbs/18_reduced_checkpoints.ipynb #9d813817
 def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
     *,
     full:str|Path|None=None, # For a reduced one: the whole checkpoint, if it is not where it was; or the file that `reduce_vocabulary` has written
+    kept:str|Path|None=None, # For a reduced one that something else has saved: the reduced folder that it was made from
     model_class=None, # Such as `AutoModelForSequenceClassification`; if not given, the class that the checkpoint is of
     dtype:torch.dtype|None=None,      # Type of the model's numbers; the checkpoint's own if not given
     device:torch.device|str|None=None, # Where to put it; the CPU if not given
@@ -114,30 +147,33 @@ def load_reduced(
     **how,            # `tokenizer`, `unknown` and `keep` of `plan_reduction`
 )->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction, for which the whole matrix stays on disk
     "Load a model with a part of its vocabulary"
-    folder = _download(folder)
-    if (folder/'kept_tokens.json').exists():
-        if usage is not None or how or config: raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
-        return _load_kept(folder, full, model_class, dtype, device)
+    folder, fields = _download(folder), config or {}
+    if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
+        if usage is not None or how: raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
+        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists():
+            raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
+        return _load_kept(folder, kept, full, model_class, dtype, device, fields)
     if usage is None: raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
-    if full is not None: raise ValueError("`full` must not be given for a checkpoint that is whole itself")
-    return _load_part(folder, usage, model_class, dtype, device, how, config or {})
+    for name,o in dict(full=full, kept=kept).items():
+        if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
+    return _load_part(folder, usage, model_class, dtype, device, how, fields)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #391ccc52
+# %% ../nbs/18_reduced_checkpoints.ipynb #b297a127
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
 ):
     "Write beside a reduced model what `load_reduced` needs to know of it"
-    folder, whole = Path(folder), [o.full for o in reduction.tables]
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
-    if reduction.model.config.get_text_config().vocab_size!=len(reduction.tokens): raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
-    at = reduction.model.get_input_embeddings().weight
-    embedding = next(i for i,o in enumerate(reduction.tables) if any(reduction.model.get_parameter(n) is at for n in o.names if n.endswith('weight')))
-    settings = {k: [[list(ids), bias] for ids,bias in v.items()] if k.endswith('sequence_bias') and isinstance(v, dict) else v for k,v in reduction.settings.items()}
-    about = dict(mark=reduction.mark, embedding=embedding, tables=[[o.names, o.axis, list(t.shape), str(t.dtype).removeprefix('torch.')] for o,t in zip(reduction.tables, whole)],
-                 settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint, source=reduction.source)
-    write_tensors(folder/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
-    write_atomically(folder/'kept_tokens.json', json.dumps(about, indent=1))
+    if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens) for o in (reduction.model.config, reduction.model.config.get_text_config())):
+        raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
+    def plain(v): # of sequence_bias
+        return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v
+    settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items() if k.startswith(('config.', 'generation_config.'))}
+    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint,
+                 source=reduction.source)
+    write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
+    write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
 def _save(model, folder):
     "Save a model as one file"
@@ -156,24 +192,20 @@ def save_reduced(
         write_kept(reduction, aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #bcc8ad29
+# %% ../nbs/18_reduced_checkpoints.ipynb #347eb350
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
-    small = {Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta')): o for o in reduction.tables}
+    def reduced(o): return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
+    small = {reduced(o): o for o in reduction.tables}
+    found = _match(stored, list(small))
+    if missing := [o for o in small if o not in found.values()]:
+        raise ValueError(f"{missing[0]} is not among what transformers has saved of the model, {', '.join(stored)}")
     for name,o in stored.items():
-        table = small.get(_table_of(name, o.shape, small))
+        table = small.get(found.get(name))
         if table is None: yield name, o
         elif table.axis==0: yield name, Spliced(table.full, ids, o.read())
         else: yield name, (table.full if isinstance(table.full, Tensor) else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
-
-def _whole_configs(reduction):
-    "The configurations of the model as they are when it is whole"
-    model = reduction.model
-    found = SimpleNamespace(config=copy.deepcopy(model.config), generation_config=copy.deepcopy(model.generation_config) if model.can_generate() else None)
-    change_settings(found, {k: v for k,v in reduction.settings.items() if k.partition('.')[0] in vars(found)})
-    del found.config.reduced_vocabulary
-    return [o for o in vars(found).values() if o is not None]
 
 def save_full(
     reduction:Reduction, # The reduction, whose model is saved; it stays reduced
@@ -183,12 +215,13 @@ def save_full(
     "Save a reduced model with its whole vocabulary, as transformers loads it"
     if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the model itself")
     if any(isinstance(o.full, Tensor) and o.full.device.type=='meta' for o in reduction.tables):
-        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there")
+        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there as it was")
     with new_folder(out) as aside:
         _save(reduction.model, aside)
         file = aside/'model.safetensors'
         write_tensors(file, dict(_whole_tensors(reduction, stored_tensors(file))))
-        for o in _whole_configs(reduction): o.save_pretrained(aside)
+        for o in vars(_whole_configs(reduction.model, reduction.settings, reduction.tokens)).values():
+            if o is not None: o.save_pretrained(aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
 # %% ../nbs/18_reduced_checkpoints.ipynb #bead1ff4

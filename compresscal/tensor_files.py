@@ -78,7 +78,7 @@ def _pieces(o, chunk):
         size = torch.Size(o.shape).numel()
         for at in range(0, size, chunk): yield StoredTensor(o.file, o.start+at*o.dtype.itemsize, o.dtype, (min(chunk, size-at),)).read()
 
-# %% ../nbs/02_tensor_files.ipynb #57cf10b2
+# %% ../nbs/02_tensor_files.ipynb #13d2833f
 _names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16',
           torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
 
@@ -97,7 +97,7 @@ def write_tensors(
     path:str|Path,   # The file to make or replace
     tensors:Mapping[str,Tensor|StoredTensor|Spliced], # What it is to hold
     metadata:Mapping[str,str]|None=None, # What else its header is to say
-    chunk:int=2**22, # Numbers copied at a time
+    chunk:int=2**20, # Numbers copied at a time
 ):
     "Write a safetensors file, whole or not at all, with no more than a chunk of what is on disk in memory"
     path, header, at = Path(path), dict(__metadata__=dict(metadata or {'format': 'pt'})), 0

@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/vocabulary.html.md"""
 __all__ = ['check_tokenizer', 'hash_numbers', 'make_mark', 'is_reduced', 'decay_rows', 'Reduction', 'Plan', 'plan_reduction',
            'reduce_vocabulary']
 
-# %% ../nbs/17_vocabulary.ipynb #4535967e
+# %% ../nbs/17_vocabulary.ipynb #601a33ce
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +22,19 @@ from .calibration import tokenizer_fingerprint
 from .loading import stored_tensors
 from .tensor_files import write_tensors
 from .token_maps import ReducedCollator, ReducedTokenizer, TokenMap
-from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered
+from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered, renumbered_back
 
-# %% ../nbs/17_vocabulary.ipynb #f6d53123
+# %% ../nbs/17_vocabulary.ipynb #d1960c7e
 def check_tokenizer(
     tokenizer,                 # A tokenizer
     size:int,                  # Embeddings that the model has, when it is whole
     fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
 ):
     "Raise where a tokenizer cannot be the model's, or is not that with which tokens were counted"
-    if (top := max(tokenizer.get_vocab().values()))>=size: raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to {top:,}")
-    if fingerprint not in (None, own := tokenizer_fingerprint(tokenizer)): raise ValueError(f"`tokenizer` must be the one that tokens were counted with, {fingerprint}, got {own}")
+    if (top := max(tokenizer.get_vocab().values()))>=size:
+        raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to {top:,}")
+    if fingerprint not in (None, own := tokenizer_fingerprint(tokenizer)):
+        raise ValueError(f"`tokenizer` must be the one that tokens were counted with, {fingerprint}, got {own}")
 
 def _ids(usage, size, keep, tokenizer):
     "Ids to keep; raises for those that cannot be of this model"
@@ -41,11 +43,13 @@ def _ids(usage, size, keep, tokenizer):
     if not ids.numel(): raise ValueError("`usage` must hold a token or more, got none: there was no text")
     if ids.is_floating_point() or ids.ndim!=1: raise ValueError(f"`usage` must be token ids in a row, got {ids.dtype} of shape {tuple(ids.shape)}")
     if tokenizer is not None: check_tokenizer(tokenizer, size, getattr(usage, 'tokenizer_fingerprint', None))
-    if limit and limit>size: raise ValueError(f"`usage` must be of the model's tokenizer, but has a vocabulary of {limit:,} where the model has {size:,} embeddings")
+    if limit and limit>size:
+        raise ValueError(f"`usage` must be of the model's tokenizer, but has a vocabulary of {limit:,} where the model has {size:,} embeddings")
     for name,some in dict(usage=ids, keep=torch.tensor(list(map(int, keep)), dtype=torch.int64)).items():
         if some.numel() and (some.min()<0 or some.max()>=size): raise ValueError(f"`{name}` must hold ids in 0..{size-1}, got {some.min()}..{some.max()}")
     return {*ids.tolist(), *map(int, keep), *([] if tokenizer is None else tokenizer.all_special_ids)}
 
+# %% ../nbs/17_vocabulary.ipynb #7a01b003
 def hash_numbers(
     *tensors:Tensor # Tensors on any device
 )->str:             # 16 hexadecimal digits
@@ -65,7 +69,7 @@ def is_reduced(
     model:PreTrainedModel, # Any model
 )->bool:                   # Whether it has a part of its vocabulary only
     "Has a model been reduced?"
-    return getattr(model.config, 'reduced_vocabulary', None) is not None
+    return getattr(getattr(model, 'config', None), 'reduced_vocabulary', None) is not None
 
 # %% ../nbs/17_vocabulary.ipynb #e25e5e39
 def _held(model, name):
@@ -108,31 +112,32 @@ def decay_rows(
         return rows
     return rows.mul_(float(torch.tensor(list(factors), dtype=torch.float64).prod()))
 
-# %% ../nbs/17_vocabulary.ipynb #a42e421b
+# %% ../nbs/17_vocabulary.ipynb #77794549
 def _restore(reduction, model, decay, exact):
     "Give `model` the whole vocabulary; nothing is changed before everything is at hand"
     kept = reduction.tokens.ids
     if any(o.full.device.type=='meta' for o in reduction.tables if isinstance(o.full, Tensor)):
-        raise ValueError(f"`full` must name the whole checkpoint to restore this model from, which was {reduction.source} and is not there")
+        raise ValueError(f"`full` must name the whole checkpoint to restore this model from, which was {reduction.source!r} and is not there as it was")
     now = [_current(model, o, len(kept)) for o in reduction.tables]
     whole = [(o.full if isinstance(o.full, Tensor) else o.full.read()).to(t.device, t.dtype) for o,t in zip(reduction.tables, now)]
     rest = torch.ones(reduction.tokens.full_size, dtype=torch.bool).index_fill_(0, kept, False)
     with torch.no_grad():
         for table,new,rows in zip(reduction.tables, whole, now):
             factors = decay.get(table.names[0], ()) if isinstance(decay, Mapping) else decay if new.ndim>1 and not table.axis else ()
-            if len(factors): new[rest] = decay_rows(new[rest.to(new.device)], factors, exact)
+            if len(factors): new[at] = decay_rows(new[at := rest.to(new.device)], factors, exact)
             new.index_copy_(table.axis, kept.to(new.device), rows)
             _replace(model, table.names, new)
-    change_settings(model, reduction.settings)
+    change_settings(model, renumbered_back(model, reduction.settings, reduction.tokens))
     del model.config.reduced_vocabulary
     model.__dict__.pop('generate', None)
 
+# %% ../nbs/17_vocabulary.ipynb #66e779e7
 class _Restorable:
     "A reduced model and the whole of its tables"
     def restore(self,
         model:PreTrainedModel|None=None, # The reduced model; if not given, the one that was reduced
         *,
-        decay:Sequence[float]|Mapping[str,Sequence[float]]=(), # Factors for rows that are not kept, as of `decay_rows`; by name of the table: as in `factors`
+        decay:Sequence[float]|Mapping[str,Sequence[float]]=(), # Factors of `decay_rows` for rows that are not kept, or by table, as in `factors`
         exact:bool=True, # As of `decay_rows`
     )->PreTrainedModel:  # The model, whole
         "Give the model its whole vocabulary again, with the rows that were trained"
@@ -141,7 +146,7 @@ class _Restorable:
         if not isinstance(model, PreTrainedModel) or getattr(model.config, 'reduced_vocabulary', None)!=self.mark:
             raise ValueError(f"`model` must be the one that was reduced, or a copy of it, got {'another' if isinstance(model, type(self.model)) else type(model).__name__}")
         _restore(self, model, decay, exact)
-        self.restored, self.tables = True, tuple(Table(o.names, o.axis, torch.empty(o.full.shape, dtype=o.full.dtype, device='meta')) for o in self.tables)
+        self.restored, self.tables = True, tuple(o.empty() for o in self.tables)
         return model
 
     def watch_decay(self,
@@ -154,18 +159,18 @@ class _Restorable:
         def note(optimizer, *_):
             for o in self.tables:
                 p = getattr(*_held(self.model, o.names[0]))
-                for g in optimizer.param_groups:
-                    if p.grad is not None and any(p is q for q in g['params']): self.factors.setdefault(o.names[0], []).append(1-float(g['lr'])*g['weight_decay'])
+                for g in optimizer.param_groups if p.grad is not None else ():
+                    if any(p is q for q in g['params']): self.factors.setdefault(o.names[0], []).append(1-float(g['lr'])*g['weight_decay'])
         return inner.register_step_pre_hook(note)
 
-# %% ../nbs/17_vocabulary.ipynb #01cf5c17
+# %% ../nbs/17_vocabulary.ipynb #bd1d3540
 class Reduction(_Restorable):
     "A model with a part of its vocabulary, and what is needed to give it the rest again"
     def __init__(self,
         model:PreTrainedModel,  # The model, reduced
         tokens:TokenMap,        # Which tokens it has
         tables:Sequence[Table], # The whole tensors, in memory or on disk
-        settings:Mapping,       # Place of a setting -> what stood there
+        settings:Mapping,       # Place of a setting -> what stood there, and what reducing has put there
         mark:Mapping,           # What its configuration says of the reduction
         source:str='memory',    # Where the whole tensors are
         fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
@@ -195,7 +200,7 @@ class Reduction(_Restorable):
         rest = 'restored' if self.restored else f"the others in {'memory' if self.source=='memory' else Path(self.source).name}"
         return f"{type(self.model).__name__} with {len(self.tokens):,} of {self.tokens.full_size:,} tokens and {self.saved:,} numbers less; {rest}"
 
-# %% ../nbs/17_vocabulary.ipynb #5270cadc
+# %% ../nbs/17_vocabulary.ipynb #e6c23f92
 @dataclass(frozen=True, eq=False)
 class Plan:
     "What is to be done to a model"
@@ -215,8 +220,10 @@ def _chosen(layout, model, output):
         raise ValueError(f"`output` must be True where input and output are one, as {' and '.join(tied[0].names)} are")
     whole = len(tables)<len(layout.tables)
     if whole and model.config.is_encoder_decoder: raise ValueError("`output` must be True for an encoder-decoder, which reads the labels that it is to write")
-    return Layout(layout.size, tables, tuple(o for o in layout.sizes if not whole or o.rpartition('.')[0] in inputs), layout.needed), whole
+    sizes = tuple(o for o in layout.sizes if not whole or o.rpartition('.')[0] in inputs)
+    return Layout(layout.size, tables, sizes, layout.needed), whole
 
+# %% ../nbs/17_vocabulary.ipynb #d4ff3561
 def plan_reduction(
     model:PreTrainedModel, # The model, which need not be in memory: it may be on the `meta` device
     usage,                 # Tokens to keep: what `used_tokens` has counted, or ids
@@ -227,16 +234,17 @@ def plan_reduction(
     output:bool=True,      # Reduce an output head, too?
 )->Plan:
     "What `reduce_vocabulary` would do"
-    if is_reduced(model): raise ValueError("`model` must have its whole vocabulary, but has {kept:,} of {full_size:,} tokens; restore it first".format(**model.config.reduced_vocabulary))
+    if is_reduced(model):
+        raise ValueError("`model` must have its whole vocabulary, but has {kept:,} of {full_size:,} tokens; restore it first".format(**model.config.reduced_vocabulary))
     layout, whole = _chosen(find_vocabulary(model), model, output)
-    unk = next((o for o in (getattr(tokenizer, 'unk_token_id', None), getattr(model.config, 'unk_token_id', None)) if o is not None), None) if unknown=='unk' else None
+    unk = getattr(tokenizer, 'unk_token_id', None) if unknown=='unk' else None
     if unknown=='unk' and unk is None: raise ValueError("`tokenizer` must be given, and have an unknown token, where `unknown` is 'unk'")
     tokens = TokenMap(sorted(_ids(usage, layout.size, keep, tokenizer)|layout.needed|({unk}-{None})), layout.size, unknown, unk)
     at = model.get_input_embeddings()
     embedding = next(i for i,o in enumerate(layout.tables) if any(_held(model, name)[0] is at for name in o.names))
     return Plan(tokens, layout.tables, renumbered(model, layout, tokens), embedding, getattr(usage, 'tokenizer_fingerprint', None), whole)
 
-# %% ../nbs/17_vocabulary.ipynb #ddf125d6
+# %% ../nbs/17_vocabulary.ipynb #75cf59aa
 def _put_aside(plan, full, mark):
     "The whole tensors where they are to wait"
     if full=='memory': return [Table(o.names, o.axis, o.full.cpu()) for o in plan.tables]
@@ -265,4 +273,4 @@ def reduce_vocabulary(
     change_settings(model, {k: new for k,(_,new) in plan.settings.items()})
     model.config.reduced_vocabulary = mark
     if plan.whole_head: model.generate = _refuse
-    return Reduction(model, plan.tokens, waiting, {k: old for k,(old,_) in plan.settings.items()}, mark, str(full), plan.fingerprint)
+    return Reduction(model, plan.tokens, waiting, plan.settings, mark, str(full), plan.fingerprint)

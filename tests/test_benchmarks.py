@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harim, harness, memory, speed, study, summac
+import baseline, generation, harim, harness, memory, reduced_checkpoints, speed, study, summac, usage, vocabulary
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -175,6 +175,32 @@ def test_summac(tmp_path, capsys):
     rows = json.loads((tmp_path/'summac.json').read_text())['rows']
     assert [o['pairs'] for o in rows]==[40]*4 and rows[0]['asked']==40>rows[1]['asked'] and all(min(o['seconds'].values())>0 for o in rows)
     assert 'compresscal, ZS and Conv' in capsys.readouterr().out
+
+def test_usage(tmp_path):
+    "The ways of counting agree, which the benchmark checks itself"
+    usage.main(['--rows', '200', '--rounds', '1', '--disk', '--out', str(tmp_path)])
+    tables = json.loads((tmp_path/'usage.json').read_text())['tables']
+    assert [len(o) for o in tables.values()]==[4, 2] and all(r['processor, s']>0 for o in tables.values() for r in o)
+
+@pytest.mark.slow
+def test_usage_on_disk(tmp_path):
+    usage.write_rows(str(tmp_path/'rows'), 2000)
+    found = usage.in_own_process('peak', str(tmp_path/'rows'))
+    assert found['rows']==2000 and found['tokens']>2000*12
+
+@pytest.mark.slow
+def test_vocabulary(tmp_path):
+    "A reduced vocabulary takes less memory where the vocabulary is nearly all of the model"
+    whole,small = (vocabulary.in_own_process('cost', model='gemma', kept=k, batch=1, length=16, steps=3, vocabulary=60_000) for k in (1., .02))
+    assert small['parameters']==small['full_parameters']-(60_000-small['ids'])*256 and small['peak']<whole['peak'] and min(small['step'], whole['step'])>0
+
+@pytest.mark.slow
+def test_reduced_checkpoints(tmp_path):
+    "However the model is reduced, it trains alike, and the whole is written"
+    small = ['--vocabulary','400','--kept','40','--width','16','--inner','32','--heads','2','--blocks','1','--length','8','--modes','memory,part']
+    assert reduced_checkpoints.main([*small, '--out', str(tmp_path)])
+    found = json.loads((tmp_path/'reduced_checkpoints.json').read_text())['found']
+    assert found['memory']['losses']==found['part']['losses'] and found['memory']['saved']==found['part']['saved']
 
 @pytest.mark.slow
 def test_study(tmp_path, capsys):

