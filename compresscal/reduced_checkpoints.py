@@ -224,14 +224,21 @@ def save_full(
             if o is not None: o.save_pretrained(aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #bead1ff4
+# %% ../nbs/18_reduced_checkpoints.ipynb #c29c624b
 class VocabularyCallback(TrainerCallback):
     "Makes the checkpoints of a `Trainer` such that `load_reduced` reads them, and plain transformers too"
     def __init__(self,
         reduction:Reduction, # The reduction, whose model is trained
         full:bool=True,      # Write the whole model, too, into the folder `full` of each checkpoint?
         tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
-    ): self.reduction, self.full, self.tokenizer = reduction, full, tokenizer
+        decay:bool=False,    # Watch the optimizer's weight decay, for `reduction.restore(decay=reduction.factors)` at the end?
+    ): self.reduction, self.full, self.tokenizer, self.decay, self.watch = reduction, full, tokenizer, decay, None
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        if self.decay: self.watch = self.reduction.watch_decay(optimizer)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.watch is not None: self.watch.remove()
 
     def on_save(self, args, state, control, **kwargs):
         if not state.is_world_process_zero: return
