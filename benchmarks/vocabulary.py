@@ -76,7 +76,8 @@ def encoder(task:str, arm:str, seed:int, rows:int, length:int, batch:int, lr:flo
     g = torch.Generator().manual_seed(seed)
     model.classifier.weight.data.copy_(.02*torch.randn(model.classifier.weight.shape, generator=g)) # the same whatever was drawn before
     def collate(some): return dict(encode(dict(tokenizer([o['text'] for o in some], truncation=True, max_length=length, padding=True, return_tensors='pt'))), labels=torch.tensor([o['label'] for o in some]))
-    order = torch.randperm(len(data['train']), generator=g)[:rows].tolist()
+    each = [[i for i in torch.randperm(len(data['train']), generator=g).tolist() if data['train'][i]['label']==label][:rows//2] for label in (0, 1)]
+    order = [i for pair in zip(*each) for i in pair] # as many of either label, or the encoder finds it enough to know which is more frequent
     batches = [collate([data['train'][i] for i in order[j:j+batch]]) for j in range(0, len(order), batch)]
     torch.manual_seed(seed)
     found = train(model, batches, lambda m, b: m(**b).loss, lr)
@@ -216,7 +217,7 @@ def run_encoder(o, out):
     for seed in range(o.seeds):
         for task,n in zip(o.tasks, o.rows):
             for arm in ('full', 'reduced'):
-                found = in_own_process('encoder', task=task, arm=arm, seed=seed, rows=n, length=o.length, batch=o.batch, lr=o.lr)
+                found = in_own_process('encoder', task=task, arm=arm, seed=seed, rows=n, length=o.length, batch=o.batch or 16, lr=o.lr or 2e-4)
                 curves += [dict(task=task, arm=arm, seed=seed, step=i, loss=l) for i,l in enumerate(found['losses'])]
                 rows.append(flat(found))
                 write_csv(out/'vocabulary_encoder.csv', rows), write_csv(out/'vocabulary_encoder_losses.csv', curves)
@@ -226,7 +227,7 @@ def run_language(o, out):
     rows,curves = [],[]
     for seed in range(o.seeds):
         for arm in ('full', 'reduced', 'restricted'):
-            found = in_own_process('language', package=o.package, arm=arm, seed=seed, steps=o.steps, length=o.length, batch=o.batch, lr=o.lr)
+            found = in_own_process('language', package=o.package, arm=arm, seed=seed, steps=o.steps or 60, length=o.length, batch=o.batch or 8, lr=o.lr or 1e-4)
             curves += [dict(arm=arm, seed=seed, step=i, loss=l) for i,l in enumerate(found['losses'])]
             rows.append(flat(found))
             write_csv(out/'vocabulary_language.csv', rows), write_csv(out/'vocabulary_language_losses.csv', curves)
@@ -238,7 +239,7 @@ def run_cost(o, out):
     for model in o.models:
         batch,length = (16, 64) if model=='encoder' else (4, 64)
         for kept in (1., .5, .2, .05, .02):
-            found = [in_own_process('cost', model=model, kept=kept, batch=batch, length=length, steps=o.steps, **({'vocabulary': o.vocabulary} if o.vocabulary else {})) for _ in range(o.rounds)]
+            found = [in_own_process('cost', model=model, kept=kept, batch=batch, length=length, steps=o.steps or 8, **({'vocabulary': o.vocabulary} if o.vocabulary else {})) for _ in range(o.rounds)]
             rows.append(flat(found[0]|dict(step=median(f['step'] for f in found), peak=median(f['peak']-f['start'] for f in found), start=0, batch=batch, length=length)))
             write_csv(out/'vocabulary_cost.csv', rows)
     return rows
@@ -265,8 +266,8 @@ def parse(args=None):
     p.add_argument('what', nargs='?', choices=('encoder', 'language', 'cost', 'unseen'))
     p.add_argument('--out', type=Path, default=Path('.'), help='folder for the tables'); p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--tasks', nargs='*', default=['sst2', 'cola']); p.add_argument('--models', nargs='*', default=['encoder', 'embedded', 'gemma']); p.add_argument('--package', default='networkx')
-    p.add_argument('--rows', type=int, nargs='*', default=[800, 2400], help='training rows of each of the tasks'); p.add_argument('--length', type=int, default=64); p.add_argument('--batch', type=int, default=16)
-    p.add_argument('--steps', type=int, default=60); p.add_argument('--lr', type=float, default=1e-4); p.add_argument('--rounds', type=int, default=3); p.add_argument('--vocabulary', type=int, help='of the Gemma shape')
+    p.add_argument('--rows', type=int, nargs='*', default=[800, 3200], help='training rows of each of the tasks'); p.add_argument('--length', type=int, default=64); p.add_argument('--batch', type=int, help='16 for the encoder, 8 for the language model')
+    p.add_argument('--steps', type=int, help='60 for the language model, 8 for costs'); p.add_argument('--lr', type=float, help='2e-4 for the encoder, 1e-4 for the language model'); p.add_argument('--rounds', type=int, default=1, help='runs of each cost'); p.add_argument('--vocabulary', type=int, help='of the Gemma shape')
     p.add_argument('--request', type=json.loads, help=argparse.SUPPRESS)
     return p.parse_args(args)
 
