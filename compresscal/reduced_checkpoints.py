@@ -158,7 +158,7 @@ def load_reduced(
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #b297a127
+# %% ../nbs/18_reduced_checkpoints.ipynb #a188aa01
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
@@ -170,8 +170,10 @@ def write_kept(
     def plain(v): # of sequence_bias
         return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v
     settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items() if k.startswith(('config.', 'generation_config.'))}
-    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint,
-                 source=reduction.source)
+    at = getattr(reduction.model.config, '_name_or_path', '') # a folder, where the model was loaded from one
+    source = str(Path(at).resolve()) if reduction.source=='memory' and at and Path(at).is_dir() else reduction.source
+    tokens = reduction.tokens
+    about = dict(mark=reduction.mark, settings=settings, unknown=tokens.unknown, unk_id=tokens.unk_id, fingerprint=reduction.fingerprint, source=source)
     write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
