@@ -158,7 +158,7 @@ def load_reduced(
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #b297a127
+# %% ../nbs/18_reduced_checkpoints.ipynb #a188aa01
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
@@ -170,8 +170,10 @@ def write_kept(
     def plain(v): # of sequence_bias
         return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v
     settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items() if k.startswith(('config.', 'generation_config.'))}
-    about = dict(mark=reduction.mark, settings=settings, unknown=reduction.tokens.unknown, unk_id=reduction.tokens.unk_id, fingerprint=reduction.fingerprint,
-                 source=reduction.source)
+    at = getattr(reduction.model.config, '_name_or_path', '') # a folder, where the model was loaded from one
+    source = str(Path(at).resolve()) if reduction.source=='memory' and at and Path(at).is_dir() else reduction.source
+    tokens = reduction.tokens
+    about = dict(mark=reduction.mark, settings=settings, unknown=tokens.unknown, unk_id=tokens.unk_id, fingerprint=reduction.fingerprint, source=source)
     write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
@@ -224,14 +226,21 @@ def save_full(
             if o is not None: o.save_pretrained(aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
-# %% ../nbs/18_reduced_checkpoints.ipynb #bead1ff4
+# %% ../nbs/18_reduced_checkpoints.ipynb #c29c624b
 class VocabularyCallback(TrainerCallback):
     "Makes the checkpoints of a `Trainer` such that `load_reduced` reads them, and plain transformers too"
     def __init__(self,
         reduction:Reduction, # The reduction, whose model is trained
         full:bool=True,      # Write the whole model, too, into the folder `full` of each checkpoint?
         tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
-    ): self.reduction, self.full, self.tokenizer = reduction, full, tokenizer
+        decay:bool=False,    # Watch the optimizer's weight decay, for `reduction.restore(decay=reduction.factors)` at the end?
+    ): self.reduction, self.full, self.tokenizer, self.decay, self.watch = reduction, full, tokenizer, decay, None
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        if self.decay: self.watch = self.reduction.watch_decay(optimizer)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.watch is not None: self.watch.remove()
 
     def on_save(self, args, state, control, **kwargs):
         if not state.is_world_process_zero: return

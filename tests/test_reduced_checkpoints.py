@@ -159,6 +159,17 @@ def test_fine_tuned_by_others(saved, tmp_path):
     with torch.no_grad(): torch.testing.assert_close(back(**batch).logits, tuned(**encoded(reduction, batch)).logits, rtol=1e-5, atol=1e-6)
     assert torch.equal(back.model.embed_tokens.weight[rest], original.model.embed_tokens.weight[rest])
 
+def test_reduced_in_memory(saved, tmp_path):
+    "The whole is looked for where the model was loaded from, and has to be named if it was not loaded"
+    whole, folder = saved('gpt2')
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    save_reduced(reduce_vocabulary(model, used), tmp_path/'small')
+    assert torch.equal(load_reduced(tmp_path/'small')[1].restore().lm_head.weight, whole.lm_head.weight)
+    made = make('gpt2')
+    save_reduced(reduce_vocabulary(made, used), tmp_path/'made')
+    with pytest.raises(ValueError, match="`full` must name the whole checkpoint .*, which was 'memory'"): load_reduced(tmp_path/'made')[1].restore()
+    assert torch.equal(load_reduced(tmp_path/'made', full=folder)[1].restore().lm_head.weight, whole.lm_head.weight)
+
 # ---- Nothing is lost
 
 def test_a_failure_while_writing_leaves_nothing(saved, tmp_path, monkeypatch):

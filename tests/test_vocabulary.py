@@ -301,7 +301,7 @@ def test_trainer(tmp_path, one_thread):
     run(whole, default_data_collator, tmp_path/'whole')
     reduction = reduce_vocabulary(model, used)
     collator = reduction.collator(default_data_collator)
-    trainer = run(model, collator, tmp_path/'small', [VocabularyCallback(reduction)])
+    trainer = run(model, collator, tmp_path/'small', [VocabularyCallback(reduction, decay=True)])
     full = BertForSequenceClassification.from_pretrained(tmp_path/'small'/'checkpoint-4'/'full')
     kept, rest = reduction.tokens.ids, [i for i in range(V) if i not in reduction.tokens]
     for k,v in tensors_of(whole).items():
@@ -312,6 +312,11 @@ def test_trainer(tmp_path, one_thread):
     run(again, collator, tmp_path/'small', resume_from_checkpoint=str(tmp_path/'small'/'checkpoint-2'))
     torch.testing.assert_close(again.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight)
     second.restore()
+    copied = copy.deepcopy(reduction)
+    copied.restore(decay=copied.factors) # the whole of full training, rows included that were never used
+    assert len(copied.factors['bert.embeddings.word_embeddings.weight'])==4
+    torch.testing.assert_close(copied.model.bert.embeddings.word_embeddings.weight, whole.bert.embeddings.word_embeddings.weight, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(whole.bert.embeddings.word_embeddings.weight[rest], full.bert.embeddings.word_embeddings.weight[rest], rtol=1e-5)
     reduction.restore()
     torch.testing.assert_close(again.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight)
 
