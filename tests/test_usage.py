@@ -68,6 +68,7 @@ def test_counts_are_those_of_the_loop(kind):
     assert counted(used_tokens(pairs, tokenizer))==plain(tokenizer, pairs)
     assert counted(used_tokens(texts, tokenizer, add_special_tokens=False))==plain(tokenizer, texts, add_special_tokens=False)
     assert counted(used_tokens(texts, tokenizer, max_length=7))==plain(tokenizer, texts, truncation=True, max_length=7)
+    assert counted(used_tokens(pairs, tokenizer, max_length=9))==plain(tokenizer, pairs, truncation=True, max_length=9)
 
 @pytest.mark.parametrize('added', [AddedToken('two words'), AddedToken('<r>', rstrip=True), AddedToken('<l>', lstrip=True), AddedToken('<w>', single_word=True), AddedToken('a', single_word=True, normalized=True), AddedToken(' x')])
 @pytest.mark.parametrize('kind', ['BERT', 'GPT-2', 'RoBERTa'])
