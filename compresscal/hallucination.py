@@ -8,8 +8,8 @@ Docs: https://compresscal.github.io/compresscal/hallucination.html.md"""
 __all__ = ['DENSE', 'System', 'Hallucination', 'system_means', 'risk_table', 'sweep', 'Association', 'associate', 'plot_risk',
            'plot_sweep', 'plot_association', 'kept_reviews', 'summary_tables', 'summary_pictures']
 
-# %% ../nbs/17_hallucination.ipynb #9d70b954
-import math
+# %% ../nbs/17_hallucination.ipynb #c872e8de
+import math, textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from .association import Binned, Regression, binned, correlate, partial, regress
 from .findings import strength
 from .plots import Line, Picture, Strip, plot_line_panels, plot_strips
 from .reviews import CONTROLS, Review, review_from
-from .risk import DEGENERATE, METRICS, risk_ratio, risks
+from .risk import DEGENERATE, metric_of, risk_ratio, risks
 from .uncertainty import COVERS, check_level, holm, summarize
 
 # %% ../nbs/17_hallucination.ipynb #508c04f0
@@ -66,7 +66,7 @@ class Hallucination:
             if not o.table[['dataset', 'id']].equals(first[['dataset', 'id']]): raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
 
     @cached_property
-    def risk(self)->pd.DataFrame: "What `risk_table` gives by itself, with a quicker bootstrap"; return risk_table(self, n_resamples=1999)
+    def risk(self)->pd.DataFrame: "What `risk_table` gives by itself"; return risk_table(self)
     @property
     def dense(self)->Review: return self.reviews[DENSE][0]
     @property
@@ -233,16 +233,24 @@ Association._repr_markdown_, Association.__repr__ = _association_markdown, _asso
 # %% ../nbs/17_hallucination.ipynb #79386d26
 def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
 
+def _label(column):
+    "What a column is called in a figure, in lines that fit a narrow panel"
+    try: words = metric_of(column).label
+    except ValueError: words = column.replace('_', ' ') # of a judge that nobody knows
+    return textwrap.fill(words, 27)
+
 def plot_risk(
     table:pd.DataFrame, # As `risk_table` gives it
     caption:str='',     # What stands below the figure
 )->Picture:
     "Risk of every system: a panel for each metric and data set"
     panels, references, labels = {}, {}, {}
+    several = len({*table.source[table.control=='']}-{'none'})>1 # then a colour for each source
+    kind = lambda r: '' if r.control or several and r.source=='none' else r.source if several else System(r.method, r.source).family
     for (m,label,d),o in table[table.risk.notna()].groupby(['metric', 'label', 'dataset'], sort=False):
         title = label+(f', {d}' if d else '')
         panels[title] = {r.control and f'control: {r.control}' or _short(System(r.method, r.source).name):
-                         Strip(r.values, '' if r.control else System(r.method, r.source).family, None if math.isnan(r.low) or math.isinf(r.high) else (r.low, r.high)) for r in o.itertuples()}
+                         Strip(r.values, kind(r), None if math.isnan(r.low) or math.isinf(r.high) else (r.low, r.high)) for r in o.itertuples()}
         ratio = o.variant.iloc[0]!='difference'
         references[title], labels[title] = float(ratio), f"{'risk ratio' if ratio else 'difference of risk'}, below {int(ratio)} is less risk"
     if not panels: raise ValueError("`table` must hold a risk that is a number, got none")
@@ -256,7 +264,7 @@ def plot_sweep(
     "Means against sparsity: a panel for each column"
     columns = [k for k in table.columns[5:] if table[k].notna().any()]
     if not len(table): raise ValueError("`table` must hold a system whose label names a sparsity, got none")
-    panels = {METRICS[k].label if k in METRICS else k.replace('_', ' '): {f: Line([100*v for v in o.sparsity], list(o[k])) for f,o in table.groupby('family', sort=False)} for k in columns}
+    panels = {_label(k): {f: Line([100*v for v in o.sparsity], list(o[k])) for f,o in table.groupby('family', sort=False)} for k in columns}
     said = caption or 'Means over the answers that are summaries, and the share of those that are not, against the share of weights that are zero; the dense model at zero.'
     return plot_line_panels(panels, 'weights that are zero, %', 'mean', said, columns=3, height=1.7)
 
@@ -267,7 +275,7 @@ def plot_association(
     "Risk in bins of overlap, with and without degenerate answers"
     titles = dict(all='all answers', summaries='without degenerate answers')
     said = caption or f"Mean risk by {found.risk} in bins of {found.overlap}, dense and compressed models apart; bands are 95 % intervals, documents as units. An association: entailment rises with copying by itself."
-    return plot_line_panels({titles[k]: o.lines() for k,o in found.bins.items()}, METRICS[found.overlap].label if found.overlap in METRICS else found.overlap, 'mean risk', said)
+    return plot_line_panels({titles[k]: o.lines() for k,o in found.bins.items()}, _label(found.overlap), 'mean risk', said)
 
 # %% ../nbs/17_hallucination.ipynb #8ca02e0e
 def kept_reviews(

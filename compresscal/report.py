@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .figures import axis_label
+from .figures import axis_label, panel_labels
 from .findings import headlines
 from .hallucination import summary_tables
 from .installed import write_changed
@@ -80,7 +80,8 @@ def statistics(
             if 'source' in rest.columns and (pooled := rest.source=='all sources').any(): rest = rest[pooled]
             found.append((title, f'{note} {_FAMILY}', frame[frame.declared.astype(bool)]))
             last.append((title+_LAST, f'{note} {_SHOWN}', rest))
-    read = [(f"{title}, {m} on {e.partition(':')[2].partition(',')[0]}", note, frame) for (m,e),o in results.hallucination.items() for title,note,frame in summary_tables(o)]
+    labels = panel_labels(e for _,e in results.hallucination)
+    read = [(f'{title}, {m}, {labels[e]}', note, frame) for (m,e),o in results.hallucination.items() for title,note,frame in summary_tables(o)]
     return [(title, *_trim(note, frame)) for title,note,frame in found+last if len(frame)]+read
 
 def _trim(note, frame):

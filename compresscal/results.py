@@ -135,9 +135,9 @@ class Results:
 
     def pictures(self)->dict[str, 'Picture']:
         "Every figure that the rows allow, the main one first"
-        from compresscal.figures import pictures, slug
-        several = len({r['model'] for r in self.rows})>1
-        return pictures(self)|{slug(k, m*several, e.partition(',')[0]): p for (m,e),o in self.hallucination.items() for k,p in summary_pictures(o).items()}
+        from compresscal.figures import panel_labels, pictures, slug
+        several, labels = len({r['model'] for r in self.rows})>1, panel_labels(e for _,e in self.hallucination)
+        return pictures(self)|{slug(k, m*several, labels[e]): p for (m,e),o in self.hallucination.items() for k,p in summary_pictures(o).items()}
 
     def picture(self)->'Picture|None': "The main figure; None where there is nothing to draw"; return next(iter(self.pictures().values()), None)
 
