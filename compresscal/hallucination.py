@@ -299,13 +299,15 @@ def kept_reviews(
     place = lambda k: next((i for i,o in enumerate(order) if o.method==k.method and k.source.startswith(o.source)), 0)
     return Hallucination({k: found[k] for k in sorted(found, key=place)}, beside) if DENSE in found else None
 
-# %% ../nbs/17_hallucination.ipynb #6c5d47c7
+# %% ../nbs/17_hallucination.ipynb #26f1d5f1
+_KINDS = dict(mean='ratio', threshold='ratio of failures', difference='difference')
 _RISK = ['label', 'method', 'source', 'dataset', 'sets', 'n', 'dense', 'compressed', 'variant', 'risk', 'low', 'high', 'p', 'p_holm', 'degenerate']
 _MEANS = ['method', 'source', 'dataset', 'sets', 'degenerate', 'rouge2_precision', 'coverage', 'density', 'words', 'rouge1_reference_f']
 
 def _told(frame, columns):
     "Columns that say something"
-    return frame[[k for k in columns if k in frame and frame[k].notna().any() and not set(frame[k].unique())<={'', 'none'}]].rename(columns=dict(label='risk by', variant='kind'))
+    kept = frame[[k for k in columns if k in frame and frame[k].notna().any() and not set(frame[k].unique())<={'', 'none'}]]
+    return kept.replace(dict(variant=_KINDS)).rename(columns=dict(label='risk by', variant='kind')) if 'variant' in kept else kept
 
 def summary_tables(
     study:Hallucination,   # Reviews
@@ -317,7 +319,7 @@ def summary_tables(
     found = [('Summaries', 'Means over answers that are summaries; controls stand last.', _told(means, [*_MEANS[:5], *judged, *_MEANS[5:]])),
              ('Risk of hallucination', 'Ratio of mean risks, or difference where a score has no bounds, against the dense model on the same documents; answers that are no '
               'summaries are left out in pairs. Intervals cover documents, or sets where there are several; p is corrected after Holm for all rows that pool the data sets.',
-              _told(study.risk, _RISK))]
+              _told(study.risk.assign(method=[CONTROLS.get(c, m) for c,m in zip(study.risk.control, study.risk.method)]), _RISK))]
     for m in study.judged if association else ():
         try: found.append((f'Risk by {m} and overlap', 'Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for each document. '
                            'Association: entailment rises with copying by itself.', associate(study, m, n_resamples=199).to_pandas()))
@@ -339,14 +341,16 @@ def summary_pictures(
 # %% ../nbs/17_hallucination.ipynb #a0eda37d
 def _as_lines(frame):
     "A table as text, its numbers with three digits"
-    cell = lambda v: '' if v is None or v!=v else f'{v:.3f}' if isinstance(v, float) else str(v)
-    return [[k.replace('_', ' ') for k in frame], *([cell(v) for v in row] for row in frame.itertuples(index=False))]
+    def cell(name, v):
+        if v is None or v!=v: return ''
+        return '<0.001' if name.startswith('p') and v<.001 else f'{v:.3f}' if isinstance(v, float) else str(v)
+    return [[k.replace('_', ' ') for k in frame], *([cell(k, v) for k,v in zip(frame, row)] for row in frame.itertuples(index=False))]
 
 def _shown_tables(self): return [(title, note, _as_lines(frame)) for title,note,frame in summary_tables(self, association=False)]
 
 def _markdown(self):
     line = lambda cells: '| '+' | '.join(cells)+' |'
-    part = lambda title, note, rows: '\n'.join([f'**{title}.** {note}', '', line(rows[0]), line(['---']+['---:']*(len(rows[0])-1)), *map(line, rows[1:])])
+    part = lambda title, note, rows: '\n'.join([f'**{title}.** {note}', '', line(rows[0]), line(['---' if any(map(str.isalpha, ''.join(r[i] for r in rows[1:])[:1])) else '---:' for i in range(len(rows[0]))]), *map(line, rows[1:])])
     return '\n\n'.join(part(*o) for o in _shown_tables(self))
 
 def _plain(self):
