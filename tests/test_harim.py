@@ -82,7 +82,7 @@ def test_what_is_refused(framed_tokenizer, tiny_tokenizer):
 
 def test_a_judge_and_its_risk(framed_tokenizer):
     judge = HaRiM((small_model('bart', 259), framed_tokenizer))
-    assert isinstance(judge, Judge) and isinstance(HaRiMDecoder(), Judge) and metric_of(HaRiMDecoder()).label=='HaRiM+'
+    assert isinstance(judge, Judge) and isinstance(HaRiMDecoder(), Judge) and metric_of(HaRiMDecoder()).label=='HaRiM+ (decoder)'
     dense, compressed = judge.score(SOURCES[:4], SUMMARIES[:4]), judge.score(SOURCES[:4], SUMMARIES[1:])
     assert risks(dense)==pytest.approx(-dense.values)
     assert risk_ratio(dense, compressed, variant='difference', n_resamples=99).estimate==pytest.approx((dense.values-compressed.values).mean())
