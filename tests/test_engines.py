@@ -155,8 +155,10 @@ def script(tmp_path, guard=True):
     "A process that runs a pool of two workers, each at a job of a minute"
     path = tmp_path/'script.py'
     path.write_text(f"""
+import signal
 from functools import partial
 from compresscal.engines import Pool
+signal.signal(signal.SIGINT, signal.default_int_handler) # which what runs in the background of a shell has not
 {"if __name__=='__main__':" if guard else "if True:"}
     for o in Pool(workers=2, threads=1).run(partial(partial, eval), [[(1, {nap(60)!r})], [(2, {nap(60)!r})]]): print(o.job, o.state, flush=True)
 """)
