@@ -289,15 +289,13 @@ def kept_reviews(
     for r in rows:
         if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']: cells.setdefault(r['cell'], r)
     sizes = {(r['n_sequences'], r['length']) for r in cells.values() if r['n_sequences']}
-    found, beside = {}, {}
+    def named(r): return System(r['method'], r['source']+(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else ''))
+    found, beside = {named(r): [] for r in cells.values()}, {} # in the order of the rows
     for key,r in sorted(cells.items(), key=lambda o: o[1]['set']):
         if (record := records(key)) is None: continue
-        source = r['source']+(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else '')
-        found.setdefault(System(r['method'], source), []).append(review_from(record))
+        found[named(r)].append(review_from(record))
         beside |= {k: review_from(o) for k,o in record.get('controls', {}).items()}
-    order = dict.fromkeys(System(r['method'], r['source']) for r in cells.values())
-    place = lambda k: next((i for i,o in enumerate(order) if o.method==k.method and k.source.startswith(o.source)), 0)
-    return Hallucination({k: found[k] for k in sorted(found, key=place)}, beside) if DENSE in found else None
+    return Hallucination({k: v for k,v in found.items() if v}, beside) if found.get(DENSE) else None
 
 # %% ../nbs/17_hallucination.ipynb #26f1d5f1
 _KINDS = dict(mean='ratio', threshold='ratio of failures', difference='difference')

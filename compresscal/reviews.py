@@ -76,7 +76,7 @@ class Review:
 
 # %% ../nbs/16_reviews.ipynb #3ba0115d
 def _cells(self):
-    bad, means = int(self.degenerate.sum()), self.means()
+    bad, means = int(self.degenerate.sum()), score_means(self.numbers[self.shown], self.degenerate)
     yield [f"{len(self):,} documents, {bad:,} no summaries", 'mean of summaries', '95 % interval', 'n', 'mean of all', 'n']
     show = lambda v: '' if math.isnan(v) else f'{v:.3f}' if abs(v)<100 else f'{v:.1f}'
     for k in self.shown:
@@ -135,8 +135,8 @@ def review_record(
     o:Review, # A review
 )->dict:      # `metrics` (the headline first), `counts` and `documents`, ready for JSON
     "A review as a study keeps it"
-    means, columns = o.means()['mean'], o.shown
-    metrics = {k: float(means[k]) for k in columns if math.isfinite(means[k])}|dict(degenerate=float(o.degenerate.mean()))
+    own = {k: o.numbers[k][~o.degenerate].dropna().to_numpy(dtype=float) for k in o.shown}
+    metrics = {k: float(v.mean()) for k,v in own.items() if len(v)}|dict(degenerate=float(o.degenerate.mean()))
     listed = {k: [None if isinstance(v, float) and math.isnan(v) else v for v in o.table[k].tolist()] for k in o.table}
     known = {k: asdict(m)|dict(bounds=m.bounds and list(m.bounds)) for k,m in o.metrics.items()}
     counts = dict(documents=len(o), **{k: int((o.table.flag==k).sum()) for k in FLAGS})
