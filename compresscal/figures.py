@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 
 from .findings import Group, dense_value, group_values, headlines, is_accuracy, is_ratio, lower_is_better, strength
 from .plots import Line, Picture, Strip, plot_heat, plot_line_panels, plot_points, plot_ranking, plot_strips, style
-from .risk import METRICS
+from .risk import metric_words
 from .uncertainty import summarize
 
 # %% ../nbs/17_figures.ipynb #840b4f6d
@@ -27,8 +27,7 @@ def metric_label(
     metric:str, # What was measured
 )->str:         # Words
     "A metric's short name"
-    label = METRICS[metric].label if metric in METRICS else metric.replace('_', ' ')
-    return _SHORT.get(metric, label) + ', nats'*(metric=='kl')
+    return _SHORT.get(metric, metric_words(metric)) + ', nats'*(metric=='kl')
 
 def axis_label(
     evaluation:str, # Name of the evaluation, such as `docs`, `kl:docs` or `task:arc_easy`

@@ -21,7 +21,7 @@ from .association import Binned, Regression, binned, correlate, partial, regress
 from .findings import strength
 from .plots import Line, Picture, Strip, plot_line_panels, plot_strips
 from .reviews import CONTROLS, Review, review_from
-from .risk import DEGENERATE, metric_of, risk_ratio, risks
+from .risk import DEGENERATE, metric_words, risk_ratio, risks
 from .uncertainty import COVERS, check_level, holm, summarize
 
 # %% ../nbs/17_hallucination.ipynb #508c04f0
@@ -67,6 +67,14 @@ class Hallucination:
 
     @cached_property
     def risk(self)->pd.DataFrame: "What `risk_table` gives by itself"; return risk_table(self)
+    @cached_property
+    def associations(self)->dict[str,'Association']:
+        "Risk and coverage for each of `judged` whose risk varies"
+        found = {}
+        for m in self.judged:
+            try: found[m] = associate(self, m, n_resamples=199)
+            except ValueError: continue
+        return found
     @property
     def dense(self)->Review: return self.reviews[DENSE][0]
     @property
@@ -235,9 +243,7 @@ def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
 
 def _label(column):
     "What a column is called in a figure, in lines that fit a narrow panel"
-    try: words = metric_of(column).label
-    except ValueError: words = column.replace('_', ' ') # of a judge that nobody knows
-    return textwrap.fill(words, 27)
+    return textwrap.fill(metric_words(column), 27)
 
 def plot_risk(
     table:pd.DataFrame, # As `risk_table` gives it
@@ -318,11 +324,9 @@ def summary_tables(
              ('Risk of hallucination', 'Ratio of mean risks, or difference where a score has no bounds, against the dense model on the same documents; answers that are no '
               'summaries are left out in pairs. Intervals cover documents, or sets where there are several; p is corrected after Holm for all rows that pool the data sets.',
               _told(study.risk.assign(method=[CONTROLS.get(c, m) for c,m in zip(study.risk.control, study.risk.method)]), _RISK))]
-    for m in study.judged if association else ():
-        try: found.append((f'Risk by {m} and overlap', 'Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for each document. '
-                           'Association: entailment rises with copying by itself.', associate(study, m, n_resamples=199).to_pandas()))
-        except ValueError: continue # the risk does not vary
-    return found
+    said = ('Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for each document. '
+            'Association: entailment rises with copying by itself.')
+    return found+[(f'Risk by {m} and overlap', said, o.to_pandas()) for m,o in (study.associations.items() if association else ())]
 
 # %% ../nbs/17_hallucination.ipynb #45589b10
 def summary_pictures(
@@ -331,10 +335,7 @@ def summary_pictures(
     "The pictures that belong into a report"
     made = dict(risk=plot_risk(study.risk)) if len(study.risk) and study.risk.risk.notna().any() else {}
     if len(swept := sweep(study)): made['summaries'] = plot_sweep(swept)
-    for m in study.judged:
-        try: made[f'overlap-{m}'] = plot_association(associate(study, m, n_resamples=0))
-        except ValueError: continue # the risk does not vary
-    return made
+    return made|{f'overlap-{m}': plot_association(o) for m,o in study.associations.items()}
 
 # %% ../nbs/17_hallucination.ipynb #a0eda37d
 def _as_lines(frame):

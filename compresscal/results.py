@@ -19,7 +19,7 @@ import pandas as pd
 from . import documents, findings
 from .findings import AGAINST_DENSE, Check, Group, group_values, is_ratio
 from .hallucination import Hallucination, kept_reviews, summary_pictures
-from .risk import METRICS
+from .risk import metric_words
 from .sets import CalibrationSet
 
 # %% ../nbs/18_results.ipynb #2b558148
@@ -161,8 +161,7 @@ def describe_metric(evaluation:str, metric:str)->str:
     "What a value is, in words"
     kind, name = evaluation.split(':', 1) if evaluation.startswith(('task:', 'kl:', 'gptq:', 'summaries:')) else ('', evaluation)
     how = {'gptq': " by GPTQ's protocol on ", 'task': ' on ', 'summaries': ' in summaries of '}.get(kind, ' on held-out ')
-    label = METRICS[metric].label if metric in METRICS else metric.replace('_', ' ')
-    return _WORDS.get(metric, label)+how+(name.partition(',')[0] if kind=='summaries' else name)
+    return _WORDS.get(metric, metric_words(metric))+how+(name.partition(',')[0] if kind=='summaries' else name)
 
 # %% ../nbs/18_results.ipynb #aeedf8dc
 def number(x:float, digits:int=2)->str: return '' if x!=x else '0' if x==0 else f'{x:.{digits}f}' if .005<=abs(x)<1e5 else f'{x:.3g}'
