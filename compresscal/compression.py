@@ -102,28 +102,41 @@ def _compress_layer(block, name, method, statistics):
     if not new.isfinite().all(): raise ValueError(f"{block.name}.{name} would get weights that are not finite from {method.label}")
     row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes))
     layer.weight.copy_(new)
-    asked = getattr(method, 'damping', None)
-    return row|dict(raised=bool(row['damping'] and asked is not None and row['damping']>asked*(1+1e-6)), seconds=perf_counter()-started),codes
+    raised = statistics is not None and bool(statistics.memo.get('raised'))
+    return row|dict(raised=raised, seconds=perf_counter()-started),codes
 
 # %% ../nbs/09_compression.ipynb #ce425ada
+def _parts(block, methods):
+    "Names of layers that are compressed on one run of the block, in the order of the runs"
+    groups = [[o for o in g if o in methods] for g in block.groups]
+    groups = [g for g in groups if g]
+    if any(o.true_sequential for o in methods.values()): return groups
+    return [[o for g in groups for o in g]]
+
+def _observe(block, names, methods, method, batches):
+    "Run a block as it is; statistics of the inputs of some of its layers"
+    level = max(NEEDS.index(o.needs) for o in methods.values())
+    found = collect(block, batches, level>=2, set(names), magnitudes=level>=3) if batches else {}
+    found = {name: found[name] for name in names if name in found} # those of layers left alone are of no use
+    method.observe_block(block, batches, found)
+    return found
+
+# %% ../nbs/09_compression.ipynb #059b49e0
 def _compress_block(block, methods, method, batches, precision):
     "Replace the weights of one block; rows of the report, codes by name, notes"
-    rows,codes,notes = [],{},[]
-    level = max(NEEDS.index(o.needs) for o in methods.values())
-    groups = [[o for o in g if o in methods] for g in block.groups]
-    parts = [g for g in groups if g] if any(o.true_sequential for o in methods.values()) else [[o for g in groups for o in g]]
-    for names in parts:
-        started,found = perf_counter(),{}
+    rows,codes,notes,parts = [],{},[],_parts(block, methods)
+    for i,names in enumerate(parts):
+        started,whole = perf_counter(),i==0 and method.prepares
         with precision():
-            if batches: found = collect(block, batches, level>=2, set(names), magnitudes=level>=3)
-            found = {name: found[name] for name in names if name in found} # those of layers left alone are of no use
-            notes += method.prepare_block(block, batches, found)
+            found = _observe(block, [o for g in parts for o in g] if whole else names, methods, method, batches)
+            if whole: notes = method.prepare_block(block, batches, found)
+        found = {name: found[name] for name in names if name in found}
         share = (perf_counter()-started)/len(names)
-        for i,name in enumerate(names):
+        for j,name in enumerate(names):
             row,new = _compress_layer(block, name, methods[name], found.get(name))
             rows.append(row|dict(seconds=row['seconds']+share))
             if new is not None: codes[f"{block.name}.{name}"] = new
-            if name in found and not any(found.get(o) is found[name] for o in names[i+1:]): found.pop(name).memo.clear()
+            if name in found and not any(found.get(o) is found[name] for o in names[j+1:]): found.pop(name).memo.clear()
     return rows,codes,notes
 
 # %% ../nbs/09_compression.ipynb #c595d7d3
@@ -147,23 +160,34 @@ def _output(model, out, method, calibration, skip, batch_size, forward_dtype):
     return ShardWriter(model, out, json.dumps(key))
 
 # %% ../nbs/09_compression.ipynb #0c17afc9
+def _replace_block(block, methods, method, batches, precision, writer, report):
+    "Compress one block, and keep what becomes of it"
+    rows,codes,notes = _compress_block(block, methods, method, batches, precision)
+    if writer is None: report.quantized.update(codes)
+    else:
+        report.quantized.save(block.index, codes)
+        writer.write(block, dict(rows=rows, notes=notes))
+    report.rows.extend(rows); report.notes.extend(notes)
+
+def _each_batch(batches, precision, do):
+    "Let all batches go through a block"
+    with precision():
+        for batch in batches: do(batch)
+
+# %% ../nbs/09_compression.ipynb #2966b255
 def _walk(blocks, chosen, method, batches, precision, device, writer, report, bar):
     "Compress block after block; the report grows with each"
     last = max(chosen)
     for block in bar(blocks[:last+1]):
-        finished = writer is not None and block.index in writer.done
-        with writer.original(block) if finished and method.dense_past else nullcontext(), _present(block, device):
-            if finished: report.rows.extend(writer.done[block.index]['rows']); report.notes.extend(writer.done[block.index]['notes'])
-            elif block.index in chosen:
-                rows,codes,notes = _compress_block(block, chosen[block.index], method, batches, precision)
-                if writer is not None:
-                    report.quantized.save(block.index, codes)
-                    writer.write(block, dict(rows=rows, notes=notes))
-                else: report.quantized.update(codes)
-                report.rows.extend(rows); report.notes.extend(notes)
-            if block.index<last and (finished or not method.dense_past or block.index not in chosen):
-                with precision():
-                    for batch in batches: batch.step(block)
+        finished,to_come = writer is not None and block.index in writer.done,block.index<last
+        dense_past = method.dense_past and block.index in chosen
+        with writer.original(block) if finished and dense_past else nullcontext(), _present(block, device):
+            if to_come and dense_past: _each_batch(batches, precision, lambda o: o.look_ahead(block))
+            if finished:
+                note = writer.done[block.index] or dict(rows=[], notes=[]) # nothing is noted of a block left alone
+                report.rows.extend(note['rows']); report.notes.extend(note['notes'])
+            elif block.index in chosen: _replace_block(block, chosen[block.index], method, batches, precision, writer, report)
+            if to_come: _each_batch(batches, precision, lambda o: o.go_on() if dense_past else o.step(block))
 
 # %% ../nbs/09_compression.ipynb #47e2957d
 @torch.inference_mode(False)

@@ -93,10 +93,12 @@ RULES = {'gptq': gptq_levels, 'balanced': partial(gptq_levels, balanced=True), '
 def check_rule(
     rule:str,       # Name of a rule
     mse:bool=False, # Is the range searched for?
+    symmetric:bool=False, # Is the zero fixed at the middle code?
 ):
     "Say which rules there are, if this is none"
     if rule not in RULES: raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
     if mse and rule not in ('gptq','balanced'): raise ValueError(f"`mse` must be False unless `rule` is 'gptq' or 'balanced', got {mse!r} with {rule!r}")
+    if symmetric and rule=='spqr': raise ValueError(f"`symmetric` must be False with rule 'spqr', whose zeros are not whole numbers, got {symmetric!r}")
 
 # %% ../nbs/06_grids.ipynb #391e48a2
 def quantize(
@@ -195,7 +197,7 @@ def choose_grid(
 )->Grid:                      # Scale and zero of each group
     "Where to put the levels of each group"
     check_grid(bits, group_size)
-    check_rule(rule, mse)
+    check_rule(rule, mse, symmetric)
     w,n = check_weight(weight),weight.shape[1]
     size = min(group_size or n, n)
     parts = [w[:,:n//size*size].unflatten(1, (-1,size)), w[:,n//size*size:].unsqueeze(1)] # whole groups, and the rest
