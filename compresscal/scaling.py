@@ -254,12 +254,9 @@ def divide_inputs(
     scales:Tensor,              # By what each feature is divided, `[in]`
 ):
     "What the statistics of the divided input would be, in place"
-    rows = statistics.memo.pop('rows', None)
-    statistics.memo.clear()
+    rows = statistics.memo.get('rows')
+    statistics.divide(scales)
     if rows is not None: statistics.memo['rows'] = rows/scales
-    if statistics.absolute is not None: statistics.absolute.div_(scales)
-    if statistics.moments is None: statistics.squares.div_(scales.double().square())
-    else: statistics.moments.div_(scales).div_(scales[:,None])
 
 # %% ../nbs/07_scaling.ipynb #2df22b1c
 def _mean(folding, names, statistics):
