@@ -285,4 +285,4 @@ def test_report_figure():
     report = compress(make('llama'), GPTQ(4, 8), rows())
     picture = plot_errors(report)
     assert 'GPTQ 4-bit g8' in picture.caption and 'mlp.down_proj' in picture.alt
-    assert report.bits==pytest.approx(4+20/8, abs=.1) and report.seconds>0
+    assert report.bits==pytest.approx(4+36/8, abs=.1) and report.seconds>0
