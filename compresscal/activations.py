@@ -36,9 +36,10 @@ class InputStatistics:
         name:str='the layer',  # Which layer, for messages
         device=None,           # Where the sums are kept
         magnitudes:bool=False, # Keep sums of absolute values too?
+        squares:bool=False,    # Sum squares apart, in double precision, even where second moments hold them?
     ):
         self.width,self.name,self.tokens,self.sequences,self.memo = width,name,0,0,{} # `memo`: what layers that share the input have in common
-        self._squares = None if moments else torch.zeros(width, dtype=torch.float64, device=device)
+        self._squares = torch.zeros(width, dtype=torch.float64, device=device) if squares or not moments else None
         self._moments,self._mirrored = torch.zeros(width, width, device=device) if moments else None,True
         self.absolute = torch.zeros(width, dtype=torch.float64, device=device) if magnitudes else None
 
@@ -49,8 +50,8 @@ class InputStatistics:
         "Add a batch of rows"
         if x.shape[-1]!=self.width: raise ValueError(f"`x` must have {self.width} features as the input of {self.name}, got {x.shape[-1]}")
         x = x.detach().reshape(-1, self.width).float()
-        if self._moments is None: self._squares += x.square().sum(0)
-        else: _add_moments(self._moments, x)
+        if self._squares is not None: self._squares += x.square().sum(0)
+        if self._moments is not None: _add_moments(self._moments, x)
         if self.absolute is not None: self.absolute += x.abs().sum(0)
         if bad := int((~self.squares.isfinite()).sum()):
             raise ValueError(f"`x` must be finite, but the input of {self.name} has NaN or infinity in {bad} of {self.width} features")
@@ -59,7 +60,9 @@ class InputStatistics:
         return self
 
     @property
-    def squares(self)->Tensor: "Sum of squares of each feature, `[in]`"; return self._squares if self._moments is None else self._moments.diagonal().double()
+    def squares(self)->Tensor:
+        "Sum of squares of each feature, `[in]`"
+        return self._moments.diagonal().double() if self._squares is None else self._squares
     @property
     def norms(self)->Tensor: "L2 norm of each feature in an average sequence, `[in]`"; return (self.squares/max(self.sequences, 1)).sqrt().float()
     @property
@@ -70,6 +73,14 @@ class InputStatistics:
         return self._moments
     @property
     def hessian(self)->Tensor: "Twice the second moments of an average sequence, `[in, in]`"; return self.moments*(2/max(self.sequences, 1))
+    def divide(self,
+        scales:Tensor, # By what each feature is divided, `[in]`
+    ):
+        "What the sums over the divided input would be, in place; what layers had in common no longer holds"
+        self.memo.clear()
+        if self.absolute is not None: self.absolute.div_(scales)
+        if self._squares is not None: self._squares.div_(scales.double().square())
+        if self._moments is not None: self.moments.div_(scales).div_(scales[:,None])
     def __repr__(self): return f"InputStatistics({self.name}: {self.width} features, {self.tokens:,} tokens in {self.sequences:,} sequences)"
 
 # %% ../nbs/05_activations.ipynb #7398feea
@@ -83,8 +94,8 @@ def merge(
                          f"got {b.width} and {'none' if b.moments is None else 'some'}")
     both = InputStatistics(a.width, name=a.name)
     both.tokens,both.sequences = a.tokens+b.tokens,a.sequences+b.sequences
-    if a.moments is None: both._squares = a.squares+b.squares
-    else: both._moments,both._squares = a.moments+b.moments,None
+    both._squares = None if a._squares is None or b._squares is None else a._squares+b._squares
+    if a.moments is not None: both._moments = a.moments+b.moments
     if a.absolute is not None and b.absolute is not None: both.absolute = a.absolute+b.absolute
     return both
 
@@ -123,11 +134,12 @@ def collect(
     names:set[str]=None,    # Layers whose inputs are wanted; `None`: all
     *,
     magnitudes:bool=False,  # Keep sums of absolute values too?
+    squares:bool=False,     # Sum squares apart, in double precision, even where second moments hold them?
 )->dict[str,InputStatistics]: # For each layer the statistics of its input; layers that share an input share the object
     "Run a block on calibration text and sum what its linear layers see"
     weights = {o.name: o.weight for o in block.linears}
     wanted = set(weights if names is None else names)
-    def empty(name): return InputStatistics(weights[name].shape[1], moments, f"{block.name}.{name}", weights[name].device, magnitudes)
+    def empty(name): return InputStatistics(weights[name].shape[1], moments, f"{block.name}.{name}", weights[name].device, magnitudes, squares)
     found = {g: empty(g[0]) for g in block.groups if wanted.intersection(g)}
     routed = any(part.isdigit() for o in block.linears for part in o.name.split('.')) # which experts run is not known beforehand
     last = None if routed else list(found)[-1]

@@ -152,7 +152,7 @@ class Worker:
         calibration, measures = job.calibration and permuted(job.calibration, job.replicate), self.bench.measures
         try:
             with torch_threads(threads_of(job.replicate)):
-                if job.method is not None: compress(self.model, job.method, calibration, progress=False)
+                if job.method is not None: compress(self.model, job.method, calibration, output_errors=False, progress=False) # nobody reads them
                 results = {n: measures[n].measure(self.model, self.tokenizer, text[n], self.references[n]) for n in job.measures}
         finally: self.restore()
         return dict(results=results, environment=environment())

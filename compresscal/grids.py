@@ -7,10 +7,10 @@ Docs: https://compresscal.github.io/compresscal/grids.html.md"""
 # %% auto #0
 __all__ = ['RULES', 'check_grid', 'check_weight', 'gptq_levels', 'awq_levels', 'spqr_levels', 'check_rule', 'quantize',
            'dequantize', 'choose', 'Grid', 'group_index', 'choose_grid', 'SecondLevel', 'second_level', 'Quantized',
-           'round_to_grid', 'average_bits']
+           'round_to_grid', 'average_bits', 'pack_codes', 'unpack_codes']
 
 # %% ../nbs/06_grids.ipynb #5f20f552
-from dataclasses import dataclass,fields
+from dataclasses import dataclass
 from functools import partial
 import torch
 from torch import Tensor
@@ -93,10 +93,12 @@ RULES = {'gptq': gptq_levels, 'balanced': partial(gptq_levels, balanced=True), '
 def check_rule(
     rule:str,       # Name of a rule
     mse:bool=False, # Is the range searched for?
+    symmetric:bool=False, # Is the zero fixed at the middle code?
 ):
     "Say which rules there are, if this is none"
     if rule not in RULES: raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
     if mse and rule not in ('gptq','balanced'): raise ValueError(f"`mse` must be False unless `rule` is 'gptq' or 'balanced', got {mse!r} with {rule!r}")
+    if symmetric and rule=='spqr': raise ValueError(f"`symmetric` must be False with rule 'spqr', whose zeros are not whole numbers, got {symmetric!r}")
 
 # %% ../nbs/06_grids.ipynb #391e48a2
 def quantize(
@@ -195,7 +197,7 @@ def choose_grid(
 )->Grid:                      # Scale and zero of each group
     "Where to put the levels of each group"
     check_grid(bits, group_size)
-    check_rule(rule, mse)
+    check_rule(rule, mse, symmetric)
     w,n = check_weight(weight),weight.shape[1]
     size = min(group_size or n, n)
     parts = [w[:,:n//size*size].unflatten(1, (-1,size)), w[:,n//size*size:].unsqueeze(1)] # whole groups, and the rest
@@ -252,11 +254,11 @@ class Quantized:
         w = dequantize(self.codes, self.scale[:,self.groups], self.zero[:,self.groups])
         if self.outliers is not None: w[tuple(self.outliers[0])] = self.outliers[1]
         return w
-    def tensors(self)->dict[str,Tensor]: "All parts as named tensors, to be stored"; return _flatten(self)
+    def tensors(self)->dict[str,Tensor]: "All parts as named tensors, codes packed, to be stored"; return _flatten(self)
     @classmethod
     def from_tensors(cls, tensors:dict[str,Tensor])->"Quantized": "Read what `tensors` returned"; return _unflatten(tensors)
     @property
-    def bits_per_weight(self)->float: "Average over the matrix, everything counted"; return average_bits(self)
+    def bits_per_weight(self)->float: "Average over the matrix of all that `tensors` stores: packed codes, 32-bit scales, zeros, outliers"; return average_bits(self)
     def __repr__(self):
         n = 0 if self.outliers is None else len(self.outliers[1])
         return f"Quantized({' x '.join(map(str, self.codes.shape))}, {self.bits} bits, {self.scale.shape[1]} group{'s'*(self.scale.shape[1]>1)} in a row, " \
@@ -289,45 +291,130 @@ def round_to_grid(
     return Quantized(codes.byte(), grid.scale, grid.zero, grid.groups, grid.bits, grid.symmetric)
 
 # %% ../nbs/06_grids.ipynb #53fff5d7
+def _zeros_are(q):
+    "How the zeros of a matrix are kept: 'codes' of a second level, all in the 'middle', 'whole' numbers or 'numbers'"
+    if q.zero_codes is not None: return 'codes'
+    if q.symmetric and bool((q.zero==2**(q.bits-1)).all()): return 'middle'
+    whole = (q.zero==q.zero.round())&(q.zero>=0)&(q.zero<2**q.bits)
+    return 'whole' if bool(whole.all()) else 'numbers'
+
+def _column_type(q):
+    "The smallest type that holds the group of a column; `None` if groups are consecutive columns"
+    size,n = int((q.groups==0).sum()),len(q.groups)
+    if size and torch.equal(q.groups, group_index(n, size, q.groups.device)): return None
+    return torch.uint8 if q.scale.shape[1]<=2**8 else torch.int16 if q.scale.shape[1]<=2**15 else torch.int32
+
 def average_bits(
     q:Quantized,         # A quantized matrix
-    float_bits:int=16,   # Bits of each number that is not a code: scales, zeros that are not whole
-    outlier_bits:int=32, # Bits of an outlier, its place included
+    float_bits:int=32,   # Bits of each number that is not a code: scales, zeros that are not whole
+    outlier_bits:int=64, # Bits of an outlier, its place included
 )->float:                # Bits per weight
-    "What a quantized matrix takes to store"
-    def part(values, codes, single): return values.numel()*single if codes is None else codes.codes.numel()*codes.bits+2*codes.scale.numel()*float_bits
-    whole,scattered = bool((q.zero==q.zero.round()).all()),bool((q.groups.diff()<0).any())
-    total = q.codes.numel()*q.bits+part(q.scale, q.scale_codes, float_bits)
-    total += part(q.zero, q.zero_codes, 0 if q.symmetric else q.bits if whole else float_bits)
+    "What a quantized matrix takes to store, as `Quantized.tensors` stores it"
+    def level(o): return o.codes.numel()*o.bits+2*o.scale.numel()*float_bits
+    zero,column = _zeros_are(q),_column_type(q)
+    total = q.codes.numel()*q.bits
+    total += q.scale.numel()*float_bits if q.scale_codes is None else level(q.scale_codes)
+    total += level(q.zero_codes) if zero=='codes' else q.zero.numel()*dict(middle=0, whole=q.bits, numbers=float_bits)[zero]
     if q.outliers is not None: total += len(q.outliers[1])*outlier_bits
-    if scattered: total += len(q.groups)*(q.scale.shape[1]-1).bit_length()
+    if column is not None: total += len(q.groups)*8*column.itemsize
     return total/q.codes.numel()
 
+# %% ../nbs/06_grids.ipynb #5cd23f96
+def _join(parts, bits):
+    "Numbers of so many bits each as one, the first lowest, `[n]` from `[n, parts]`"
+    whole = torch.zeros(len(parts), dtype=torch.int64, device=parts.device)
+    for i,part in enumerate(parts.unbind(1)): whole |= part.long()<<(bits*i)
+    return whole
+
+def _split(whole, bits, parts):
+    "The other way round, `[n, parts]` from `[n]`, as bytes"
+    return torch.stack([((whole>>(bits*i))&(2**bits-1)).byte() for i in range(parts)], 1)
+
+def pack_codes(
+    codes:Tensor, # Bytes below 2**bits, of any shape
+    bits:int,     # Bits of a code, up to 8
+)->Tensor:        # Bytes, as few as hold all codes
+    "Codes one after the other, without gaps"
+    eights = torch.nn.functional.pad(codes.flatten(), (0, -codes.numel()%8)).view(-1, 8)
+    return _split(_join(eights, bits), 8, bits).flatten()[:-(-codes.numel()*bits//8)].clone()
+
+def unpack_codes(
+    packed:Tensor, # From `pack_codes`
+    bits:int,      # Bits of a code
+    shape,         # Shape of the codes
+)->Tensor:         # Codes as bytes, of this shape
+    "The codes that were packed"
+    n = torch.Size(shape).numel()
+    if len(packed)!=-(-n*bits//8): raise ValueError(f"`packed` must have {-(-n*bits//8)} bytes for {n} codes of {bits} bits, got {len(packed)}")
+    words = torch.nn.functional.pad(packed, (0, -len(packed)%bits)).view(-1, bits)
+    return _split(_join(words, 8), bits, 8).flatten()[:n].view(shape).clone()
+
 # %% ../nbs/06_grids.ipynb #856aed08
+def _flatten_level(level, name):
+    "Name -> tensor for the parts of a second level"
+    parts = {'codes.packed': pack_codes(level.codes, level.bits), 'shape': torch.tensor(level.codes.shape), 'scale': level.scale.contiguous(),
+             'zero': level.zero.contiguous(), 'bits': torch.tensor(level.bits), 'size': torch.tensor(level.size)}
+    return {f'{name}.{k}': o for k,o in parts.items()}
+
 def _flatten(q):
     "Name -> tensor for the parts of a `Quantized`, numbers as tensors without dimensions"
-    found = {}
-    for f in fields(q):
-        o = getattr(q, f.name)
-        if o is None or (f.name in ('scale','zero') and getattr(q, f'{f.name}_codes', None) is not None): continue
-        if isinstance(o, SecondLevel): found |= {f'{f.name}.{name}': t for name,t in _flatten(o).items()}
-        elif isinstance(o, tuple): found |= {f'{f.name}.places': o[0].int(), f'{f.name}.values': o[1]}
-        else: found[f.name] = o.contiguous() if isinstance(o, Tensor) else torch.tensor(o)
+    found = {'codes.packed': pack_codes(q.codes, q.bits), 'shape': torch.tensor(q.codes.shape), 'bits': torch.tensor(q.bits), 'symmetric': torch.tensor(q.symmetric)}
+    zero,column = _zeros_are(q),_column_type(q)
+    if column is None: found['group_size'] = (q.groups==0).sum().cpu()
+    else: found['groups'] = q.groups.to(column)
+    found |= {'scale': q.scale.contiguous()} if q.scale_codes is None else _flatten_level(q.scale_codes, 'scale_codes')
+    if zero=='codes': found |= _flatten_level(q.zero_codes, 'zero_codes')
+    elif zero=='whole': found['zero.packed'] = pack_codes(q.zero.byte(), q.bits)
+    elif zero=='numbers': found['zero'] = q.zero.contiguous()
+    if q.outliers is not None:
+        places = q.outliers[0][0]*q.codes.shape[1]+q.outliers[0][1]
+        found |= {'outliers.places': places.to(torch.int32 if q.codes.numel()<2**31 else torch.int64), 'outliers.values': q.outliers[1].contiguous()}
     return found
 
 # %% ../nbs/06_grids.ipynb #d228bf69
-def _unflatten(tensors):
-    "What `_flatten` took apart"
-    def level(name):
-        found = {k.removeprefix(f'{name}.'): o for k,o in tensors.items() if k.startswith(f'{name}.')}
-        return SecondLevel(found['codes'], found['scale'], found['zero'], int(found['bits']), int(found['size'])) if found else None
-    try:
-        scales,zeros = level('scale_codes'),level('zero_codes')
-        outliers = (tensors['outliers.places'].long(),tensors['outliers.values']) if 'outliers.places' in tensors else None
-        q = Quantized(tensors['codes'], tensors['scale'] if scales is None else scales.dequantize(), tensors['zero'] if zeros is None else zeros.dequantize(),
-                      tensors['groups'], int(tensors['bits']), bool(tensors['symmetric']), outliers, scales, zeros)
-    except KeyError as e: raise ValueError(f"`tensors` must hold all parts of a quantized matrix, but has no {e}: got {', '.join(tensors)}") from None
+def _read_codes(tensors):
+    "Codes as bytes, packed or, in older files, not"
+    if 'codes' in tensors: return tensors['codes']
+    return unpack_codes(tensors['codes.packed'], int(tensors['bits']), tensors['shape'].tolist())
+
+def _read_level(tensors, name):
+    "A second level, if there is one"
+    found = {k.removeprefix(f'{name}.'): o for k,o in tensors.items() if k.startswith(f'{name}.')}
+    return SecondLevel(_read_codes(found), found['scale'], found['zero'], int(found['bits']), int(found['size'])) if found else None
+
+def _read_zero(tensors, scale, level):
+    "The zero of each group"
+    if level is not None: return level.dequantize()
+    bits = int(tensors['bits'])
+    if 'zero.packed' in tensors: return unpack_codes(tensors['zero.packed'], bits, scale.shape).float()
+    if bool(tensors['symmetric']) and 'zero' not in tensors: return torch.full_like(scale, 2**(bits-1))
+    return tensors['zero']
+
+def _read_outliers(tensors, columns):
+    "Places and values of the outliers, if there are any"
+    if 'outliers.places' not in tensors: return None
+    places,values = tensors['outliers.places'].long(),tensors['outliers.values']
+    return (torch.stack([places//columns, places%columns]) if places.ndim==1 else places),values
+
+# %% ../nbs/06_grids.ipynb #634ef145
+def _check_read(q):
+    "Say what is wrong with parts that were read from a file"
     if int(q.codes.max())>=2**q.bits: raise ValueError(f"`tensors` must hold codes of {q.bits} bits, got {int(q.codes.max())}")
     first,last = int(q.groups.min()),int(q.groups.max())
     if not 0<=first<=last<q.scale.shape[1]: raise ValueError(f"`tensors` must assign columns to groups 0 to {q.scale.shape[1]-1}, got {first} to {last}")
+    if q.outliers is None or not len(q.outliers[1]): return
+    rows,columns = q.outliers[0]
+    if int(rows.min())<0 or int(rows.max())>=len(q.codes) or int(columns.max())>=q.codes.shape[1]:
+        raise ValueError(f"`tensors` must place outliers within {tuple(q.codes.shape)}, got some outside")
+
+def _unflatten(tensors):
+    "What `_flatten` took apart"
+    try:
+        scales,zeros,codes = _read_level(tensors, 'scale_codes'),_read_level(tensors, 'zero_codes'),_read_codes(tensors)
+        scale = tensors['scale'] if scales is None else scales.dequantize()
+        groups = group_index(codes.shape[1], int(tensors['group_size'])) if 'group_size' in tensors else tensors['groups'].long()
+        q = Quantized(codes, scale, _read_zero(tensors, scale, zeros), groups, int(tensors['bits']), bool(tensors['symmetric']),
+                      _read_outliers(tensors, codes.shape[1]), scales, zeros)
+    except KeyError as e: raise ValueError(f"`tensors` must hold all parts of a quantized matrix, but has no {e}: got {', '.join(tensors)}") from None
+    _check_read(q)
     return q

@@ -12,6 +12,7 @@ __all__ = ['NEEDS', 'METHODS', 'Method', 'matches', 'Pruning', 'Magnitude', 'Wan
 from collections.abc import Callable,Iterable,Mapping
 from dataclasses import dataclass,fields,replace
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import ClassVar
 import torch
 from torch import Tensor
@@ -31,7 +32,13 @@ class Method:
     "Settings of a compression method"
     needs:ClassVar[str] = 'nothing'         # What it must know of a layer's input, one of `NEEDS`
     true_sequential = False  # Does an input see the layers before it in its block compressed already?
-    dense_past = False       # Do a block's inputs come from the uncompressed model? If so, `prepare_block` lets the batches go on
+    dense_past = False       # Do a block's inputs come from the uncompressed model?
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(f.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"`{f.name}` of {type(self).__name__} must be True or False, got {value!r}")
 
     @property
     def label(self)->str: "Short name for tables and figures"; return type(self).__name__
@@ -59,12 +66,22 @@ class Method:
     ):
         "Raise a `ValueError` where the method cannot compress this layer"
 
+    def observe_block(self,
+        block:Block,                              # A block
+        batches:list[Capture],                    # Calibration text at its input
+        statistics:Mapping[str, InputStatistics], # Of the input of each layer that will be compressed on this run
+    ):
+        "Note down in `memo` of the statistics what sums do not hold; called after each run of the block"
+
+    @property
+    def prepares(self)->bool: "Does it change a block before its layers are compressed?"; return type(self).prepare_block is not Method.prepare_block
+
     def prepare_block(self,
         block:Block,                              # A block, still dense
         batches:list[Capture],                    # Calibration text at its input
         statistics:Mapping[str, InputStatistics], # Of the input of each layer, by its name; to be kept in step with what is changed
     )->list[dict]:                                # What was done, for the report
-        "Change a block before its layers are compressed"
+        "Change a block before its layers are compressed; called once a block"
         return []
 
     def compress_layer(self,
@@ -86,10 +103,13 @@ class Pruning(Method):
     sparsity:float|str|Mapping|Callable # Fraction to remove, in (0, 1), or a pattern such as `"2:4"`; or one of these by pattern of names or as a function of the name
 
     def __post_init__(self):
+        super().__post_init__()
         def read(s): return s if s is None or callable(s) else f'{o[0]}:{o[1]}' if isinstance(o:=parse_sparsity(s), tuple) else o
         pairs = self.sparsity.items() if isinstance(self.sparsity, Mapping) else self.sparsity if self._varied else None
         if pairs is not None and not pairs: raise ValueError(f"`sparsity` by pattern must name at least one pattern, got {self.sparsity!r}")
         object.__setattr__(self, 'sparsity', read(self.sparsity) if pairs is None else tuple((k, read(v)) for k,v in pairs))
+        if self.pattern and getattr(self, 'exact', False):
+            raise ValueError(f"`exact` must be False for a pattern, of which always exactly so many go, got True with {self.sparsity!r}")
 
     @property
     def _varied(self): return isinstance(self.sparsity, (tuple,Mapping))
@@ -105,7 +125,9 @@ class Pruning(Method):
     def for_layer(self, name):
         if not (self._varied or callable(self.sparsity)): return self
         own = self.sparsity(name) if callable(self.sparsity) else next((v for k,v in self.sparsity if matches(name, k)), None)
-        return None if own is None else replace(self, sparsity=own)
+        if own is None: return None
+        fitting = dict(exact=False) if isinstance(own, str) and getattr(self, 'exact', False) else {} # of no use to a pattern
+        return replace(self, sparsity=own, **fitting)
 
     def check_names(self, names):
         for k in dict(self.sparsity) if self._varied else ():
@@ -141,7 +163,8 @@ class Wanda(Pruning):
 def _check_solver(method):
     "Settings of the methods that solve for a compensation"
     if isinstance(method.block_size, bool) or not isinstance(method.block_size, int) or method.block_size<1: raise ValueError(f"`block_size` must be a whole number of columns above 0, got {method.block_size!r}")
-    if not method.damping>=0: raise ValueError(f"`damping` must be a fraction of at least 0, got {method.damping!r}")
+    if isinstance(method.damping, bool) or not isinstance(method.damping, Real) or not 0<=method.damping<float('inf'):
+        raise ValueError(f"`damping` must be a fraction of at least 0, got {method.damping!r}")
 
 def damped_factor(
     statistics:InputStatistics, # Of an input
@@ -155,6 +178,7 @@ def damped_factor(
         hessian = statistics.hessian if statistics.tokens else torch.eye(statistics.width, device=statistics.squares.device)
         memo[key] = factorize(hessian, damping, order=order, damp_first=damp_first)
     memo['damping'] = memo[key].damping
+    memo['raised'] = memo.get('raised', False) or memo[key].damping>damping
     return memo[key]
 
 @dataclass(frozen=True)
@@ -181,7 +205,9 @@ class Quantization(Method):
     bits:int = 4              # Width of a code, 2 to 8
     group_size:int|None = 128 # Neighbouring inputs that share a scale; `None`: all inputs of an output
 
-    def __post_init__(self): check_grid(self.bits, self.group_size)
+    def __post_init__(self):
+        super().__post_init__()
+        check_grid(self.bits, self.group_size)
 
     @property
     def label(self)->str: return f"{type(self).__name__} {self.bits}-bit" + (f" g{self.group_size}" if self.group_size else '')
@@ -196,7 +222,7 @@ class RTN(Quantization):
 
     def __post_init__(self):
         super().__post_init__()
-        check_rule(self.rule, self.mse)
+        check_rule(self.rule, self.mse, self.symmetric)
 
     def compress_layer(self, weight, statistics=None, keep=None):
         return rtn(weight, self.bits, self.group_size, self.symmetric, self.mse, self.rule, keep)
@@ -220,7 +246,8 @@ class GPTQ(Quantization):
     def __post_init__(self):
         super().__post_init__()
         _check_solver(self)
-        check_rule(self.rule, self.mse)
+        check_rule(self.rule, self.mse, self.symmetric)
+        if self.refresh and self.static_groups: raise ValueError("`refresh` must be False where `static_groups` is set, got True")
 
     def compress_layer(self, weight, statistics, keep=None):
         factor = damped_factor(statistics, damping=self.damping, order='activation' if self.act_order else None)
@@ -248,6 +275,8 @@ class SpQR(Quantization):
         super().__post_init__()
         _check_solver(self)
         check_spqr(self.scale_bits, self.zero_bits, self.second_group_size, self.outlier_threshold)
+        if self.simplified_outliers and self.outlier_threshold is None:
+            raise ValueError("`simplified_outliers` must be False where `outlier_threshold` is None, got True")
 
     def compress_layer(self, weight, statistics):
         factor = damped_factor(statistics, damping=self.damping, damp_first=True, order='activation' if self.act_order else None)
@@ -270,18 +299,22 @@ class AWQ(Quantization):
     def __post_init__(self):
         super().__post_init__()
         if self.search not in ('block','linear'): raise ValueError(f"`search` must be 'block' or 'linear', got {self.search!r}")
-        if self.clip_tokens is not None and not (isinstance(self.clip_tokens, int) and self.clip_tokens>0):
+        if not self.scale and (self.grouped_query or self.search!='block'):
+            raise ValueError(f"`search` and `grouped_query` say how to scale, but `scale` is False; got {self.search!r} and {self.grouped_query}")
+        tokens = self.clip_tokens
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens<1):
             raise ValueError(f"`clip_tokens` must be a whole number above 0, or None for all tokens, got {self.clip_tokens!r}")
 
     def for_layer(self, name): return self if may_clip(name) else replace(self, clip=False)
 
-    def prepare_block(self, block, batches, statistics):
+    def observe_block(self, block, batches, statistics):
         clipped = {k: v for k,v in statistics.items() if may_clip(k)}
         if self.clip and self.clip_tokens is not None and clipped: sample_inputs(block, batches, clipped, self.clip_tokens)
-        def go_on():
-            for batch in batches if self.dense_past else (): batch.step(block)
-        if not self.scale: go_on(); return []
-        done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point, search=self.search, grouped_query=self.grouped_query, before_fold=go_on)
+
+    def prepare_block(self, block, batches, statistics):
+        if not self.scale: return []
+        done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point,
+                           search=self.search, grouped_query=self.grouped_query)
         return [dict(block=block.name, **o.row) for o in done]
 
     def compress_layer(self, weight, statistics, keep=None):
@@ -291,6 +324,20 @@ class AWQ(Quantization):
         return rtn(weight, self.bits, self.group_size, not self.zero_point, rule='awq', keep=keep)
 
 # %% ../nbs/08_methods.ipynb #99be8f03
+def _check_parts(combined):
+    "Raise where two methods do not go together"
+    joint,where = combined.joint,' where `joint` is set'*combined.joint
+    if not isinstance(combined.pruning, SparseGPT if joint else Pruning):
+        names = 'SparseGPT' if joint else 'Magnitude or Wanda or SparseGPT'
+        raise TypeError(f"`pruning` must be {names}{where}, got {combined.pruning!r}")
+    grid = combined.quantization
+    if not isinstance(grid, (RTN,GPTQ) if joint else (RTN,GPTQ,AWQ)):
+        raise TypeError(f"`quantization` must be RTN or GPTQ{'' if joint else ' or AWQ'}{where}, got {grid!r}")
+    if getattr(grid, 'rule', None)=='spqr': raise ValueError("`quantization` must have a rule whose grids hold 0, got 'spqr'")
+    heard = ('bits','group_size','symmetric','mse','rule','true_sequential')
+    ignored = [f.name for f in fields(grid) if f.name not in heard and getattr(grid, f.name)!=f.default] if joint else []
+    if ignored: raise ValueError(f"`quantization` must only say which grid{where}, got {ignored[0]}={getattr(grid, ignored[0])!r}")
+
 @dataclass(frozen=True)
 class Combined(Method):
     "Prune, and quantize what is left"
@@ -299,19 +346,17 @@ class Combined(Method):
     joint:bool = False        # Round within SparseGPT's own sweep? The quantizing method then only says which grid
 
     def __post_init__(self):
-        for name,o,kinds in (('pruning',self.pruning,(SparseGPT,) if self.joint else Pruning), ('quantization',self.quantization,(RTN,GPTQ) if self.joint else (RTN,GPTQ,AWQ))):
-            if not isinstance(o, kinds):
-                names = ' or '.join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (Magnitude,Wanda,SparseGPT)))
-                raise TypeError(f"`{name}` must be {names}{' where `joint` is set' if self.joint else ''}, got {o!r}")
+        super().__post_init__()
+        _check_parts(self)
 
     @property
     def needs(self): return max(self.pruning.needs, self.quantization.needs, key=NEEDS.index)
     @property
     def true_sequential(self): return self.pruning.true_sequential or self.quantization.true_sequential
     @property
-    def dense_past(self): return self.quantization.dense_past
+    def dense_past(self): return self.pruning.dense_past or self.quantization.dense_past
     @property
-    def damping(self): return max((o.damping for o in (self.pruning,self.quantization) if hasattr(o, 'damping')), default=None)
+    def prepares(self): return self.pruning.prepares or self.quantization.prepares
     @property
     def label(self)->str: return f"{self.pruning.label} + {self.quantization.label}{' joint' if self.joint else ''}"
 
@@ -320,7 +365,10 @@ class Combined(Method):
         return replace(self, pruning=first, quantization=then) if first and then else first or then
     def check_names(self, names): self.pruning.check_names(names)
     def check(self, weight): self.pruning.check(weight); self.quantization.check(weight)
-    def prepare_block(self, block, batches, statistics): return self.quantization.prepare_block(block, batches, statistics)
+    def observe_block(self, block, batches, statistics):
+        for o in (self.pruning,self.quantization): o.observe_block(block, batches, statistics)
+    def prepare_block(self, block, batches, statistics):
+        return [note for o in (self.pruning,self.quantization) for note in o.prepare_block(block, batches, statistics)]
 
     def compress_layer(self, weight, statistics):
         if not self.joint:

@@ -33,7 +33,9 @@ def parse_method(
 )->Method:           # The method
     "Read a method and its settings"
     if not isinstance(text, str): return text
-    if len(parts:=re.split(r'\+(?=\s*[a-zA-Z])', text))>1: return Combined(*map(parse_method, parts))
+    parts = re.split(r'\+(?=\s*[a-zA-Z])', text)
+    if len(parts)>2: raise ValueError(f"`method` must be one method, or a pruning and a quantizing one joined by +, got {text!r}")
+    if len(parts)==2: return Combined(*map(parse_method, parts))
     name, _, rest = text.strip().partition(':')
     if (kind:=METHODS.get(name.strip().lower())) is None: raise no_such('method', name, METHODS)
     parts, takes = [p.strip().rpartition('=') for p in rest.split(',')] if rest else [], [f.name for f in fields(kind)]

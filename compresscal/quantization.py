@@ -85,7 +85,7 @@ def gptq(
 )->Quantized:                # Codes and grids
     "Round one column after the other; those that follow make good the errors"
     check_grid(bits, group_size)
-    check_rule(rule, mse)
+    check_rule(rule, mse, symmetric)
     w,n = check_weight(weight),weight.shape[1]
     _check_keep(keep, w, rule)
     size,every = min(group_size or n, n),block_size

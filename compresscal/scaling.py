@@ -254,12 +254,9 @@ def divide_inputs(
     scales:Tensor,              # By what each feature is divided, `[in]`
 ):
     "What the statistics of the divided input would be, in place"
-    rows = statistics.memo.pop('rows', None)
-    statistics.memo.clear()
+    rows = statistics.memo.get('rows')
+    statistics.divide(scales)
     if rows is not None: statistics.memo['rows'] = rows/scales
-    if statistics.absolute is not None: statistics.absolute.div_(scales)
-    if statistics.moments is None: statistics.squares.div_(scales.double().square())
-    else: statistics.moments.div_(scales).div_(scales[:,None])
 
 # %% ../nbs/07_scaling.ipynb #2df22b1c
 def _mean(folding, names, statistics):
@@ -304,7 +301,6 @@ def scale_block(
     search:str='block',           # Score by the output of the module that holds the layers (`'block'`), or of the layers themselves (`'linear'`)?
     grouped_query:bool=False,     # Also scale where several features must share a scale? The original does not
     steps:int=20,                 # Number of ratios
-    before_fold:Callable|None=None, # Called when all is chosen and nothing is changed yet
 )->list[Scaling]:                 # What was done to each input
     "Scale the inputs of a block so that rounding hurts its output least"
     check_grid(bits, group_size)
@@ -319,7 +315,6 @@ def scale_block(
         losses = found[id(o)] if id(o) in found else _linear_mean(layers, statistics, candidates, settings)
         best = _pick(f, losses, candidates)
         done.append(Scaling(f.layers, f.producer, (f.module or 'the block') if id(o) in found else 'linear', losses, best/steps, candidates[best]))
-    if before_fold is not None: before_fold()
     for (f,*_),o in zip(todo, done):
         f.fold(o.scales)
         for own in {id(statistics[n]): statistics[n] for n in f.layers if n in statistics}.values(): divide_inputs(own, o.scales)

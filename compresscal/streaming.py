@@ -165,6 +165,10 @@ class HiddenStore:
         self[len(self)-1] = hidden
         return len(self)-1
 
+    def drop(self, i:int):
+        "Forget a tensor that is in memory; the place of one on disk waits to be written again"
+        if isinstance(self.slots[i], Tensor): self.slots[i] = None
+
     def __setitem__(self, i, hidden):
         old,self.slots[i] = self.slots[i],None
         if old.__class__ is not tuple and self.in_memory+hidden.nbytes<=self.budget: self.slots[i] = hidden.detach()
@@ -202,11 +206,23 @@ class _Spilled(Capture):
     @hidden.setter
     def hidden(self, value): self.store[self.slot] = value
 
+    def look_ahead(self, block:Block):
+        "Run one block and keep what it gives beside its input, for `go_on`"
+        output = self.run(block)
+        if self.ahead is None: self.ahead = self.store.add(output)
+        else: self.store[self.ahead] = output
+
+    def go_on(self):
+        "Let what `look_ahead` kept be the input of the next block"
+        self.store.drop(self.slot)
+        self.slot,self.ahead = self.ahead,self.slot
+
 def spill(
     captured:Capture,  # From `capture`
     store:HiddenStore, # Where its hidden states go
 )->Capture:            # The same batch; the one given need not be kept
     "Move the hidden states of a batch into a store"
     moved = object.__new__(_Spilled)
-    vars(moved).update({k: v for k,v in vars(captured).items() if k!="hidden"}, store=store, slot=store.add(captured.hidden))
+    kept = {k: v for k,v in vars(captured).items() if k!="hidden"}
+    vars(moved).update(kept, store=store, slot=store.add(captured.hidden), ahead=None)
     return moved

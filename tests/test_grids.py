@@ -2,7 +2,7 @@
 import pytest, torch
 from safetensors.torch import load, load_file, save
 from compresscal.grids import (RULES, Grid, Quantized, average_bits, awq_levels, check_grid, check_weight, choose, choose_grid, dequantize,
-                               gptq_levels, quantize, round_to_grid, second_level, spqr_levels)
+                               gptq_levels, quantize, round_to_grid, second_level, spqr_levels, pack_codes, unpack_codes)
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 NEAREST = {'rtn4_ch_asym': (None,False), 'rtn4_ch_sym': (None,True), 'rtn4_g32_asym': (32,False)}
@@ -158,16 +158,72 @@ def test_round_trip_without_a_single_outlier():
     q = Quantized(q.codes, q.scale, q.zero, q.groups, 3, outliers=(q.outliers[0][:,:0],q.outliers[1][:0]))
     assert len(Quantized.from_tensors(load(save(q.tensors()))).outliers[1])==0
 
+def stored_bits(q):
+    "Bits per weight of the tensors that are stored, but for shapes and settings"
+    return 8*sum(o.nbytes for k,o in q.tensors().items() if k.rpartition('.')[2] not in ('shape','bits','size','symmetric','group_size'))/q.codes.numel()
+
 def test_average_bits_counts_everything():
+    "As it is stored: scales of 32 bits, outliers of 64 with their places, the group of a column in a byte"
     n = 20*24
-    assert average_bits(quantized(False, False, False))==3+60*32/n
-    assert average_bits(quantized(False, False, True))==3+60*32/n+24*2/n
-    assert average_bits(quantized(False, True, False))==3+2*(60*3+2*3*2*16)/n
-    assert average_bits(quantized(True, True, False))==3+2*(60*3+2*3*2*16)/n+32*len(quantized().outliers[1])/n
+    assert average_bits(quantized(False, False, False))==3+60*64/n
+    assert average_bits(quantized(False, False, True))==3+60*64/n+24*8/n
+    assert average_bits(quantized(False, True, False))==3+2*(60*3+2*3*2*32)/n
+    assert average_bits(quantized(True, True, False))==pytest.approx(3+2*(60*3+2*3*2*32)/n+64*len(quantized().outliers[1])/n)
     w = normal(32, 256)
-    assert round_to_grid(w, choose_grid(w, 4, 128)).bits_per_weight==4+20/128
-    assert round_to_grid(w, choose_grid(w, 4, 128, symmetric=True)).bits_per_weight==4+16/128
-    assert average_bits(round_to_grid(w, choose_grid(w, 4, 128)), float_bits=32)==4+36/128
+    assert round_to_grid(w, choose_grid(w, 4, 128)).bits_per_weight==4+36/128
+    assert round_to_grid(w, choose_grid(w, 4, 128, symmetric=True)).bits_per_weight==4+32/128
+    assert average_bits(round_to_grid(w, choose_grid(w, 4, 128)), 16)==4+20/128 # as papers count
+    assert average_bits(quantized(True, True, False), 16, 32)==pytest.approx(3+2*(60*3+2*3*2*16)/n+32*len(quantized().outliers[1])/n)
+
+@pytest.mark.parametrize('bits', range(2, 9))
+@pytest.mark.parametrize('symmetric', [False, True])
+@pytest.mark.parametrize('size', [None, 8, 7])
+def test_counted_bits_are_those_that_are_stored(bits, symmetric, size):
+    w = normal(16, 64)
+    q = round_to_grid(w, choose_grid(w, bits, size, symmetric))
+    assert q.bits_per_weight==stored_bits(q)
+    again = Quantized.from_tensors(load(save(q.tensors())))
+    assert all(torch.equal(getattr(again, o), getattr(q, o)) for o in ('codes','scale','zero','groups')) and again.symmetric==q.symmetric
+
+@pytest.mark.parametrize('scattered', [False, True])
+@pytest.mark.parametrize('second', [False, True])
+def test_counted_bits_of_two_levels_and_outliers(second, scattered):
+    q = quantized(True, second, scattered)
+    assert q.bits_per_weight==pytest.approx(stored_bits(q), abs=8*3/q.codes.numel()) # the last byte of a tensor may have bits left
+
+@pytest.mark.parametrize('bits', range(1, 9))
+@pytest.mark.parametrize('n', [*range(18), 1000])
+def test_packing_loses_nothing(bits, n):
+    codes = torch.randint(2**bits, (n,), generator=torch.Generator().manual_seed(n)).byte()
+    packed = pack_codes(codes, bits)
+    assert packed.dtype==torch.uint8 and len(packed)==-(-n*bits//8) and torch.equal(unpack_codes(packed, bits, (n,)), codes)
+    if n: assert sum(int(o)<<8*i for i,o in enumerate(packed))==sum(int(o)<<bits*i for i,o in enumerate(codes)) # as one long number
+
+def test_zeros_that_do_not_fit_a_code_are_kept_as_they_are():
+    q = quantized(False, False, False)
+    for zero in (q.zero.round()*0-3, q.zero.round()*0+8, q.zero.round()*0+.5):
+        odd = Quantized(q.codes, q.scale, zero, q.groups, 3, symmetric=True)
+        assert torch.equal(Quantized.from_tensors(odd.tensors()).zero, zero) and odd.bits_per_weight==3+60*64/480
+
+@pytest.mark.parametrize('columns', [[1,1,0,0,2,2], [0,1,1,1,2,2], [1,1,1,2,2,2]])
+def test_groups_that_are_not_consecutive_and_equal_are_stored(columns):
+    w = normal(4, 6)
+    grid = choose_grid(w, 4, 2)
+    q = round_to_grid(w, Grid(grid.scale, grid.zero, torch.tensor(columns), 4))
+    assert q.tensors()['groups'].dtype==torch.uint8 and torch.equal(Quantized.from_tensors(q.tensors()).groups, q.groups)
+
+def old_tensors(q):
+    "As files held them before codes were packed"
+    def level(name, o): return {f'{name}.{k}': getattr(o, k) if k in ('codes','scale','zero') else torch.tensor(getattr(o, k)) for k in ('codes','scale','zero','bits','size')}
+    found = dict(codes=q.codes, groups=q.groups, bits=torch.tensor(q.bits), symmetric=torch.tensor(q.symmetric))
+    found |= dict(scale=q.scale, zero=q.zero) if q.scale_codes is None else level('scale_codes', q.scale_codes)|level('zero_codes', q.zero_codes)
+    return found | ({} if q.outliers is None else {'outliers.places': q.outliers[0].int(), 'outliers.values': q.outliers[1]})
+
+@pytest.mark.parametrize('second', [False, True])
+def test_older_files_can_still_be_read(second):
+    q = quantized(True, second)
+    again = Quantized.from_tensors(load(save(old_tensors(q))))
+    assert torch.equal(again.dequantize(), q.dequantize()) and torch.equal(again.outliers[0], q.outliers[0])
 
 def test_outliers_are_what_they_were():
     q = quantized()
@@ -188,11 +244,13 @@ def test_parts_that_do_not_fit(change, message):
 @pytest.mark.parametrize('change,message', [
     (dict(codes=torch.full((20, 24), 8, dtype=torch.uint8)), 'codes of 3 bits, got 8'),
     (dict(groups=torch.full((24,), 3)), 'groups 0 to 2, got 3 to 3'),
-    (dict(groups=torch.full((24,), -1)), 'groups 0 to 2, got -1 to -1')])
+    (dict(groups=torch.full((24,), -1)), 'groups 0 to 2, got -1 to -1'),
+    ({'codes.packed': torch.zeros(179, dtype=torch.uint8)}, '`packed` must have 180 bytes for 480 codes of 3 bits, got 179'),
+    ({'outliers.places': torch.full((len(quantized().outliers[1]),), 480)}, r'outliers within \(20, 24\)')])
 def test_damaged_tensors(change, message):
     with pytest.raises(ValueError, match=message): Quantized.from_tensors(quantized().tensors()|change)
 
-@pytest.mark.parametrize('name', ['codes','groups','bits','symmetric','outliers.values','scale_codes.size'])
+@pytest.mark.parametrize('name', ['codes.packed','shape','groups','bits','symmetric','outliers.values','scale_codes.size','zero_codes.scale','scale_codes.codes.packed'])
 def test_missing_tensors(name):
     tensors = quantized().tensors()
     del tensors[name]
