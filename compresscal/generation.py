@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from .cache import RowLayer, other_blocks, row_cache, rows_apart
+from .files import give_usual_mode
 from .models import context_length, evaluation_mode, fingerprint
 
 # %% ../nbs/03_generation.ipynb #93687b05
@@ -298,6 +299,7 @@ def _keep(folder, run, keys, rows):
     os.close(handle)
     try:
         save_file(rows, aside, dict(run=run, sequences=json.dumps(keys), digest=_digest(rows)))
+        give_usual_mode(aside)
         os.replace(aside, folder/f'{_hash(run, keys)}.safetensors')
     finally: Path(aside).unlink(missing_ok=True)
 
