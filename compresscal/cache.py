@@ -112,17 +112,20 @@ def row_mask(
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 # %% ../nbs/02_cache.ipynb #40398e8d
-def _one_dnn(m):
-    "Whether a module is a plain linear layer that oneDNN can compute"
-    return (type(m).forward is nn.Linear.forward and 'forward' not in m.__dict__ and type(m.weight) in (Tensor,nn.Parameter) and m.weight.dtype==torch.float32
-            and m.weight.device.type=='cpu' and m.weight.is_contiguous() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise'))
+_has_one_dnn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+
+def _is_float_linear(m):
+    "Whether a module is a plain linear layer of fp32 numbers"
+    plain = type(m).forward is nn.Linear.forward and 'forward' not in m.__dict__
+    return plain and type(m.weight) in (Tensor,nn.Parameter) and m.weight.dtype==torch.float32
 
 def row_linear(
     x:Tensor,              # Inputs, `[..., in]`
     weight:Tensor,         # `[out, in]`
     bias:Tensor|None=None, # `[out]`
 )->Tensor:                 # `[..., out]`
-    "A linear layer, by oneDNN"
+    "A linear layer, by oneDNN where that can compute it"
+    if not (_has_one_dnn and weight.device.type=='cpu' and weight.is_contiguous()): return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, 'none', [], '')
 
 # %% ../nbs/02_cache.ipynb #3923d6ef
@@ -164,7 +167,7 @@ def rows_apart(
     before,name = [(c, c._attn_implementation_internal, c._experts_implementation_internal) for c in configs],_name if all(m._supports_sdpa for m in models) else 'eager'
     if not all(m._can_set_attn_implementation() for m in models): name = None
     blocks = find_blocks(model)[1]
-    linears = [m for m in model.modules() if _one_dnn(m)]
+    linears = [m for m in model.modules() if _is_float_linear(m)]
     experts = any(p.ndim==3 for p in model.parameters()) or any(isinstance(m, nn.ModuleList) for m in _within(blocks))
     try:
         for c,own,_ in before: c._attn_implementation_internal,c._experts_implementation_internal = name or own,'eager'

@@ -14,6 +14,7 @@ import hashlib, json, random
 from itertools import islice
 from pathlib import Path
 import torch
+from .chat import chat_frame
 from .corpora import file_fingerprint,open_corpus
 from .installed import SeenTexts
 from .models import fingerprint
@@ -47,8 +48,6 @@ def pad_windows(stream, size, seed, eos):
 window_rules = dict(window=window_windows, pack=pack_windows, pad=pad_windows)
 
 # %% ../nbs/03_calibration.ipynb #e6f9f48b
-_text_mark = 'compresscal text mark'
-
 def window_frame(
     tokenizer,           # Tokenizer of the model
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
@@ -57,8 +56,7 @@ def window_frame(
     "What stands around the text in every window"
     if chat:
         if not getattr(tokenizer, 'chat_template', None): raise ValueError("`chat` must be False for a tokenizer without a chat template, got True")
-        framed = tokenizer.apply_chat_template([dict(role='user', content=_text_mark)], tokenize=False)
-        return tuple(tokenizer(o, add_special_tokens=False)['input_ids'] for o in framed.split(_text_mark))
+        return tuple(tokenizer(o, add_special_tokens=False)['input_ids'] for o in chat_frame(tokenizer))
     if bos and tokenizer.bos_token_id is None: raise ValueError("`bos` must be False or None for a tokenizer without a beginning-of-text token, got True")
     return [tokenizer.bos_token_id] if bos is not False and tokenizer.bos_token_id is not None else [],[]
 

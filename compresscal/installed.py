@@ -7,18 +7,21 @@ Docs: https://compresscal.github.io/compresscal/installed.html.md"""
 # %% auto #0
 __all__ = ['installed_packages', 'splits', 'Document', 'sketch', 'SeenTexts', 'package_versions', 'package_modules', 'split_of',
            'parse_module', 'docstrings', 'code_pieces', 'summary_pair', 'summary_prompt', 'collect_installed',
-           'training_hashes', 'cache_folder', 'write_atomically', 'write_changed', 'held_out_documents',
-           'license_documents']
+           'training_hashes', 'held_out_documents', 'license_documents', 'cache_folder', 'write_atomically',
+           'write_changed']
 
 # %% ../nbs/01_installed.ipynb #c66ec938
-import ast, hashlib, importlib.metadata, importlib.util, json, os, platform, re, secrets, sysconfig, warnings, zlib
+import ast, hashlib, importlib.metadata, importlib.util, json, platform, re, sysconfig, warnings, zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
+from .files import cache_folder, write_atomically, write_changed
 from .loading import embedded_folder
+
+# %% ../nbs/01_installed.ipynb #7f11e5a0
+_all_ = ["cache_folder","write_atomically","write_changed"] # also to be had from here
 
 # %% ../nbs/01_installed.ipynb #5e2bd5c7
 @dataclass(frozen=True)
@@ -186,45 +189,6 @@ def training_hashes()->dict[str,np.ndarray]: # Hashes for `"docs"` and `"code"`;
     from safetensors.numpy import load_file
     path = embedded_folder()/'training_documents.safetensors'
     return load_file(path) if path.exists() else {}
-
-def cache_folder()->Path: # `COMPRESSCAL_CACHE`, else `compresscal` in the user's cache folder
-    "Where results that can be computed again are kept"
-    base = os.environ.get('COMPRESSCAL_CACHE')
-    return Path(base) if base else Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'compresscal'
-
-# %% ../nbs/01_installed.ipynb #8c5e5ec2
-def write_atomically(
-    path:str|Path,  # The file to make or replace
-    data:bytes|str, # Its whole content; text is written as UTF-8
-):
-    "Write a file so that at any moment it is whole, as before, or absent"
-    path,data = Path(path),data.encode() if isinstance(data, str) else data
-    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
-    try:
-        with open(part, 'xb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError): part.unlink()
-        raise
-    with suppress(OSError): # not every system can wait for a folder
-        handle = os.open(path.parent, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
-
-# %% ../nbs/01_installed.ipynb #5b0c71ab
-def write_changed(
-    path:str|Path,  # The file to make or replace; its folder is made if need be
-    data:bytes|str, # Its whole content; text is written as UTF-8
-)->bool:            # Was anything written?
-    "Write a file unless it has that content"
-    path,data = Path(path),data.encode() if isinstance(data, str) else data
-    if path.exists() and path.read_bytes()==data: return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data)
-    return True
 
 # %% ../nbs/01_installed.ipynb #9a4bde7f
 @lru_cache(1)

@@ -19,6 +19,7 @@ import torch
 
 from .calibration import CalibrationSet, tokenizer_fingerprint
 from .cells import Job, decide, grid, memory_needed, replicates
+from .files import give_usual_mode
 from .inputs import open_sets, saved_sets
 from .loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
@@ -120,6 +121,7 @@ def keep_model(
     place = folder/'models'/mark[:16]
     if not (place/'complete').exists():
         for o in (model, tokenizer): o.save_pretrained(place)
+        give_usual_mode(place)
         (place/'complete').touch()
     return str(place)
 

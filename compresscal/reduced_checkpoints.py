@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, TrainerCallback
 
-from .installed import write_atomically
+from .files import give_usual_mode, write_atomically
 from .loading import StoredTensor, _bars, _checkpoint_tensors, _download, stored_tensors
 from .tensor_files import Spliced, new_folder, read_rows, write_tensors
 from .token_maps import TokenMap
@@ -182,6 +182,7 @@ def _save(model, folder):
     if adapters := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
         raise ValueError(f"`reduction` must be of a model without adapters to be saved, but there is one at {adapters[0]}; merge them first, or save them by themselves")
     with _bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
+    give_usual_mode(folder)
 
 def save_reduced(
     reduction:Reduction, # The reduction, whose model is saved

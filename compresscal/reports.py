@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from .activations import InputStatistics
+from .files import give_usual_mode
 from .grids import Quantized
 from .plots import Line,Picture,plot_lines
 
@@ -80,6 +81,7 @@ class StoredCodes(Mapping):
         if not codes: return
         target = self.folder/f"codes-{index:05}.safetensors"
         save_file({f"{name}/{k}": t.cpu() for name,q in codes.items() for k,t in q.tensors().items()}, f"{target}.new")
+        give_usual_mode(f"{target}.new")
         os.replace(f"{target}.new", target)
 
     def _files(self): return {key.rpartition('/')[0]: o for o in sorted(self.folder.glob("codes-*.safetensors")) for key in safe_open(o, 'pt').keys()}

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from .files import give_usual_mode
 from .loading import _bars,_part,find_blocks,is_offloaded,stored_tensors
 from .models import Block,Capture
 
@@ -47,6 +48,7 @@ def _save(model, tensors, target):
     "Save some of a model's tensors as one file, under the names of its checkpoints; what else is made stays in the folder returned"
     beside = Path(tempfile.mkdtemp(dir=target.parent))
     with _bars(False, False): type(model).save_pretrained(model, beside, state_dict=tensors, max_shard_size="1000TB")
+    give_usual_mode(beside/"model.safetensors")
     os.replace(beside/"model.safetensors", target)
     return beside
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .calibration import tokenizer_fingerprint
 from .corpora import installed_sources
 from .counting import IdCounter, count_block, id_space, row_blocks
+from .files import give_usual_mode
 from .plots import Line, Picture, plot_line_panels
 
 # %% ../nbs/15_usage.ipynb #963c0811
@@ -198,6 +199,7 @@ def _save(self,
     try:
         each = [('', self), *((f'{i}.', o) for i,o in enumerate(self.parts.values()))]
         save_file({p+k: getattr(o, k) for p,o in each for k in _arrays}, aside/'usage.safetensors')
+        give_usual_mode(aside)
         record = dict({k: getattr(self, k) for k in _numbers}, parts={k: o.rows for k,o in self.parts.items()})
         (aside/'usage.json').write_text(json.dumps(record, indent=1), encoding='utf-8')
         os.replace(aside, folder)

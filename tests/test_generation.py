@@ -210,6 +210,19 @@ def test_bits_of_bent_draws():
     check_bits(build('llama'), 6, 24, (1,4), (1,), sampling=Sampling(t_initial=5., schedule=5, top_k=50, top_p=.9, min_p=.01, repetition_penalty=1.1, greedy=1), prefixes=[[1]*i for i in range(1, 7)],
                temperatures=[.5,1,1.5]*2, forbidden=torch.tensor([0]))
 
+def test_bits_of_blocks_on_disk():
+    "The embedded model's matrices are large enough that another library for products shows in the last bits"
+    whole,lean = (generate(load_model(offload=o)[0], Script([[0]]), 24, range(8)) for o in (False,True))
+    assert same(whole, lean)
+
+@pytest.mark.slow
+def test_bits_of_blocks_on_disk_of_a_real_model():
+    "Where a folder with SmolLM2-135M-Instruct is named"
+    folder = os.environ.get('COMPRESSCAL_SMOLLM2')
+    if not folder: pytest.skip('set COMPRESSCAL_SMOLLM2 to a folder with SmolLM2-135M-Instruct')
+    whole,lean = (generate(load_model(folder, offload=o)[0], Script([[1]]), 32, range(8)) for o in (False,True))
+    assert same(whole, lean)
+
 @pytest.mark.slow
 def test_bits_of_the_embedded_model():
     "51,200 tokens: 128 sequences of 400, many documents, in batches of 128 and of 64; smaller batches and two threads, which wait for each other on a busy machine, write a part"

@@ -112,15 +112,29 @@ def test_a_head_that_is_stored_beside_the_embeddings_it_is_tied_to(checkpoint, t
     streamed(source, tmp_path/"out")
     assert fingerprint(load_model(tmp_path/"out")[0])==fingerprint(whole) and "lm_head.weight" not in tensors(tmp_path/"out")
 
-def test_tensors_that_no_model_wants(checkpoint, tmp_path):
-    "Of blocks beyond the last, as some families keep for predicting further tokens, and old rotary frequencies"
+def test_tensors_that_no_model_wants(checkpoint, tmp_path, monkeypatch):
+    "Of blocks beyond the last, which some families keep for predicting further tokens and name as not needed, and old rotary frequencies"
     source = checkpoint("llama")
     extra = {"model.layers.3.mlp.up_proj.weight": torch.zeros(9), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "mtp.layers.0.x": torch.ones(2)}
     save_file(load_file(source/"model.safetensors")|extra, source/"model.safetensors", metadata=dict(format="pt"))
+    for offload in (False,True):
+        with pytest.raises(ValueError, match="how many blocks there are, 4, but says 3"): load_model(source, offload=offload)
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"^mtp.*",r"model\.layers\.3.*"])
     streamed(source, tmp_path/"out")
     whole,_ = load_model(source)
     walk(whole)
     assert fingerprint(load_model(tmp_path/"out")[0])==fingerprint(whole) and not extra.keys()&tensors(tmp_path/"out").keys()
+
+def test_a_header_that_lies(checkpoint):
+    "Says that a tensor is larger than its bytes, or lies before them"
+    source = checkpoint("llama")
+    data = (source/"model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8+size])
+    for change in (dict(shape=[10**6,10**6]), dict(data_offsets=[-8,header["model.norm.weight"]["data_offsets"][1]])):
+        text = json.dumps(header|{"model.norm.weight": header["model.norm.weight"]|change}).encode()
+        (source/"model.safetensors").write_bytes(len(text).to_bytes(8, "little")+text+data[8+size:])
+        with pytest.raises(ValueError, match="does not fit into bytes"): load_model(source, offload=True)
 
 def test_blocks_left_alone_are_taken_over(checkpoint, tmp_path):
     source = checkpoint("opt", max_shard_size="20KB")
