@@ -250,7 +250,8 @@ class _PoolCrew:
 def main_is_a_file()->bool: # Else it is a notebook or an interactive session
     "Whether workers can read what is defined where the program begins"
     main = sys.modules['__main__']
-    return getattr(main, '__spec__', None) is not None or getattr(main, '__file__', None) is not None
+    is_module = getattr(main, '__spec__', None) is not None
+    return is_module or os.path.isfile(getattr(main, '__file__', None) or '') # of input it is called '<stdin>'
 
 def homeless_name(name):
     return ValueError(f"a worker cannot read {name}, which was defined in a notebook or an interactive session; "

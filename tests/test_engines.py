@@ -153,7 +153,7 @@ def test_a_job_that_a_worker_cannot_read_is_a_failure_and_the_worker_lives():
 
 def interactive(code):
     "Run a program that is in no file, as a notebook is not"
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=outside_tests(root), timeout=60)
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=outside_tests(root), timeout=300)
 
 def test_what_is_defined_in_a_notebook_is_refused_before_a_worker_starts():
     ran = interactive("""
@@ -171,6 +171,31 @@ for setup,job in ((partial(partial, eval), Mine()), (own, '1')):
     assert first.startswith('a worker cannot read Mine, which was defined in a notebook') and 'import it from there' in first
     assert second.startswith('a worker cannot read own,') and not ran.stderr
 
+study_of = """
+from dataclasses import dataclass
+from compresscal.engines import Pool
+from compresscal.methods import Magnitude
+from compresscal.measures import Measure
+from compresscal.study import Study
+@dataclass(frozen=True)
+class Mine(Magnitude): pass
+@dataclass(frozen=True)
+class Own(Measure):
+    name = 'own'
+    def settings(self): return {}
+for study in (Study(methods=[Mine(.5)], sources=['code']), Study(methods=['rtn:4'], evaluations=dict(own=Own()))):
+    try: study.run('OUT', engine=Pool(workers=1, threads=1), progress=False)
+    except ValueError as e: print(e)
+"""
+
+@pytest.mark.parametrize('interpreter', [['-c'], []])
+def test_a_study_says_so_before_it_gathers_text(tmp_path, interpreter):
+    code = study_of.replace('OUT', str(tmp_path/'out'))
+    how = dict(args=[sys.executable, *interpreter, code]) if interpreter else dict(args=[sys.executable, '-'], input=code)
+    ran = subprocess.run(**how, capture_output=True, text=True, env=outside_tests(root), timeout=300)
+    assert [o.partition(', which')[0] for o in ran.stdout.splitlines()]==['a worker cannot read Mine', 'a worker cannot read Own']
+    assert not ran.stderr and not (tmp_path/'out').exists()
+
 def test_what_is_defined_in_a_script_is_read(tmp_path):
     path = tmp_path/'script.py'
     path.write_text("""
@@ -181,7 +206,7 @@ class Mine:
 if __name__=='__main__':
     for o in Pool(workers=1, threads=1).run(partial(partial, str), [[('a', Mine())]]): print(o.state, o.value)
 """)
-    ran = subprocess.run([sys.executable, path], capture_output=True, text=True, env=outside_tests(root), timeout=60)
+    ran = subprocess.run([sys.executable, path], capture_output=True, text=True, env=outside_tests(root), timeout=300)
     assert ran.stdout.splitlines()[-1]=='done mine' and not ran.stderr
 
 def test_tensors_are_not_moved_to_be_looked_at():
