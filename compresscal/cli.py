@@ -88,7 +88,7 @@ def _add_study(commands):
     _option(study, '--compare', 'two methods or two sources that the study is to decide on; may be repeated', dest='comparisons', nargs=2, action='append', metavar='NAME')
     _option(study, '--engine', 'where jobs run: local, pool or ray (default: local)')
     for name,how,help in (('workers', int, 'processes'), ('threads', int, 'threads of each'), ('cpus', float, 'cores reserved for each, with ray'), ('gpus', float, 'GPUs reserved for each, with ray'),
-                          ('memory', float, 'GiB that each needs (default: estimated)')): _option(study, f'--{name}', help, type=how)
+                          ('memory', float, 'GiB that each needs (default: estimated)'), ('timeout', float, 'seconds that a job may take, with pool and ray (default: no limit)')): _option(study, f'--{name}', help, type=how)
     _option(study, '--address', 'address of a Ray cluster')
     _option(study, '--out', 'folder for results, or its address in fsspec (default: compresscal-study)', metavar='FOLDER')
     _option(study, '--save', 'write the study as a TOML file or a notebook, and do not run it', metavar='FILE')
@@ -244,7 +244,7 @@ def _asked_study(args):
 def _engine(args, how):
     "Where jobs run"
     from compresscal.engines import engine_from
-    settings = {k: v for k in ('workers', 'threads', 'cpus', 'gpus', 'address') if (v:=getattr(args, k)) is not None}
+    settings = {k: v for k in ('workers', 'threads', 'cpus', 'gpus', 'address', 'timeout') if (v:=getattr(args, k)) is not None}
     if args.memory: settings['memory'] = int(args.memory*2**30)
     if args.engine or 'engine' not in how: return engine_from(args.engine or 'local', **settings)
     return replace(how['engine'], **settings)

@@ -6,14 +6,14 @@ Docs: https://compresscal.github.io/compresscal/jobs.html.md"""
 
 # %% auto #0
 __all__ = ['Failure', 'Outcome', 'out_of_memory', 'place', 'do_job', 'torch_threads', 'checked', 'ended', 'keep_threads', 'begin',
-           'Worker', 'next_group', 'hopeless', 'conduct']
+           'Worker', 'next_group', 'hopeless', 'too_long', 'conduct']
 
 # %% ../nbs/16_jobs.ipynb #18254f4d
 import gc, os, socket, sys, time, traceback
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # %% ../nbs/16_jobs.ipynb #de1e1d91
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Failure:
     type: str         # Name of the exception, or `WorkerDied`
     message: str      # What it said, with its notes
     traceback: str='' # Where it was raised
-    kind: str='error' # `error`, `memory`, or `died` where the whole worker went
+    kind: str='error' # `error`, `memory`, `died` where the whole worker went, `time` where it took too long
 
     @classmethod
     def of(cls,
@@ -135,6 +135,8 @@ class Worker:
         self.send(self.job[1])
         return Outcome(self.job[0], 'started', where=self.where)
 
+    def dismiss(self): "Tell it that nothing more comes; `stop` is called next"
+
 def next_group(
     waiting:deque, # Groups that nobody has
     team:Sequence[Worker], # All workers
@@ -144,6 +146,7 @@ def next_group(
     longest = max((w.group for w in team), key=len, default=())
     return deque(reversed([longest.pop() for _ in range((len(longest)+1)//2)]))
 
+# %% ../nbs/16_jobs.ipynb #529b56ad
 def hopeless(
     last:Failure, # What the last worker said
     hint:str,     # What to look at when workers die as they begin
@@ -153,35 +156,98 @@ def hopeless(
     if last.traceback: e.add_note(f'in the worker:\n{last.traceback}')
     return e
 
+def too_long(
+    seconds:float, # The limit
+)->Failure:        # Of the kind `time`
+    "Why a job was ended"
+    return Failure('JobTimeout', f"the job was not over after {seconds:g} seconds, the limit set by `timeout`, and was ended", kind='time')
+
+# %% ../nbs/16_jobs.ipynb #c67933d9
+@dataclass(eq=False)
+class _Run:
+    "What is known while jobs are done"
+    crew: object               # Hires workers and hears them
+    waiting: deque             # Groups that nobody has
+    retries: int               # How often a job is tried again after its worker died
+    timeout: float|None        # Seconds that a job may take
+    team: list=field(default_factory=list)      # Workers
+    deaths: Counter=field(default_factory=Counter) # By job: workers that died of it
+    last: Failure|None=None    # What the last worker said that could not begin
+
+    def __post_init__(self): self.places = self.spare = self.crew.size # workers there may be; deaths before work that are forgiven
+
+    def left(self)->int:
+        "How many jobs are not over"
+        return sum(map(len, self.waiting)) + sum(len(w.group)+bool(w.job) for w in self.team)
+
+    def hire(self):
+        "As many workers as there are places, and jobs for them"
+        while len(self.team)<min(self.places, self.left()): self.team.append(self.crew.hire())
+        if not self.team: raise hopeless(self.last, self.crew.hint)
+
+    def give(self)->Iterator[Outcome]:
+        "A job to each worker that has none"
+        for worker in self.team:
+            if not worker.ready or worker.job: continue
+            worker.group = worker.group or next_group(self.waiting, self.team)
+            if worker.group: yield worker.give()
+
+# %% ../nbs/16_jobs.ipynb #5ec93576
+def _hear(run, worker, word, value, seconds):
+    "What follows from a worker's message"
+    if word=='ready': worker.ready, worker.where = True, value
+    elif word in ('done', 'failed'):
+        (id, _), worker.job = worker.job, None
+        yield ended(id, word, value, seconds, worker.where)
+    else:
+        if not worker.ready: _count_beginner(run, word, value)
+        if worker.job: run.deaths[worker.job[0]] += 1
+        again = worker.job and run.deaths[worker.job[0]]<=run.retries
+        if again: worker.group.appendleft(worker.job)
+        yield from _let_go(run, worker, None if again else value)
+
+def _count_beginner(run, word, why):
+    "A worker ended before it was ready: its place is kept if it only died and that can still be forgiven"
+    run.spare, run.last = max(run.spare-1, 0), why
+    if word=='unfit' or not run.spare: run.places -= 1
+
+def _let_go(run, worker, why):
+    "Part with a worker; its job failed unless that is tried again"
+    run.team.remove(worker)
+    worker.stop()
+    if worker.group: run.waiting.appendleft(worker.group)
+    if worker.job and why: yield ended(worker.job[0], 'failed', why, time.monotonic()-worker.since, worker.where)
+
 # %% ../nbs/16_jobs.ipynb #a75fd7cd
+def _patience(run):
+    "Seconds until the first job is over its limit; `None` where nothing has one"
+    if run.timeout is None: return None
+    ends = [w.since+run.timeout for w in run.team if w.job]
+    return max(min(ends)-time.monotonic(), 0.) if ends else None
+
+def _listen(run):
+    "Wait for messages; what follows from them, and from silence"
+    now = time.monotonic()
+    messages = run.crew.wait(run.team, _patience(run))
+    heard = {id(worker) for worker,_ in messages}
+    late = [w for w in run.team if run.timeout is not None and w.job and id(w) not in heard and now>=w.since+run.timeout]
+    for worker in late: yield from _let_go(run, worker, too_long(run.timeout))
+    for worker,message in messages: yield from _hear(run, worker, *message)
+
 def conduct(
     crew:object,     # Hires workers and hears them
     groups:Sequence, # Groups of jobs
     retries:int,     # How often a job is tried again after its worker died
+    timeout:float|None=None, # Seconds that a job may take
 )->Iterator[Outcome]: # Two for each job, more where it was tried again
     "Give every job to a worker until all are over"
-    waiting, deaths, places, spare, team, last = deque(map(deque, groups)), Counter(), crew.size, crew.size, [], None
+    run = _Run(crew, deque(map(deque, groups)), retries, timeout)
     try:
-        while left := sum(map(len, waiting)) + sum(len(w.group)+bool(w.job) for w in team):
-            while len(team)<min(places, left): team.append(crew.hire())
-            if not team: raise hopeless(last, crew.hint)
-            for w in team:
-                if w.ready and not w.job and (group := w.group or next_group(waiting, team)):
-                    w.group = group
-                    yield w.give()
-            for w,(word, value, seconds) in crew.wait(team):
-                if word=='ready': w.ready, w.where = True, value
-                elif word in ('done', 'failed'):
-                    (id, _), w.job = w.job, None
-                    yield ended(id, word, value, seconds, w.where)
-                else:
-                    team.remove(w)
-                    w.stop()
-                    if not w.ready: last, spare, places = value, max(spare-1, 0), places-(word=='unfit' or not spare)
-                    if w.job: deaths[w.job[0]] += 1
-                    if again := w.job and deaths[w.job[0]]<=retries: w.group.appendleft(w.job)
-                    if w.group: waiting.appendleft(w.group)
-                    if w.job and not again: yield ended(w.job[0], 'failed', value, time.monotonic()-w.since, w.where)
+        while run.left():
+            run.hire()
+            yield from run.give()
+            yield from _listen(run)
     finally:
-        for w in team: w.stop()
+        for worker in run.team: worker.dismiss()
+        for worker in run.team: worker.stop()
         crew.close()

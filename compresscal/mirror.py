@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from fsspec.core import url_to_fs
 
 from .installed import write_atomically
+from .tables import one_line
 
 # %% ../nbs/16_mirror.ipynb #7e14a424
 def is_url(
@@ -146,7 +147,7 @@ class Mirror(Place):
             except Exception as e:
                 if tries==1: return # that it is owed was said before
                 said = f"{name} could not be sent to {self.url} and will be tried again; it is safe in {self.folder}"
-                return warnings.warn(f"{said}: {type(e).__name__}: {e}")
+                return warnings.warn(one_line(f"{said}: {type(e).__name__}: {e}"))
             del self.owed[name]
 
     def put(self, name):

@@ -107,9 +107,10 @@ def prepare(
     every = [(f'{s}, {i}{many(n, length)}', o) for (s,n,length),group in sets.items() for i,o in enumerate(group)]
     every += [(f'{n}, held out', o) for n,o in texts.items()]
     mark = fingerprint(model)
+    memory = memory_needed(model, jobs, [*texts.values()], [m for m,_ in measured(study).values()])
     if here: source = (model, tokenizer) if len(named(study.models))==1 else source
     elif isinstance(source, tuple): source = keep_model(store.folder, mark, *source)
-    return Prepared(name, source, mark, jobs, texts, [(n, tokenizer.decode(o.tokens[0][:120]), o) for n,o in every], memory_needed(model, jobs))
+    return Prepared(name, source, mark, jobs, texts, [(n, tokenizer.decode(o.tokens[0][:120]), o) for n,o in every], memory)
 
 def keep_model(
     folder:Path, # The study's folder

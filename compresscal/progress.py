@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from .mirror import Mirror, fetch, is_url
 from .store import local_copy, read_json
+from .tables import escape_markdown, one_line
 
 # %% ../nbs/18_progress.ipynb #33880d62
 def time_to_go(
@@ -76,6 +77,10 @@ class Status:
     failures: tuple=()  # What is known of each failed cell
 
     def lines(self)->Iterator[str]:
+        "Each as plain text on one line"
+        return map(one_line, self._said())
+
+    def _said(self):
         total = self.done+self.running+self.failed+self.left
         known = {True: 'a process works on it', False: 'nobody works on it', None: 'whether somebody works on it cannot be seen'}
         yield f'{self.folder}: {known[self.working]}'
@@ -89,7 +94,7 @@ class Status:
             yield f"failed: {f['label'] or f['cell']}: {f['type']}: {says} (attempt {f['attempts']})"
 
     def __repr__(self): return '\n'.join(self.lines())
-    def _repr_markdown_(self): return '\n'.join(f'- {o}' for o in self.lines())
+    def _repr_markdown_(self): return '\n'.join(f'- {escape_markdown(o)}' for o in self.lines())
     def to_json(self)->str: return json.dumps(asdict(self))
 
 # %% ../nbs/18_progress.ipynb #457d3c46
@@ -101,7 +106,8 @@ def seconds_spent(
     longest = {} # the cells of a job all tell of the same job; one that was done in two goes counts by the longer
     for p in (folder/'provenance').glob('*.json'):
         told = read_json(p) or {}
-        if told.get('job') in kinds: longest[told['job']] = max(longest.get(told['job'], 0.), told.get('seconds', 0.))
+        job, seconds = told.get('job'), told.get('seconds', 0.)
+        if job in kinds and isinstance(seconds, (int, float)): longest[job] = max(longest.get(job, 0.), seconds)
     spent = {}
     for job,seconds in longest.items(): spent.setdefault(kinds[job], []).append(seconds)
     return spent

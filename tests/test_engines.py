@@ -3,12 +3,13 @@ import os, random, signal, subprocess, sys, time
 from collections import Counter, deque
 from contextlib import suppress
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 
 import psutil
 import pytest
 from conftest import outside_tests, root
 
-from compresscal.engines import Failure, Local, Pool, Ray, engine_from, fitting, free_cores, free_memory
+from compresscal.engines import Failure, Local, Pool, Ray, _PoolWorker, engine_from, fitting, free_cores, free_memory
 from compresscal.jobs import Worker, conduct, do_job, out_of_memory, torch_threads
 
 setup = partial(partial, eval) # a job is an expression
@@ -78,7 +79,7 @@ class ChanceCrew:
     def __init__(self, rng, size, deadly): self.rng, self.size, self.deadly, self.hired, self.closed = rng, size, deadly, 0, False
     def hire(self): self.hired += 1; return Chance(deque(), where=f'w{self.hired}')
     def close(self): self.closed = True
-    def wait(self, team):
+    def wait(self, team, seconds):
         able = [w for w in team if w.job or not w.ready]
         return [(w, self.word(w)) for w in self.rng.sample(able, self.rng.randint(1, len(able)))]
     def word(self, w):
@@ -140,6 +141,140 @@ def test_what_cannot_be_sent():
     with pytest.raises(TypeError, match="a job must be something that another process can read, got 'job'"): list(pool(1).run(setup, [[('job', lambda: 0)]]))
     with pytest.raises(TypeError, match='`setup` must be'): list(pool(1).run(lambda: eval, [[('job', '1')]]))
     assert not workers()
+
+class Unread:
+    "Can be sent and cannot be read"
+    def __reduce__(self): return int, ('not a number',)
+
+def test_a_job_that_a_worker_cannot_read_is_a_failure_and_the_worker_lives():
+    found = ends(pool(1, retries=0).run(setup, [[('unread', Unread()), ('fine', me)]]))
+    assert found['unread'].error.type=='ValueError' and 'not a number' in found['unread'].error.message
+    assert found['fine'].where==found['unread'].where
+
+def interactive(code):
+    "Run a program that is in no file, as a notebook is not"
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=outside_tests(root), timeout=300)
+
+def test_what_is_defined_in_a_notebook_is_refused_before_a_worker_starts():
+    ran = interactive("""
+from functools import partial
+from compresscal.engines import Pool
+class Mine: pass
+def own(): return eval
+def hire(self): raise AssertionError('a worker was started')
+Pool.__dict__['run'].__globals__['_PoolCrew'].hire = hire
+for setup,job in ((partial(partial, eval), Mine()), (own, '1')):
+    try: list(Pool(workers=1, threads=1).run(setup, [[('a', job)]]))
+    except ValueError as e: print(e)
+""")
+    first, second = ran.stdout.splitlines()
+    assert first.startswith('a worker cannot read Mine, which was defined in a notebook') and 'import it from there' in first
+    assert second.startswith('a worker cannot read own,') and not ran.stderr
+
+study_of = """
+from dataclasses import dataclass
+from compresscal.engines import Pool
+from compresscal.methods import Magnitude
+from compresscal.measures import Measure
+from compresscal.study import Study
+@dataclass(frozen=True)
+class Mine(Magnitude): pass
+@dataclass(frozen=True)
+class Own(Measure):
+    name = 'own'
+    def settings(self): return {}
+for study in (Study(methods=[Mine(.5)], sources=['code']), Study(methods=['rtn:4'], evaluations=dict(own=Own()))):
+    try: study.run('OUT', engine=Pool(workers=1, threads=1), progress=False)
+    except ValueError as e: print(e)
+"""
+
+@pytest.mark.parametrize('interpreter', [['-c'], []])
+def test_a_study_says_so_before_it_gathers_text(tmp_path, interpreter):
+    code = study_of.replace('OUT', str(tmp_path/'out'))
+    how = dict(args=[sys.executable, *interpreter, code]) if interpreter else dict(args=[sys.executable, '-'], input=code)
+    ran = subprocess.run(**how, capture_output=True, text=True, env=outside_tests(root), timeout=300)
+    assert [o.partition(', which')[0] for o in ran.stdout.splitlines()]==['a worker cannot read Mine', 'a worker cannot read Own']
+    assert not ran.stderr and not (tmp_path/'out').exists()
+
+def test_what_is_defined_in_a_script_is_read(tmp_path):
+    path = tmp_path/'script.py'
+    path.write_text("""
+from functools import partial
+from compresscal.engines import Pool
+class Mine:
+    def __str__(self): return 'mine'
+if __name__=='__main__':
+    for o in Pool(workers=1, threads=1).run(partial(partial, str), [[('a', Mine())]]): print(o.state, o.value)
+""")
+    ran = subprocess.run([sys.executable, path], capture_output=True, text=True, env=outside_tests(root), timeout=300)
+    assert ran.stdout.splitlines()[-1]=='done mine' and not ran.stderr
+
+def test_tensors_are_not_moved_to_be_looked_at():
+    import torch
+    tensor = torch.zeros(3)
+    Pool().check(dict(tensor=[tensor, torch.nn.Linear(2, 2)]))
+    assert not tensor.is_shared()
+
+class Pipe:
+    "A pipe into which something is put between two glances"
+    def __init__(self, data): self.data, self.glances = data, 0
+    def poll(self): self.glances += 1; return self.glances>1
+    def recv_bytes(self): return self.data
+
+class Dead:
+    exitcode = -9
+    def is_alive(self): return False
+    def join(self, seconds): pass
+
+def test_a_result_sent_just_before_death_counts():
+    worker = _PoolWorker(deque())
+    worker.pipe, worker.process = Pipe(bytes(ForkingPickler.dumps(('done', 5, 1.)))), Dead()
+    assert worker.hear()==('done', 5, 1.)
+
+bars = "[__import__('tqdm').tqdm(disable=True), __import__('multiprocessing').get_context('spawn').Lock()][:0]"
+
+@pytest.mark.parametrize('ending', ['', 'die', 'early'])
+def test_no_semaphore_is_left_behind(ending):
+    "Whether workers end by themselves, or in the middle of a job in which a progress bar was shown"
+    job = dict(die=f"[__import__('tqdm').tqdm(disable=True), {die}]", early=f"[__import__('tqdm').tqdm(disable=True), {nap(60)}]").get(ending, bars)
+    ran = interactive(f"""
+from functools import partial
+from compresscal.engines import Pool
+outcomes = Pool(workers=2, threads=1, retries=0).run(partial(partial, eval), [[(i, {job!r})] for i in range(4)])
+if {ending!r}=='early':
+    for o in outcomes: break
+    __import__('time').sleep(1)
+    outcomes.close()
+else: print(*sorted(o.state for o in outcomes))
+""")
+    assert not ran.stderr and (ending=='early' or 'failed' in ran.stdout or ran.stdout.split().count('done')==4)
+
+def test_a_job_over_its_time_is_ended_and_others_go_on():
+    outcomes = list(pool(2, timeout=1).run(setup, [[('hangs', nap(60)), ('after it', '1')], [('other', '2')]]))
+    found = ends(outcomes)
+    assert once(outcomes) and {j: o.state for j,o in found.items()}=={'hangs': 'failed', 'after it': 'done', 'other': 'done'}
+    assert (found['hangs'].error.type, found['hangs'].error.kind)==('JobTimeout', 'time') and '1 seconds' in found['hangs'].error.message
+    assert [o.state for o in outcomes if o.job=='hangs']==['started', 'failed'] and not workers()
+
+class SlowCrew(ChanceCrew):
+    "Every job is over at once, and its message waits"
+    def wait(self, team, seconds): return [(w, ('ready', w.where, 0.) if not w.ready else ('done', w.job[1], 0.)) for w in team]
+
+def test_who_listens_slowly_ends_no_job_that_is_over():
+    outcomes = []
+    for o in conduct(SlowCrew(random.Random(0), 2, 0), [[(g, g)] for g in range(4)], 0, timeout=.01):
+        outcomes.append(o)
+        time.sleep(.02)
+    assert {o.state for o in ends(outcomes).values()}=={'done'}
+
+@pytest.mark.parametrize('wrong', [0, -1, True, float('inf'), float('nan'), '60'])
+@pytest.mark.parametrize('kind', [Pool, Ray])
+def test_a_limit_is_a_number_of_seconds(kind, wrong):
+    with pytest.raises(ValueError, match='`timeout` must be a number of seconds above 0'): kind(timeout=wrong)
+
+def test_this_process_cannot_end_its_own_job():
+    with pytest.raises(ValueError, match="use engine='pool'"): engine_from('local', timeout=60)
+    assert engine_from('pool', timeout=60)==Pool(timeout=60)
 
 def test_large_values(): assert len(ends(pool(1).run(setup, [[(1, 'bytes(30_000_000)'), (2, 'bytes(10)')]]))[1].value)==30_000_000
 

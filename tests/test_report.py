@@ -220,6 +220,14 @@ def test_times_stand_beside_results(results, tmp_path):
     found = files(tmp_path)
     assert json.loads(found['provenance.json'])['cells']=={key: dict(seconds=12.5)} and not any(b'12.5,' in found[k] for k in ('results.csv', 'tables.md'))
 
+def test_a_damaged_record_of_times_costs_itself_only(results, tmp_path):
+    key, other = list(dict.fromkeys(o['cell'] for o in results.rows))[:2]
+    (tmp_path/'provenance').mkdir()
+    (tmp_path/'provenance'/f'{key}.json').write_text('{"seconds": 12.')
+    (tmp_path/'provenance'/f'{other}.json').write_text('{"seconds": 3.5}')
+    write_results(tmp_path, results)
+    assert json.loads((tmp_path/'provenance.json').read_text())['cells']=={other: dict(seconds=3.5)} and (tmp_path/'report.html').exists()
+
 def test_names_of_files_stay_inside(results, tmp_path):
     rows = [r|dict(evaluation='../../../escaped/x', model=f'a/b/../../{r["model"]}') for r in make_rows(evaluations=('docs',), models=('one', 'two'))]
     write_results(tmp_path/'study', Results(rows))

@@ -1,5 +1,6 @@
 "A folder that loses nothing, the same at a distance, and what it tells of a study that runs or was killed"
-import errno, json, multiprocessing, os, random, signal, threading, time
+import errno, json, multiprocessing, os, random, signal, socket, threading, time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fsspec
@@ -54,6 +55,32 @@ def test_marks_of_a_killed_process_are_swept(tmp_path):
         Store(folder).stop('job 1')
         Store(folder).stop('job 1') # twice is no mistake
         assert not list((folder/'running').iterdir())
+
+@pytest.fixture(params=[NotImplementedError('no flock'), OSError(errno.ENOLCK, 'no locks'), OSError(errno.ENOTSUP, 'no locks')], ids=str)
+def no_locks(request, monkeypatch):
+    "A file system that knows no locks"
+    def acquire(*args, **kwargs): raise request.param
+    monkeypatch.setattr('compresscal.store.FileLock.acquire', acquire)
+
+def test_without_locks_a_running_process_keeps_its_files(no_locks, tmp_path):
+    "Two processes work in one folder, and a third has been killed there"
+    with claim(tmp_path/'s') as folder:
+        store, here = Store(folder), socket.gethostname()
+        for job,where in (('mine', f'{here}:{os.getpid()}'), ('elsewhere', 'host:1'), ('of a dead one', f'{here}:{2**22+1}')): store.start(job, where)
+        begun, old, old_set = folder/'cells'/'.a.json.part', folder/'cells'/'.b.json.part', folder/'sets'/'.c.part'
+        for o in (begun, old): o.touch()
+        for o in (folder/'sets'/'.d.part'/'000', old_set): o.mkdir(parents=True)
+        for o in (old, old_set): os.utime(o, (0, 0))
+        with claim(folder):
+            marks = {json.loads(o.read_bytes())['job'] for o in (folder/'running').iterdir()}
+            assert marks=={'mine', 'elsewhere'} and begun.exists() and (folder/'sets'/'.d.part'/'000').exists()
+            assert not old.exists() and not old_set.exists()
+
+def test_other_errors_of_a_lock_are_told(tmp_path, monkeypatch):
+    def acquire(*args, **kwargs): raise OSError(errno.EROFS, 'read-only')
+    monkeypatch.setattr('compresscal.store.FileLock.acquire', acquire)
+    with pytest.raises(OSError, match='cannot write'):
+        with claim(tmp_path/'s'): pass
 
 @pytest.mark.parametrize('where', ['cells', 'failures', 'provenance', 'running'])
 def test_full_disk_leaves_nothing_half(tmp_path, monkeypatch, where):
@@ -174,6 +201,28 @@ def test_the_estimate_is_honest(tmp_path):
         assert status(folder).to_go[1]<200 and status(folder).running==2
         for o in (*e, *f): store.put(o, dict(x=1.), dict(job='job 2', seconds=1.))
         assert status(folder).to_go==(0., 0.) and status(folder).left==0
+
+def test_what_a_damaged_file_tells_is_left_out(tmp_path):
+    (d, j), = [job(1)]
+    with claim(tmp_path/'s') as folder:
+        store = Store(folder)
+        store.plan([j])
+        keys = [store.put(o, dict(x=1.), dict(job='job 1', seconds=5.)) for o in d]
+        for key,text in zip(keys, ('{"job": "job 1", "seco', '{"job": "job 1", "seconds": "many"}')): (folder/'provenance'/f'{key}.json').write_text(text)
+    assert status(tmp_path/'s').done==2
+
+def test_names_and_messages_do_nothing_to_a_terminal_or_a_page(tmp_path):
+    nasty = 'a|b<i>\x1b[31m\n# head'
+    with claim(tmp_path/'s<i>') as folder:
+        store = Store(folder)
+        decides, plan = job(1)
+        store.plan([dict(plan, label=nasty)])
+        store.fail(decides[0], SimpleNamespace(type='ValueError', message=f'{nasty}', traceback='', kind='error'), label=nasty)
+        store.start('job 1', 'host:1')
+        for told in (status(folder), replace(status(folder), jobs=((nasty, nasty, 1.),))):
+            assert '\x1b' not in repr(told)+told._repr_markdown_() and '<i>' not in told._repr_markdown_()
+            assert len(repr(told).splitlines())==len(told._repr_markdown_().splitlines())==sum(1 for _ in told.lines())
+            assert all(o.startswith('- ') for o in told._repr_markdown_().splitlines())
 
 def test_estimates_hold():
     "Jobs whose times vary: the range holds the true time to go in most studies, and it is not absurdly wide"
