@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/findings.html.md"""
 # %% auto #0
 __all__ = ['AGAINST_DENSE', 'LOUD', 'Group', 'group_values', 'strength', 'is_ratio', 'is_accuracy', 'lower_is_better',
            'dense_value', 'summary', 'size_curve', 'strength_curve', 'headlines', 'compare_methods', 'compare_sources',
-           'ranges', 'noise', 'Check', 'checks']
+           'ranges', 'noise', 'checks']
 
 # %% ../nbs/16_findings.ipynb #8f357681
 import math, re
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from .checks import Check
 from .risk import METRICS
 from .uncertainty import Comparison, compare_paired, compare_unpaired, holm, range_under_permutation, summarize
 
@@ -237,12 +238,6 @@ def noise(
     return pd.DataFrame(lines, columns=[*Group._fields[:4], 'replicates', 'noise', 'spread', 'ratio', 'loud'])
 
 # %% ../nbs/16_findings.ipynb #10bcea4f
-class Check(NamedTuple):
-    "Something that must hold"
-    name: str     # What is checked
-    ok: bool|None # Does it hold? `None` if the study cannot tell
-    sentence: str # For the report
-
 def _check_dense(rows):
     have = {(r['model'], r['evaluation'], r['metric']) for r in rows if r['method']=='dense'}
     want = {(r['model'], r['evaluation'], r['metric']) for r in rows if r['metric'] not in AGAINST_DENSE}

@@ -17,7 +17,8 @@ from functools import cached_property
 import pandas as pd
 
 from . import documents, findings
-from .findings import AGAINST_DENSE, Check, Group, group_values, is_ratio
+from .checks import Check
+from .findings import AGAINST_DENSE, Group, group_values, is_ratio
 from .hallucination import Hallucination, kept_reviews, summary_pictures
 from .risk import metric_words
 from .sets import CalibrationSet
