@@ -153,10 +153,9 @@ def risk_table(
     return _with_holm(pd.DataFrame(rows))
 
 def _with_holm(frame):
-    "The table with p corrected for all pooled rows of compressed models"
-    frame['p_holm'], family = math.nan, (frame.control=='') & (frame.dataset=='') & frame.p.notna()
-    if family.any(): frame.loc[family, 'p_holm'] = pd.Series(holm(frame.p[family].to_dict()))
-    return frame
+    "The table with p corrected for all pooled rows of compressed models, those without a p among them"
+    family = frame[(frame.control=='') & (frame.dataset=='')]
+    return frame.assign(p_holm=pd.Series(holm(family.p.to_dict()), dtype=float))
 
 # %% ../nbs/17_hallucination.ipynb #ab5f6647
 def sweep(

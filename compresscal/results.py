@@ -22,6 +22,7 @@ from .findings import AGAINST_DENSE, Group, group_values, is_ratio
 from .hallucination import Hallucination, kept_reviews, summary_pictures
 from .risk import metric_words
 from .sets import CalibrationSet
+from .uncertainty import distinct_pairs
 
 # %% ../nbs/18_results.ipynb #2b558148
 COLUMNS = ('model', 'method', 'source', 'n_sequences', 'length', 'set', 'replicate', 'evaluation', 'metric', 'value', 'documents',
@@ -94,6 +95,9 @@ class Results:
     failures: Sequence[dict] = ()               # Cells without a value: what they were to compute, and the type and message of the error
     records: Callable[[str], dict|None]|None = None # From a cell's name to its record with the scores of every document
     family: Sequence[tuple[str, str]] = ()      # Comparisons declared before the run: two methods or two sources each
+    whole: Sequence[dict]|None = None           # Rows that these were selected from, which decide the size of the family; None: all are here
+
+    def __post_init__(self): object.__setattr__(self, 'family', distinct_pairs(self.family, 'family'))
 
     def to_csv(self)->str: "Rows as text that reads back exactly"; return write_rows(self.rows)
 
@@ -107,7 +111,8 @@ class Results:
         if unknown := set(wanted)-set(COLUMNS): raise ValueError(f"a column must be one of {', '.join(COLUMNS)}, got {', '.join(sorted(unknown))}")
         wanted = {k: set(v) if isinstance(v, (list, tuple, set)) else {v} for k,v in wanted.items()}
         keep = lambda o: all(o[k] in v for k,v in wanted.items() if k in o)
-        return replace(self, rows=[r for r in self.rows if keep(r)], failures=[f for f in self.failures if keep(f)])
+        whole = self.rows if self.whole is None else self.whole # what was declared stays declared for all of it
+        return replace(self, rows=[r for r in self.rows if keep(r)], failures=[f for f in self.failures if keep(f)], whole=whole)
 
     def metrics(self, evaluation:str)->list[str]:
         "What was measured in an evaluation, the headline first"
@@ -117,8 +122,8 @@ class Results:
     def summary(self, level:float=.95)->pd.DataFrame: "Mean, spread, interval and comparison with dense"; return findings.summary(self.rows, level)
     def curve(self)->pd.DataFrame: "Quality and spread against calibration tokens"; return findings.size_curve(self.rows)
     def spread(self)->pd.DataFrame: "Spread against how strongly a method compresses"; return findings.strength_curve(self.rows)
-    def compare_methods(self, level:float=.95)->pd.DataFrame: "Pairs of methods"; return findings.compare_methods(self.rows, self.family, level)
-    def compare_sources(self, level:float=.95)->pd.DataFrame: "Pairs of sources"; return findings.compare_sources(self.rows, self.family, level)
+    def compare_methods(self, level:float=.95)->pd.DataFrame: "Pairs of methods"; return findings.compare_methods(self.rows, self.family, level, self.whole)
+    def compare_sources(self, level:float=.95)->pd.DataFrame: "Pairs of sources"; return findings.compare_sources(self.rows, self.family, level, self.whole)
     def ranges(self)->pd.DataFrame: "Best-to-worst over sources beside what chance gives"; return findings.ranges(self.rows)
     def noise(self)->pd.DataFrame: "Replicates against sets"; return findings.noise(self.rows)
     def checks(self)->list[Check]: "What must hold before a table is believed"; return findings.checks(self.rows, self.failures)

@@ -7,8 +7,8 @@ Docs: https://compresscal.github.io/compresscal/uncertainty.html.md"""
 # %% auto #0
 __all__ = ['COVERS', 'FEWEST', 'STATISTICS', 'Interval', 'check_level', 'Summary', 'summarize', 'standard_error',
            'bootstrap_documents', 'ratio_interval', 'linear_scores', 'crossed_interval', 'crossed_bootstrap',
-           'Comparison', 'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'RangeTest',
-           'range_under_permutation', 'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
+           'Comparison', 'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'distinct_pairs',
+           'RangeTest', 'range_under_permutation', 'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
 
 # %% ../nbs/10_uncertainty.ipynb #20da993a
 import math
@@ -322,6 +322,20 @@ def holm(
     if not len(p): return {}
     adjusted = multipletests(np.where(np.isnan(p), 1, p), method='holm')[1]
     return {k: math.nan if math.isnan(v) else float(a) for k,v,a in zip(p_values, p, adjusted)}
+
+# %% ../nbs/10_uncertainty.ipynb #f26fc101
+def distinct_pairs(
+    pairs:Iterable[Sequence], # Comparisons, two names each
+    name:str='comparisons',   # Of the argument, for the message
+)->tuple[tuple, ...]:         # The same
+    "Comparisons of two different things, each declared once"
+    pairs, seen = tuple(tuple(o) if isinstance(o, (tuple, list)) else (o,) for o in pairs), set()
+    for pair in pairs:
+        if len(pair)!=2: raise ValueError(f"`{name}` must be pairs, got {pair!r}")
+        if pair[0]==pair[1]: raise ValueError(f"`{name}` must compare two different things, got {pair!r}")
+        if frozenset(pair) in seen: raise ValueError(f"`{name}` must hold each pair once, whichever way round, got {pair!r} again")
+        seen.add(frozenset(pair))
+    return pairs
 
 # %% ../nbs/10_uncertainty.ipynb #e9571aba
 @dataclass(frozen=True)
