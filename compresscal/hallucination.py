@@ -200,7 +200,7 @@ def _estimates(rows, again):
     by_document, by_system = (correlate(rows.risk, rows.overlap, rows[k], **again) for k in ('document', 'system'))
     found = {'within documents': by_document.within, 'within systems': by_system.within, 'between systems': by_system.between,
              'given length': partial(rows.risk, rows.overlap, dict(words=rows.words), groups=rows.document, **again)}
-    return [(k, e.value, e.low, e.high, e.n, e.unit) for k,e in found.items()]
+    return [(k, e.value, e.low, e.high, e.n, e.over.partition(' ')[2]) for k,e in found.items()]
 
 # %% ../nbs/17_hallucination.ipynb #5c8ef891
 def associate(
