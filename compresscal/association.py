@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from .plots import Line
+from .tables import escape_markdown, markdown_table, one_line
 from .uncertainty import FEWEST, check_level, standard_error
 
 # %% ../nbs/11_association.ipynb #8c893c74
@@ -67,10 +68,6 @@ class Estimate:
         interval = f' [{self.low:+.2f}, {self.high:+.2f}]' if self.around else ''
         return f"{self.value:+.3f}{interval} over {self.over}{f', {self.left_out} left out' if self.left_out else ''}"
 
-def _markdown(head, lines, text:int=1)->str:
-    "A table, its first columns text and the others numbers"
-    return '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*text+['---:']*(len(head)-text), *lines))
-
 def _correlation(x, y, how)->float:
     "nan where one of the two does not vary"
     if len(x)<2 or np.ptp(x)==0 or np.ptp(y)==0: return math.nan
@@ -112,7 +109,7 @@ class Correlation:
         return '\n'.join([head, *(f'{k:<8}{e!r}' for k,e in self.kinds.items())])
     def _repr_markdown_(self):
         lines = [(k, f'{e.value:+.3f}', e.around, e.over, f'{e.left_out or ""}') for k,e in self.kinds.items()]
-        return _markdown((self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out'), lines)
+        return markdown_table([(self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out'), *lines])
 
 # %% ../nbs/11_association.ipynb #61fc59ff
 def _check_how(how):
@@ -239,12 +236,13 @@ class Regression:
     def to_pandas(self)->pd.DataFrame: "One row for each column"; return pd.DataFrame([asdict(c) for c in self.coefficients.values()])
     def _shown(self):
         unless = lambda v, f: '' if math.isnan(v) else f'{v:{f}}'
-        return [dict(column=c.name, coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}',
+        return [dict(column=one_line(c.name), coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}',
                      standardised=unless(c.standardized, '+.3f'), VIF=unless(c.vif, '.2f')) for c in self.coefficients.values()]
-    def __repr__(self): return '\n'.join([f'Regression: {self.about}', pd.DataFrame(self._shown()).to_string(index=False), *(f'! {w}' for w in self.warnings)])
+    def __repr__(self): return '\n'.join([f'Regression: {self.about}', pd.DataFrame(self._shown()).to_string(index=False), *(f'! {one_line(w)}' for w in self.warnings)])
     def _repr_markdown_(self):
         rows = self._shown()
-        return '\n'.join([_markdown(rows[0], (r.values() for r in rows)), '', self.about, *(f'\n**{w}**' for w in self.warnings)])
+        said = [self.about, *(f'**{escape_markdown(w)}**' for w in self.warnings)]
+        return '\n\n'.join([markdown_table([rows[0], *(r.values() for r in rows)]), *said])
 
 # %% ../nbs/11_association.ipynb #bbdc8cd3
 def _demean(v, code): return v-(np.bincount(code, v)/np.bincount(code))[code]
@@ -337,10 +335,10 @@ class Binned:
         kinds = {k: [r for r in self.rows if r['kind']==k] for k in dict.fromkeys(r['kind'] for r in self.rows)}
         return {k: Line([r['x'] for r in o], [r['y'] for r in o], ([r['low'] for r in o], [r['high'] for r in o])) for k,o in kinds.items()}
     def _shown(self):
-        return [dict(kind=r['kind'], bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']), x=f"{r['x']:.4g}", y=f"{r['y']:.4g}",
+        return [dict(kind=one_line(r['kind']), bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']), x=f"{r['x']:.4g}", y=f"{r['y']:.4g}",
                      interval='' if math.isnan(r['low']) else f"{r['low']:.4g} to {r['high']:.4g}") for r in self.rows]
     def __repr__(self): return pd.DataFrame(self._shown()).to_string(index=False)
-    def _repr_markdown_(self): return _markdown(('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval'), (r.values() for r in self._shown()), 2)
+    def _repr_markdown_(self): return markdown_table([('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval'), *(r.values() for r in self._shown())], 2)
 
 # %% ../nbs/11_association.ipynb #1c558c32
 def _summed(x, y, group, level)->dict:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .scores import Scores
+from .tables import escape_markdown, markdown_table, one_line
 from .uncertainty import COVERS, FEWEST, Comparison, Interval, bootstrap_documents, check_level, compare_paired, ratio_interval
 
 # %% ../nbs/12_risk.ipynb #995f601c
@@ -208,7 +209,7 @@ def _shown(r):
     for row in r.to_pandas().to_dict('records'):
         around = '' if math.isnan(row['low']) else f"{row['low']:.3f} to {row['high']:.3f}"
         out = str(row['left_out']) if r.rule=='paired' else f"{row['degenerate']:.0%}"
-        yield {'documents of': row['dataset'] or 'one set', 'n': str(row['n']), 'degenerate': out, 'no score': str(row['missing']), 'dense': number(row['dense']), 'compressed': number(row['compressed']), name: number(row['risk']) or 'none',
+        yield {'documents of': one_line(row['dataset']) or 'one set', 'n': str(row['n']), 'degenerate': out, 'no score': str(row['missing']), 'dense': number(row['dense']), 'compressed': number(row['compressed']), name: number(row['risk']) or 'none',
                'interval': around, 'P(more)': number(row['greater']), 'p': '' if math.isnan(row['p']) else f"{row['p']:.3g}"}
 
 def _about(r):
@@ -222,12 +223,11 @@ def _about(r):
     said += [f'{k}: {o.reason}' if k else o.reason[0].upper()+o.reason[1:] for k,o in {**r.by_dataset, '': r}.items() if o.reason]
     return '. '.join(said)+'.'
 
-def _plain(r): return f"{_about(r)}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
+def _plain(r): return f"{one_line(_about(r))}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
 
 def _markdown(r):
     rows = [*_shown(r)]
-    lines = [list(rows[0]), ['---']+['---:']*(len(rows[0])-1), *(list(o.values()) for o in rows)]
-    return '\n'.join(f"| {' | '.join(c.replace('|', '/') for c in o)} |" for o in lines)+f'\n\n{_about(r)}'
+    return f'{markdown_table([rows[0], *(o.values() for o in rows)])}\n\n{escape_markdown(_about(r))}'
 
 Risk.__repr__, Risk._repr_markdown_ = _plain, _markdown
 
