@@ -194,7 +194,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0}
 th,td{padding:.2rem .45rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top} th{border-bottom:1.5px solid var(--ink)}
 th:first-child,td:first-child{padding-left:0} .word{text-align:left} figcaption,.note{color:var(--soft);font-size:.9rem} code{font-size:.85em}
 pre{background:var(--panel);padding:.7rem;overflow:auto;font-size:.8rem;white-space:pre-wrap}
-pre,summary,.bad td{overflow-wrap:anywhere} td{white-space:nowrap} .bad td{white-space:normal}
+pre,summary,.bad td{overflow-wrap:anywhere} td{white-space:nowrap} .bad td{white-space:normal;min-width:4rem}
+.bad td:nth-last-child(-n+2){min-width:12rem}
 details{margin:.4rem 0} summary{cursor:pointer} nav{font-size:.9rem;margin:.8rem 0} nav a{margin-right:1rem;display:inline-block} a{color:var(--link)}
 .wide{overflow-x:auto;font-size:.87rem} .long .wide{max-height:34rem;overflow:auto} .long th{position:sticky;top:0;background:var(--ground)}
 .source{max-height:24rem;overflow-y:auto;border-left:3px solid var(--line);padding-left:.8rem}
