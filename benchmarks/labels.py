@@ -65,7 +65,8 @@ def correlations(data, corpus, frame, metric, label, how='spearman', n_resamples
     by_document, by_system = correlate(x, y, frame.document, **again), correlate(x, y, frame.system, **again)
     given = {'given system': dict(system=frame.system)} | ({'given system and words': dict(system=frame.system, words=frame[words].rank())} if words and metric!=words else {})
     found = {'pooled': by_document.pooled, 'within documents': by_document.within, 'within systems': by_system.within, 'between systems': by_system.between}
-    found |= {k: partial(x, y, v, ranks='values', groups=frame.document, **again) for k,v in given.items()}
+    ranks = 'values' if how=='spearman' else 'residuals'
+    found |= {k: partial(x, y, v, ranks=ranks, groups=frame.document, **again) for k,v in given.items()}
     return [row(data, corpus, metric, label, k, how, e) for k,e in found.items()]
 
 def ranked_residuals(data, corpus, frame, metric, label, n_resamples=999):

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from .plots import Line
+from .tables import escape_markdown, markdown_table, one_line
 from .uncertainty import FEWEST, check_level, standard_error
 
 # %% ../nbs/11_association.ipynb #8c893c74
@@ -55,18 +56,17 @@ class Estimate:
     low: float       # Lower end of the bootstrap interval; nan where there are too few units
     high: float      # Upper end
     n: int           # Units it is taken over
-    unit: str        # What they are, and what the bootstrap draws: 'rows' or 'groups'
+    unit: str        # What they are: 'rows' or 'groups'
     left_out: int=0  # Units left out because nothing varies in them
+    groups: int=0    # Groups that the bootstrap draws with all their rows; 0: it draws the units
 
+    @property
+    def over(self)->str: "What it was taken over, in words"; return f'{self.n} {self.unit}'+(f' in {self.groups} groups' if self.groups else '')
     @property
     def around(self)->str: "The interval in words"; return f'{self.low:+.2f} to {self.high:+.2f}' if math.isfinite(self.low) else ''
     def __repr__(self):
         interval = f' [{self.low:+.2f}, {self.high:+.2f}]' if self.around else ''
-        return f"{self.value:+.3f}{interval} over {self.n} {self.unit}{f', {self.left_out} left out' if self.left_out else ''}"
-
-def _markdown(head, lines, text:int=1)->str:
-    "A table, its first columns text and the others numbers"
-    return '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']*text+['---:']*(len(head)-text), *lines))
+        return f"{self.value:+.3f}{interval} over {self.over}{f', {self.left_out} left out' if self.left_out else ''}"
 
 def _correlation(x, y, how)->float:
     "nan where one of the two does not vary"
@@ -108,8 +108,8 @@ class Correlation:
         head = f'{self.how} correlation, {100*self.level:g} % bootstrap intervals'+(f', {self.missing} rows with missing values' if self.missing else '')
         return '\n'.join([head, *(f'{k:<8}{e!r}' for k,e in self.kinds.items())])
     def _repr_markdown_(self):
-        lines = [(k, f'{e.value:+.3f}', e.around, f'{e.n} {e.unit}', f'{e.left_out or ""}') for k,e in self.kinds.items()]
-        return _markdown((self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out'), lines)
+        lines = [(k, f'{e.value:+.3f}', e.around, e.over, f'{e.left_out or ""}') for k,e in self.kinds.items()]
+        return markdown_table([(self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out'), *lines])
 
 # %% ../nbs/11_association.ipynb #61fc59ff
 def _check_how(how):
@@ -137,7 +137,7 @@ def correlate(
     found, codes, missing = _rows(dict(x=x, y=y), dict(groups=groups))
     x, y, (rows, n), again = found['x'], found['y'], _gather(codes.get('groups')), (level, n_resamples, seed)
     of = lambda a, b, i: _correlation(a[i], b[i], how)
-    pooled = Estimate(_correlation(x, y, how), *_bootstrap(lambda d: of(x, y, rows(d)), n if codes else len(x), *again), len(x), 'rows')
+    pooled = Estimate(_correlation(x, y, how), *_bootstrap(lambda d: of(x, y, rows(d)), n if codes else len(x), *again), len(x), 'rows', groups=n)
     if groups is None: return Correlation(how, pooled, None, None, missing, level)
     members = [rows([g]) for g in range(n)]
     own = np.array([of(x, y, i) if len(i)>=fewest else math.nan for i in members])
@@ -180,7 +180,7 @@ def partial(
     y:Sequence[float], # Another, `[rows]`
     given,             # Columns to hold equal: one, a list of them, or by name; numbers or categories
     *, how:str='spearman', # One of `HOW`
-    ranks:str='residuals', # For rank correlations: rank the `residuals`, or the `values` before residuals are taken
+    ranks:str='residuals', # For Spearman's: rank the `residuals`, or the `values` before residuals are taken
     groups:Sequence|None=None, # Draw these together in the bootstrap (default: rows)
     level:float=.95,   # Of the interval
     n_resamples:int=999, # How often the bootstrap draws; 0: no interval
@@ -190,14 +190,15 @@ def partial(
     check_level(level)
     _check_how(how)
     if ranks not in ('residuals', 'values'): raise ValueError(f"`ranks` must be residuals or values, got {ranks!r}")
+    if ranks=='values' and how!='spearman': raise ValueError(f"`ranks` must be residuals unless `how` is spearman, got 'values' with {how!r}")
     z = _explained_by(_by_name(given), len(_numbers(x, 'x')))
     found, codes, missing = _rows(dict(x=x, y=y) | {f'given {i}': c for i,c in enumerate(z.T)}, dict(groups=groups))
     x, y, *z = found.values()
-    z, (rows, n), early = np.stack(z, 1), _gather(codes.get('groups')), ranks=='values' and how=='spearman'
+    z, (rows, n), early = np.stack(z, 1), _gather(codes.get('groups')), ranks=='values'
 
     def of(i): return _correlation(*(_residuals(stats.rankdata(v[i]) if early else v[i], z[i]) for v in (x, y)), 'pearson' if early else how)
     ends = _bootstrap(lambda d: of(rows(d)), n if codes else len(x), level, n_resamples, seed)
-    return Estimate(of(np.arange(len(x))), *ends, len(x), 'rows', missing)
+    return Estimate(of(np.arange(len(x))), *ends, len(x), 'rows', missing, n)
 
 # %% ../nbs/11_association.ipynb #a79398d8
 @dataclass(frozen=True)
@@ -235,12 +236,13 @@ class Regression:
     def to_pandas(self)->pd.DataFrame: "One row for each column"; return pd.DataFrame([asdict(c) for c in self.coefficients.values()])
     def _shown(self):
         unless = lambda v, f: '' if math.isnan(v) else f'{v:{f}}'
-        return [dict(column=c.name, coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}',
+        return [dict(column=one_line(c.name), coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}',
                      standardised=unless(c.standardized, '+.3f'), VIF=unless(c.vif, '.2f')) for c in self.coefficients.values()]
-    def __repr__(self): return '\n'.join([f'Regression: {self.about}', pd.DataFrame(self._shown()).to_string(index=False), *(f'! {w}' for w in self.warnings)])
+    def __repr__(self): return '\n'.join([f'Regression: {self.about}', pd.DataFrame(self._shown()).to_string(index=False), *(f'! {one_line(w)}' for w in self.warnings)])
     def _repr_markdown_(self):
         rows = self._shown()
-        return '\n'.join([_markdown(rows[0], (r.values() for r in rows)), '', self.about, *(f'\n**{w}**' for w in self.warnings)])
+        said = [self.about, *(f'**{escape_markdown(w)}**' for w in self.warnings)]
+        return '\n\n'.join([markdown_table([rows[0], *(r.values() for r in rows)]), *said])
 
 # %% ../nbs/11_association.ipynb #bbdc8cd3
 def _demean(v, code): return v-(np.bincount(code, v)/np.bincount(code))[code]
@@ -333,10 +335,10 @@ class Binned:
         kinds = {k: [r for r in self.rows if r['kind']==k] for k in dict.fromkeys(r['kind'] for r in self.rows)}
         return {k: Line([r['x'] for r in o], [r['y'] for r in o], ([r['low'] for r in o], [r['high'] for r in o])) for k,o in kinds.items()}
     def _shown(self):
-        return [dict(kind=r['kind'], bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']), x=f"{r['x']:.4g}", y=f"{r['y']:.4g}",
+        return [dict(kind=one_line(r['kind']), bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']), x=f"{r['x']:.4g}", y=f"{r['y']:.4g}",
                      interval='' if math.isnan(r['low']) else f"{r['low']:.4g} to {r['high']:.4g}") for r in self.rows]
     def __repr__(self): return pd.DataFrame(self._shown()).to_string(index=False)
-    def _repr_markdown_(self): return _markdown(('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval'), (r.values() for r in self._shown()), 2)
+    def _repr_markdown_(self): return markdown_table([('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval'), *(r.values() for r in self._shown())], 2)
 
 # %% ../nbs/11_association.ipynb #1c558c32
 def _summed(x, y, group, level)->dict:

@@ -95,7 +95,7 @@ def _guessing(dense, questions, counts, level):
     if not questions or dense!=dense: return ''
     for name in ('chance', 'majority'):
         share = counts.get(name)
-        if share is not None and (dense<share or includes_chance(round(dense*questions), questions, share, level)): return f'at {name}'
+        if share is not None and includes_chance(round(dense*questions), questions, share, level): return f'at {name}'
     return ''
 
 def _flips(before, records, metric):

@@ -19,6 +19,7 @@ from .mentions import KINDS as MENTIONS, _Source, mentions, unsupported
 from .rouge import KINDS, _Rouge, rouge
 from .scores import check_pairs, check_text
 from .sentences import sentence_spans, splitter_name, word_spans, words
+from .tables import escape_markdown, markdown_table, plain_text
 
 # %% ../nbs/13_overlap.ipynb #aeb9016d
 def _places(tokens, wanted):
@@ -159,12 +160,11 @@ def _cells(self):
 def _plain(self):
     rows = [['', *self.summary().columns], *_cells(self)]
     widths = [max(map(len, o)) for o in zip(*rows)]
-    return '\n'.join(['  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows]+list(self.notes))
+    return '\n'.join(['  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows]+[*map(plain_text, self.notes)])
 
 def _markdown(self):
     head = ['overlap', *self.summary().columns]
-    rows = ['| '+' | '.join(o)+' |' for o in [head, ['---']+['---:']*(len(head)-1), *_cells(self)]]
-    return '\n'.join(rows+[f'\n{o}' for o in self.notes])
+    return '\n\n'.join([markdown_table([head, *_cells(self)]), *map(escape_markdown, self.notes)])
 
 Overlap.__repr__,Overlap._repr_markdown_ = _plain,_markdown
 

@@ -25,6 +25,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from .tables import plain_text
+
 # %% ../nbs/01_plots.ipynb #0f02d1a5
 WIDTHS = dict(column=3.3, text=6.9) # Inches: one column, or both, of a two-column paper
 
@@ -104,7 +106,7 @@ class Picture:
         return path
 
     def _repr_png_(self): return self.to_bytes()
-    def __repr__(self): return f'Picture: {self.caption}'
+    def __repr__(self): return f'Picture: {plain_text(self.caption)}'
 
 # %% ../nbs/01_plots.ipynb #5bbb07fb
 def canvas(

@@ -18,6 +18,7 @@ from .bertscore import BERTScore
 from .rouge import rouge
 from .sentences import splitter_name
 from .summarization import FLAGS, Summaries, degenerate
+from .tables import escape_markdown, markdown_table
 from .uncertainty import FEWEST, bootstrap_documents, check_level
 
 # %% ../nbs/14_quality.ipynb #5c0e1a02
@@ -77,8 +78,8 @@ def _repr(self):
     return '\n'.join([_head(self), *('  '.join(v.ljust(w) if i==0 else v.rjust(w) for i,(v,w) in enumerate(zip(o, wide))) for o in rows)])
 
 def _markdown(self):
-    table = ['| '+' | '.join(o)+' |' for o in (_titles(self), ['---',*['---:']*5], *_rows(self))]
-    return '\n'.join([_head(self), '', *table, '', 'The interval is a bootstrap over documents, the model fixed; none for fewer than ten.'])
+    table = markdown_table([_titles(self), *_rows(self)])
+    return '\n\n'.join([escape_markdown(_head(self)), table, 'The interval is a bootstrap over documents, the model fixed; none for fewer than ten.'])
 
 Quality.__repr__,Quality._repr_markdown_ = _repr,_markdown
 

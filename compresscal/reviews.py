@@ -20,6 +20,7 @@ from .risk import METRICS, Metric, metric_of
 from .scores import Judge
 from .sentences import split_sentences, splitter_name
 from .summarization import FLAGS, Summaries, degenerate
+from .tables import escape_markdown, markdown_table, one_line, plain_text
 
 # %% ../nbs/16_reviews.ipynb #e6621fb7
 CONTROLS = dict(reference='what a person wrote', lead='the first sentences of the document', other="the model's summary of another document", empty='nothing')
@@ -81,16 +82,15 @@ def _cells(self):
     show = lambda v: '' if math.isnan(v) else f'{v:.3f}' if abs(v)<100 else f'{v:.1f}'
     for k in self.shown:
         o = means.loc[k]
-        yield [self.metric(k).label, show(o['mean']), f"{show(o.low)} to {show(o.high)}" if o.low==o.low else '', f'{o.n:.0f}', show(o.mean_all), f'{o.n_all:.0f}']
+        yield [one_line(self.metric(k).label), show(o['mean']), f"{show(o.low)} to {show(o.high)}" if o.low==o.low else '', f'{o.n:.0f}', show(o.mean_all), f'{o.n_all:.0f}']
 
 def _plain(self):
     rows = [*_cells(self)]
     wide = [max(map(len, c)) for c in zip(*rows)]
-    return '\n'.join(['  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]+list(self.notes))
+    return '\n'.join(['  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]+[*map(plain_text, self.notes)])
 
 def _markdown(self):
-    head, *rows = _cells(self)
-    return '\n'.join('| '+' | '.join(o)+' |' for o in (head, ['---']+['---:']*5, *rows))+''.join(f'\n\n{o}' for o in self.notes)
+    return '\n\n'.join([markdown_table([*_cells(self)]), *map(escape_markdown, self.notes)])
 
 Review.__repr__, Review._repr_markdown_ = _plain, _markdown
 

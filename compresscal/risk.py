@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .scores import Scores
+from .tables import escape_markdown, markdown_table, one_line
 from .uncertainty import COVERS, FEWEST, Comparison, Interval, bootstrap_documents, check_level, compare_paired, ratio_interval
 
 # %% ../nbs/12_risk.ipynb #995f601c
@@ -142,10 +143,12 @@ def _check_variant(m, variant, threshold, rule):
     return float(t)
 
 # %% ../nbs/12_risk.ipynb #8b4aa7cb
+_ACROSS = ' over all documents together, as a data set holds a single one' # where documents cannot be drawn within data sets
+
 def _interval(x, y, groups, ratio, how):
     "Interval for the ratio of the means of x and y, or for the mean of x-y; None where there is none"
     if len(x)<2 or ratio and not x.any(): return None
-    if groups is not None and min(np.unique(groups, return_counts=True)[1])<2: groups = None
+    alone = groups is not None and min(np.unique(groups, return_counts=True)[1])<2
     value = x.sum()/y.sum() if ratio else (x-y).mean()
     if np.allclose(x, value*y if ratio else y+value, rtol=1e-12, atol=1e-12):
         return Interval(float(value), float(value), how['level'], COVERS[1], 'nothing varies')
@@ -153,8 +156,8 @@ def _interval(x, y, groups, ratio, how):
     if carry>=FEWEST:
         with warnings.catch_warnings(), np.errstate(all='ignore'):
             warnings.simplefilter('ignore')
-            found = bootstrap_documents(*((x, y) if ratio else (x-y,)), groups=groups, **how)
-        if math.isfinite(found.low) and not math.isnan(found.high): return found
+            found = bootstrap_documents(*((x, y) if ratio else (x-y,)), groups=None if alone else groups, **how)
+        if math.isfinite(found.low) and not math.isnan(found.high): return replace(found, method=found.method+_ACROSS) if alone else found
     return ratio_interval(x, y, how['level']) if ratio else compare_paired(x, y, test=None, level=how['level'], covers=COVERS[1]).interval
 
 # %% ../nbs/12_risk.ipynb #a287ac0e
@@ -206,7 +209,7 @@ def _shown(r):
     for row in r.to_pandas().to_dict('records'):
         around = '' if math.isnan(row['low']) else f"{row['low']:.3f} to {row['high']:.3f}"
         out = str(row['left_out']) if r.rule=='paired' else f"{row['degenerate']:.0%}"
-        yield {'documents of': row['dataset'] or 'one set', 'n': str(row['n']), 'degenerate': out, 'no score': str(row['missing']), 'dense': number(row['dense']), 'compressed': number(row['compressed']), name: number(row['risk']) or 'none',
+        yield {'documents of': one_line(row['dataset']) or 'one set', 'n': str(row['n']), 'degenerate': out, 'no score': str(row['missing']), 'dense': number(row['dense']), 'compressed': number(row['compressed']), name: number(row['risk']) or 'none',
                'interval': around, 'P(more)': number(row['greater']), 'p': '' if math.isnan(row['p']) else f"{row['p']:.3g}"}
 
 def _about(r):
@@ -220,12 +223,11 @@ def _about(r):
     said += [f'{k}: {o.reason}' if k else o.reason[0].upper()+o.reason[1:] for k,o in {**r.by_dataset, '': r}.items() if o.reason]
     return '. '.join(said)+'.'
 
-def _plain(r): return f"{_about(r)}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
+def _plain(r): return f"{one_line(_about(r))}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
 
 def _markdown(r):
     rows = [*_shown(r)]
-    lines = [list(rows[0]), ['---']+['---:']*(len(rows[0])-1), *(list(o.values()) for o in rows)]
-    return '\n'.join(f"| {' | '.join(c.replace('|', '/') for c in o)} |" for o in lines)+f'\n\n{_about(r)}'
+    return f'{markdown_table([rows[0], *(o.values() for o in rows)])}\n\n{escape_markdown(_about(r))}'
 
 Risk.__repr__, Risk._repr_markdown_ = _plain, _markdown
 
@@ -240,6 +242,7 @@ def _compare(risk, flagged, groups, m, variant, t, rule, pool, how, test):
     if pool=='datasets' and n:
         _, of, size = np.unique(groups, return_inverse=True, return_counts=True)
         w = n/len(size)/size[of]
+    comparison = compare_paired(x, y, weights=w, test=test, covers=COVERS[1], **how) if n else None
     y, x = y*w, x*w
     dense, compressed = (float(o.mean()) if n else math.nan for o in (y, x))
     reason = '' if n else 'no document has a score from both models' if missing or not left_out else 'no document has a usable summary from both models'
@@ -248,7 +251,6 @@ def _compare(risk, flagged, groups, m, variant, t, rule, pool, how, test):
     estimate = math.nan if not n or ratio and not dense else compressed/dense if ratio else compressed-dense
     interval = None if math.isnan(estimate) else _interval(x, y, groups, ratio, how)
     if n==1 and not reason: reason = 'one document has no interval'
-    comparison = compare_paired(x, y, test=test, level=how['level'], n_resamples=how['n_resamples'], seed=how['seed'], covers=COVERS[1]) if n else None
     return Risk(m, variant, estimate, interval, dense, compressed, n, left_out, missing, degenerate, comparison, t, rule, pool, reason, how['level'])
 
 # %% ../nbs/12_risk.ipynb #515823c8

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 import numpy as np, pandas as pd
+from .tables import escape_markdown, markdown_table, one_line, plain_text
 
 # %% ../nbs/11_scores.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,12 +64,12 @@ def _shown(o):
             **dict(zip(('least', 'quarter', 'median', 'three quarters', 'greatest'), spread)), 'scale': f'{scale}, {better} is better'}
 
 def _scores_line(self):
-    return '\n'.join([f"Scores({self.name}: mean {_shown(self)['mean']}, {self.scored:,} of {len(self):,} summaries; {_shown(self)['scale']})", *self.notes])
+    return '\n'.join([f"Scores({one_line(self.name)}: mean {_shown(self)['mean']}, {self.scored:,} of {len(self):,} summaries; {_shown(self)['scale']})", *map(plain_text, self.notes)])
 
 def _scores_table(self):
-    cell = lambda v: str(v).replace('|', '\\|').replace('\n', ' ')
-    rows = [f'| {k} | {cell(v)} |' for k,v in (_shown(self) | {k: json.dumps(v, ensure_ascii=False) for k,v in self.settings.items()}).items()]
-    return '\n'.join(['| scores | |', '| --- | --- |', *rows, *(f'\n{o}' for o in self.notes)])
+    settings = {k: json.dumps(v, ensure_ascii=False) for k,v in self.settings.items()}
+    table = markdown_table([('scores', ''), *(_shown(self) | settings).items()], 2)
+    return '\n\n'.join([table, *map(escape_markdown, self.notes)])
 
 def _scores_frame(self)->pd.DataFrame: # Column of the metric's name, and one for each of `parts`
     "One row for each summary"

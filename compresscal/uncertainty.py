@@ -7,11 +7,11 @@ Docs: https://compresscal.github.io/compresscal/uncertainty.html.md"""
 # %% auto #0
 __all__ = ['COVERS', 'FEWEST', 'STATISTICS', 'Interval', 'check_level', 'Summary', 'summarize', 'standard_error',
            'bootstrap_documents', 'ratio_interval', 'linear_scores', 'crossed_interval', 'crossed_bootstrap',
-           'Comparison', 'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'RangeTest',
-           'range_under_permutation', 'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
+           'Comparison', 'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'distinct_pairs',
+           'RangeTest', 'range_under_permutation', 'accuracy_interval', 'includes_chance', 'Flips', 'compare_answers']
 
 # %% ../nbs/10_uncertainty.ipynb #20da993a
-import math
+import math, warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -117,6 +117,15 @@ def _by_group(groups, data, statistic):
         return statistic(*(o[at] for o in data), axis=axis)
     return places, gathered
 
+def _resampled(data, statistic, paired, **how):
+    "Ends of SciPy's interval, and whether every draw gave the same, where BCa would divide by nothing"
+    with warnings.catch_warnings(), np.errstate(all='ignore'):
+        warnings.simplefilter('ignore', stats.DegenerateDataWarning)
+        found = stats.bootstrap(data, statistic, paired=paired, vectorized=True, **how)
+    draws = found.bootstrap_distribution
+    if not np.ptp(draws)<=1e-12*np.abs(draws).max(): return (float(found.confidence_interval.low), float(found.confidence_interval.high)), False
+    return (float(statistic(*data, axis=-1)),)*2, True
+
 def bootstrap_documents(
     values:Sequence[float],                  # One number for each document, or the numerator of a ratio, `[documents]`
     denominators:Sequence[float]|None=None,  # Denominators of a ratio, such as tokens, `[documents]`
@@ -133,15 +142,12 @@ def bootstrap_documents(
     if len(data[0])<FEWEST: raise ValueError(f"`values` must hold at least {FEWEST} documents for a bootstrap, got {len(data[0])}")
     if not callable(statistic):
         name = _sums(values, denominators, statistic)[2]
-        if np.ptp(data[0])==0==np.ptp(data[-1]): # nothing varies, and BCa would divide by that
-            value = float(np.mean(data[0])/(np.mean(data[1]) if len(data)>1 else 1))
-            return Interval(*[math.exp(value) if name=='perplexity' else value]*2, level, COVERS[1], 'bootstrap')
         ratio = lambda x, *y, axis=-1: x.sum(axis)/(y[0].sum(axis) if y else x.shape[axis])
         statistic = (lambda *o, axis=-1: np.exp(ratio(*o, axis=axis))) if name=='perplexity' else ratio
     drawn, statistic = (data, statistic) if groups is None else _by_group(groups, data, statistic)
-    found = stats.bootstrap(drawn, statistic, paired=groups is None, vectorized=True, confidence_level=level, n_resamples=n_resamples, method=method,
-                            batch=max(1, 2**20//len(data[0])), rng=np.random.default_rng(seed)).confidence_interval
-    return Interval(float(found.low), float(found.high), level, COVERS[1], f'{method} bootstrap')
+    how = dict(confidence_level=level, n_resamples=n_resamples, method=method, batch=max(1, 2**20//len(data[0])), rng=np.random.default_rng(seed))
+    found, constant = _resampled(drawn, statistic, paired=groups is None, **how)
+    return Interval(*found, level, COVERS[1], 'bootstrap, nothing varies' if constant else f'{method} bootstrap')
 
 # %% ../nbs/10_uncertainty.ipynb #fe5e017d
 def ratio_interval(
@@ -244,10 +250,25 @@ def _paired_interval(more, less, n, level):
     half = stats.norm.ppf((1+level)/2)*math.sqrt((b+c-(b-c)**2)/(n+2))
     return Interval(max(-1., float(b-c-half)), min(1., float(b-c+half)), level, COVERS[1], "Agresti and Min's interval")
 
+def _weights(weights, values):
+    "Weights with a mean of 1"
+    if weights is None: return np.ones(len(values))
+    w = np.asarray(weights, dtype=float)
+    if w.shape!=values.shape or not (w>0).all() or not np.isfinite(w).all():
+        raise ValueError(f"`weights` must be a number above 0 for each of {len(values)}, got shape {list(w.shape)}")
+    return w/w.mean()
+
+def _greater_interval(a, b, w, level):
+    "Interval for P(a > b), ties counting half; weights make fewer of the documents"
+    n, size = len(a), len(a)/(w**2).mean()
+    shares = _paired_interval((w*(a>b)).sum()*size/n, (w*(a<b)).sum()*size/n, size, level)
+    return Interval((1+shares.low)/2, (1+shares.high)/2, level, COVERS[1], shares.method)
+
 def compare_paired(
     a:Sequence[float], # One value for each calibration set, or for each document
     b:Sequence[float], # Of the same sets or documents, in the same order
-    *, test:str|None='signs', # `signs`: permutation of the signs of the differences; `wilcoxon`: of the signs of their ranks; `None`: no p
+    *, weights:Sequence[float]|None=None, # How much each counts (default: all alike)
+    test:str|None='signs', # `signs`: permutation of the signs of the differences; `wilcoxon`: of the signs of their ranks; `None`: no p
     level:float=.95,   # Of the interval
     n_resamples:int=9999, # Exact if there are no more choices of signs than this
     seed:int=0,        # Of the draws where it is not exact
@@ -258,11 +279,9 @@ def compare_paired(
     if a.shape!=b.shape or a.ndim!=1 or not len(a):
         raise ValueError(f"`a` and `b` must hold a value for each of the same {covers.split()[0]}, got shapes {list(a.shape)} and {list(b.shape)}")
     if test not in ('signs', 'wilcoxon', None): raise ValueError(f"`test` must be signs, wilcoxon or None, got {test!r}")
-    n, d, p, around = len(a), a-b, math.nan, None
-    s = summarize(d, level, covers)
-    if covers==COVERS[1]:
-        shares = _paired_interval((a>b).sum(), (a<b).sum(), n, level)
-        around = Interval((1+shares.low)/2, (1+shares.high)/2, level, covers, shares.method)
+    w = _weights(weights, a)
+    n, d, p = len(a), (a-b)*w, math.nan
+    s, around = summarize(d, level, covers), _greater_interval(a, b, w, level) if covers==COVERS[1] else None
     if test and np.isfinite(d).all() and (n==1 or not d.any()): p = 1. # a single difference is as large with the other sign
     elif test and np.isfinite(d).all():
         how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed), batch=max(1, 2**20//n))
@@ -270,7 +289,7 @@ def compare_paired(
             stats.wilcoxon(d, zero_method='pratt', method=stats.PermutationMethod(**how)).pvalue
     exact = 2**n<=n_resamples
     said = f"{'exact' if exact else 'sampled'} {test}" if test else 'no test'
-    return Comparison((n, n), s.mean, s.interval, float(((a>b)+(a==b)/2).mean()), around, float(p), 2/2**n if exact else 2/(n_resamples+1), said)
+    return Comparison((n, n), s.mean, s.interval, float((w*((a>b)+(a==b)/2)).mean()), around, float(p), 2/2**n if exact else 2/(n_resamples+1), said)
 
 # %% ../nbs/10_uncertainty.ipynb #9010e3e5
 def superiority_interval(
@@ -322,6 +341,20 @@ def holm(
     if not len(p): return {}
     adjusted = multipletests(np.where(np.isnan(p), 1, p), method='holm')[1]
     return {k: math.nan if math.isnan(v) else float(a) for k,v,a in zip(p_values, p, adjusted)}
+
+# %% ../nbs/10_uncertainty.ipynb #f26fc101
+def distinct_pairs(
+    pairs:Iterable[Sequence], # Comparisons, two names each
+    name:str='comparisons',   # Of the argument, for the message
+)->tuple[tuple, ...]:         # The same
+    "Comparisons of two different things, each declared once"
+    pairs, seen = tuple(tuple(o) if isinstance(o, (tuple, list)) else (o,) for o in pairs), set()
+    for pair in pairs:
+        if len(pair)!=2: raise ValueError(f"`{name}` must be pairs, got {pair!r}")
+        if pair[0]==pair[1]: raise ValueError(f"`{name}` must compare two different things, got {pair!r}")
+        if frozenset(pair) in seen: raise ValueError(f"`{name}` must hold each pair once, whichever way round, got {pair!r} again")
+        seen.add(frozenset(pair))
+    return pairs
 
 # %% ../nbs/10_uncertainty.ipynb #e9571aba
 @dataclass(frozen=True)
@@ -378,8 +411,8 @@ def includes_chance(
     chance:float,    # Share that guessing gets right
     level:float=.95, # Of the interval
 )->bool:             # If so, the task says nothing of this model
-    "Could a model that guesses have answered so many?"
-    return chance in accuracy_interval(correct, n, level)
+    "Could a model that guesses have answered so many, or more?"
+    return accuracy_interval(correct, n, level).low<=chance
 
 # %% ../nbs/10_uncertainty.ipynb #6d0c9b57
 @dataclass(frozen=True)

@@ -174,3 +174,17 @@ def test_shown():
         lines = o._repr_markdown_().splitlines()
         bars = {l.count('|') for l in lines if l.startswith('|')}
         assert len(bars)==1 and len(repr(o).splitlines())>2 and len(o.to_pandas())
+
+@pytest.mark.parametrize('how', ['kendall', 'pearson'])
+def test_ranks_that_would_be_ignored_are_refused(how):
+    with pytest.raises(ValueError, match=f"`ranks` must be residuals unless `how` is spearman, got 'values' with '{how}'"):
+        partial([1, 2, 3], [1, 3, 2], [1, 1, 2], how=how, ranks='values')
+
+def test_an_estimate_names_what_was_drawn():
+    rng = np.random.default_rng(0)
+    x, y, group = rng.random(48), rng.random(48), np.repeat(np.arange(12), 4)
+    c = correlate(x, y, group, n_resamples=99)
+    assert [e.over for e in c.kinds.values()]==['48 rows in 12 groups', '12 groups', '12 groups'] and '48 rows in 12 groups' in repr(c)
+    assert '48 rows in 12 groups' in c._repr_markdown_() and c.to_pandas().groups.tolist()==[12, 0, 0]
+    assert partial(x, y, rng.random(48), groups=group, n_resamples=99).over=='48 rows in 12 groups'
+    assert correlate(x, y, n_resamples=0).pooled.over==partial(x, y, rng.random(48), n_resamples=0).over=='48 rows'

@@ -66,6 +66,15 @@ def test_the_family_is_what_pools_compressed_models():
     expected = holm(found.p[family].to_dict())
     assert found.p_holm[family].to_dict()==pytest.approx(expected)
 
+def test_a_comparison_without_p_still_counts():
+    "A model whose risk cannot be compared was to be compared all the same"
+    lost = made(8)
+    lost.table['good'] = np.nan
+    found = risk_table(Hallucination({DENSE: made(0), System('a'): made(1, .1), System('b'): made(2, .02), System('lost'): lost}), ['good'], n_resamples=99)
+    p = found.set_index('method').p
+    assert found.p.isna().tolist()==[False, False, True] and found.p_holm.isna().tolist()==[False, False, True]
+    assert found.set_index('method').p_holm[p.idxmin()]==pytest.approx(3*p.min())
+
 def test_data_sets_apart_and_together():
     o = Hallucination({DENSE: made(0, datasets=2), System('a'): made(1, .2, datasets=2)})
     found = risk_table(o, ['good'], n_resamples=99)

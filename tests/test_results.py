@@ -110,6 +110,29 @@ def test_family_is_one():
     assert both.p_holm.tolist()==pytest.approx([*holm(dict(enumerate(both.p))).values()])
     assert m[~m.declared].p.isna().all() and s[~s.declared].p_holm.isna().all()
 
+@pytest.mark.parametrize('wanted', [dict(evaluation='docs'), dict(method=['Wanda 50%', 'dense']), dict(evaluation='docs', metric='perplexity'), dict(replicate=0), dict(source=['docs', 'code', 'none'])])
+def test_a_selection_keeps_the_declared_family(wanted):
+    "What is selected is adjusted among all that was declared; what was not declared gets no p"
+    part, key = made.select(**wanted), [*findings.Group._fields, 'a', 'b']
+    for name in ('compare_methods', 'compare_sources'):
+        some, whole = (getattr(o, name)() for o in (part, made))
+        same = [k for k in key if k in some]
+        known = {tuple(r[k] for k in same): r for r in whole[whole.declared].to_dict('records')}
+        found = {tuple(r[k] for k in same): r for r in some[some.declared].to_dict('records')}
+        assert found.keys()<=known.keys() and (found or name=='compare_methods')
+        assert all(r['p_holm']==known[k]['p_holm'] for k,r in found.items() if r['p']==known[k]['p'])
+        assert all(r['p_holm']>=r['p'] or math.isnan(r['p']) and math.isnan(r['p_holm']) for r in found.values())
+    assert part.select(model='toy').whole is made.rows and len(part.family)==2
+
+def test_another_metric_was_not_declared():
+    found = made.select(metric='bits_per_byte')
+    assert not found.compare_sources().declared.any() and found.compare_sources().p.isna().all() and made.select(source='docs').compare_methods().p.isna().all()
+
+@pytest.mark.parametrize('family', [[('docs', 'code'), ('code', 'docs')], [('docs', 'code')]*2, [('docs', 'docs')], [('docs', 'code', 'self')], ['docs']])
+def test_a_family_holds_each_pair_once(family):
+    for f in (lambda: Results(rows, family=family), lambda: findings.compare_sources(rows, family), lambda: findings.compare_methods(rows, family)):
+        with pytest.raises(ValueError, match='`family` must'): f()
+
 def test_comparisons_that_failed_still_count():
     lost = Results([r for r in rows if not (r['source']=='code' and r['method']=='Wanda 50%')], family=made.family)
     s, whole = lost.compare_sources(), made.compare_sources()
@@ -135,7 +158,7 @@ def test_sizes_are_not_mixed():
 def test_checks_see_what_is_wrong():
     ok = lambda rows, failures=(): {c.name: c.ok for c in findings.checks(rows, failures)}
     assert ok(rows)=={'dense model': True, 'methods without text': True, 'noise': True, 'equal tokens': True, 'complete': True}
-    turned = [r|dict(value=math.nextafter(r['value'], 0)) if r['method']=='Magnitude 50%' and r['replicate'] and r['set']==1 and r['metric']=='perplexity' else r for r in rows]
+    turned = [r|dict(value=r['value']*1.01) if r['method']=='Magnitude 50%' and r['replicate'] and r['set']==1 and r['metric']=='perplexity' else r for r in rows]
     assert ok(turned)['methods without text'] is False
     assert ok([r|dict(value=r['value']*1.05) if r['replicate'] and r['method']=='Wanda 50%' else r for r in rows])['noise'] is False
     assert ok([r for r in rows if not (r['method']=='dense' and r['evaluation']=='code')])['dense model'] is False
@@ -144,6 +167,27 @@ def test_checks_see_what_is_wrong():
     assert ok(rows, [dict(model='toy')])['complete'] is False
     assert ok([r|dict(n_sequences=16) if r['source']=='self' else r for r in rows])['equal tokens'] is False
     assert [c.name for c in Results(turned).failed_checks()]==['methods without text'] and 'Magnitude 50%' in Results(turned).failed_checks()[0].sentence
+
+def moved(by, metric='perplexity', among=rows):
+    "The rows, but the last replicate of the method without text is another number"
+    return [r|dict(value=by(r['value'])) if r['method']=='Magnitude 50%' and r['replicate'] and r['set']==1 and r['metric']==metric else r for r in among]
+
+@pytest.mark.parametrize('by, ok', [(lambda v: math.nextafter(v, 0), True), (lambda v: v*(1+1e-6), True), (lambda v: v*1.005, False), (lambda v: math.inf, False), (lambda v: math.nan, False)])
+def test_a_study_resumed_elsewhere_is_no_failed_check(by, ok):
+    "Another machine adds up in another order; a method that looks at text moves by far more"
+    found = {c.name: c for c in findings.checks(moved(by))}['methods without text']
+    assert found.ok is ok and ('rounding' in found.sentence)==ok and ' allowed)' in found.sentence
+
+def test_null_controls_measure_what_is_allowed():
+    alone = [r for r in moved(lambda v: v*(1+1e-4)) if not (r['replicate'] and r['method']!='Magnitude 50%')]
+    ok = lambda some: {c.name: c.ok for c in findings.checks(some)}['methods without text']
+    assert ok(alone) is False # nothing but rounding is known
+    loud = [r|dict(value=r['value']*1.001) if r['replicate'] and r['method']!='Magnitude 50%' else r for r in moved(lambda v: v*(1+1e-4))]
+    assert ok(loud) is True
+    quiet = [r|dict(value=r['value']/1.001) if r['method']=='Wanda 50%' and r['replicate'] else r for r in loud]
+    assert ok(quiet) is False # the quietest decides
+    answer = moved(lambda v: v+1/150, 'acc')
+    assert ok(answer) is True and ok(moved(lambda v: v+2/150, 'acc')) is False # one question of 150
 
 def test_noise_is_pooled():
     n = made.noise()

@@ -197,3 +197,22 @@ def test_tables_read_well():
     r = risk_ratio(*draw(0, 30), 'summac_zs', dataset=['a|b']*15+['c']*15)
     assert len({l.count('|') for l in r._repr_markdown_().splitlines() if l.startswith('|')})==1
     assert r.to_pandas().columns[:4].tolist()==['metric', 'variant', 'dataset', 'n'] and max(map(len, repr(r).splitlines()[1:]))<130
+
+# Several data sets
+
+def test_data_sets_weigh_alike_in_everything():
+    "P(more) is the mean over data sets, as the risks are"
+    a, b = draw(5, 60, 1.2)
+    b[:50] = np.clip(a[:50]-.1, 0, 1) # more risk in all of the large one
+    b[50:] = np.clip(a[50:]+.1, 0, 1)
+    sets = ['large']*50+['small']*10
+    alike, plain = (quick(a, b, dataset=sets, pool=o) for o in ('datasets', 'documents'))
+    for r in (alike, plain): assert [o.greater for o in r.by_dataset.values()]==[1., 0.]
+    assert (alike.greater, plain.greater)==pytest.approx((.5, 50/60)) and alike.estimate==pytest.approx(alike.compressed/alike.dense)
+    assert .5 in alike.comparison.greater_interval and alike.comparison.greater_interval.width>1.5*plain.comparison.greater_interval.width
+
+def test_a_lost_stratum_is_said():
+    a, b = draw(6, 40, 1.2)
+    lone, both = (quick(a, b, dataset=['one']*n+['other']*(40-n)) for n in (1, 20))
+    assert 'as a data set holds a single one' in lone.interval.method and 'as a data set holds a single one' in repr(lone)
+    assert both.interval.method=='BCa bootstrap' and [*lone.interval]==[*quick(a, b).interval]

@@ -245,3 +245,39 @@ def test_many_documents_take_little_memory():
 def test_one_pair_says_nothing(test):
     "With the other sign a single difference is as large"
     assert compare_paired([3.], [1.], test=test).p==1
+
+@pytest.mark.parametrize('scale', [1., 1e-6, 1e9])
+def test_a_ratio_that_is_the_same_everywhere_has_an_interval(scale):
+    "Numerators and denominators vary, their ratio does not"
+    y = np.random.default_rng(0).integers(1, 50, 30)*scale
+    for how in (dict(), dict(groups=['a']*12+['b']*18), dict(statistic=lambda x, y, axis: x.sum(axis)/y.sum(axis))):
+        found = bootstrap_documents(.3*y, y, n_resamples=99, **how)
+        assert [*found]==pytest.approx([.3, .3], rel=1e-9) and 'nothing varies' in found.method
+    assert [*bootstrap_documents(.3*y, y, statistic='perplexity', n_resamples=99)]==pytest.approx([math.exp(.3)]*2)
+    other = np.where(np.arange(30), .3*y, .31*y)
+    assert bootstrap_documents(other, y, n_resamples=99).width>0
+
+def test_weights_count_as_copies():
+    "A document of weight 2 decides as much as two like it, and P(a>b) knows no more than the documents do"
+    rng = np.random.default_rng(3)
+    a, b, w = rng.random(30), rng.random(30), rng.integers(1, 4, 30)
+    found, copied = compare_paired(a, b, weights=w, covers=COVERS[1]), compare_paired(np.repeat(a, w), np.repeat(b, w), covers=COVERS[1])
+    assert [found.difference, found.greater]==pytest.approx([copied.difference, copied.greater])
+    assert found.greater_interval.width>copied.greater_interval.width and found.greater in found.greater_interval
+    alike, plain = compare_paired(a, b, weights=[7]*30, covers=COVERS[1]), compare_paired(a, b, covers=COVERS[1])
+    assert alike==plain
+
+@pytest.mark.parametrize('weights', [[1, 0, 1], [1, -1, 1], [1, math.nan, 1], [1, 1], [1, math.inf, 1]])
+def test_odd_weights(weights):
+    with pytest.raises(ValueError, match='`weights` must be a number above 0'): compare_paired([1, 2, 3], [3, 2, 1], weights=weights)
+
+@pytest.mark.parametrize('correct, guess', [(0, True), (10, True), (25, True), (33, True), (40, False), (100, False)])
+def test_worse_than_guessing_is_no_ability(correct, guess):
+    assert includes_chance(correct, 100, .25) is guess
+    share = stats.binomtest(correct, 100, .25, alternative='greater').pvalue
+    assert (share>.025)==guess
+
+def test_pairs_are_distinct():
+    assert distinct_pairs((o for o in [['a', 'b'], ('a', 'c')]))==(('a', 'b'), ('a', 'c'))
+    for odd in ([('a', 'b'), ('b', 'a')], [('a', 'b')]*2, [('a', 'a')], [('a',)], ['ab'], [('a', 'b', 'c')]):
+        with pytest.raises(ValueError, match='`comparisons` must'): distinct_pairs(odd)
