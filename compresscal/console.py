@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from opcode import opname
 from pathlib import Path
 
-from .tables import one_line
+from .tables import one_line, plain_text
 
 # %% ../nbs/16_console.ipynb #8dd83686
 EXIT_CODES = {0: 'done', 1: 'the machine refused (disk, memory, network, a package that is not installed), or the program has a fault, whose place is shown',
@@ -200,7 +200,7 @@ def readable_log(
 ):
     "Within `with`, progress goes to a terminal as bars and to anything else as lines"
     with warnings.catch_warnings(), redirect_stderr(stream if stream.isatty() else PlainLines(stream, seconds)) as log:
-        warnings.showwarning = lambda message, *args, **kwargs: log.write(f'{message}\n') and None
+        warnings.showwarning = lambda message, *args, **kwargs: log.write(plain_text(f'{message}\n')) and None
         yield log
 
 # %% ../nbs/16_console.ipynb #bdd016f2

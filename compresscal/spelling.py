@@ -72,6 +72,13 @@ def _check_model_folder(path, argument):
     hint = f"; did you mean {str(below[0])!r}?" if below else ''
     raise ValueError(f"`{argument}` must be a folder with a config.json, got {str(path)!r}, which holds none{hint}")
 
+def _not_a_file(path, argument):
+    "The error for a file where a folder of a model is wanted"
+    meant = f'the folder {str(path.parent)!r}, if it is that of the model'
+    if path.suffix=='.gguf':
+        meant = 'the folder or the Hub id of the model that it was made of, as safetensors: GGUF files are not read yet'
+    return ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id, got the file {str(path)!r}; give {meant}")
+
 def check_model(
     name:str|Path,         # `embedded`, a folder, or an address on the Hub
     argument:str='model',  # What it is called in errors
@@ -80,7 +87,7 @@ def check_model(
     path, text = Path(name).expanduser(), str(name)
     if text=='embedded': return
     if path.is_dir(): return _check_model_folder(path, argument)
-    if path.exists(): raise ValueError(f"`{argument}` must be a folder or a Hub id, got {text!r}, which is a file")
+    if path.exists(): raise _not_a_file(path, argument)
     close = get_close_matches(text, ['embedded'], 1, .8)
     if close: raise ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id, got {text!r}; did you mean 'embedded'?")
     if is_path(text): raise missing_path(argument, text, 'folder')
