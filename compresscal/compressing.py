@@ -14,8 +14,7 @@ from pathlib import Path
 
 from .calibration import tokenizer_fingerprint
 from .compression import compress
-from .console import Answer, as_json, padded, table_rows
-from .files import give_usual_mode
+from .console import Answer, as_json, padded
 from .inputs import check_held_out, check_source, find_model, held_out_text, open_sets, window_length
 from .installed import write_atomically
 from .loading import _bars
@@ -79,7 +78,6 @@ def evaluate(
 def _save_model(net, tokenizer, report, folder, source):
     "Write a model that is in memory, with its codes and its licence"
     with _bars(False): net.save_pretrained(folder)
-    give_usual_mode(folder)
     tokenizer.save_pretrained(folder)
     for block in decoder_blocks(net): StoredCodes(folder).save(block.index, {k: q for k,q in report.quantized.items() if k.startswith(f'{block.name}.')})
     for o in Path(source).glob('LICEN[CS]E*') if Path(source).is_dir() else (): shutil.copyfile(o, folder/o.name)
@@ -140,7 +138,7 @@ def compress_model(
                      calibration=chosen and dict(name=chosen.name, hash=chosen.hash, sequences=len(chosen), length=chosen.length),
                      results={k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}, command=command, version=version('compresscal'))
         _keep_account(aside, report, chosen, tokenizer, about)
-    table = padded(table_rows(report._repr_markdown_()))
+    table = padded(report.table_rows())
     text = '\n\n'.join([repr(report), table, *([padded(measure_table(results))] if results else [])])
     return Answer(text, dict(command='compress', folder=str(out), seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about,
                   note=f'In {out}: the model as transformers loads it, calibration (the set), calibration.md (its datasheet), compression.md and .json (what was done)')

@@ -24,6 +24,7 @@ from .plots import Picture,Strip,plot_strips
 from .reports import output_energy
 from .sets import CalibrationSet
 from .streaming import HiddenStore
+from .tables import escape_markdown,markdown_table
 
 # %% ../nbs/14_damage.ipynb #d163e5e5
 def layer_damage(
@@ -149,10 +150,12 @@ class DamageRanking:
     @property
     def floor_score(self)->float: "Predicted damage if the reference itself were calibrated on"; return float(pd.DataFrame(self.floor).groupby('part').damage.mean().sum())
     def __repr__(self): return f"{_title(self)}\n{_shown(self).to_string()}"
-    def _repr_markdown_(self):
+    def table_rows(self)->list[list[str]]:
+        "Rows of the table that is shown, the head first"
         shown = _shown(self).reset_index()
-        rows = [list(shown), [':---',*['---:']*(shown.shape[1]-1)], *shown.values.tolist()]
-        return '\n'.join([f"**{_title(self)}**", '', *(f"| {' | '.join(map(str, o))} |" for o in rows)])
+        return [list(shown), *([str(o) for o in row] for row in shown.values.tolist())]
+    def _repr_markdown_(self):
+        return f"**{escape_markdown(_title(self))}**\n\n{markdown_table(self.table_rows())}"
 
 # %% ../nbs/14_damage.ipynb #1e30ed3b
 def _mean_over_layers(rows, by)->pd.DataFrame:

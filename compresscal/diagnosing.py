@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from .calibration import CalibrationSet
-from .console import Answer, padded, table_rows
+from .console import Answer, check_out_file, check_out_folder, padded
 from .contamination import leakage
 from .corpora import open_corpus
 from .damage import check_stand_in, predicted_damage
@@ -28,6 +28,7 @@ from .models import decoder_blocks
 from .names import parse_method
 from .readings import profile
 from .sources import is_written
+from .tables import html_table, plain_text
 
 # %% ../nbs/20_diagnosing.ipynb #b073ae99
 def find_leaks(
@@ -57,15 +58,21 @@ def html_page(
     parts:dict,# Heading -> rows of a table, the head first, or a `Picture`, or a text
 )->str:        # HTML, complete in itself
     "A page of tables and pictures"
-    e = html.escape
     def show(o):
-        if isinstance(o, str): return f'<p>{e(o)}</p>'
-        if not isinstance(o, list): return f"<figure><svg role=\"img\" aria-label=\"{e(o.alt)}\"{o.to_bytes('svg').decode().partition('<svg')[2]}<figcaption>{e(o.caption)}</figcaption></figure>"
-        line = lambda row, tag: '<tr>'+''.join(f'<{tag}>{e(c)}</{tag}>' for c in row)+'</tr>'
-        return f"<div class=\"wide\"><table><thead>{line(o[0], 'th')}</thead><tbody>{''.join(line(r, 'td') for r in o[1:])}</tbody></table></div>"
-    body = ''.join(f'<h2>{e(k)}</h2>{show(o)}' for k,o in parts.items())
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{e(title)}</title>'
-            f'<style>{_STYLE}</style></head><body><h1>{e(title)}</h1>{body}<p>compresscal {version("compresscal")}</p></body></html>')
+        if isinstance(o, str): return f'<p>{_shown(o)}</p>'
+        return html_table(o) if isinstance(o, list) else _drawn(o)
+    body, head = ''.join(f'<h2>{_shown(k)}</h2>{show(o)}' for k,o in parts.items()), _shown(title)
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f'<title>{head}</title><style>{_STYLE}</style></head><body><h1>{head}</h1>{body}'
+            f'<p>compresscal {version("compresscal")}</p></body></html>')
+
+def _shown(text): return html.escape(plain_text(text))
+
+def _drawn(picture):
+    "A picture within a page"
+    svg = picture.to_bytes('svg').decode().partition('<svg')[2]
+    caption = f'<figcaption>{_shown(picture.caption)}</figcaption>'
+    return f'<figure><svg role="img" aria-label="{_shown(picture.alt)}"{svg}{caption}</figure>'
 
 # %% ../nbs/20_diagnosing.ipynb #9450a7b0
 def _moments_bytes(model): return sum(4*block[g[0]].weight.shape[1]**2 for block in decoder_blocks(model) for g in block.groups)
@@ -87,13 +94,15 @@ def diagnose(
     length:int|None=None,     # Tokens in a window; None: 2,048, or the model's context if that is shorter
     seed:int=0,               # Decides what is drawn
     *,
-    page:str|None=None,       # Write all of it as an HTML page to this file
-    figures:str|None=None,    # Write the pictures as PNG and PDF into this folder
+    page:str|Path|None=None,  # Write all of it as an HTML page to this file
+    figures:str|Path|None=None, # Write the pictures as PNG and PDF into this folder
     device:str|None=None,     # Where to compute
     progress:bool=True,       # Show progress bars
 )->Answer:
     "What calibration sets are like, and what calibrating on them would cost"
     names, judge = list(dict.fromkeys(names)), method and check_stand_in(parse_method(method))
+    if method and (words or not reference): raise ValueError(f"`method` must be given with a `reference` and without `words`, got {method!r}: no damage is predicted")
+    page, figures = page and check_out_file(page, 'page'), figures and check_out_folder(figures, 'figures')
     for o in [*names, *([reference] if reference else [])]: check_source(o)
     for o in held_out: check_held_out(o)
     config, tokenizer, net = find_model(model, weights=not words or any(map(is_written, [*names, reference or ''])), device=device)
@@ -116,10 +125,23 @@ def _frame_rows(frame):
     look = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
     return [[c.replace('_', ' ') for c in frame], *([look(v) for v in r] for r in frame.itertuples(index=False))]
 
+def _written(page, figures, tables, pictures, compared):
+    "Write what was asked for; the names of the files"
+    files = {}
+    if page:
+        hashes = {'Content hashes': [['set', 'hash'], *([k, o.hash] for k,o in compared.descriptions.items())]}
+        drawn = {k.capitalize(): o for k,o in pictures.items()}
+        files[page] = html_page('Calibration sets', tables | drawn | hashes)
+    if figures: files |= {figures/f'{k}.{kind}': o.to_bytes(kind) for k,o in pictures.items() for kind in ('png', 'pdf')}
+    for path,data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    return [*map(str, files)]
+
 def _diagnosis(compared, damage, leaks, read, page, figures):
     "The answer of `diagnose`"
-    tables = {'What the sets are like': table_rows(compared._repr_markdown_())}
-    if damage is not None: tables[repr(damage).splitlines()[0]] = table_rows(damage._repr_markdown_())
+    tables = {'What the sets are like': compared.table_rows()}
+    if damage is not None: tables[f'Predicted damage to {damage.reference} by {damage.method}'] = damage.table_rows()
     if leaks is not None: tables['Held-out text that stands in the sets'] = _frame_rows(leaks)
     described = compared.descriptions.values()
     if len({(o.values['sequences'], o.values['length']) for o in described})>1:
@@ -128,14 +150,7 @@ def _diagnosis(compared, damage, leaks, read, page, figures):
     if pictures and read: pictures['positions'] = plot_positions(compared)
     if pictures and read and compared.distances: pictures['distances'] = plot_distances(compared.distances)
     if pictures and damage is not None: pictures['damage'] = damage.plot()
-    files = []
-    if page:
-        files.append(page)
-        hashes = {'Content hashes': [['set', 'hash'], *([k, o.hash] for k,o in compared.descriptions.items())]}
-        write_atomically(Path(page), html_page('Calibration sets', tables | {k.capitalize(): o for k,o in pictures.items()} | hashes))
-    for name,o in pictures.items() if figures else ():
-        Path(figures).mkdir(parents=True, exist_ok=True)
-        for kind in ('png', 'pdf'): files.append(str(Path(figures)/f'{name}.{kind}')); write_atomically(Path(files[-1]), o.to_bytes(kind))
+    files = _written(page, figures, tables, pictures, compared)
     data = dict(command='diagnose', sets={k: dict(hash=o.hash, **o.values) for k,o in compared.descriptions.items()}, reference=compared.reference,
                 distances={k: o.summary for k,o in compared.distances.items()}, files=files,
                 damage=damage and dict(method=damage.method, floor=damage.floor_score, scores=damage.scores), leakage=None if leaks is None else leaks.to_dict('records'))

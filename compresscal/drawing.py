@@ -10,13 +10,17 @@ __all__ = ['keep_drawn', 'draw_sets', 'write_sets']
 # %% ../nbs/20_drawing.ipynb #2f35469c
 import json, shutil
 from dataclasses import asdict
+from glob import iglob
+from os.path import expanduser
 from pathlib import Path
 
 from .calibration import CalibrationSet
-from .console import Answer
+from .console import Answer, check_out_folder
+from .corpora import hub_texts, installed_sources
 from .inputs import check_source, find_model, saved_sets, window_length
 from .installed import write_atomically
 from .sources import calibration_sets, is_written, parse_mixture, parse_recipe
+from .spelling import TEXT_FILES
 from .store import file_stamp
 from .synthesis import find_recipe, recipe_name, self_calibration_sets
 
@@ -53,6 +57,26 @@ def _of_sets(command, out, sets, **more):
             for i,s in enumerate(sets)]
     return Answer('\n'.join(map(repr, sets)), dict(command=command, folder=str(out), sets=data, **more), note=f'In {out}: a folder for each set, and its datasheet beside it')
 
+# %% ../nbs/20_drawing.ipynb #1a810a2e
+def _is_hub(name): return name in hub_texts or not (name in installed_sources or next(iglob(expanduser(name), recursive=True), None))
+
+def _has_columns(name):
+    "May a source be read from tables?"
+    if name in installed_sources: return False
+    found = [Path(o) for o in iglob(expanduser(name), recursive=True)]
+    files = [p for o in found for p in (o.rglob('*') if o.is_dir() else [o])]
+    return not files or any(o.suffix.lower() in TEXT_FILES and o.suffix.lower()!='.txt' for o in files)
+
+def _check_reading(source, reading):
+    "Raise where a setting says how to read what is not read, or not so"
+    parts = [o.removeprefix('random:') for o in parse_mixture(source) or [source]]
+    read = [o for o in parts if o!='random' and parse_recipe(o) is None]
+    for name,can in dict(column=_has_columns, revision=_is_hub).items():
+        if name in reading and not any(map(can, read)):
+            what = 'text in tables' if name=='column' else 'a set on the Hub'
+            raise ValueError(f"`{name}` must be given for {what} only, got {reading[name]!r} for {source!r}, which is not read so")
+    if reading and not read: raise ValueError(f"`{next(iter(reading))}` must not be given for {source!r}, which is not read")
+
 # %% ../nbs/20_drawing.ipynb #a4223314
 def draw_sets(
     source:str,               # Of text: a name, files, a mixture
@@ -73,10 +97,11 @@ def draw_sets(
     progress:bool=True,       # Show a progress bar
 )->Answer:
     "Draw calibration sets and keep them"
+    out = check_out_folder(out)
     check_source(source)
     if saved_sets(source): raise ValueError(f"`source` must name text, got {source!r}, which holds calibration sets already")
     reading = {k: v for k,v in dict(rule=rule, chat=chat, column=column, revision=revision).items() if v is not None}
-    if reading and (source=='random' or parse_recipe(source)): raise ValueError(f"`{next(iter(reading))}` must not be given for {source!r}, which is not read")
+    _check_reading(source, reading)
     config, tokenizer, _ = find_model(model, weights=False)
     size = dict(n_sets=n_sets, n_sequences=n_sequences, length=window_length(config, length), seed=seed, bos=bos)
     files = [file_stamp(o) for o in [*(parse_mixture(source) or [source]), *([model] if is_written(source) and Path(model).is_dir() else [])]]
@@ -84,6 +109,15 @@ def draw_sets(
         net = find_model(model, device=device)[2] if is_written(source) else None
         return calibration_sets(source, tokenizer, **size, model=net, batch_size=batch_size, folder=folder, progress=progress, **reading)
     return _of_sets('sample', out, keep_drawn(out, dict(source=source, model=model, files=files, **size, **reading), make, tokenizer))
+
+# %% ../nbs/20_drawing.ipynb #88d67b37
+def _check_changes(recipe, changes):
+    "Raise where a field of a recipe was changed to no effect"
+    idle = dict(text=recipe.start!='text', prefix=recipe.start!='text', schedule=recipe.t_initial is None, t_final=bool(recipe.temperatures))
+    why = dict(schedule='without `t_initial`', t_final='beside `temperatures`')
+    for name in changes:
+        if idle.get(name) and changes[name] not in (0, ()):
+            raise ValueError(f"`{name}` must be left out {why.get(name, 'unless `start` is text')}, where it does nothing, got {changes[name]!r}")
 
 # %% ../nbs/20_drawing.ipynb #ba79dc36
 def write_sets(
@@ -102,10 +136,11 @@ def write_sets(
     **changes                 # Fields of the recipe to change
 )->Answer:
     "Let a model write calibration sets and keep them"
-    name = recipe if recipe.partition(':')[0]=='self' else f'self:{recipe}'
+    name, out = recipe if recipe.partition(':')[0]=='self' else f'self:{recipe}', check_out_folder(out)
     check_source(name)
     if parse_mixture(name): raise ValueError(f"`recipe` must be one recipe, got the mixture {recipe!r}; draw it as a sample")
     how = find_recipe(parse_recipe(name), **changes)
+    _check_changes(how, changes)
     config, tokenizer, _ = find_model(model, weights=False)
     size = dict(n_sets=n_sets, n_sequences=n_sequences, length=window_length(config, length), seed=seed, bos=bos)
     files = [file_stamp(o) for o in (model, how.text) if o and Path(o).exists()]

@@ -13,15 +13,17 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from .console import Answer, padded
+from .console import Answer, check_out_folder, padded
 from .loading import _bars, _download, _place, _source
 from .memory import memory_report
 from .reduced_checkpoints import load_reduced, save_full, save_reduced
+from .spelling import check_model
 from .usage import TokenUsage, used_tokens
 
 # %% ../nbs/20_reducing.ipynb #2189a2a0
 def _open(name):
     "The folder of a model by the name that commands give it"
+    check_model(name, 'name')
     where = _source(None if name=='embedded' else name)
     try: return _download(where)
     except (OSError, ValueError) as e:
@@ -100,6 +102,7 @@ def reduce_model(
 )->Answer:
     "Write a model with the tokens of some text alone"
     if labels is not None and labels<1: raise ValueError(f"`labels` must be a number of classes, got {labels}")
+    out = check_out_folder(out, new=True)
     folder, words = _open(name), _open_tokenizer(tokenizer or name)
     usage = _count(sources, words, splits, columns, keep, max_length, progress)
     how = {} if labels is None else dict(model_class=AutoModelForSequenceClassification, config=dict(num_labels=labels))
@@ -119,7 +122,7 @@ def restore_model(
     kept:str|None=None,  # The reduced folder from which fine-tuning began, if `name` is not the same
 )->Answer:
     "Write a reduced model with its whole vocabulary"
-    folder = _open(name)
+    out, folder = check_out_folder(out, new=True), _open(name)
     if not hasattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), 'reduced_vocabulary'):
         raise ValueError(f"`name` must be a model that has been reduced, and {str(name)!r} is whole")
     reduction = load_reduced(folder, full=None if original is None else _open(original), kept=kept)[1]

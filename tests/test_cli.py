@@ -1,5 +1,5 @@
 "The commands: quick to answer, one sentence for a mistake, one document for a script, nothing half made"
-import errno, inspect, io, json, os, random, resource, signal, subprocess, sys, tempfile, time, warnings
+import errno, inspect, io, json, os, random, re, resource, signal, subprocess, sys, tempfile, time, warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from conftest import outside_tests, root
 
 from compresscal import cli
 from compresscal.cli import COMMANDS, DEFAULTS, MEASURES, RECIPE, RECIPES, STUDIES, main, make_parser
-from compresscal.console import EXIT_CODES, PlainLines, as_json, explain, padded, readable_log, table_rows
+from compresscal.console import EXIT_CODES, PlainLines, as_json, explain, padded, readable_log
 
 command = [sys.executable, '-c', 'import sys; from compresscal.cli import main; sys.exit(main())']
 
@@ -82,7 +82,7 @@ def test_lists_are_repeated_or_spaced():
 
 @pytest.mark.parametrize('args, says', [
     (['--methods', 'wonda:0.5'], "did you mean 'wanda'"), (['--methods', 'wanda'], "'wanda:0.5'"), (['--methods', 'wanda:1.5'], '1.5'), (['--methods', 'wanda:4:2'], '4:2'),
-    (['--sets', '0'], '`n_sets`'), (['--model', 'no/such-model'], 'no/such-model'), (['--model', '/no/such/folder'], '/no/such/folder'), (['--length', '0'], '`length`')])
+    (['--sets', '0'], '`n_sets`'), (['--model', '/no/such/folder'], '/no/such/folder'), (['--length', '0'], '`length`')])
 def test_mistakes(args, says, capsys, tmp_path):
     code, line = failure(capsys, *args, '--out', tmp_path/'s')
     assert code==2 and says in line
@@ -104,13 +104,13 @@ def test_broken_files(name, content, says, capsys, tmp_path, tiny_checkpoint):
 @pytest.mark.parametrize('line, says', [('study --nope', '--nope'), ('study --seqences 3', "did you mean '--sequences'"), ('stduy', "did you mean 'study'"), ('compress embedded', 'METHOD'),
     ('generate --t-initail 2', "did you mean '--t-initial'"), ('generate --top-k many', 'invalid int'), ('study impact', 'impact:cpu'), ('study impct:cpu', "did you mean 'impact'"),
     ('study impact:gpu', "one of full, cpu"), ('study no.toml', 'no.toml'), ('study status a b', 'one folder'), ('evaluate embeded', "did you mean 'embedded'"), ('evaluate embedded --evaluate doks', "did you mean 'docs'"),
-    ('evaluate embedded --evaluate kl:docs', 'dense model'), ('diagnose docs dogs', "did you mean 'docs'"), ('diagnose docs --method rtn:4', 'look at text'), ('diagnose docs --leakage self', 'people wrote'),
+    ('evaluate embedded --evaluate kl:docs', 'dense model'), ('diagnose docs dogs', "did you mean 'docs'"), ('diagnose docs --reference code --method rtn:4', 'look at text'), ('diagnose docs --leakage self', 'people wrote'),
     ('compress embedded wnda:0.5 --out o', "did you mean 'wanda'"), ('compress embedded wanda:0.5 --out o', 'such as docs'), ('compress embedded wanda:0.5 --out o --calibration dogs', "did you mean 'docs'"),
     ('generate carlin', "did you mean 'carlini'"), ('generate self:t_inital=2', "did you mean 't_initial'"), ('generate --eos never', '`eos`'), ('sample random --rule pack', 'not read')])
 def test_slips(line, says, capsys, tmp_path, monkeypatch):
     "A sentence for people, a document for a script, and nothing written"
     monkeypatch.chdir(tmp_path)
-    code = 1 if 'no.toml' in line else 2
+    code = 2
     assert main(line.split())==code
     said = capsys.readouterr()
     assert says in said.err and 'Traceback' not in said.err and not said.out and not os.listdir(tmp_path)
@@ -121,7 +121,7 @@ def test_slips(line, says, capsys, tmp_path, monkeypatch):
 def test_folder_below_a_file(capsys, tmp_path):
     (tmp_path/'file').touch()
     code, line = failure(capsys, '--out', tmp_path/'file'/'study')
-    assert code==1 and 'cannot write' in line and os.listdir(tmp_path)==['file']
+    assert code==2 and 'cannot write' in line and os.listdir(tmp_path)==['file']
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='permissions of POSIX systems')
 def test_folder_without_permission():
@@ -151,13 +151,17 @@ def test_disk_full(capsys, tmp_path, monkeypatch, tiny_checkpoint):
 
 def test_interrupted(capsys, tmp_path, monkeypatch):
     from compresscal import study
-    def stop(*args, **kwargs): raise KeyboardInterrupt
+    def stop(self, out, **kwargs):
+        Path(out).mkdir()
+        raise KeyboardInterrupt
     monkeypatch.setattr(study.Study, 'run', stop)
     code, line = failure(capsys, '--out', tmp_path/'s')
-    assert code==130 and 'same command' in line
+    assert code==130 and f"kept in {tmp_path/'s'}; the same command goes on" in line
 
-def test_traceback_on_demand(tmp_path):
-    with pytest.raises(ValueError, match='wanda'): main(['study', '--methods', 'wonda:0.5', '--traceback', '--out', str(tmp_path/'s')])
+def test_traceback_on_demand(capsys, tmp_path):
+    assert main(['study', '--methods', 'wonda:0.5', '--traceback', '--out', str(tmp_path/'s')])==2
+    said = capsys.readouterr().err
+    assert 'Traceback' in said and 'ValueError' in said and said.strip().endswith("did you mean 'wanda'?")
 
 @pytest.mark.slow
 def test_a_study_from_the_shell(tmp_path, tiny_checkpoint):
@@ -240,10 +244,13 @@ def test_generate(capsys, tmp_path, tiny_checkpoint):
 
 def test_interrupted_writing_is_said_to_go_on(capsys, tmp_path, tiny_checkpoint, monkeypatch):
     from compresscal import drawing
-    def stop(*args, **kwargs): raise KeyboardInterrupt
+    def stop(*args, folder, **kwargs):
+        if here: folder.mkdir()
+        raise KeyboardInterrupt
     monkeypatch.setattr(drawing, 'self_calibration_sets', stop)
-    assert main(['generate', '--model', str(tiny_checkpoint), '--length', '64', '--out', str(tmp_path/'s')])==130
-    assert 'same command goes on' in capsys.readouterr().err
+    for here,says in ((False, 'Nothing was finished'), (True, f"kept in {tmp_path/'s'/'.written'}; the same command goes on")):
+        assert main(['generate', '--model', str(tiny_checkpoint), '--length', '64', '--out', str(tmp_path/'s')])==130
+        assert says in capsys.readouterr().err
 
 def test_diagnose(capsys, tmp_path, tiny_checkpoint):
     "Kept and drawn sets, distances, predicted damage, leaks"
@@ -306,7 +313,7 @@ def test_a_checkpoint_is_whole_or_not_there(capsys, tmp_path, tiny_checkpoint, m
     def fails(error):
         def raised(*args, **kwargs): raise error
         return raised
-    for where,error,code in (('_keep_account', KeyboardInterrupt(), 130), ('write_atomically', OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1), ('compress', ValueError('no'), 2), ('compress', MemoryError(), 1)):
+    for where,error,code in (('_keep_account', KeyboardInterrupt(), 130), ('write_atomically', OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1), ('compress', ValueError('no'), 1), ('compress', MemoryError(), 1)):
         with monkeypatch.context() as m:
             m.setattr(compressing, where, fails(error))
             assert main(asked)==code and [*os.listdir(tmp_path)]==['tiny'], where
@@ -328,7 +335,9 @@ def test_streaming_goes_on_where_it_was(capsys, tmp_path, tiny_checkpoint, monke
         if block.index==1 and seen.count(1)==1: raise KeyboardInterrupt
         return real(block, *args)
     monkeypatch.setattr(compression, '_compress_block', stop)
-    assert main(asked)==130 and 'goes on where it was' in capsys.readouterr().err and not (tmp_path/'out').exists()
+    assert main(asked)==130 and not (tmp_path/'out').exists()
+    kept = Path(capsys.readouterr().err.partition('kept in ')[2].partition('; the same command goes on')[0])
+    assert kept==tmp_path/'.out.part.partial' and list(kept.iterdir()) # what is named is there
     assert main(asked)==0 and seen==[0, 1, 1] and sorted(os.listdir(tmp_path))==['out', 'tiny']
 
 def test_evaluate(capsys, tmp_path, tiny_checkpoint):
@@ -374,20 +383,43 @@ def test_failed_cells_have_a_code_of_their_own(capsys, tmp_path, tiny_checkpoint
     monkeypatch.undo()
     assert document(capsys, *asked)['failures']==[]
 
+def caught(work, *args):
+    "What an error means that was raised by `work`"
+    try: work(*args)
+    except BaseException as e: return explain(e)
+
+def fails(error): raise error
+
 def test_what_errors_mean():
     import torch
     from safetensors import SafetensorError
-    assert explain(torch.OutOfMemoryError('CUDA'))[0]==explain(RuntimeError("DefaultCPUAllocator: can't allocate memory"))[0]==1
-    assert explain(SafetensorError('Error: I/O error: No space left on device (os error 28)'))[0]==1
-    assert explain(ModuleNotFoundError("No module named 'ray'"))[0]==1 and explain(ImportError('cannot import name'))==explain(KeyError('x'))==None
-    assert explain(ArithmeticError('a check failed'))==(3, 'a check failed') and explain(ZeroDivisionError()) is None
+    assert caught(fails, torch.OutOfMemoryError('CUDA'))[0]==caught(fails, RuntimeError("DefaultCPUAllocator: can't allocate memory"))[0]==1
+    assert caught(fails, SafetensorError('Error: I/O error: No space left on device (os error 28)'))[0]==1
+    assert caught(fails, ModuleNotFoundError("No module named 'ray'", name='ray'))[0]==1
+    for error in (ImportError('cannot import name'), KeyError('x'), ZeroDivisionError(), ArithmeticError('of Python'), ModuleNotFoundError("No module", name='compresscal.nothing')):
+        assert caught(fails, error) is None
+    assert caught(fails, type('CheckFailed', (Exception,), {})('a check failed'))==(3, 'a check failed')
+
+def test_only_errors_that_the_package_raises_are_the_users():
+    "Not those of Python, where the program calls a function wrongly, nor those of libraries"
+    from compresscal.console import padded
+    from compresscal.spelling import check_model
+    assert caught(check_model, 'embeded')[0]==2
+    for work,args in ((check_model, ()), (padded, (3,)), (json.loads, ('{',)), (int, ('x',))): assert caught(work, *args) is None
+
+def test_a_network_is_known_behind_other_errors():
+    from compresscal.sources import calibration_sets
+    code, said = caught(calibration_sets, 'no/such', None, 1, 1, 8)
+    assert code==1 and 'no/such' in said
 
 def test_a_fault_of_the_program_is_not_hidden(capsys, tmp_path, monkeypatch):
     from compresscal import drawing
-    def broken(*args, **kwargs): raise ZeroDivisionError('at last')
+    def broken(*args, **kwargs): return {}['at \x1b[31mlast']
     monkeypatch.setattr(drawing, 'draw_sets', broken)
-    with pytest.raises(ZeroDivisionError): main(['sample', 'docs', '--json'])
-    assert json.loads(capsys.readouterr().out)['kind']=='ZeroDivisionError'
+    monkeypatch.chdir(tmp_path)
+    assert main(['sample', 'docs', '--json'])==1
+    said = capsys.readouterr()
+    assert json.loads(said.out)['kind']=='KeyError' and 'Traceback' in said.err and 'issues' in said.err.splitlines()[-1] and '\x1b' not in said.err
 
 def test_json_takes_everything():
     import numpy as np, torch
@@ -423,14 +455,196 @@ def test_warnings_in_a_log():
         warnings.warn('something is small')
     assert out.getvalue()=='something is small\n'
 
+NASTY = 'a|b<i>\x1b[31m'
+
 def test_tables_in_a_terminal():
-    rows = table_rows('**Title**\n\n| a | b |\n| :--- | ---: |\n| one \\| two | 3 |\n')
-    assert rows==[['a', 'b'], ['one \\| two', '3']]
     wide = [['x', *(f'column {i}' for i in range(30))], ['row', *map(str, range(30))]]
     assert max(map(len, padded(wide, 80).splitlines()))<=80 and all(f'column {i}' in padded(wide, 80) for i in range(30))
+    shown = padded([['', NASTY, 'other'], ['tokens', '1', '2']]).splitlines()
+    assert '\x1b' not in shown[0] and len(shown)==2 and [len(o) for o in shown]==[len(shown[0])]*2
+
+def test_names_keep_to_their_columns(capsys, tmp_path, tiny_checkpoint):
+    "On the terminal and on the page, whatever the sets are called"
+    from html.parser import HTMLParser
+    size = ['--model', tiny_checkpoint, '--sequences', 2, '--length', 32]
+    assert sample('docs', *size, '--out', tmp_path/'s')==0
+    (tmp_path/'s'/'000').rename(tmp_path/NASTY)
+    capsys.readouterr()
+    asked = ['diagnose', tmp_path/NASTY, 'random', *size, '--reference', 'docs', '--html', tmp_path/'p.html']
+    assert main([*map(str, asked)])==0
+    said, name = capsys.readouterr(), NASTY.replace('\x1b', '\\x1b')
+    assert '\x1b' not in said.out+said.err
+    numbers = [l for l in said.out.splitlines() if l.startswith('tokens')][0]
+    assert numbers.split()[1:]==['64']*3 and name in said.out
+    class Rows(HTMLParser):
+        rows, text = [], None
+        def handle_starttag(self, tag, attrs):
+            if tag=='tr': self.rows.append([])
+            if tag in ('td', 'th'): self.rows[-1].append('')
+            self.text = tag if tag in ('td', 'th') else self.text
+            assert tag!='i'
+        def handle_endtag(self, tag): self.text = None if tag in ('td', 'th') else self.text
+        def handle_data(self, data):
+            if self.text: self.rows[-1][-1] += data
+    page = Rows()
+    page.feed((tmp_path/'p.html').read_text())
+    assert ['', name, 'random', 'docs (reference)'] in page.rows and ['tokens', '64', '64', '64'] in page.rows
+    assert {len(r) for r in page.rows[:10]}=={4}
+
+def test_what_others_wrote_does_not_reach_the_terminal(capsys, monkeypatch, tmp_path):
+    from compresscal import drawing
+    answer = cli.Answer(f'text {NASTY}', dict(name=NASTY), note=f'note {NASTY}')
+    def drawn(**kwargs):
+        warnings.warn(f'warned {NASTY}')
+        return answer
+    def refused(**kwargs): raise OSError(NASTY)
+    monkeypatch.chdir(tmp_path)
+    for work,args in ((drawn, []), (refused, []), (drawn, ['--json'])):
+        monkeypatch.setattr(drawing, 'draw_sets', work)
+        main(['sample', 'docs', *args])
+        said = capsys.readouterr()
+        assert '\x1b' not in said.out+said.err and (work is refused or 'warned a|b' in said.err)
+    assert json.loads(said.out)['name']==NASTY # a script gets what is
 
 @pytest.mark.slow
 def test_a_log_has_lines_and_quiet_is_quiet(tmp_path, tiny_checkpoint):
     asked = ['generate', '--model', str(tiny_checkpoint), '--sequences', '2', '--length', '32']
     loud, quiet = (call(*asked, *more, '--out', str(tmp_path/name)) for name,more in (('a', []), ('b', ['--quiet'])))
     assert loud.returncode==quiet.returncode==0 and '\r' not in loud.stderr and 'datasheet' in loud.stderr and not quiet.stderr and quiet.stdout
+
+def outputs():
+    "Each command that writes, and the option that says where"
+    yield from (('sample docs', '--out', 'folder'), ('generate', '--out', 'folder'), ('diagnose docs', '--html', 'file'), ('diagnose docs', '--figures', 'folder'),
+                ('compress embedded magnitude:0.5', '--out', 'folder'), ('evaluate embedded', '--out', 'file'), ('summarize embedded', '--out', 'file'),
+                ('hallucination a.jsonl b.jsonl', '--out', 'folder'), ('vocabulary reduce embedded docs', '--out', 'folder'),
+                ('vocabulary restore embedded', '--out', 'folder'), ('study', '--out', 'folder'), ('study', '--save', 'file.toml'))
+
+@pytest.mark.parametrize('line, option, kind', [*outputs()])
+def test_where_results_go_is_looked_at_first(line, option, kind, capsys, tmp_path, monkeypatch):
+    "Nothing is imported for the work, nothing is written, and the path that was given is named"
+    monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    for name in ('a.jsonl', 'b.jsonl'): Path(name).touch()
+    Path('folder.toml').mkdir()
+    for module in ('drawing', 'diagnosing', 'compressing', 'summarizing', 'reducing'): monkeypatch.setitem(sys.modules, f'compresscal.{module}', None)
+    if line=='study': monkeypatch.setattr('compresscal.study.Study.run', None)
+    wrong = ['file/x'] + (['folder.toml'] if kind!='folder' else ['file'])
+    for place in [o+'.toml' if 'toml' in kind and not o.endswith('toml') else o for o in wrong]:
+        before = sorted(os.listdir())
+        assert main([*line.split(), option, place])==2, place
+        said = capsys.readouterr().err
+        assert place.split('/')[0] in said.splitlines()[-1] and '.part' not in said and sorted(os.listdir())==before
+
+def test_a_closed_folder_is_seen_first(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *args: False)
+    assert main(['evaluate', 'embedded', '--out', str(tmp_path/'new'/'x.json')])==1
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said and 'cannot write' in said and not os.listdir(tmp_path)
+
+@pytest.mark.parametrize('line, says', [('study status s --methods wanda:0.5', '--methods'), ('study status s --workers 2', '--workers'), ('study status s --out t', '--out'),
+    ('study --save s.toml --workers 2', '--workers'), ('sample docs --column text', '`column`'), ('sample docs --revision main', '`revision`'), ('sample a.txt --column text', '`column`'),
+    ('sample a.jsonl --revision main', '`revision`'), ('sample docs=0.5+self=0.5 --column text', '`column`'), ('generate --text docs', '`text`'), ('generate --prefix 2 8', '`prefix`'),
+    ('generate --schedule 9', '`schedule`'), ('generate temperatures --t-final 2', '`t_final`'), ('diagnose docs --method wanda:0.5', '--method'),
+    ('diagnose docs --reference code --words --method wanda:0.5', '--method'), ('diagnose kept --length 9', '--length'), ('diagnose kept --sequences 9', '--sequences'),
+    ('diagnose kept --sets 9', '--sets'), ('diagnose kept --seed 9', '--seed'), ('diagnose kept --reference docs --length 9', '--length'), ('hallucination a.jsonl a.jsonl --worst 2', '--worst')])
+def test_what_does_nothing_is_refused(line, says, capsys, tmp_path, monkeypatch):
+    from compresscal import CalibrationSet
+    import torch
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.txt', 'a.jsonl'): Path(name).write_text('"text"')
+    CalibrationSet.from_tokens(torch.arange(8).view(2, 4), name='kept').save('kept')
+    before = sorted(os.listdir())
+    assert main(line.split())==2 and says in capsys.readouterr().err and sorted(os.listdir())==before
+
+def test_what_does_nothing_but_to_speed_is_mentioned(capsys, tmp_path, monkeypatch):
+    from compresscal import drawing
+    monkeypatch.setattr(drawing, 'draw_sets', lambda **kwargs: cli.Answer('drawn', {}))
+    for source,idle in (('docs', True), ('self', False), ('docs=0.5+self=0.5', False)):
+        assert main(['sample', source, '--batch-size', '2', '--device', 'cpu', '--out', str(tmp_path/'s')])==0
+        said = capsys.readouterr().err
+        assert ('--batch-size has no effect' in said)==('--device has no effect' in said)==idle
+
+@pytest.mark.parametrize('name', ['vocabulary report embedded docs', 'vocabulary reduce embedded docs --out o', 'vocabulary restore f --out o', 'hallucination a b'])
+def test_no_device_where_nothing_is_put_on_one(name, capsys):
+    assert main([*name.split(), '--device', 'cpu'])==2 and '--device' in capsys.readouterr().err
+
+def test_defaults_are_those_of_the_functions():
+    from compresscal.compressing import compress_model, evaluate
+    from compresscal.diagnosing import diagnose
+    from compresscal.drawing import draw_sets, write_sets
+    from compresscal.summarizing import compare_summaries, write_summaries
+    seen = 0
+    for name,function in dict(sample=draw_sets, generate=write_sets, diagnose=diagnose, summarize=write_summaries, hallucination=compare_summaries).items():
+        for o in parsers()[name]._actions:
+            said = re.search(r'\(default: (\d+)\)$', o.help or '')
+            if said and o.default is None: seen += inspect.signature(function).parameters[o.dest].default==int(said[1]) or pytest.fail(f'{name} {o.dest}')
+    assert seen>=10
+
+def test_help_says_what_docs_are(capsys):
+    for name in ('study', 'sample', 'diagnose', 'compress'): assert 'docs (docstrings of the packages installed here)' in ' '.join(parsers()[name].format_help().split())
+    assert 'file=rows.jsonl' in ' '.join(parsers()['evaluate'].format_help().split())
+
+@pytest.mark.parametrize('line, says', [('sample texts/stroies.txt', "did you mean 'texts/stories.txt'"), ('sample texts/notes.docx', '.jsonl'), ('diagnose text/stories.txt', "did you mean 'texts/stories.txt'"),
+    ('evaluate embedded --evaluate texts/stores.txt', "did you mean 'texts/stories.txt'"), ('evaluate embedded --evaluate kl:texts/notes.docx', '.jsonl'),
+    ('evaluate ./modle', "did you mean 'model'"), ('evaluate texts', 'config.json'), ('evaluate a/b/c', 'there is none'), ('evaluate texts/stories.txt', 'got the file'),
+    ('compress embedded wanda:0.5 --calibration texts/stories.text --out o', "did you mean 'texts/stories.txt'"), ('study --sources texts/stores.txt', "did you mean 'texts/stories.txt'"),
+    ('study stdy.toml', "did you mean 'study.toml'"), ('study latin.toml', 'latin.toml'), ('study bad.toml', 'bad.toml'), ('summarize embedded --documents texts/stores.txt --out o', "texts/stories.txt"),
+    ('hallucination dense.jsonl x=texts/stores.txt', 'dense.jsonl'), ('vocabulary report embedded texts/stores.txt', 'texts/stories.txt'), ('vocabulary report ./modle docs', "did you mean 'model'")])
+def test_what_is_missing_is_called_missing(line, says, capsys, tmp_path, monkeypatch):
+    "With the nearest name that is there, before anything is loaded"
+    monkeypatch.chdir(tmp_path)
+    for name in ('texts', 'model'): Path(name).mkdir()
+    Path('texts/stories.txt').write_text('Once.')
+    Path('texts/notes.docx').write_text('Once.')
+    Path('study.toml').write_text('n_sets = 2')
+    Path('bad.toml').write_text('n_sets = = 2')
+    Path('latin.toml').write_bytes('models = ["caf\xe9"]'.encode('latin-1'))
+    monkeypatch.setattr('compresscal.loading.load_model', None)
+    assert main(line.split())==2 and says in capsys.readouterr().err.strip().splitlines()[-1]
+
+@pytest.mark.parametrize('line', ['evaluate embeded', 'evaluate ./nowhere', 'sample dogs', 'diagnose no/such.txt', 'compress embedded wnda:0.5 --out o', 'evaluate embedded --evaluate doks', 'study impct:cpu',
+    'study no.toml', 'study --methods wonda:0.5', 'study --sources dogs', 'sample docs --out file/x', 'hallucination a.jsonl b.jsonl', 'vocabulary report embeded docs', 'summarize embeded --out o'])
+def test_slips_are_seen_without_torch(line, tmp_path):
+    (tmp_path/'file').touch()
+    code = f'import os, sys; os.chdir({str(tmp_path)!r}); from compresscal.cli import main; print(main({line.split()!r}), "torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], env=outside_tests(root), capture_output=True, text=True).stdout.split()==['2', 'False']
+
+def test_a_path_may_hold_an_equals_sign(capsys, tmp_path, tiny_checkpoint, monkeypatch):
+    "It is no mixture, no setting and no TOML where it is there"
+    from compresscal.notebooks import write_notebook
+    monkeypatch.chdir(tmp_path)
+    name = 'lr=0.1+decay=0.5'
+    Path(name).mkdir()
+    (Path(name)/'a=b.txt').write_text('One thing after another. '*900)
+    size = ['--model', tiny_checkpoint, '--sequences', 2, '--length', 32, '--rule', 'pack']
+    for i,source in enumerate((name, f'{name}/a=b.txt')): assert sample(source, *size, '--out', f'out{i}')==0
+    Path('n=1').mkdir()
+    Path('n=1/study.toml').write_text('n_sets = 2\n')
+    assert main(['study', 'n=1/study.toml', '--save', 'n=1/again.toml'])==0 and 'n_sets = 2' in Path('n=1/again.toml').read_text()
+    write_notebook('n=1/study.ipynb', 'n=1/again.toml')
+    assert 'n_sets' in Path('n=1/study.ipynb').read_text()
+
+def refusing(error):
+    def work(*args, **kwargs): raise error
+    return work
+
+@pytest.mark.parametrize('line, error, code', [('sample docs', None, 0), ('sample docs', OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1), ('sample docs', MemoryError(), 1), ('sample docs', ModuleNotFoundError('x', name='x'), 1),
+    ('sample docs', PermissionError(errno.EACCES, 'closed'), 1), ('sample docs', ZeroDivisionError(), 1), ('sample docs', TypeError('of Python'), 1), ('sample dogs', None, 2), ('study no.toml', None, 2),
+    ('hallucination no.jsonl no2.jsonl', None, 2), ('sample', None, 2), ('nothing', None, 2), ('', None, 2), ('sample docs', FileNotFoundError(errno.ENOENT, 'gone', 'x'), 2),
+    ('sample docs', type('CheckFailed', (Exception,), {})('no'), 3), ('sample docs', KeyboardInterrupt(), 130),
+    ('evaluate no/such-model', None, 1), ('compress no/such-model rtn:4 --out o', None, 1), ('vocabulary report no/such-model docs', None, 1), ('sample no/such-set', None, 1), ('evaluate embedded --evaluate no/such-set', None, 1)])
+def test_exit_codes(line, error, code, capsys, tmp_path, monkeypatch):
+    "As the help says; a Hub that cannot be reached has one code, whatever it was asked for"
+    from compresscal import drawing
+    monkeypatch.chdir(tmp_path)
+    if line=='sample docs': monkeypatch.setattr(drawing, 'draw_sets', refusing(error) if error else lambda **kwargs: cli.Answer('done', {}))
+    assert main(line.split())==code and code in EXIT_CODES
+    if line and 'sample docs' not in line:
+        capsys.readouterr()
+        assert main([*line.split(), '--json'])==code and json.loads(capsys.readouterr().out)['code']==code
+
+def test_a_failed_check_has_a_code(capsys, tmp_path, tiny_checkpoint, monkeypatch):
+    from compresscal import results
+    monkeypatch.setattr(results.Results, 'failed_checks', lambda self: [type(self.checks()[0])('noise', False, 'too loud')])
+    said = document(capsys, *study('--model', tiny_checkpoint, '--methods', 'magnitude:0.5', '--sources', 'random', '--sets', 1, '--replicates', 0, '--out', tmp_path/'s'), code=3)
+    assert said['failed_checks']==[dict(name='noise', sentence='too loud')]

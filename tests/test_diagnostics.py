@@ -65,7 +65,7 @@ def test_every_kind_of_set(tiny_tokenizer, tiny_model):
     every = dict(one=one, two=two, packed=packed, short=short, noise=noise, own=own, mixed=mixed, chosen=chosen, tokens=given([[5,6,7]]), rows=packed[[2,0]])
     for k,o in every.items():
         found = describe_set(o, tiny_tokenizer, profile(tiny_model, o))
-        assert found.values['sequences']==len(o) and set(found.values)<=set(MEASURES) and repr(found) and found._repr_markdown_().startswith('| | ')
+        assert found.values['sequences']==len(o) and set(found.values)<=set(MEASURES) and repr(found) and found._repr_markdown_().startswith('|  | ')
         assert found.to_pandas()['distinct tokens']==len(found.counts) and math.isfinite(found.values['entropy'])
         assert ('own' in found.values)==bool(written_by_model(o).any()) and ('perplexity' in found.values)==bool((~written_by_model(o)).any())
     value = lambda k: describe_set(every[k], tiny_tokenizer).values
