@@ -6,11 +6,13 @@ Docs: https://compresscal.github.io/compresscal/corpora.html.md"""
 
 # %% auto #0
 __all__ = ['hub_texts', 'installed_sources', 'Reading', 'Corpus', 'row_text', 'cut_text', 'read_file', 'file_fingerprint',
-           'file_corpus', 'HubText', 'join_articles', 'hub_corpus', 'installed_corpus', 'open_corpus']
+           'file_corpus', 'found_path', 'HubText', 'join_articles', 'hub_corpus', 'installed_corpus', 'open_corpus',
+           'dataset_revision', 'source_identity']
 
 # %% ../nbs/02_corpora.ipynb #a71801e9
-import csv, difflib, glob, hashlib, json, random, re
+import csv, difflib, glob, hashlib, json, os, random, re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,6 +65,11 @@ class Corpus:
     )->Reading: # Iterates over documents
         "Documents in the order that `seed` decides"
         return Reading(self.shards, seed, **kwargs)
+
+    def identity(self)->dict: # Ready for JSON
+        "What decides the text, and nothing of where it lies"
+        known = {k: v for k,v in self.manifest.items() if k not in ('path', 'absolute', 'license', 'name') or self.manifest.get('kind')!='files' and k!='license'}
+        return known|(dict(files=list(known['files'].values())) if 'files' in known else {})
 
 # %% ../nbs/02_corpora.ipynb #0a6098e5
 _text_columns = ('text', 'content', 'article', 'document')
@@ -161,8 +168,26 @@ def file_corpus(
         if not o.is_file(): raise ValueError(f"{o}: no such file")
         if o.suffix.lower() not in _readers: raise ValueError(f"{o}: the kind of file must be one of {' '.join(_readers)}, got {o.suffix!r}")
         if not o.stat().st_size: raise ValueError(f"{o}: is empty")
-    manifest = dict(kind='files', path=str(path), column=column, files={str(o): file_fingerprint(o) for o in files})
+    manifest = dict(kind='files', path=str(path), absolute=os.path.abspath(path), column=column, files={str(o): file_fingerprint(o) for o in files})
     return Corpus(path.stem.replace('*', '') or path.parent.name, manifest, {str(o): partial(read_file, o, column) for o in files})
+
+# %% ../nbs/02_corpora.ipynb #678b06b0
+def found_path(
+    source:dict, # Manifest of a corpus of files
+)->str:          # Where its files are now, as far as can be told; else as it was written
+    "The address of local files that a manifest names"
+    given,absolute = source['path'],source.get('absolute')
+    for path in (given, absolute): # the same files, or at least files
+        if path and _same_files(path, source['files']): return path
+    return absolute if absolute and _any_file(absolute) and not _any_file(given) else given
+
+def _any_file(path): return Path(path).exists() or bool(glob.glob(str(path), recursive=True))
+
+def _same_files(path, files):
+    "Does an address mean files of these contents?"
+    try: found = file_corpus(path).manifest['files']
+    except (ValueError, OSError): return False
+    return list(found.values())==list(files.values())
 
 # %% ../nbs/02_corpora.ipynb #84b3bcd2
 @dataclass(frozen=True)
@@ -272,3 +297,39 @@ def _texts_corpus(source, column):
         fingerprint = hashlib.blake2b('\0'.join(row_text(o, column, f'row {i}') for i,o in enumerate(source)).encode(), digest_size=16).hexdigest()
     def read(): return (Document(text, f'row:{i}') for i,o in enumerate(source) if (text:=row_text(o, column, f'row {i}')).strip())
     return Corpus('texts', dict(kind='texts', fingerprint=fingerprint), {'texts': read})
+
+# %% ../nbs/02_corpora.ipynb #f0385342
+def dataset_revision(
+    path:str,               # Repository of a set on the Hub, or a local folder
+    revision:str|None=None, # Commit, tag or branch; None is the current commit
+)->str|None:                # Its commit; None for a local folder, or where nobody can tell
+    "The commit that a set on the Hub stands at"
+    if Path(path).is_dir(): return None
+    from huggingface_hub import HfApi, snapshot_download
+    with suppress(Exception): return HfApi().dataset_info(path, revision=revision).sha
+    with suppress(Exception): return Path(snapshot_download(path, repo_type='dataset', revision=revision, local_files_only=True)).name
+    return revision
+
+def _hub_identity(name, column, revision):
+    text = hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
+    files = file_corpus(text.path).identity() if Path(text.path).is_dir() else None
+    where = dict(path=None if files else text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column)
+    return dict(kind='hub', files=files, revision=dataset_revision(text.path, revision), **where)
+
+def _names_hub(source):
+    "Is this the name of a set on the Hub, as `open_corpus` reads names?"
+    if not isinstance(source, str) or source in installed_sources: return False
+    if source in hub_texts: return True
+    local = Path(source).expanduser().exists() or Path(source).suffix.lower() in _readers or any(o in source for o in '*?[')
+    return not local and bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', source))
+
+def source_identity(
+    source,                  # As `open_corpus` takes it
+    *,
+    split:str='calibration', # Part of an installed source
+    column:str|None=None,    # Column that holds the text, in tables
+    revision:str|None=None,  # Commit of a set on the Hub
+)->dict:                     # Ready for JSON; equal for equal text, wherever it lies
+    "What decides the text of a source"
+    if _names_hub(source): return _hub_identity(source, column, revision)
+    return open_corpus(source, split=split, column=column, revision=revision).identity()
