@@ -24,7 +24,7 @@ from .plots import Picture,Strip,plot_strips
 from .reports import output_energy
 from .sets import CalibrationSet
 from .streaming import HiddenStore
-from .tables import escape_markdown,markdown_table
+from .tables import escape_markdown,markdown_table,one_line
 
 # %% ../nbs/14_damage.ipynb #d163e5e5
 def layer_damage(
@@ -149,13 +149,10 @@ class DamageRanking:
     def best(self)->str: "Name of the candidate with the least predicted damage"; return next(iter(self.scores))
     @property
     def floor_score(self)->float: "Predicted damage if the reference itself were calibrated on"; return float(pd.DataFrame(self.floor).groupby('part').damage.mean().sum())
-    def __repr__(self): return f"{_title(self)}\n{_shown(self).to_string()}"
-    def table_rows(self)->list[list[str]]:
-        "Rows of the table that is shown, the head first"
-        shown = _shown(self).reset_index()
-        return [list(shown), *([str(o) for o in row] for row in shown.values.tolist())]
+    def __repr__(self): return f"{one_line(_title(self))}\n{_shown(self).rename(index=one_line).to_string()}"
     def _repr_markdown_(self):
-        return f"**{escape_markdown(_title(self))}**\n\n{markdown_table(self.table_rows())}"
+        shown = _shown(self).reset_index()
+        return f"**{escape_markdown(_title(self))}**\n\n{markdown_table([list(shown), *shown.values.tolist()])}"
 
 # %% ../nbs/14_damage.ipynb #1e30ed3b
 def _mean_over_layers(rows, by)->pd.DataFrame:

@@ -20,6 +20,8 @@ from .plots import Line,Picture,plot_line_panels
 from .readings import Profile,outlier_channels
 from .sets import CalibrationSet
 from .synthesis import ordinary_ids
+from .tables import escape_markdown,markdown_table,one_line
+from .seeds import check_seed
 
 # %% ../nbs/13_distances.ipynb #2c777bf8
 def count_ngrams(
@@ -65,7 +67,7 @@ def text_distance(
         inside = np.zeros(counts.shape[0]); inside[rows] = 1
         p,q = inside@counts,(1-inside)@counts
         return jensenshannon(p, q, base=2)**2 if p.any() and q.any() else np.nan
-    g = np.random.default_rng(seed)
+    g = np.random.default_rng(check_seed(seed))
     dealt = [between(g.permutation(counts.shape[0])[:m]) for _ in range(permutations)]
     return float(between(np.arange(m))),float(np.nanmean(dealt)) if dealt else float('nan')
 
@@ -115,16 +117,22 @@ class SetDistance:
         said = {f'{n}-gram divergence{k}': float(v) for k,column in ((', bits','bits'), (' by chance','by chance')) for n,v in self.text[column].items()}
         return said | {TITLES[k]: float(self.layers[k].mean()) for k in TITLES if k in self.layers}
     def to_pandas(self)->pd.DataFrame: "One row for each input of a layer"; return self.layers.copy()
-    def __repr__(self): return f"SetDistance({self.name} from {self.reference}: {', '.join(f'{k} {v:.3f}' for k,v in self.summary.items())})"
+    def __repr__(self):
+        names = f"{one_line(self.name)} from {one_line(self.reference)}"
+        return f"SetDistance({names}: {', '.join(f'{k} {v:.3f}' for k,v in self.summary.items())})"
 
     def _repr_markdown_(self):
-        out = [f"**{self.name} from {self.reference}**", '', '| n-grams | bits | by chance |', '| ---: | ---: | ---: |']
-        out += [f"| {n} | {r['bits']:.4f} | {r['by chance']:.4f} |" for n,r in self.text.iterrows()]
-        if not len(self.layers): return '\n'.join(out)
+        title = f"**{escape_markdown(self.name)} from {escape_markdown(self.reference)}**"
+        words = [(n, f"{r['bits']:.4f}", f"{r['by chance']:.4f}") for n,r in self.text.iterrows()]
+        tables = [markdown_table([('n-grams', 'bits', 'by chance'), *words], 0)]
+        if len(self.layers): tables.append(markdown_table(self._by_kind()))
+        return '\n\n'.join([title, *tables])
+
+    def _by_kind(self):
+        "Mean distances of layers of one kind, as rows of a table"
         known = [k for k in TITLES if k in self.layers]
-        out += ['', f"| input of | count | {' | '.join(TITLES[k] for k in known)} |", '| --- |'+' ---: |'*(1+len(known))]
         kinds = self.layers.groupby(self.layers.layer.str.replace(r'\.\d+(?=\.|$)', '.*', regex=True), sort=False)
-        return '\n'.join(out+[f"| {kind} | {len(o)} | {' | '.join(f'{o[k].mean():.4f}' for k in known)} |" for kind,o in kinds])
+        return [('input of', 'count', *(TITLES[k] for k in known)), *((kind, len(o), *(f'{o[k].mean():.4f}' for k in known)) for kind,o in kinds)]
 
 TITLES = dict(norms='norm distance', hessian='Hessian distance', outliers='shared outlier channels') # Of the columns of `SetDistance.layers`
 

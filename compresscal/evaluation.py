@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['protocols', 'run_decoder', 'positions_at_once', 'apply_head', 'token_losses', 'cut_windows', 'Perplexity',
-           'text_rows', 'read_windows', 'window_batches', 'perplexity', 'rolling_windows', 'HarnessPerplexity',
-           'harness_word_perplexity']
+           'text_rows', 'text_identity', 'read_windows', 'window_batches', 'perplexity', 'rolling_windows',
+           'HarnessPerplexity', 'harness_word_perplexity']
 
 # %% ../nbs/11_evaluation.ipynb #49cefeb0
 import math,os,re
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 from .calibration import CalibrationSet
-from .corpora import Corpus,hub_texts,open_corpus,row_text
+from .corpora import Corpus,dataset_revision,file_fingerprint,hub_texts,open_corpus,row_text,source_identity
 from .models import context_length,evaluation_mode,replace_forward
+from .tables import markdown_table,plain_text
 
 # %% ../nbs/11_evaluation.ipynb #88bf25dd
 def run_decoder(
@@ -128,7 +129,7 @@ class Perplexity:
     def word_perplexity(self)->float|None: "Perplexity per word"; return math.exp(min(self.nats/self.words, 709.)) if self.words else None
     def __float__(self): return self.value
     def __repr__(self): return f"Perplexity({', '.join(f'{k} {v}' for k,v in _shown(self).items())})"
-    def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(o)} |" for o in (_shown(self), ['---:']*len(_shown(self)), _shown(self).values()))
+    def _repr_markdown_(self): return markdown_table([_shown(self), _shown(self).values()], 0)
     def to_pandas(self)->pd.DataFrame: # Columns `nats`, `tokens` and, where known, `bytes` and `words`
         "One row for each window"
         columns = dict(nats=self.window_nats, tokens=self.window_tokens, bytes=self.window_bytes, words=self.window_words)
@@ -139,7 +140,7 @@ def _shown(p:Perplexity)->dict:
     "What both views of a result show, as text"
     per_word = {} if not p.words else {'per word':f'{p.word_perplexity:.4f}' if p.word_perplexity<1e6 else f'{p.word_perplexity:.4g}'}
     return {'perplexity':f'{p.value:.4f}', **({'bits per byte':f'{p.bits_per_byte:.4f}'} if p.bytes else {}), **per_word, 'tokens':f'{p.tokens:,}',
-            'windows':f'{len(p.window_nats):,}', 'length':f'{p.length:,}', **({'protocol':p.protocol} if p.protocol else
+            'windows':f'{len(p.window_nats):,}', 'length':f'{p.length:,}', **({'protocol':plain_text(p.protocol)} if p.protocol else
             {'stride':f'{p.stride:,}' if p.stride else 'none', 'BOS':'added' if p.bos else 'as given'})}
 
 # %% ../nbs/11_evaluation.ipynb #6c59a7cb
@@ -195,23 +196,57 @@ def _windows(texts, length, stride, bos):
             yield window,stop-begin,count and count(begin+skip, stop+skip)
 
 # %% ../nbs/11_evaluation.ipynb #663030e2
+def _article_rows(name, split):
+    "The rows of WikiText or the like, as the Hub gives them"
+    from datasets import load_dataset
+    text = hub_texts[name]
+    try: return load_dataset(text.path, text.config, split=split)[text.column]
+    except Exception as e:
+        raise ValueError(f"`source` {name!r}: {text.path!r} could not be opened on the Hub ({type(e).__name__}); give its text as a file instead") from e
+
+def _lines(path):
+    with path.open(encoding='utf-8', newline='\n') as lines:
+        for o in lines: yield o if o.strip() else ''
+
+def _rows_of(source, split):
+    "The rows of a text, one by one; nothing is read before it is asked for"
+    if isinstance(source, str) and source in hub_texts and hub_texts[source].articles: return iter(_article_rows(source, split))
+    if isinstance(source, (str,Path)) and (path:=Path(source).expanduser()).is_file() and path.suffix in ('.txt','.raw','.tokens'): return _lines(path)
+    if isinstance(source, (str,Path,Corpus)): return (o.text for o in open_corpus(source, split=split).read())
+    return (row_text(getattr(o, 'text', o), None, f'row {i}') for i,o in enumerate(source))
+
 def text_rows(
     source,          # Name, file, corpus, dataset or texts
     split:str='test' # Part of a source that has several
 )->list[str]:        # Texts in order; the lines of a plain text file, the rows of WikiText
     "The rows of a text as protocols join them"
-    if isinstance(source, str) and source in hub_texts and hub_texts[source].articles:
-        from datasets import load_dataset
-        text = hub_texts[source]
-        try: return list(load_dataset(text.path, text.config, split=split)[text.column])
-        except Exception as e:
-            raise ValueError(f"`source` {source!r}: {text.path!r} could not be opened on the Hub ({type(e).__name__}); give its text as a file instead") from e
-    if isinstance(source, (str,Path)) and (path:=Path(source).expanduser()).is_file() and path.suffix in ('.txt','.raw','.tokens'):
-        with path.open(encoding='utf-8', newline='\n') as lines: return [o if o.strip() else '' for o in lines]
-    if isinstance(source, (str,Path,Corpus)): return [o.text for o in open_corpus(source, split=split).read()]
-    return [row_text(getattr(o, 'text', o), None, f'row {i}') for i,o in enumerate(source)]
+    return list(_rows_of(source, split))
 
-def _stream(model, source, tokenizer, length, split):
+# %% ../nbs/11_evaluation.ipynb #c908c056
+def text_identity(
+    source,          # As `text_rows` takes it
+    split:str='test' # Part of a source that has several
+)->dict:             # Ready for JSON; nothing is downloaded
+    "What decides the text that a protocol reads"
+    if isinstance(source, str) and source in hub_texts and hub_texts[source].articles:
+        text = hub_texts[source]
+        return dict(kind='hub', path=text.path, config=text.config, split=split, revision=dataset_revision(text.path))
+    rows = dict(rows='lines') if isinstance(source, (str,Path)) and Path(source).suffix in ('.txt','.raw','.tokens') else {}
+    if rows: return dict(kind='files', files=[file_fingerprint(Path(source).expanduser())], **rows)
+    return source_identity(source, split=split)
+
+# %% ../nbs/11_evaluation.ipynb #b2fca604
+def _enough_rows(rows, tokenizer, tokens, progress):
+    "Rows in order, no more than `tokens` tokens take; `None`: all"
+    found,counted = [],0
+    for row in tqdm(rows, desc="reading", unit="row", disable=not progress or bool(os.environ.get('IN_TEST')), leave=False):
+        found.append(row)
+        if tokens is None: continue
+        counted += len(tokenizer(row, add_special_tokens=False, verbose=False)['input_ids'])
+        if counted>=tokens: break
+    return found
+
+def _stream(model, source, tokenizer, length, split, max_windows, progress):
     "GPTQ's protocol: all text as one, the length of a window, and no BOS"
     if isinstance(source, CalibrationSet) or isinstance(source, Tensor) and source.ndim>1:
         raise ValueError("`source` must be text, or one row of tokens, where `protocol` is 'gptq', got rows that are cut already")
@@ -219,7 +254,9 @@ def _stream(model, source, tokenizer, length, split):
     if isinstance(source, Tensor): return *_settle(model, source, tokenizer, length, False, split)[:2],None
     if tokenizer is None: raise ValueError("`tokenizer` must be given where `source` holds texts, got None")
     _settle(model, torch.zeros(1, 2).long(), tokenizer, length, False, split) # is that too long?
-    return _from_texts(["\n\n".join(text_rows(source, split))], tokenizer, special=True),length,None
+    tokens = None if max_windows is None else (max_windows+1)*length # a window more, so that no token of theirs is at the end
+    text = "\n\n".join(_enough_rows(_rows_of(source, split), tokenizer, tokens, progress))
+    return _from_texts([text], tokenizer, special=True),length,None
 
 # %% ../nbs/11_evaluation.ipynb #32f24892
 protocols = (None,'gptq')
@@ -235,13 +272,15 @@ def read_windows(
     max_windows:int=None,# Stop after this many
     split:str='test',    # Part of an installed source to read
     protocol:str=None,   # Whose rules to follow instead: `"gptq"`
+    progress:bool=False, # Show a progress bar while a text is read?
 )->tuple[list,int,int|None]: # Windows as `(ids, how many of the last are scored, (bytes, words) or None)`; the longest in tokens; the BOS id that heads them
     "Cut a source into windows that the model can read"
     if max_windows is not None and max_windows<1: raise ValueError(f"`max_windows` must be at least 1, got {max_windows}")
     if protocol not in protocols: raise ValueError(f"`protocol` must be 'gptq' or None, got {protocol!r}")
     for name,o in dict(stride=stride, bos=bos).items():
         if protocol and o is not None: raise ValueError(f"`{name}` must be None where `protocol` is {protocol!r}, which decides it, got {o!r}")
-    texts,length,head = _stream(model, source, tokenizer, length, split) if protocol else _settle(model, source, tokenizer, length, bos, split)
+    if protocol: texts,length,head = _stream(model, source, tokenizer, length, split, max_windows, progress)
+    else: texts,length,head = _settle(model, source, tokenizer, length, bos, split)
     found = (o for o in _windows(texts, length, stride, head) if not protocol or len(o[0])==length)
     windows = list(islice(found, max_windows))
     least = f"one full window of {length} tokens" if protocol else "two tokens in a window"
@@ -286,14 +325,15 @@ def perplexity(
     stride:int=None,     # Tokens of text between the starts of two windows; `None`: windows do not overlap
     bos:bool=None,       # Put a BOS at the head of every window? `None`: for texts if the tokenizer has one, for rows not
     batch_size:int=8,    # Windows in one forward pass
-    max_windows:int=None,# Stop after this many; `None`: read everything
+    max_windows:int=None,# Stop after this many, and read no more than they take; `None`: read everything
     split:str='test',    # Part of an installed source to read
     protocol:str=None,   # `"gptq"`: one stream of joined text, full windows only; `None`: as the settings above say
     progress:bool=True,  # Show a progress bar?
 )->Perplexity:           # Perplexity, bits per byte, and the sums of each window
     "How surprised `model` is by held-out text"
     if batch_size<1: raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
-    windows,length,head = read_windows(model, source, tokenizer, length=length, stride=stride, bos=bos, max_windows=max_windows, split=split, protocol=protocol)
+    how = dict(length=length, stride=stride, bos=bos, max_windows=max_windows, split=split, protocol=protocol)
+    windows,length,head = read_windows(model, source, tokenizer, **how, progress=progress)
     nats = _losses(model, windows, batch_size, progress)
     size,words = (None,None) if any(o is None for *_,o in windows) else zip(*(o for *_,o in windows))
     return Perplexity(tuple(nats), tuple(n for _,n,_ in windows), size, length, stride, head is not None, words, protocol)
@@ -329,7 +369,7 @@ class HarnessPerplexity:
     def _shown(self): return {"harness word perplexity": f'{self.word_perplexity:.6g}', "byte perplexity": f'{self.byte_perplexity:.4f}',
         "bits per byte": f'{self.bits_per_byte:.4f}', "documents": f'{len(self.document_nats):,}', "length": f'{self.length:,}'}
     def __repr__(self): return f"HarnessPerplexity({', '.join(f'{k} {v}' for k,v in self._shown().items())})"
-    def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(o)} |" for o in (self._shown(), ['---:']*len(self._shown()), self._shown().values()))
+    def _repr_markdown_(self): return markdown_table([self._shown(), self._shown().values()], 0)
     def to_pandas(self)->pd.DataFrame: # Columns `nats`, `words` and `bytes`
         "One row for each document"
         return pd.DataFrame(dict(nats=self.document_nats, words=self.document_words, bytes=self.document_bytes)).rename_axis('document')

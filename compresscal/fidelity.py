@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .calibration import CalibrationSet
 from .evaluation import apply_head,positions_at_once,read_windows,run_decoder,window_batches
 from .models import evaluation_mode
+from .tables import markdown_table
 
 # %% ../nbs/12_fidelity.ipynb #d0fcbc97
 def divergence(
@@ -53,7 +54,7 @@ class Fidelity:
     @property
     def flips(self)->float: "Share of tokens whose first choice turned"; return (sum(self.window_lost)+sum(self.window_gained))/self.tokens
     def __repr__(self): return f"Fidelity({', '.join(f'{k} {v}' for k,v in _shown(self).items())})"
-    def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(o)} |" for o in (_shown(self), ['---:']*len(_shown(self)), _shown(self).values()))
+    def _repr_markdown_(self): return markdown_table([_shown(self), _shown(self).values()], 0)
     def to_pandas(self)->pd.DataFrame: # Columns `kl`, `agree`, `lost`, `gained` and `tokens`
         "One row for each window"
         return pd.DataFrame({k: getattr(self, f'window_{k}') for k in ('kl','agree','lost','gained','tokens')}).rename_axis('window')

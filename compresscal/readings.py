@@ -18,6 +18,7 @@ from .calibration import CalibrationSet
 from .loading import is_offloaded
 from .methods import matches
 from .models import Capture,capture,decoder_blocks,evaluation_mode,replace_forward,watch_inputs
+from .tables import markdown_table,plain_text
 
 # %% ../nbs/12_readings.ipynb #785811c8
 class _Ended(Exception): "Ends a forward pass before the head; holds what the head would have read"
@@ -89,8 +90,8 @@ class Profile:
     def channels(self)->dict[str,Tensor]:
         "Root mean square of each input channel, by layer, `[in]`, fp64"
         return _shared(self.statistics, lambda s: (s.squares/max(s.tokens, 1)).sqrt())
-    def __repr__(self): return f"Profile({', '.join(f'{k} {v}' for k,v in _shown(self).items())})"
-    def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(o)} |" for o in (_shown(self), ['---:']*len(_shown(self)), _shown(self).values()))
+    def __repr__(self): return f"Profile({', '.join(f'{k} {plain_text(v)}' for k,v in _shown(self).items())})"
+    def _repr_markdown_(self): return markdown_table([_shown(self), _shown(self).values()], 0)
 
 # %% ../nbs/12_readings.ipynb #dcfac081
 def _shared(values, function):

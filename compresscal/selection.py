@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from .calibration import check_shares,require_positive,share_counts
 from .readings import outlier_channels
+from .seeds import small_seed,torch_generator
 from .sets import CalibrationSet
 
 # %% ../nbs/13_selection.ipynb #7255de07
@@ -45,7 +46,7 @@ def at_random(
 )->CalibrationSet:              # Sequences in the order drawn
     "Sequences drawn by chance, what every other selection has to beat"
     _check_size(calibration, n_sequences)
-    rows = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))[:n_sequences]
+    rows = torch.randperm(len(calibration), generator=torch_generator(seed))[:n_sequences]
     return select_rows(calibration, rows, 'at_random', dict(n_sequences=n_sequences, seed=seed))
 
 # %% ../nbs/13_selection.ipynb #28b1d18c
@@ -172,7 +173,7 @@ def proportional(
     counts = share_counts(wanted, n)
     for o,k in counts.items():
         if k>have[o]: raise ValueError(f"`n_sequences`={n} asks for {k} sequences with label {o!r}, of which there are {have[o]}")
-    g = torch.Generator().manual_seed(seed)
+    g = torch_generator(seed)
     order = torch.randperm(len(labels), generator=g).tolist()
     rows = sorted(i for o,k in counts.items() for i in [j for j in order if labels[j]==o][:k])
     settings = dict(shares=wanted, n_sequences=n, seed=seed)
@@ -229,7 +230,7 @@ def representative(
     x = _each_sequence(calibration, _from_profile(calibration, activations, 'pooled', 'activations'), 'activations', ['width']).numpy()
     if (n:=len(np.unique(x, axis=0)))<n_sequences: raise ValueError(f"`n_sequences` must be at most the {n} sequences that differ, got {n_sequences}")
     x = (x-x.mean(0))/np.where(x.std(0)>0, x.std(0), 1) if standardize else x
-    found = KMeans(n_sequences, n_init=10, random_state=seed).fit(x)
+    found = KMeans(n_sequences, n_init=10, random_state=small_seed(seed)).fit(x)
     away = np.linalg.norm(x-found.cluster_centers_[found.labels_], axis=1)
     members = sorted((np.flatnonzero(found.labels_==k) for k in range(n_sequences)), key=lambda o: (-len(o), o[0]))
     rows = [int(o[away[o].argmin()]) for o in members]

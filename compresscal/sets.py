@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 import torch
 from torch import Tensor
-from .files import give_usual_mode
+from .tables import escape_markdown, markdown_table, plain_text
 
 # %% ../nbs/02_sets.ipynb #2cd8b1d2
 def content_hash(
@@ -76,7 +76,7 @@ def _facts(self):
 def _repr(self): return f"CalibrationSet({', '.join(f'{k}={v!r}' for k,v in _facts(self).items())})"
 def _repr_markdown_(self):
     rows = ((k.replace('_', ' '), f'{v:,}' if isinstance(v, int) and k!='seed' else v) for k,v in _facts(self).items())
-    return '\n'.join(['| calibration set | |', '| --- | --- |', *(f'| {k} | {v} |' for k,v in rows)])
+    return markdown_table([('calibration set', ''), *rows], 2)
 
 CalibrationSet.__repr__,CalibrationSet._repr_markdown_ = _repr,_repr_markdown_
 
@@ -107,7 +107,6 @@ def _save(self, folder):
     aside.mkdir()
     try:
         save_file({k: v.contiguous() for k,v in dict(tokens=self.tokens, mask=self.mask).items() if v is not None}, aside/'tokens.safetensors')
-        give_usual_mode(aside)
         (aside/'manifest.json').write_text(record, encoding='utf-8')
         os.replace(aside, folder)
     finally: shutil.rmtree(aside, ignore_errors=True)
@@ -172,12 +171,12 @@ class TextCopy:
         return pd.DataFrame([asdict(self) | dict(path=self.path.name)])
 
     def __repr__(self):
-        return (f"{self.path.name}: {self.same:.1%} of {self.sequences:,} sequences come back, {self.in_place:.1%} in their windows; "
+        return (f"{plain_text(self.path.name)}: {self.same:.1%} of {self.sequences:,} sequences come back, {self.in_place:.1%} in their windows; "
             f"{self.read:,} tokens for {self.tokens:,}")
     def _repr_markdown_(self):
         rows = {'sequences': f'{self.sequences:,}', 'come back': f'{self.same:.1%}', 'in their windows': f'{self.in_place:.1%}',
             'tokens': f'{self.tokens:,}', 'tokens read': f'{self.read:,}'}
-        return '\n'.join([f'| {self.path.name} | |', '| --- | ---: |', *(f'| {k} | {v} |' for k,v in rows.items())])
+        return markdown_table([(self.path.name, ''), *rows.items()])
 
 # %% ../nbs/02_sets.ipynb #7d004754
 def _to_text(self,
@@ -212,6 +211,7 @@ def _setting_rows(settings, before=''):
         if k=='files' and isinstance(v, dict):
             yield name, '; '.join(f'{Path(p).name} ({h})' for p,h in list(v.items())[:8])+f'; {len(v)} in all'*(len(v)>8)
         elif k=='packages' and isinstance(v, dict): yield name, ', '.join(f'{p} {n}' for p,n in v.items())
+        elif k=='absolute': continue # in the call below
         elif isinstance(v, dict): yield from _setting_rows(v, name+': ')
         elif isinstance(v, (list, tuple)):
             long = len(v)>8 or any(isinstance(o, (list, tuple, dict)) for o in v)
@@ -219,10 +219,6 @@ def _setting_rows(settings, before=''):
         elif v is not None and v!='': yield name, f'{v:,}' if type(v) is int and 'seed' not in k else _without_folder(v)
 
 def _without_folder(value): return Path(value).name if isinstance(value, str) and (Path(value).is_absolute() or value[:1]=='~') else str(value)
-
-def _table(rows):
-    cell = lambda o: ' '.join(str(o).replace('|', r'\|').split())
-    return ['| | |', '| --- | --- |', *(f'| {cell(k)} | {cell(v)} |' for k,v in rows), '']
 
 # %% ../nbs/02_sets.ipynb #1de81847
 _kinds = dict(sampled="Windows of text drawn from a source.", random="Token ids drawn from the vocabulary. No text was read.", self="Text that a model wrote.",
@@ -234,21 +230,36 @@ _again = dict(random="`compresscal.synthesis` draws the same tokens again from t
     selected="Choose again with these settings from the set below; `manifest.json` lists the numbers of the rows.",
     mix="`compresscal.calibration.mix` takes the weights and the seed; the parts are below.", tokens="Only from the saved tokens.")
 
-def _call(manifest):
+def _fenced(kind, text):
+    "Text in a fence that it cannot close"
+    fence = '`'*max(3, 1+max(map(len, re.findall('`+', text)), default=0))
+    return [fence+kind, text, fence, '']
+
+def _address(source, folders):
+    "How a call names a source, and a line that says more of it; None for texts in memory"
+    if source['kind'] in ('installed', 'hub'): return source['name'],None
+    if 'path' not in source: return None,'# texts: those that were passed in memory'
+    given,absolute = source['path'],source.get('absolute')
+    if not folders: return (Path(given).name if Path(given).is_absolute() or given[:1]=='~' else given),None
+    if absolute in (None, given): return given,None
+    return absolute,f'# called {given!r} where it was made; this address holds from any folder of that machine'
+
+def _call(manifest, folders):
     "The call that draws a sampled set again"
     s,sampling = manifest['source'],dict(manifest['sampling'])
     sampling['bos'] = sampling.get('bos') is not None
-    name = s['name'] if s['kind'] in ('installed', 'hub') else Path(s['path']).name if 'path' in s else None
+    name,note = _address(s, folders)
     more = {k: s[k] for k in ('split', 'column', 'revision') if s.get(k) and not (k=='split' and s['kind']=='hub')}
     given = ', '.join(f'{k}={v!r}' for k,v in (sampling|more).items())
-    return ['```python', *['# texts: those that were passed in memory']*(name is None), 'from compresscal import sample_sets',
-        f"calibration = sample_sets({'texts' if name is None else repr(name)}, tokenizer, {given})[{manifest.get('set', 0)}]", '```', '']
+    call = f"calibration = sample_sets({'texts' if name is None else repr(name)}, tokenizer, {given})[{manifest.get('set', 0)}]"
+    return _fenced('python', '\n'.join([*[note]*(note is not None), 'from compresscal import sample_sets', call]))
 
 # %% ../nbs/02_sets.ipynb #bfe4ecb8
 def _license(source):
     "Licences as far as they are known: recorded, or those of the installed packages the text is from"
+    if not isinstance(source, dict): return 'not recorded; ask whoever made the set'
     if source.get('license'): return source['license']
-    if not (packages:=source.get('packages')): return 'not recorded; ask the publisher of the source'
+    if not isinstance(packages:=source.get('packages'), dict) or not packages: return 'not recorded; ask the publisher of the source'
     known = {o: _package_license(o, version) for o,version in packages.items()}
     return '; '.join(f'{o}: {", ".join(p for p in known if known[p]==o)}' for o in sorted(set(known.values())))
 
@@ -267,41 +278,50 @@ def _take_manifests(value, key, found):
     if isinstance(value, dict): return {k: _take_manifests(v, k, found) for k,v in value.items()}
     return [o for v in value if (o:=_take_manifests(v, key, found)) is not None] if isinstance(value, list) else value
 
-def _sections(manifest, title, depth):
+def _document_ids(manifest):
+    "Names of the documents of a set, if its manifest lists them by row, each once"
+    rows = manifest.get('documents')
+    parts = [p for o in rows for p in o] if isinstance(rows, list) and all(isinstance(o, (list, tuple)) for o in rows) else []
+    return list(dict.fromkeys(str(p[0]) for p in parts if isinstance(p, (list, tuple)) and p))
+
+def _sections(manifest, title, depth, folders):
     "What a manifest says, and what the manifests in it say"
-    kind,nested = manifest.get('kind', 'tokens'),[]
-    rows = list(_setting_rows({k: _take_manifests(v, k, nested) for k,v in manifest.items() if k not in ('kind', 'documents')}))
+    kind,nested,ids = str(manifest.get('kind', 'tokens')),[],_document_ids(manifest)
+    rows = list(_setting_rows({k: _take_manifests(v, k, nested) for k,v in manifest.items() if k!='kind' and not (k=='documents' and ids)}))
     if 'source' in manifest: rows.append(('licence', _license(manifest['source'])))
-    if ids:=list(dict.fromkeys(str(p[0]) for o in manifest.get('documents') or [] for p in o)):
-        rows.append(('documents', f"{len(ids):,}: "+', '.join(ids[:5])+', ...'*(len(ids)>5)))
-    lines = ['#'*depth+f' {title}', '', _kinds.get(kind, f'Made by: {kind}.'), '', *_table(rows)]
-    try: lines += _call(manifest) if kind=='sampled' else [_again.get(kind, 'With these settings.'), '']
-    except (KeyError, TypeError): lines += ['The manifest does not hold enough to draw it again.', '']
-    for i,(k,o) in enumerate(nested, 1): lines += _sections(o, f"{'Part '+str(i) if len(nested)>1 else 'Taken from'}: {o.get('name', k)}", min(depth+1, 6))
+    if ids: rows.append(('documents', f"{len(ids):,}: "+', '.join(ids[:5])+', ...'*(len(ids)>5)))
+    said = _kinds.get(kind, f'Made by: {escape_markdown(kind)}.')
+    lines = ['#'*depth+f' {escape_markdown(title)}', '', said, '', markdown_table([('', ''), *rows], 2), '']
+    try: lines += _call(manifest, folders) if kind=='sampled' else [_again.get(kind, 'With these settings.'), '']
+    except (AttributeError, KeyError, TypeError): lines += ['The manifest does not hold enough to draw it again.', '']
+    for i,(k,o) in enumerate(nested, 1):
+        title = f"{'Part '+str(i) if len(nested)>1 else 'Taken from'}: {o.get('name', k)}"
+        lines += _sections(o, title, min(depth+1, 6), folders)
     return lines
 
 # %% ../nbs/02_sets.ipynb #96296f7e
 def _datasheet(self,
     tokenizer=None,  # Tokenizer of the model, to show samples as text; None shows ids
     samples:int=3,   # Sequences to show
-    characters:int=400 # Length of a shown sample
+    characters:int=400, # Length of a shown sample
+    *,
+    folders:bool=True, # Name the folders of this machine in the call that makes it again? False on a page for others
 )->str:
     "A Markdown page about the set, to be published with what was calibrated on it"
     real = self.tokens.numel() if self.mask is None else int(self.mask.sum())
     padding = '' if self.mask is None else f' and {self.tokens.numel()-real:,} of padding, which no statistic sees'
-    rows = [('content hash', f'`{self.hash}`'), ('sequences', f'{len(self):,}'), ('length', f'{self.length:,} tokens'), ('tokens', f'{real:,}{padding}'),
+    rows = [('content hash', self.hash), ('sequences', f'{len(self):,}'), ('length', f'{self.length:,} tokens'), ('tokens', f'{real:,}{padding}'),
         ('distinct tokens', f'{len((self.tokens if self.mask is None else self.tokens[self.mask]).unique()):,}')]
     if tokenizer is not None and tokenizer.bos_token_id is not None:
         rows.append(('beginning-of-text token', f'heads {int((self.tokens[:,0]==tokenizer.bos_token_id).sum()):,} of {len(self):,} sequences'))
-    lines = [f'# Calibration set: {self.name}', '', *_table(rows), 'Two sets with the same content hash hold the same tokens.', '',
-        *_sections(self.manifest, 'Where it comes from', 2), '## What is not known', '', 'Nobody has looked through the text for personal data, '
+    lines = [f'# Calibration set: {escape_markdown(self.name)}', '', markdown_table([('', ''), *rows], 2), '', 'Two sets with the same content hash hold the same tokens.', '',
+        *_sections(self.manifest, 'Where it comes from', 2, folders), '## What is not known', '', 'Nobody has looked through the text for personal data, '
         'for offensive passages, or for text that also stands in an evaluation, unless it is said above.', '', '## Samples', '']
     shown = min(samples, len(self))
     for i in (j*(len(self)-1)//max(shown-1, 1) for j in range(shown)): # from the first to the last
         ids = (self.tokens[i] if self.mask is None else self.tokens[i][self.mask[i]]).tolist()
         text = ' '.join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
-        fence = '`'*max(3, 1+max(map(len, re.findall('`+', text)), default=0))
-        lines += [f'Sequence {i}:', '', fence+'text', text[:characters]+' ...'*(len(text)>characters), fence, '']
+        lines += [f'Sequence {i}:', '', *_fenced('text', plain_text(text[:characters])+' ...'*(len(text)>characters))]
     return '\n'.join(lines)
 
 CalibrationSet.datasheet = _datasheet

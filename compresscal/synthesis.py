@@ -6,17 +6,18 @@ Docs: https://compresscal.github.io/compresscal/synthesis.html.md"""
 
 # %% auto #0
 __all__ = ['STARTS', 'PRESETS', 'ordinary_ids', 'random_vocabulary', 'Recipe', 'find_recipe', 'opening_ids', 'end_ids',
-           'chat_script', 'window_prefixes', 'forbidden_ids', 'recipe_name', 'self_calibration_sets', 'self_calibrate',
-           'write_again']
+           'chat_script', 'window_prefixes', 'forbidden_ids', 'recipe_script', 'recipe_name', 'self_calibration_sets',
+           'self_calibrate', 'write_again']
 
 # %% ../nbs/04_synthesis.ipynb #8b3cfac9
-import math
+import hashlib, math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 import torch, transformers
-from .calibration import CalibrationSet, require_positive, sample_sets, tokenizer_fingerprint, window_frame
-from .chat import chat_frame
-from .generation import Sampling, Script, generate
+from .calibration import Apart, CalibrationSet, require_positive, sample_apart, special_tokens, template_fingerprint, tokenizer_fingerprint, window_frame
+from .generation import STREAMS, Sampling, Script, generate, sequence_uniforms
 from .models import context_length, fingerprint
+from .seeds import check_seed, torch_generator
 
 # %% ../nbs/04_synthesis.ipynb #dc8a056d
 def ordinary_ids(
@@ -27,6 +28,25 @@ def ordinary_ids(
     return torch.tensor(sorted(set(tokenizer.get_vocab().values())-special))
 
 # %% ../nbs/04_synthesis.ipynb #6eddd667
+def _frequencies(given, ids):
+    "How often each of `ids` occurs in a set, padding left out"
+    tokens = given.tokens if given.mask is None else given.tokens[given.mask]
+    counts = tokens.flatten().bincount(minlength=int(ids.max())+1).double()[ids]
+    if not counts.sum(): raise ValueError(f"`frequencies` must hold ordinary tokens of this tokenizer, got none in {given.name!r}")
+    return counts
+
+def _tables(frequencies, n_sets):
+    "The set that each set's frequencies come from; None where all tokens are alike"
+    if frequencies is None or isinstance(frequencies, CalibrationSet): return [frequencies]*n_sets
+    if len(frequencies)!=n_sets: raise ValueError(f"`frequencies` must be one set, or one for each of {n_sets}, got {len(frequencies)}")
+    return list(frequencies)
+
+def _draw(ids, sums, key, n):
+    "Token ids of one sequence; `sums` are cumulated weights"
+    at = torch.searchsorted(sums, sequence_uniforms(key, n)*sums[-1], right=True)
+    return ids[at.clamp(max=len(ids)-1)]
+
+# %% ../nbs/04_synthesis.ipynb #5f6b6512
 def random_vocabulary(
     tokenizer,           # Tokenizer of the model
     n_sets:int=10,       # Sets to draw
@@ -35,30 +55,24 @@ def random_vocabulary(
     seed:int=0,          # Decides everything that is drawn
     *,
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
-    special_tokens:bool=False,           # Draw special tokens too
-    frequencies:CalibrationSet|None=None, # Draw tokens as often as they occur in this set; None draws all alike
+    special_tokens:bool=False, # Draw special tokens too
+    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # Draw tokens as often as here, in one set or in one for each; None: all alike
 )->list[CalibrationSet]:
     "Sets of tokens drawn from the vocabulary, each on its own"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
-    (before,_),ids = window_frame(tokenizer, bos),torch.tensor(sorted(tokenizer.get_vocab().values())) if special_tokens else ordinary_ids(tokenizer)
+    (before,_),seed = window_frame(tokenizer, bos),check_seed(seed)
+    ids = torch.tensor(sorted(tokenizer.get_vocab().values())) if special_tokens else ordinary_ids(tokenizer)
     if length<=len(before): raise ValueError(f"`length` must exceed the {len(before)} tokens before the text, got {length}")
-    weights = None if frequencies is None else _frequencies(frequencies, ids)
-    def draw(i, j):
-        g,n = torch.Generator().manual_seed((seed*1_000_003+i)*1_000_003+j),length-len(before)
-        at = torch.randint(len(ids), (n,), generator=g) if weights is None else torch.multinomial(weights, n, True, generator=g)
-        return torch.cat([torch.tensor(before, dtype=torch.int64), ids[at]])
-    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=before[0] if before else None, vocabulary=len(ids),
-        special_tokens=special_tokens, frequencies=frequencies and dict(hash=frequencies.hash, manifest=frequencies.manifest))
-    name = 'random' if frequencies is None else f'random as {frequencies.name}'
-    return [CalibrationSet(torch.stack([draw(i, j) for j in range(n_sequences)]),
-        dict(kind='random', name=name, sampling=sampling, tokenizer=tokenizer_fingerprint(tokenizer), set=i)) for i in range(n_sets)]
-
-def _frequencies(given, ids):
-    "How often each of `ids` occurs in a set, padding left out"
-    tokens = given.tokens if given.mask is None else given.tokens[given.mask]
-    counts = tokens.flatten().bincount(minlength=int(ids.max())+1).double()[ids]
-    if not counts.sum(): raise ValueError(f"`frequencies` must hold ordinary tokens of this tokenizer, got none in {given.name!r}")
-    return counts
+    head,made = torch.tensor(before, dtype=torch.int64),[]
+    common = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=before[0] if before else None, vocabulary=len(ids),
+        special_tokens=special_tokens, streams=STREAMS, one_table=isinstance(frequencies, CalibrationSet) and n_sets>1)
+    for i,like in enumerate(_tables(frequencies, n_sets)):
+        sums = (torch.ones(len(ids)).double() if like is None else _frequencies(like, ids)).cumsum(0)
+        rows = [torch.cat([head, _draw(ids, sums, ('random', seed, i, j), length-len(head))]) for j in range(n_sequences)]
+        sampling = common|dict(frequencies=like and dict(hash=like.hash, manifest=like.manifest))
+        name = 'random' if like is None else f'random as {like.name}'
+        made.append(CalibrationSet(torch.stack(rows), dict(kind='random', name=name, sampling=sampling, tokenizer=tokenizer_fingerprint(tokenizer), set=i)))
+    return made
 
 # %% ../nbs/04_synthesis.ipynb #324185cb
 STARTS = dict(bos='the token that opens a text', text='the first tokens of real text', vocabulary='one token of the vocabulary',
@@ -138,6 +152,8 @@ def end_ids(
     return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *configured) if i is not None))
 
 # %% ../nbs/04_synthesis.ipynb #b1eb73e2
+_mark = 'compresscal turn mark'
+
 def chat_script(
     model,           # Causal language model
     tokenizer,       # Its tokenizer, with a chat template
@@ -145,14 +161,14 @@ def chat_script(
 )->Script:           # What stands before and between the model's words
     "The frame that a chat template puts around turns"
     if not getattr(tokenizer, 'chat_template', None): raise ValueError("`start` must not be 'reply' or 'dialogue' for a tokenizer without a chat template")
-    framed = chat_frame(tokenizer, add_generation_prompt=True)
-    before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in framed)
+    text = tokenizer.apply_chat_template([dict(role='user', content=_mark)], tokenize=False, add_generation_prompt=True)
+    before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in text.split(_mark))
     ends = end_ids(model, tokenizer)
     if not dialogue: return Script((before+after,), ends)
     special = {*tokenizer.all_special_ids, *(i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special)}
     if not after or after[0] not in special:
         raise ValueError("`start` must not be 'dialogue' for a chat template that closes the user's turn by ordinary text: "
-            f"{framed[1][:40]!r}; take 'reply'")
+            f"{text.split(_mark)[1][:40]!r}; take 'reply'")
     return Script((before, after[1:]), tuple(dict.fromkeys((*ends, after[0])))) # the model closes the turn itself
 
 # %% ../nbs/04_synthesis.ipynb #00894164
@@ -161,16 +177,18 @@ def window_prefixes(
     tokenizer,       # Tokenizer of the model
     n:int,           # Number of windows
     seed:int,        # Decides everything that is drawn
+    apart:Apart|None=None, # Beside which sets of real text; None: beside as many windows of the longest prefix
 )->tuple[list[list[int]]|None, dict]: # Tokens that a window begins with, or None where all begin alike; what the manifest says of them
     "The tokens that stand at the head of each window"
-    g,opening = torch.Generator().manual_seed(seed),list(opening_ids(tokenizer, recipe.prompt))
+    g,opening = torch_generator(seed),list(opening_ids(tokenizer, recipe.prompt))
     if recipe.start=='vocabulary':
         ids = ordinary_ids(tokenizer)
         ids = ids[torch.randperm(len(ids), generator=g)].tolist()
         return [opening+[ids[i%len(ids)]] for i in range(n)],{}
     if recipe.start!='text': return None,{}
     low,high = recipe.prefix
-    text, = sample_sets(recipe.text, tokenizer, 1, n, high, seed, bos=False)
+    apart = apart or Apart('prefix', 1, n, high, seed)
+    text, = sample_apart(recipe.text, tokenizer, 1, n, high, apart, bos=False)
     sizes = torch.randint(low, high+1, (n,), generator=g).tolist()
     return [opening+row[:size] for row,size in zip(text.tokens.tolist(), sizes)],dict(text=dict(hash=text.hash, manifest=text.manifest))
 
@@ -189,14 +207,22 @@ def forbidden_ids(
     return (~allowed[:model.get_output_embeddings().weight.shape[0]]).nonzero()[:,0]
 
 # %% ../nbs/04_synthesis.ipynb #b1c72eed
-def _window_heads(recipe, model, tokenizer, bos, n, length, seed):
+def recipe_script(
+    recipe:Recipe, # How the model is to write
+    model,         # Causal language model
+    tokenizer,     # Its tokenizer
+)->Script:
+    "What stands before and between what a recipe lets a model write"
+    if recipe.start in ('reply', 'dialogue'): return chat_script(model, tokenizer, recipe.start=='dialogue')
+    return Script((opening_ids(tokenizer, recipe.prompt),), end_ids(model, tokenizer))
+
+def _window_heads(recipe, model, tokenizer, bos, n, length, seed, apart):
     "Script, first tokens of each window, whether the first is only lent, what the manifest says"
     before,_ = window_frame(tokenizer, bos)
-    if recipe.start in ('reply', 'dialogue'): script = chat_script(model, tokenizer, recipe.start=='dialogue')
-    else: script = Script((opening_ids(tokenizer, recipe.prompt),), end_ids(model, tokenizer))
+    script = recipe_script(recipe, model, tokenizer)
     if recipe.start=='text' and recipe.prefix[1]>=length-1:
         raise ValueError(f"`prefix` must leave room to write: at most {length-2} tokens of real text in windows of `length`={length}, got {recipe.prefix[1]}")
-    heads,about = window_prefixes(recipe, tokenizer, n, seed)
+    heads,about = window_prefixes(recipe, tokenizer, n, seed, apart)
     heads = heads or [list(script.segments[0])]*n
     if before: heads = [o if o[0]==before[0] else before+o for o in heads]
     lent = not before and heads[0][0] in (tokenizer.bos_token_id, tokenizer.eos_token_id) and recipe.start not in ('reply', 'dialogue')
@@ -206,18 +232,35 @@ def _keep(perplexity, n):
     "Rows of the `n` windows that surprised the model least, in their order"
     return perplexity.sort(stable=True).indices[:n].sort().values
 
-def _write_sets(model, tokenizer, which, n_sets, n_sequences, length, seed, batch_size, recipe, bos, folder, progress):
+# %% ../nbs/04_synthesis.ipynb #45bcd987
+def _write_sets(model, tokenizer, which, n_sets, n_sequences, length, seed, batch_size, recipe, bos, folder, progress, apart):
     "The sets numbered `which` of those that the settings describe"
-    script,heads,lent,about = _window_heads(recipe, model, tokenizer, bos, n_sets*(each:=math.ceil(n_sequences*100/recipe.keep_below)), length, seed)
-    windows = [(i, j) for i in which for j in range(each)]
-    written = generate(model, script, length+lent, [(seed, i, j) for i,j in windows], recipe.sampling(length), prefixes=[heads[i*each+j] for i,j in windows],
-        temperatures=[recipe.temperatures[j%len(recipe.temperatures)] for _,j in windows] if recipe.temperatures else None,
-        forbidden=forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens), batch_size=batch_size, folder=folder, progress=progress)
-    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=heads[0][0] if heads[0][0]==tokenizer.bos_token_id and not lent else None)
-    common = dict(kind='self', name=recipe_name(recipe), model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer), recipe=asdict(recipe),
-        sampling=sampling, made_with=dict(torch=torch.__version__, transformers=transformers.__version__, device=model.device.type, dtype=str(model.dtype)), **about)
+    each,seed = math.ceil(n_sequences*100/recipe.keep_below),check_seed(seed)
+    apart = apart or Apart('prefix', n_sets, n_sequences, length, seed, bos)
+    script,heads,lent,about = _window_heads(recipe, model, tokenizer, bos, n_sets*each, length, seed, apart)
+    windows,forbidden = [(i, j) for i in which for j in range(each)],forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens)
+    warmth = [recipe.temperatures[j%len(recipe.temperatures)] for _,j in windows] if recipe.temperatures else None
+    written = generate(model, script, length+lent, [(seed, i, j) for i,j in windows], recipe.sampling(length), temperatures=warmth, forbidden=forbidden,
+        prefixes=[heads[i*each+j] for i,j in windows], batch_size=batch_size, folder=folder, progress=progress)
+    opened = heads[0][0]==tokenizer.bos_token_id and not lent
+    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=heads[0][0] if opened else None, streams=STREAMS)
+    if recipe.start=='text': sampling['apart'] = asdict(apart)
+    common = _self_manifest(model, tokenizer, recipe, script, forbidden, sampling)|about
     kept = [k*each+_keep(written.perplexity[k*each:(k+1)*each], n_sequences) for k in range(len(which))]
     return [CalibrationSet(written.tokens[rows,int(lent):].contiguous(), dict(common, set=i, written=_facts_of(written, rows))) for i,rows in zip(which, kept)]
+
+# %% ../nbs/04_synthesis.ipynb #39fe4096
+def _self_manifest(model, tokenizer, recipe, script, forbidden, sampling):
+    "What decides the text, and what it was made with"
+    made_with = dict(torch=torch.__version__, transformers=transformers.__version__, device=model.device.type, dtype=str(model.dtype))
+    return dict(kind='self', name=recipe_name(recipe), model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer), recipe=asdict(recipe),
+        tokens=_token_settings(tokenizer, recipe, script, forbidden), sampling=sampling, made_with=made_with)
+
+def _token_settings(tokenizer, recipe, script, forbidden):
+    "What of the tokenizer and the generation settings decides tokens, beside how text is cut"
+    found = dict(segments=[list(o) for o in script.segments], ends=list(script.ends), special=special_tokens(tokenizer))
+    found['forbidden'] = hashlib.blake2b(str(forbidden.tolist()).encode(), digest_size=8).hexdigest()
+    return found|(dict(template=template_fingerprint(tokenizer)) if recipe.start in ('reply', 'dialogue') else {})
 
 def _facts_of(written, rows):
     "What a manifest says of text that was written"
@@ -244,12 +287,14 @@ def self_calibration_sets(
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     folder=None,         # Where finished batches are kept, so that a run that was stopped goes on; None keeps nothing
     progress:bool=True,  # Show a progress bar, in tokens
+    apart:Apart|None=None, # Beside which sets the first words may stand; None: those of the same sizes
     **changes            # Fields of the recipe to change, such as `t_initial=2., schedule=50`
 )->list[CalibrationSet]:
     "Sets of calibration text that the model writes for itself"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length, **({} if batch_size is None else dict(batch_size=batch_size)))
     if (context:=context_length(model)) and length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
-    return _write_sets(model, tokenizer, range(n_sets), n_sets, n_sequences, length, seed, batch_size, find_recipe(recipe, **changes), bos, folder, progress)
+    how = find_recipe(recipe, **changes),bos,folder,progress,apart
+    return _write_sets(model, tokenizer, range(n_sets), n_sets, n_sequences, length, seed, batch_size, *how)
 
 def self_calibrate(
     model,               # Causal language model
@@ -264,6 +309,23 @@ def self_calibrate(
     return self_calibration_sets(model, tokenizer, 1, n_sequences, length, seed, batch_size, **kwargs)[0]
 
 # %% ../nbs/04_synthesis.ipynb #872277a4
+def _check_same(manifest, model, tokenizer):
+    "Refuse to write with anything that would write other tokens"
+    if manifest.get('kind')!='self': raise ValueError(f"`manifest` must be that of a set that a model wrote, got kind {manifest.get('kind')!r}")
+    if (streams:=manifest['sampling'].get('streams', 1))!=STREAMS:
+        raise ValueError(f"`manifest` must be of random streams {STREAMS}, got {streams}: an earlier version of compresscal drew its tokens")
+    for name,found in dict(model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer)).items():
+        if found!=manifest[name]: raise ValueError(f"`{name}` must have fingerprint {manifest[name]}, got {found}")
+    recipe = Recipe(**manifest['recipe'])
+    script = recipe_script(recipe, model, tokenizer)
+    found = _token_settings(tokenizer, recipe, script, forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens))
+    for name,value in found.items():
+        if value!=manifest['tokens'].get(name):
+            raise ValueError(f"`tokenizer` and `model` must give the same {_token_words[name]}: {manifest['tokens'].get(name)}, got {value}")
+
+_token_words = dict(segments='tokens before and between what is written', ends='ends of a text', special='special tokens',
+    forbidden='tokens that are never drawn (hash)', template='chat template (hash)')
+
 def write_again(
     manifest:dict,          # Manifest of a set that a model wrote
     model,                  # The same model
@@ -272,12 +334,11 @@ def write_again(
     **kwargs                # `batch_size`, `folder`, `progress` of `self_calibration_sets`
 )->CalibrationSet:
     "The set that a manifest describes, written again"
-    if manifest.get('kind')!='self': raise ValueError(f"`manifest` must be that of a set that a model wrote, got kind {manifest.get('kind')!r}")
-    for name,found in dict(model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer)).items():
-        if found!=manifest[name]: raise ValueError(f"`{name}` must have fingerprint {manifest[name]}, got {found}")
+    _check_same(manifest, model, tokenizer)
     s,more = manifest['sampling'],dict(batch_size=None, folder=None, progress=True)|kwargs
+    bos = None if s['bos'] is not None or tokenizer.bos_token_id is None else False
     result, = _write_sets(model, tokenizer, [manifest['set']], s['n_sets'], s['n_sequences'], s['length'], s['seed'], more['batch_size'],
-        Recipe(**manifest['recipe']), None if s['bos'] is not None or tokenizer.bos_token_id is None else False, more['folder'], more['progress'])
+        Recipe(**manifest['recipe']), bos, more['folder'], more['progress'], Apart(**s['apart']) if 'apart' in s else None)
     if expected and result.hash!=expected: raise ValueError(f"`manifest` describes {expected}, but the model now writes {result.hash}; "
         f"it was written with {manifest['made_with']}")
     return result

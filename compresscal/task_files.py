@@ -11,9 +11,11 @@ __all__ = ['task_forms', 'plain_form', 'read_rows', 'Form', 'task_rows', 'rows_s
 import csv, hashlib, json, random, re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 from .corpora import open_corpus
+from .seeds import check_seed
 
 # %% ../nbs/11_task_files.ipynb #d907dc9b
 def _jsonl(path):
@@ -180,6 +182,13 @@ def _cut(text, start, size):
     ends = [o.start() for o in re.finditer(r'(?<=\S) (?=\S)', text[start:start+size+1])] # the last character looked at only tells whether a word ends
     return start+ends[-1] if ends and ends[-1]>size//2 else None
 
+def _cut_texts(corpus, seed, context, characters, most):
+    "Beginning and continuation of each document that is long enough, among the first `most`"
+    for o in islice(corpus.read(seed), most):
+        begin = _cut(o.text, 0, context)
+        end = begin and _cut(o.text, begin+1, characters)
+        if end: yield o.text[:begin],o.text[begin+1:end]
+
 def continuation_rows(
     source='docs',      # Text, as `open_corpus` takes it
     n:int=200,          # Questions, one a document
@@ -189,15 +198,15 @@ def continuation_rows(
     context:int=100,    # Characters of the beginning, at most
     characters:int=60,  # Characters of a continuation, at most
     split:str='test',   # Part of an installed source to read
+    pool:int=2000,      # Documents whose continuations may be a wrong choice, at most, though not fewer than `n`
 )->list[dict]:          # Rows `question`, `choices`, `label`
     "Questions made of text: which continuation is the true one?"
-    for name,value,least in (('n', n, 1), ('n_choices', n_choices, 2), ('context', context, 8), ('characters', characters, 8)):
+    for name,value,least in (('n', n, 1), ('n_choices', n_choices, 2), ('context', context, 8), ('characters', characters, 8), ('pool', pool, 1)):
         if not isinstance(value, int) or value<least: raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
-    texts,cut = (o.text for o in open_corpus(source, split=split).read(seed)),[]
-    for text in texts:
-        if (a:=_cut(text, 0, context)) and (b:=_cut(text, a+1, characters)): cut.append((text[:a], text[a+1:b]))
+    pool = max(n, pool)
+    cut = list(islice(_cut_texts(open_corpus(source, split=split), seed, context, characters, 100*pool), pool))
     if len(cut)<n_choices: raise ValueError(f"`source` must hold at least {n_choices} documents of {context+characters} characters, got {len(cut)}")
-    rng,rows = random.Random(f'{seed}:choices'),[]
+    rng,rows = random.Random(f'{check_seed(seed)}:choices'),[]
     for i,(question,own) in enumerate(cut[:n]):
         choices = [cut[j if j<i else j+1][1] for j in rng.sample(range(len(cut)-1), n_choices-1)]
         label = rng.randrange(n_choices)

@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['continuation_tasks', 'TaskModel', 'score_pairs', 'TaskScore', 'TaskScores', 'score_rows', 'HarnessModel', 'load_task',
-           'task_settings', 'evaluate_tasks']
+           'task_settings', 'task_identity', 'evaluate_tasks']
 
 # %% ../nbs/12_tasks.ipynb #1d0371e8
 import hashlib, json, logging, math, os, random, re
@@ -23,6 +23,8 @@ import pandas as pd, torch
 from tqdm.auto import tqdm
 from .evaluation import apply_head, positions_at_once, run_decoder
 from .models import context_length, evaluation_mode
+from .corpora import dataset_revision, source_identity
+from .tables import markdown_table, one_line
 from .task_files import continuation_rows, plain_form, rows_stamp, task_forms, task_rows
 
 # %% ../nbs/12_tasks.ipynb #d14c2dcc
@@ -133,14 +135,13 @@ class TaskScores:
         return '\n'.join('  '.join([*map(str.ljust, l[:2], widths), *map(str.rjust, l[2:], widths[2:])]) for l in self._lines())
 
     def _repr_markdown_(self):
-        head,*lines = self._lines()
-        return '\n'.join(f"| {' | '.join(o)} |" for o in (head, ['---']*2+['---:']*4, *lines))
+        return markdown_table(self._lines(), 2)
 
     def _lines(self):
         "What both views show, as text"
         number = lambda v: '' if math.isnan(v) else f'{v:.3f}' if abs(v)<1e4 else f'{v:.3g}'
         return [['task', 'metric', 'value', 'error', 'chance', 'documents'],
-            *([r['task'], r['metric'], *(number(r[k]) for k in ('value', 'error', 'chance')), f"{r['documents']:,}"] for o in self.scores for r in o.rows())]
+            *([one_line(r['task']), one_line(r['metric']), *(number(r[k]) for k in ('value', 'error', 'chance')), f"{r['documents']:,}"] for o in self.scores for r in o.rows())]
 
 # %% ../nbs/12_tasks.ipynb #0047ee67
 def _choice_counts(documents, asked):
@@ -297,6 +298,20 @@ def task_settings(
     return dict(common, version=(said.get('metadata') or {}).get('version'), **where)
 
 _kinds = ('multiple_choice', 'loglikelihood', 'loglikelihood_rolling')
+
+def task_identity(
+    task:str,  # Name of one task
+    file=None, # Path of a file with the rows, such rows, or either by split
+)->dict:       # Ready for JSON; nothing is downloaded, of a set on the Hub the current commit is asked for
+    "What decides the questions of a task: the commit of its data, what its file holds, or the text it is made of"
+    if file is not None: return dict(kind='files', rows=rows_stamp(file))
+    if task in continuation_tasks: return source_identity(continuation_tasks[task], split='test')
+    _harness()
+    if task not in _homes()[0]: raise _unknown(task)
+    said = _manager(task).task_index[task].cfg
+    path,given = said.get('dataset_path'),(said.get('dataset_kwargs') or {}).get('revision')
+    revision = dataset_revision(path, given) if path else None
+    return dict(kind='hub', path=path, config=said.get('dataset_name'), revision=revision, harness=version('lm-eval'))
 
 # %% ../nbs/12_tasks.ipynb #dc940d1a
 def _collect(task, found, asked):

@@ -88,6 +88,15 @@ def test_a_set_of_the_hub_is_regenerated_from_its_manifest(tmp_path, bytewise, m
     assert manifest['source']['kind']=='hub' and len(manifest['reading']['opened'])==4
     assert regenerate(manifest, bytewise, expected=made.hash)==made
 
+def test_a_tokenizer_that_differs_beside_its_vocabulary_is_refused_by_name(bytewise):
+    backend = bytewise.backend_tokenizer
+    chatty,other = (PreTrainedTokenizerFast(tokenizer_object=backend, bos_token='<s>', eos_token='</s>', chat_template=f"<s>{o}{{{{ messages[0]['content'] }}}}</s>") for o in ('user:', 'you:'))
+    by_turn,plain = (sample_sets(texts(20), chatty, 1, 4, 60, chat=o)[0] for o in (True, False))
+    assert regenerate(by_turn.manifest, chatty, texts(20), by_turn.hash)==by_turn and regenerate(plain.manifest, other, texts(20), plain.hash)==plain
+    with pytest.raises(ValueError, match='`tokenizer` must be a chat template of hash'): regenerate(by_turn.manifest, other, texts(20))
+    ends = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token='<s>', eos_token='<s>')
+    with pytest.raises(ValueError, match='with the special tokens .*eos.*got'): regenerate(plain.manifest, ends, texts(20))
+
 def test_mixing_keeps_masks_and_shares(bytewise):
     a, = sample_sets(texts(12), bytewise, 1, 8, 40)
     b, = sample_sets(['short '+o[:9] for o in texts(30)], bytewise, 1, 8, 40, rule='pad')

@@ -4,7 +4,7 @@ from itertools import islice
 import pandas as pd
 import pytest
 from datasets import Dataset
-from compresscal.corpora import HubText, Reading, file_corpus, hub_texts, open_corpus, read_file
+from compresscal.corpora import HubText, Reading, dataset_revision, file_corpus, found_path, hub_texts, open_corpus, read_file, source_identity
 from compresscal.installed import Document
 
 @pytest.mark.parametrize('name,content,message', [
@@ -85,3 +85,42 @@ def test_shared_texts_read(shared):
     for name in ('text_books/tinyshakespeare.txt', 'text_books/tinybook.jsonl'):
         documents = list(file_corpus(shared/'data'/name).read(0))
         assert len(documents)>80 and all(o.text.strip() for o in documents)
+
+# ---- which text it is
+
+class Api:
+    "A Hub whose sets stand at a commit"
+    commit = 'c0ffee'
+    def dataset_info(self, path, revision=None): return type('Info', (), dict(sha=revision or Api.commit))
+
+def test_the_identity_of_a_source_is_what_decides_its_text(tmp_path, monkeypatch):
+    import huggingface_hub
+    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
+    first = source_identity('c4')
+    assert first==source_identity('c4') and first['revision']=='c0ffee' and source_identity('owner/set:part')['config']=='part'
+    monkeypatch.setattr(Api, 'commit', 'decaf')
+    assert source_identity('c4')!=first and source_identity('c4', revision='c0ffee')==first
+    assert source_identity('docs', split='test')['packages'] and json.loads(json.dumps(source_identity('docs')))==source_identity('docs')
+    for name in ('a', 'b'):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/f'{name}.jsonl').write_text('{"text": "one"}\n')
+    assert source_identity(tmp_path/'a')==source_identity(tmp_path/'b'/'b.jsonl') and str(tmp_path) not in json.dumps(source_identity(tmp_path/'a'))
+    assert source_identity(tmp_path/'a', column='text')!=source_identity(tmp_path/'a')
+
+def test_without_a_connection_the_local_copy_says_its_commit(monkeypatch, tmp_path):
+    import huggingface_hub
+    assert dataset_revision('allenai/c4') is None and dataset_revision('allenai/c4', 'v1')=='v1' and dataset_revision(str(tmp_path)) is None
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda path, **k: f'/cache/{path}/snapshots/abc' if k['local_files_only'] and k['repo_type']=='dataset' else 1/0)
+    assert dataset_revision('allenai/c4')=='abc'
+
+def test_addresses_hold_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path/'my').mkdir()
+    (tmp_path/'my'/'notes.txt').write_text('Some notes.')
+    monkeypatch.chdir(tmp_path)
+    made = json.loads(json.dumps(file_corpus('my/notes.txt').manifest))
+    assert (made['path'], found_path(made))==('my/notes.txt', 'my/notes.txt')
+    monkeypatch.chdir(tmp_path/'my')
+    assert found_path(made)==str(tmp_path/'my'/'notes.txt') and open_corpus(found_path(made)).manifest['files'].values()
+    (tmp_path/'my'/'my').mkdir()
+    (tmp_path/'my'/'my'/'notes.txt').write_text('Other notes.')
+    assert found_path(made)==str(tmp_path/'my'/'notes.txt') # not the other file of that name

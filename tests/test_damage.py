@@ -194,3 +194,10 @@ def test_cuda_gives_the_same():
     model = make('llama')
     here = predicted_damage(model, dict(a=rows()), rows(seed=9)).scores['a'][0]
     assert predicted_damage(model.cuda(), dict(a=rows()), rows(seed=9)).scores['a'][0]==pytest.approx(here, rel=1e-3)
+
+def test_nasty_names_are_shown_as_names():
+    nasty = 'a|b<i>\x1b[31m'
+    ranking = predicted_damage(make('llama'), {nasty: rows(), 'b': rows(seed=2)}, CalibrationSet.from_tokens(rows(seed=9), name=nasty))
+    table = ranking._repr_markdown_()
+    assert '\x1b' not in table+repr(ranking) and '<i>' not in table
+    assert len({o.count('|')-o.count(r'\|') for o in table.split('\n')[2:]})==1

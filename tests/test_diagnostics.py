@@ -119,3 +119,13 @@ def test_a_full_size_set_takes_seconds():
     before = process_time()
     found = describe_set(CalibrationSet.from_tokens(tokens))
     assert found.values['tokens']==2**18 and process_time()-before<10
+
+def test_nasty_names_are_shown_as_names(tiny_tokenizer):
+    nasty,tokens = 'a|b<i>\x1b[31m',torch.randint(3, 200, (3, 20), generator=torch.Generator().manual_seed(0))
+    one,two = (CalibrationSet.from_tokens(tokens+i, name=nasty) for i in range(2))
+    compared = compare_sets({nasty: one, 'two': two}, reference=nasty, labels={nasty: [nasty]*3})
+    shown = [compared, compared.descriptions[nasty], compared.distances['two']]
+    for o in shown:
+        assert '\x1b' not in o._repr_markdown_()+repr(o) and '<i>' not in o._repr_markdown_()
+        columns = [{l.count('|')-l.count(r'\|') for l in part.split('\n')} for part in o._repr_markdown_().split('\n\n') if part[:1]=='|']
+        assert all(len(c)==1 for c in columns) and columns

@@ -316,3 +316,42 @@ def test_harness_word_perplexity_refuses(tiny_model, tiny_tokenizer):
     with pytest.raises(TypeError, match="a list of texts"): harness_word_perplexity(tiny_model, "one text", tiny_tokenizer)
     with pytest.raises(ValueError, match="`length` in 1..128, got 8 and 129"): harness_word_perplexity(tiny_model, ["text"], tiny_tokenizer, length=129)
     assert harness_word_perplexity(tiny_model, ["", "some"], tiny_tokenizer).document_nats[0]==0 # an empty document has no tokens
+
+def test_a_bound_reads_no_more_than_it_takes(tiny_model, tiny_tokenizer, monkeypatch):
+    "A source that never ends, and the same windows as of all of a short one"
+    from itertools import count
+    from compresscal.corpora import Corpus
+    import compresscal.evaluation as module
+    def endless():
+        for i in count(): yield Document(f'Row {i} has so many words. '*(i%4), f'{i}')
+    source = Corpus('web', {}, dict(all=endless))
+    p = perplexity(tiny_model, source, tiny_tokenizer, protocol='gptq', length=40, max_windows=3)
+    assert p.window_tokens==(39,)*3 and p.window_nats==perplexity(tiny_model, source, tiny_tokenizer, protocol='gptq', length=40, max_windows=9).window_nats[:3]
+    rows = [f'Row {i} has so many words.'*(i%4) for i in range(60)]
+    whole,bounded = (perplexity(tiny_model, rows, tiny_tokenizer, protocol='gptq', length=40, max_windows=o) for o in (None, 4))
+    assert bounded.window_nats==whole.window_nats[:4] and bounded.window_bytes==whole.window_bytes[:4]
+
+def test_a_protocol_shows_that_it_is_at_work(tiny_model, tiny_tokenizer, monkeypatch):
+    import compresscal.evaluation as module
+    bars = []
+    monkeypatch.delenv('IN_TEST', raising=False)
+    real = module.tqdm
+    monkeypatch.setattr(module, 'tqdm', lambda *a, **k: bars.append((k['desc'], k['disable'])) or real(*a, **k|dict(disable=True)))
+    for progress in (True, False): perplexity(tiny_model, ['Some words. '*20], tiny_tokenizer, protocol='gptq', length=40, progress=progress)
+    assert bars==[('reading', False), ('perplexity', False), ('reading', True), ('perplexity', True)]
+
+def test_the_identity_of_a_text_is_what_decides_it(tmp_path, monkeypatch):
+    import huggingface_hub
+    from compresscal.evaluation import text_identity
+    class Api:
+        commit = 'c0ffee'
+        def dataset_info(self, path, revision=None): return type('Info', (), dict(sha=Api.commit))
+    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
+    first = text_identity('wikitext')
+    assert first==dict(kind='hub', path='Salesforce/wikitext', config='wikitext-2-raw-v1', split='test', revision='c0ffee')
+    Api.commit = 'decaf'
+    assert text_identity('wikitext')!=first and text_identity('docs')['packages']
+    (tmp_path/'a.txt').write_text('one')
+    before = text_identity(tmp_path/'a.txt')
+    (tmp_path/'a.txt').write_text('two')
+    assert text_identity(tmp_path/'a.txt')!=before

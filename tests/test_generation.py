@@ -1,5 +1,5 @@
 "What a model writes: its own distribution, the same bits in any batch, documents that see nothing of each other, and nothing lost to a kill"
-import copy, json, os, signal, subprocess, sys, time
+import hashlib, copy, json, os, signal, subprocess, sys, time
 from contextlib import contextmanager
 import pytest, torch
 from torch import nn
@@ -138,6 +138,20 @@ def test_draw_stays_within_the_weights():
         w[:,n//3] += 1e-20 # no row without weight
         drawn = next_tokens(w, torch.rand(40, generator=g, dtype=torch.float64))
         assert (w.gather(1, drawn[:,None])>0).all()
+
+def test_seeds_that_agree_in_32_bits_have_streams_of_their_own():
+    "Among 200,000 sequences several pairs agree in the 32 bits of a hash that PyTorch's generator keeps"
+    kept,pairs = {},[]
+    for i in range(200_000):
+        bits = int.from_bytes(hashlib.blake2b(repr((0, i)).encode(), digest_size=8).digest(), 'little')>>1 & 0xffffffff
+        if bits in kept: pairs.append((kept[bits], i))
+        kept[bits] = i
+    assert pairs
+    for a,b in pairs: assert not torch.equal(sequence_uniforms((0,a), 9), sequence_uniforms((0,b), 9))
+
+def test_seeds_of_any_size():
+    assert len({tuple(sequence_uniforms(o, 3).tolist()) for o in (0, 2**32, 2**64, 10**40, (10**40, 1))})==5
+    assert torch.equal(sequence_uniforms(torch.tensor(3).item(), 5), sequence_uniforms([3], 9)[:5])
 
 def test_streams_are_apart():
     seeds = [0,1,(0,),(0,0),(0,1),(1,0),(0,0,0),-1,2**70]

@@ -138,3 +138,8 @@ def test_small_parts():
     assert sequence_maxima(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 2).tolist()==[[0]*3]*2
     p = profile(make('llama'), rows(), peaks=False, layers='down_proj')
     assert p.sequence_peaks=={}==p.peaks and len(p.statistics)==3 and 'perplexity' in repr(p) and p._repr_markdown_().startswith('| set |')
+
+def test_nasty_names_are_shown_as_names(tiny_model):
+    read = profile(tiny_model, CalibrationSet.from_tokens(torch.ones(2, 8).long(), name='a|b<i>\x1b[31m'))
+    table = read._repr_markdown_()
+    assert '\x1b' not in table+repr(read) and '<i>' not in table and len({o.count('|')-o.count(r'\|') for o in table.split('\n')})==1

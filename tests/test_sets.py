@@ -3,8 +3,9 @@ import json, os, subprocess, sys, textwrap
 from pathlib import Path
 import pytest, torch
 from conftest import outside_tests, root
-from compresscal.calibration import mix, sample_sets, tokenizer_fingerprint
+from compresscal.calibration import mix, regenerate, sample_sets, tokenizer_fingerprint
 from compresscal.sets import CalibrationSet, content_hash
+from compresscal.tables import escape_markdown
 
 def texts(n, words=60): return [' '.join(f'w{i}x{j}' for j in range(words+i%7)) for i in range(n)]
 
@@ -138,7 +139,7 @@ def test_a_datasheet_of_every_kind(tiny_tokenizer):
     for kind,made in made_of_every_kind(tiny_tokenizer).items():
         page = made.datasheet(tiny_tokenizer)
         lines = page.split('\n')
-        assert lines[0]==f'# Calibration set: {made.name}' and f'| content hash | `{made.hash}` |' in page, kind
+        assert lines[0]==f'# Calibration set: {escape_markdown(made.name)}' and f'| content hash | {made.hash} |' in page, kind
         assert f'heads {int((made.tokens[:,0]==0).sum())} of {len(made)} sequences' in page and f'| length | {made.length} tokens |' in page, kind
         for title in ('## Where it comes from', '## What is not known', '## Samples'): assert title in lines, kind
         assert page.count('```text')==min(3, len(made)) and '/data/me' not in page and 'None' not in page.split('## Samples')[0].replace('bos=None', ''), kind
@@ -163,10 +164,40 @@ def test_a_datasheet_draws_the_set_again(tiny_tokenizer, tmp_path):
     for source,settings in (('docs', {}), (file, dict(rule='pack', bos=False, seed=5)), (texts(40), dict(near_duplicates=False))):
         made = sample_sets(source, tiny_tokenizer, 2, 4, 40, **settings)[1]
         code = made.datasheet().split('```python\n')[1].split('```')[0]
-        assert str(tmp_path) not in made.datasheet() # nobody else has this folder
         names = dict(tokenizer=tiny_tokenizer, texts=source)
-        exec(code.replace("'my text.jsonl'", repr(str(file))), names)
+        exec(code, names)
         assert names['calibration']==made
+        assert str(tmp_path) not in made.datasheet(folders=False) # nobody else has this folder
+
+def test_the_printed_call_works_from_another_folder(tiny_tokenizer, tmp_path, monkeypatch):
+    for o in ('here/my', 'there'): (tmp_path/o).mkdir(parents=True)
+    (tmp_path/'here/my/shakespeare.txt').write_text('\n\n'.join(texts(60)))
+    monkeypatch.chdir(tmp_path/'here')
+    made, = sample_sets('my/shakespeare.txt', tiny_tokenizer, 1, 1, 40)
+    monkeypatch.chdir(tmp_path/'there')
+    exec(made.datasheet().split('```python\n')[1].split('```')[0], names:=dict(tokenizer=tiny_tokenizer))
+    assert names['calibration']==made and regenerate(made.manifest, tiny_tokenizer, expected=made.hash)==made
+    assert "'my/shakespeare.txt'" in made.datasheet() and "sample_sets('my/shakespeare.txt'" in made.datasheet(folders=False)
+    (tmp_path/'here').rename(tmp_path/'moved')
+    monkeypatch.chdir(tmp_path/'moved')
+    assert regenerate(made.manifest, tiny_tokenizer, expected=made.hash)==made # as it was called
+
+@pytest.mark.parametrize('source', ['a text of mine', ['a', 'b'], 3, None, {}, dict(kind='new'), dict(kind='texts', packages='none')])
+@pytest.mark.parametrize('kind', ['tokens', 'sampled'])
+def test_a_datasheet_of_whatever_a_manifest_holds(tiny_tokenizer, source, kind):
+    made = CalibrationSet.from_tokens(torch.ones(2,3).long(), kind=kind, source=source, documents='some of mine', sampling=dict(seed=1))
+    page = made.datasheet(tiny_tokenizer)
+    assert '| documents | some of mine |' in page and (source!='a text of mine' or '| source | a text of mine |' in page)
+
+def test_nasty_names_are_shown_as_names(tiny_tokenizer, tmp_path):
+    nasty = 'a|b<i>\x1b[31m\n# c'
+    made = CalibrationSet.from_tokens(torch.tensor([tiny_tokenizer('x\x1b[31m')['input_ids']]), name=nasty, note=nasty, source=nasty, kind=nasty)
+    for page in (made.datasheet(tiny_tokenizer), made._repr_markdown_(), repr(made)):
+        assert '\x1b' not in page and '\n# c' not in page
+    assert '<i>' not in made.datasheet(tiny_tokenizer).split('## Samples')[0]+made._repr_markdown_()
+    for line in made._repr_markdown_().split('\n'): assert line.count('|')-line.count(r'\|')==3
+    copy = made.to_text(tiny_tokenizer, tmp_path/'a|b<i>\x1b[31m.txt')
+    assert '\x1b' not in copy._repr_markdown_()+repr(copy) and '<i>' not in copy._repr_markdown_()
 
 def test_backticks_do_not_end_a_sample(tiny_tokenizer):
     made, = sample_sets(['```` and `'*9], tiny_tokenizer, 1, 1, 40)

@@ -1,9 +1,12 @@
 "Text that a model writes for its own calibration: recipes, frames, what may come, and what is refused"
 from copy import deepcopy
+from itertools import combinations
 
 import pytest, torch
-from compresscal.calibration import CalibrationSet, sample_sets
-from compresscal.sources import calibration_sets, is_written, parse_mixture, parse_recipe
+from compresscal.calibration import CalibrationSet, regenerate, sample_sets
+from compresscal.disjoint import document_names
+from compresscal.selection import at_random, proportional, representative
+from compresscal.sources import calibration_sets, is_written, parse_mixture, parse_recipe, shared_text
 from compresscal.study import Study
 from compresscal.synthesis import PRESETS, Recipe, chat_script, end_ids, find_recipe, random_vocabulary, self_calibrate, self_calibration_sets, write_again
 
@@ -73,7 +76,8 @@ def test_keep_below_keeps_what_surprised_least(tiny_model, tiny_tokenizer):
 
 def test_prefixes_are_real_text(tiny_model, tiny_tokenizer):
     s = write(tiny_model, tiny_tokenizer, 12, 80, start='text', text='docs', prefix=(5, 20))
-    text, = sample_sets('docs', tiny_tokenizer, 1, 12, 20, bos=False)
+    text,plain = regenerate(s.manifest['text']['manifest'], tiny_tokenizer),sample_sets('docs', tiny_tokenizer, 1, 12, 80)[0]
+    assert not {n for n,_ in document_names(text.manifest)} & {n for n,_ in document_names(plain.manifest)}
     shared = [int((a[1:21]==b).long().cumprod(0).sum()) for a,b in zip(s.tokens, text.tokens)]
     assert min(shared)>=5 and len(set(shared))>3 and s.manifest['text']['hash']==text.hash
 
@@ -167,8 +171,89 @@ def test_sources_are_checked(tiny_tokenizer, source, says):
 
 def test_a_mixture_keeps_its_shares(tiny_model, tiny_tokenizer):
     sets = calibration_sets('docs=0.55+self=0.45', tiny_tokenizer, 2, 20, 32, model=tiny_model, progress=False)
-    own = {tuple(r) for s in calibration_sets('self', tiny_tokenizer, 2, 9, 32, model=tiny_model, progress=False) for r in s.tokens.tolist()}
-    assert [sum(tuple(r) in own for r in s.tokens.tolist()) for s in sets]==[9, 9] and [len(s) for s in sets]==[20, 20]
+    assert [[p['sequences'] for p in s.manifest['parts']] for s in sets]==[[11, 9]]*2 and [len(s) for s in sets]==[20, 20]
+    own = {tuple(r) for s in calibration_sets('self', tiny_tokenizer, 2, 20, 32, model=tiny_model, progress=False) for r in s.tokens.tolist()}
+    assert not any(tuple(r) in own for s in sets for r in s.tokens.tolist())
+
+# ---- sources that are made of others
+
+def documents(sets): return {n for o in sets for n,_ in document_names(o.manifest)}
+def counted(sets): return [{n for n,_ in document_names(o.manifest['sampling']['frequencies']['manifest'])} for o in sets]
+
+def test_sources_made_of_one_text_share_no_document(tiny_model, tiny_tokenizer):
+    "Plain, mixed in several ways, counted, gone on from: each has documents of its own"
+    names = ['docs', 'docs=0.5+code=0.5', 'docs=0.25+random:docs=0.75', 'random:docs', 'self:prefix']
+    made = {o: calibration_sets(o, tiny_tokenizer, 2, 4, 72, model=tiny_model, progress=False, among=names) for o in names}
+    used = {o: documents(s) for o,s in made.items()}
+    used['random:docs'] = set.union(*counted(made['random:docs']))
+    parts = [p['manifest']['sampling']['frequencies']['manifest'] for s in made['docs=0.25+random:docs=0.75'] for p in s.manifest['parts'] if 'random' in p['name']]
+    used['in the mixture'] = {n for o in parts for n,_ in document_names(o)}
+    assert {k: len(o) for k,o in used.items()}=={'docs': 8, names[1]: 8, names[2]: 2, 'random:docs': 8, 'self:prefix': 10, 'in the mixture': 6}
+    for a,b in combinations(used, 2): assert not used[a] & used[b], (a, b)
+    assert not any(shared_text(o) for s in made.values() for o in s)
+    assert made['docs']==sample_sets('docs', tiny_tokenizer, 2, 4, 72)
+
+def test_each_set_of_random_tokens_counts_on_documents_of_its_own(tiny_tokenizer):
+    a,b = calibration_sets('random:docs', tiny_tokenizer, 2, 4, 72)
+    first,second = counted([a, b])
+    assert len(first)==len(second)==4 and not first & second
+    share = lambda s: s.tokens[:,1:].flatten().bincount(minlength=259).double()/(4*71)
+    alike = [share(o) for o in random_vocabulary(tiny_tokenizer, 2, 4, 72, frequencies=sample_sets('docs', tiny_tokenizer, 1, 4, 72)[0])]
+    assert (share(a)-share(b)).abs().sum()>(alike[0]-alike[1]).abs().sum()
+
+def test_a_mixture_has_random_streams_of_its_own(tiny_tokenizer):
+    names = ['random', 'docs=0.5+random=0.5', 'docs=0.75+random=0.25']
+    plain,half,less = ({tuple(r) for s in calibration_sets(o, tiny_tokenizer, 2, 8, 32, among=names) for r in s.tokens.tolist()} for o in names)
+    assert not plain & half and not plain & less and not half & less
+
+def test_what_is_shared_for_want_of_text_is_said(tiny_tokenizer):
+    pages = tuple(' '.join(f'word{i}x{j}' for j in range(30)) for i in range(40))
+    sets = {n: calibration_sets({pages: .5, 'random': .5}, tiny_tokenizer, 2, n, 72)[0] for n in (4, 12, 18)}
+    said = {n: shared_text(o) for n,o in sets.items()}
+    assert not said[4] and 'other sources made of it' in said[12][0] and 'plain sets' in said[18][0]
+    with pytest.raises(ValueError, match='too little text'): calibration_sets({pages: .9, 'random': .1}, tiny_tokenizer, 2, 60, 72)
+
+def test_near_copies_are_apart_too(tiny_tokenizer):
+    pages = [' '.join(f'word{i}x{j}' for j in range(30)) for i in range(60)]
+    copies = [o.replace('word', 'WORD', 3)+' end' for o in pages]
+    number = lambda sets: {int(n.split(':')[-1])%60 for n in documents(sets)}
+    plain,mixed = (calibration_sets(o, tiny_tokenizer, 1, 8, 72) for o in (pages+copies, {tuple(pages+copies): .5, 'random': .5}))
+    assert len(number(plain))==8 and len(number(mixed))==4 and not number(plain) & number(mixed)
+
+# ---- seeds, chat templates, special tokens
+
+@pytest.mark.parametrize('seed', [20240101, 2**32, 2**63, 10**40])
+def test_any_whole_number_is_a_seed(tiny_model, tiny_tokenizer, seed):
+    for name in ('random', 'docs', 'random:docs', 'self:prefix', 'self:vocabulary', 'docs=0.5+random=0.5'):
+        first,again,other = (calibration_sets(name, tiny_tokenizer, 1, 4, 72, o, model=tiny_model, progress=False)[0] for o in (seed, seed, seed+1))
+        assert first==again!=other, name
+    chosen = at_random(first, 2, seed),proportional(first, 'abab', seed=seed),representative(first, torch.arange(8.).view(4, 2)**2, 2, seed)
+    assert all(len(o) for o in chosen)
+
+@pytest.mark.parametrize('seed', [-1, 1.5, True, '3', None])
+def test_what_is_no_seed_is_refused_by_name(tiny_model, tiny_tokenizer, seed):
+    for name in ('random', 'docs', 'self'):
+        with pytest.raises(ValueError, match='`seed` must be a whole number, 0 or more'):
+            calibration_sets(name, tiny_tokenizer, 1, 4, 32, seed, model=tiny_model, progress=False)
+
+def test_another_chat_template_is_refused_by_name(tiny_model, chatty):
+    s = write(tiny_model, chatty, start='reply')
+    assert write_again(s.manifest, tiny_model, chatty, s.hash, progress=False)==s
+    chatty.chat_template = chatty.chat_template.replace('role }}:', 'role }} says:')
+    with pytest.raises(ValueError, match='chat template|tokens before and between'): write_again(s.manifest, tiny_model, chatty)
+    plain = write(tiny_model, chatty)
+    chatty.chat_template = None
+    assert write_again(plain.manifest, tiny_model, chatty, plain.hash, progress=False)==plain # it used none
+
+def test_other_ends_of_text_are_refused_by_name(tiny_model, tiny_tokenizer):
+    s = write(tiny_model, tiny_tokenizer)
+    tiny_model.generation_config.eos_token_id = [1, 7]
+    with pytest.raises(ValueError, match='ends of a text'): write_again(s.manifest, tiny_model, tiny_tokenizer)
+
+def test_text_of_earlier_random_streams_is_not_written_again(tiny_model, tiny_tokenizer):
+    s = write(tiny_model, tiny_tokenizer)
+    del s.manifest['sampling']['streams']
+    with pytest.raises(ValueError, match='earlier version'): write_again(s.manifest, tiny_model, tiny_tokenizer)
 
 def test_study_takes_what_the_model_writes(tiny_model, tiny_tokenizer, tmp_path):
     study = Study({'tiny': (tiny_model, tiny_tokenizer)}, ['wanda:0.5'], ['self', 'random:docs', 'docs=0.5+self:carlini=0.5'], 2, 4, 32, evaluations=['docs'], n_evaluation=4, replicates=0)

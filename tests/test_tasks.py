@@ -1,14 +1,17 @@
 "Tasks: files become rows, and scores equal a plain computation that uses none of the harness's code."
 import copy, csv, json, logging, math, random, re, sys
 from functools import partial
+from itertools import count
 from statistics import fmean
 from xml.etree import ElementTree
 import pytest, torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 from compresscal import tasks
 from compresscal.models import fingerprint, load_model
+from compresscal.corpora import Corpus
+from compresscal.installed import Document
 from compresscal.task_files import continuation_rows, read_rows, rows_stamp, task_forms, task_rows
-from compresscal.tasks import HarnessModel, TaskModel, evaluate_tasks, load_task, score_pairs, score_rows, task_settings
+from compresscal.tasks import HarnessModel, TaskModel, TaskScore, TaskScores, evaluate_tasks, load_task, score_pairs, score_rows, task_identity, task_settings
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -367,3 +370,46 @@ def test_the_search_for_tasks_finds_what_the_index_holds():
     homes,groups = tasks._homes()
     for name in ('arc_easy', 'boolq', 'rte', 'copa', 'mmlu_anatomy', 'gsm8k', 'sciq', 'xstorycloze_en'): assert name in tasks._manager(name).all_subtasks
     assert {'ai2_arc', 'mmlu', 'glue', 'xstorycloze'}<=groups and len(homes)>10_000
+
+# ---- what decides a task, and how much is read for it
+
+def endless(words):
+    "A shard that never ends"
+    for i in count(): yield Document(' '.join(f'{w}{i}' for w in words), f'{i}')
+
+def test_a_task_is_made_of_an_endless_source():
+    source = Corpus('web', {}, dict(all=lambda: endless([f'word{j}x' for j in range(40)])))
+    rows = continuation_rows(source, 20, pool=50)
+    assert len(rows)==20 and rows==continuation_rows(source, 20, pool=50) and rows[:5]==continuation_rows(source, 5, pool=50)
+    assert continuation_rows(source, 3, seed=10**40, pool=50)!=rows[:3]
+    short = Corpus('web', {}, dict(all=lambda: endless(['short'])))
+    with pytest.raises(ValueError, match='must hold at least 4 documents'): continuation_rows(short, 20, pool=50)
+
+def test_a_pool_larger_than_the_source_changes_nothing():
+    assert continuation_rows('docs', 9)==continuation_rows('docs', 9, pool=10**6)
+
+@pytest.mark.parametrize('wrong', [dict(pool=0), dict(seed=-1)])
+def test_bad_settings_of_continuations(wrong):
+    with pytest.raises(ValueError, match=f'`{next(iter(wrong))}` must'): continuation_rows('docs', 5, **wrong)
+
+def test_the_identity_of_a_task_is_what_decides_its_questions(tmp_path, monkeypatch):
+    import huggingface_hub
+    class Api:
+        commit = 'c0ffee'
+        def dataset_info(self, path, revision=None): return type('Info', (), dict(sha=revision or Api.commit))
+    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
+    first = task_identity('piqa')
+    assert (first['path'], first['revision'])==('baber/piqa', 'c0ffee') and json.loads(json.dumps(first))==first
+    Api.commit = 'decaf'
+    assert task_identity('piqa')!=first
+    rows = [dict(question='Ice is', choices=['cold', 'hot'], label=0)]
+    (tmp_path/'a.jsonl').write_text(json.dumps(rows[0]))
+    assert task_identity('mine', rows)!=task_identity('mine', rows*2) and task_identity('piqa', tmp_path/'a.jsonl')['rows']['sha256']
+    assert task_identity('continuation_docs')['packages']
+    with pytest.raises(ValueError, match='did you mean'): task_identity('piqaa')
+
+def test_nasty_names_of_tasks_are_shown_as_names():
+    scores = TaskScores((TaskScore('a|b<i>\x1b[31m', dict(acc=.5), dict(documents=2, chance=.5), dict(acc=[0., 1.]), {}),))
+    table = scores._repr_markdown_()
+    assert '\x1b' not in table+repr(scores) and '<i>' not in table
+    assert {o.count('|')-o.count(r'\|') for o in table.split('\n')}=={7}
