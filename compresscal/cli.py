@@ -271,9 +271,9 @@ def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
     from compresscal.installed import write_atomically
     from compresscal.notebooks import write_notebook
-    from compresscal.study import write_toml
+    from compresscal.study import whole_place, write_toml
     if not path.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {path!r}")
-    text = write_toml(study)+f'out = {as_json(out)}\n'
+    text = write_toml(study)+f'out = {as_json(whole_place(out))}\n'
     if path.endswith('.toml'): write_atomically(path, text)
     else: write_notebook(path, text)
     return Answer(text, dict(command='study', file=path), note=f'Written: {path}')
