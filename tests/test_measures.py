@@ -5,7 +5,8 @@ import pytest, torch
 from compresscal.calibration import CalibrationSet
 from compresscal.evaluation import perplexity
 from compresscal.fidelity import fidelity
-from compresscal.measures import (FidelityMeasure, GPTQPerplexityMeasure, Measure, PerplexityMeasure, TaskMeasure, file_content,
+from compresscal.inputs import text_places
+from compresscal.measures import (FidelityMeasure, GPTQPerplexityMeasure, Measure, PerplexityMeasure, SummariesMeasure, TaskMeasure, file_content,
                                   parse_measure)
 from test_evaluation import rows
 from test_fidelity import disturb
@@ -159,3 +160,86 @@ def test_own_measures():
     assert parse_measure(Largest()) is not None and Largest().reference(None, None, None) is None and Largest().check() is None and not Largest().needs_dense
     for ask in (lambda m: m.name, lambda m: m.settings(), lambda m: m.measure(None, None, None)):
         with pytest.raises(NotImplementedError, match="Measure must"): ask(Measure())
+
+# what names stand for
+
+def test_a_named_text_is_known_by_its_content(monkeypatch):
+    "Another version of the installed packages, or of WikiText, is another text"
+    from compresscal import measures
+    found = []
+    for rows in (['one', 'two'], ['one', 'two and more'], ['one', 'two']):
+        measures.named_text.cache_clear()
+        monkeypatch.setattr(measures, 'text_rows', lambda source, split: rows)
+        found.append([GPTQPerplexityMeasure(o).identity() for o in ('docs', 'wikitext')])
+    measures.named_text.cache_clear()
+    assert found[0]==found[2] and found[0][0]!=found[1][0] and found[0][1]!=found[1][1]
+
+def test_another_set_on_the_hub_is_known_by_its_commit(monkeypatch):
+    from types import SimpleNamespace
+    from compresscal import measures
+    measures.named_text.cache_clear()
+    monkeypatch.setattr(measures, 'open_corpus', lambda source, split: SimpleNamespace(manifest=dict(kind='hub', path='allenai/c4', revision='abc', license='none')))
+    assert GPTQPerplexityMeasure('c4').identity()==dict(text=dict(kind='hub', path='allenai/c4', revision='abc'))
+    measures.named_text.cache_clear()
+
+def test_fetched_rows_decide(monkeypatch):
+    "The rows that the harness fetches, and those that it shows as solved examples"
+    from types import SimpleNamespace
+    from compresscal import measures, tasks
+    def task(asked, shown): return [SimpleNamespace(eval_docs=asked, sampler=SimpleNamespace(fewshot_docs=lambda: shown))]
+    def identity(*rows, **settings):
+        measures.fetched_rows.cache_clear()
+        monkeypatch.setattr(tasks, 'load_task', lambda name: task(*rows))
+        return TaskMeasure('piqa', **settings).identity()
+    one, other = [dict(goal='a', label=0)], [dict(goal='a', label=1)]
+    assert identity(one, one)==identity(one, other)!=identity(other, one)
+    assert identity(one, one, n_fewshot=1)!=identity(one, other, n_fewshot=1)
+    measures.fetched_rows.cache_clear()
+
+def test_questions_of_ones_own_are_in_the_settings(tmp_path):
+    assert TaskMeasure('mine', file=str(write_rows(tmp_path/'a.jsonl'))).identity()=={}==TaskMeasure('continuation_docs').identity()
+
+def summaries(tmp_path, **settings):
+    (tmp_path/'s.jsonl').write_text(json.dumps(dict(document='A text that is to be summed up.', summary='A text.')))
+    return SummariesMeasure(str(tmp_path/'s.jsonl'), **settings)
+
+def test_weights_of_judges_decide(tiny_checkpoint, tmp_path, monkeypatch):
+    "Those of BERTScore's folder, of the embedded model, of a judge's folder, and a commit of the Hub"
+    from compresscal import measures
+    asked = [dict(bertscore=str(tiny_checkpoint)), dict(judges='harim:decoder'), dict(judges=f'harim:decoder;model={tiny_checkpoint}'), dict(judges='harim')]
+    def told(): return [[m.settings(), m.identity()] for m in (summaries(tmp_path, **o) for o in asked)]
+    monkeypatch.setattr(measures, 'embedded_folder', lambda: tiny_checkpoint)
+    monkeypatch.setattr(measures, 'hub_commit', lambda name, revision: 'a'*40)
+    first, same = told(), told()
+    (tiny_checkpoint/'config.json').write_text((tiny_checkpoint/'config.json').read_text()+' ')
+    monkeypatch.setattr(measures, 'hub_commit', lambda name, revision: 'b'*40)
+    assert first==same and all(a!=b for a,b in zip(first, told(), strict=True))
+    assert json.loads(json.dumps(first))==first
+
+def test_a_commit_is_found_in_the_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from compresscal.measures import hub_commit
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    (tmp_path/'models--some--judge'/'refs').mkdir(parents=True)
+    (tmp_path/'models--some--judge'/'refs'/'main').write_text('c'*40)
+    assert hub_commit('some/judge')=='c'*40 and hub_commit('no/judge') is None
+
+def test_nested_settings_of_judges():
+    from compresscal.measures import named_weights, weights_identity
+    assert named_weights(dict(nli=dict(model='embedded', dtype='float32'), empty='nan'))==[weights_identity('embedded')]
+    assert named_weights(dict(model='folder', files='hash'))==named_weights(dict(function='mine'))==[]
+
+# where they read, and what they are called elsewhere
+
+def test_where_measures_read(tmp_path):
+    path = write_rows(tmp_path/'a.jsonl')
+    assert parse_measure('gptq:c4').reads()==text_places('allenai/c4:en') and parse_measure('gptq:wikitext').reads().isdisjoint(text_places('wikitext'))
+    assert parse_measure(f'task:mine,file={path}').reads()==parse_measure(f'gptq:{tmp_path}/*.jsonl').reads()==text_places(path)!=set()
+    assert parse_measure('task:continuation_code').reads()==text_places('code', 'test') and parse_measure('docs').reads()==set()==Measure().reads()
+
+def test_names_hold_elsewhere(tmp_path, monkeypatch):
+    path = write_rows(tmp_path/'a.jsonl')
+    monkeypatch.chdir(tmp_path)
+    for name in ('kl:docs', 'docs', 'gptq:wikitext', 'task:piqa', 'summaries:docstrings,n=3,judges=harim+unsupported'): assert parse_measure(name).elsewhere().name==name
+    for name in ('a.jsonl', 'kl:{}', 'gptq:{},length=64', 'task:mine,limit=2,file={}', 'summaries:{},judges=harim:decoder;model={}+unsupported,bertscore={}'):
+        assert parse_measure(name.replace('{}', 'a.jsonl')).elsewhere().name==name.replace('{}', str(path)).replace('a.jsonl', str(path) if name=='a.jsonl' else 'a.jsonl')

@@ -8,11 +8,13 @@ import torch
 from conftest import outside_tests, root
 
 from compresscal import installed as installed_module, store as store_module
-from compresscal.calibration import CalibrationSet
+from compresscal.calibration import CalibrationSet, sample_sets
+from compresscal.checks import CheckFailed
 from compresscal.compression import Magnitude, Wanda
 from compresscal.engines import Local, Pool, Ray
-from compresscal.measures import Measure
+from compresscal.measures import Measure, parse_measure
 from compresscal.names import parse_method
+from compresscal.notebooks import parameters, run_notebook
 from compresscal.progress import status
 from compresscal.results import Results
 from compresscal.store import Store, claim, content_key, file_stamp, keep_sets
@@ -304,8 +306,212 @@ def test_a_method_that_looks_at_text_it_should_not_see(small, tmp_path):
     class Fickle(Magnitude):
         def compress_layer(self, weight, statistics): return weight+.01*next(calls)
     calls = iter(range(1, 1000))
-    with pytest.raises(ArithmeticError, match='cannot be trusted.*Fickle'): replace(small, methods=[Fickle(.5)], replicates=1).run(tmp_path/'s')
+    with pytest.raises(CheckFailed, match='cannot be trusted.*Fickle'): replace(small, methods=[Fickle(.5)], replicates=1).run(tmp_path/'s')
     assert (tmp_path/'s'/'report.html').exists()
+
+@dataclass(frozen=True)
+class Breaks(Measure):
+    "Fails where it is said to, at every model or at the dense one"
+    where: str
+    name = 'breaks'
+    def settings(self): return dict(measure='breaks')
+    def reference(self, model, tokenizer, text):
+        if self.where=='reference': raise LookupError('nothing to remember')
+    def measure(self, model, tokenizer, text, reference=None):
+        if self.where=='measure': raise ArithmeticError('cannot be measured')
+        if self.where=='stop': raise KeyboardInterrupt
+        value = torch.tensor(1.) if self.where=='result' else 1.
+        return dict(metrics=dict(one=value), counts={}, documents={})
+
+@pytest.fixture
+def compressions(monkeypatch):
+    "The methods by which models were compressed, in order"
+    from compresscal import cells
+    found, real = [], cells.compress
+    def compress(model, method, *args, **kwargs):
+        found.append(method)
+        return real(model, method, *args, **kwargs)
+    monkeypatch.setattr(cells, 'compress', compress)
+    return found
+
+@pytest.mark.parametrize('where, says', [('measure', 'cannot be measured'), ('reference', 'nothing to remember'), ('result', 'must give numbers of Python')])
+def test_a_measure_that_fails_stops_no_other(small, tmp_path, compressions, where, says):
+    "Its cells fail with its own error; those of the others are kept; the next run computes only what is missing"
+    text, alone = small.evaluations['text'], small.run(tmp_path/'alone').to_csv()
+    both = replace(small, evaluations=dict(breaks=Breaks(where), text=text))
+    with pytest.warns(UserWarning, match='6 of 12 cells failed'): results = both.run(tmp_path/'s')
+    assert {(f['evaluation'], says in f['message']) for f in results.failures}=={('breaks', True)} and len(results.failures)==6
+    assert results.select(evaluation='text').to_csv()==alone
+    compressions.clear()
+    again = replace(both, evaluations=dict(breaks=Breaks(''), text=text)).run(tmp_path/'s', engine=(engine := counted()))
+    assert {asked[2:] for asked in engine.asked}=={('breaks',)} and len(compressions)==5
+    assert not again.failures and again.select(evaluation='text').to_csv()==alone
+
+def test_ctrl_c_within_a_measure_stops_the_study(small, tmp_path):
+    with pytest.raises(KeyboardInterrupt): replace(small, evaluations=dict(breaks=Breaks('stop'))).run(tmp_path/'s')
+
+def test_what_stops_a_model_stops_all_that_is_measured_on_it(small, tmp_path):
+    class Heavy(Magnitude):
+        def compress_layer(self, weight, statistics): raise MemoryError('too large')
+    study = replace(small, methods=[Heavy(.5)], evaluations=dict(breaks=Breaks(''), text=small.evaluations['text']))
+    with pytest.warns(UserWarning, match='2 of 4 cells failed'): results = study.run(tmp_path/'s')
+    assert {(f['evaluation'], f['type'], f['kind']) for f in results.failures}=={(o, 'MemoryError', 'memory') for o in ('breaks', 'text')}
+
+# What decides a cell
+
+def keys(study, tmp_path):
+    "Names of the cells of a study that is not run"
+    from compresscal.preparation import cells_of, named, prepare
+    from compresscal.store import open_store
+    with open_store(tmp_path) as store:
+        (name, source), = named(study.models).items()
+        return {content_key(d) for _,_,decides in cells_of(study, prepare(study, store, name, source, True)) for d in decides.values()}
+
+@pytest.mark.parametrize('change', ['chat template', 'end of text', 'generation settings', 'vocabulary', 'number format'])
+def test_a_model_is_more_than_its_weights(small, tiny_tokenizer, tmp_path, change):
+    import copy
+    model, before = small.models['tiny'][0], keys(small, tmp_path)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    if change=='chat template': tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    if change=='end of text': tokenizer.eos_token = '<pad>'
+    if change=='generation settings': model.generation_config.eos_token_id = 7
+    if change=='vocabulary': tokenizer.add_tokens(['another'])
+    if change=='number format': model = model.to(torch.bfloat16)
+    after = keys(replace(small, models=dict(tiny=(model, tokenizer))), tmp_path)
+    assert len(after)==len(before) and not after & before
+
+def test_a_method_is_more_than_its_name(small, tmp_path):
+    "A class of the same name and settings that does another thing, with its source at hand or without"
+    kinds = []
+    for factor in (1, 2):
+        class Mine(Magnitude):
+            if factor==1:
+                def compress_layer(self, weight, statistics=None): return super().compress_layer(weight)
+            else:
+                def compress_layer(self, weight, statistics=None): return 2*super().compress_layer(weight)
+        kinds.append(Mine)
+    for factor in (3, 4, 4):
+        space = dict(Magnitude=Magnitude)
+        exec(f'class Mine(Magnitude):\n    def compress_layer(self, weight, statistics=None): return {factor}*weight', space)
+        kinds.append(space['Mine'])
+    dense, *found = [keys(replace(small, methods=[o(.5)]), tmp_path) for o in (Magnitude, *kinds)]
+    assert len({frozenset(o) for o in (dense, *found)})==5 and found[3]==found[4] and all(len(o & dense)==1 for o in found)
+
+def test_threads_belong_to_a_replicate_and_not_to_a_machine():
+    from compresscal.cells import threads_of
+    from compresscal.jobs import torch_threads
+    found = set()
+    for n in (1, 2, 3):
+        with torch_threads(n): found.add(tuple(map(threads_of, range(5))))
+    assert found=={(None, None, 2, None, 1)}
+
+def test_the_threads_that_were_used_are_recorded(small, tmp_path):
+    replace(small, methods=['wanda:0.5'], replicates=2).run(tmp_path/'s', engine=Local(threads=1))
+    records = [json.loads(p.read_bytes()) for p in (tmp_path/'s'/'cells').iterdir()]
+    used = {r['decides']['replicate']: json.loads((tmp_path/'s'/'provenance'/f"{content_key(r['decides'])}.json").read_bytes())['threads'] for r in records}
+    assert used=={0: 1, 1: 1, 2: 2}
+
+# What is asked
+
+def test_sets_are_what_they_are_called(small, tmp_path):
+    "Sets of four sequences are no sets of eight, and sets of one source are of one size"
+    with pytest.raises(ValueError, match="`n_sequences` must be at most what the sets of 'a' hold, 4, got 8"): replace(small, n_sequences=[2, 8])
+    uneven = dict(a=[CalibrationSet.from_tokens(tokens(i, n)) for i,n in enumerate((8, 4))])
+    with pytest.raises(ValueError, match="sets of 4 x 24, 8 x 24 tokens in 'a'"): replace(small, sources=uneven)
+    with pytest.raises(ValueError, match="at least one calibration set, got none in 'a'"): replace(small, sources=dict(a=[]))
+    with pytest.raises(TypeError, match="lists of calibration sets, got str in 'a'"): replace(small, sources=dict(a=['docs']))
+    for i,o in enumerate(uneven['a']): o.save(tmp_path/'kept'/f'{i:03}')
+    with pytest.raises(ValueError, match="sets of 4 x 24, 8 x 24 tokens"): replace(small, sources=[str(tmp_path/'kept')]).run(tmp_path/'s', engine=(engine := counted()))
+    assert not engine.asked
+    assert {r['n_sequences'] for r in replace(small, n_sequences=[2, 4]).run(tmp_path/'s').rows}=={0, 2, 4}
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    "A text file in the current folder, with other ways to reach it"
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    (tmp_path/'own.txt').write_text('\n\n'.join(' '.join(f'w{rng.randrange(9999)}' for _ in range(200)) for _ in range(140)))
+    (tmp_path/'rows.jsonl').write_text('\n'.join(json.dumps(dict(question=f'{i}', choices=['a', 'b'], label=0, text=f'text {i}')) for i in range(9)))
+    (tmp_path/'link.txt').symlink_to('own.txt')
+    return tmp_path/'own.txt'
+
+@pytest.mark.parametrize('source, evaluation', [('c4', 'gptq:c4'), ('c4', 'kl:c4'), ('c4', 'allenai/c4:en'), ('docs=0.5+c4=0.5', 'gptq:allenai/c4:en'), ('own.txt', 'gptq:own.txt'),
+    ('own.txt', 'gptq:{whole}'), ('{whole}', 'kl:own.txt'), ('own.txt', 'link.txt'), ('*.txt', 'own.txt'), ('own.txt', 'gptq:*.txt'), ('docs=0.5+own.txt=0.5', 'gptq:./own.txt'),
+    ('rows.jsonl', 'task:mine,file=./rows.jsonl'), ('self:start=text,text=own.txt', 'own.txt'), ('rows.jsonl', 'summaries:./rows.jsonl')])
+def test_no_text_is_calibrated_on_and_judged_by(own, source, evaluation):
+    with pytest.raises(ValueError, match='not calibrated on.*reads the same text as'):
+        Study(sources=['docs', source.format(whole=own)], evaluations=['docs', evaluation.format(whole=own)])
+
+def test_text_that_is_kept_apart_is_allowed(own):
+    Study(sources=['docs', 'code', 'own.txt', 'wikitext', 'random:c4'], evaluations=['docs', 'gptq:docs', 'kl:code', 'task:continuation_docs', 'gptq:wikitext', 'gptq:c4'])
+
+def test_documents_are_compared_whatever_they_are_called(small, own, tmp_path):
+    "Copies of a file, sets that were drawn elsewhere, and the same set under two names"
+    tokenizer = small.models['tiny'][1]
+    (tmp_path/'copy.txt').write_text(own.read_text())
+    drawn = sample_sets(str(own), tokenizer, 2, 4, 100)
+    def run(**changes): return replace(small, methods=['wanda:0.5'], **changes).run(tmp_path/'s', engine=(engine := counted()), progress=False), engine
+    for changes in (dict(sources=dict(a=drawn), evaluations=dict(b=drawn[1])), dict(sources=['own.txt'], evaluations=['copy.txt'], n_sets=1, n_sequences=8, length=100, n_evaluation=8),
+                    dict(sources=dict(a=drawn), evaluations=[f'gptq:{own},length=100'])):
+        with pytest.raises(ValueError, match='not calibrated on.*evaluation documents? stand'): run(**changes)
+    results, engine = run(sources=dict(a=drawn[:1]), evaluations=dict(b=drawn[1])) # of one file, but not of one document
+    assert len(engine.asked)==2 and not results.failures
+
+@pytest.mark.parametrize('family, says', [([('a', 'b'), ('b', 'a')], 'each pair once'), ([('a', 'b'), ('a', 'b')], 'each pair once'), ([('a', 'a')], 'against itself'),
+    ([('wanda:0.5', 'Wanda 50%')], 'against itself'), ([('a', 'wanda:0.5')], 'comparisons'), (['ab'], 'pairs'), ([('a', 'c')], 'comparisons')])
+def test_a_family_of_comparisons(small, family, says):
+    with pytest.raises(ValueError, match=says): replace(small, comparisons=family)
+    assert replace(small, comparisons=[['a', 'b'], ['magnitude:0.5', 'wanda:0.5']]).comparisons==(('a', 'b'), ('Magnitude 50%', 'Wanda 50%'))
+
+@pytest.mark.parametrize('asked', [{}, dict(methods=['wanda:2:4', 'gptq:3,group_size=none', 'sparsegpt:2:4+gptq', 'awq:3'], comparisons=[('docs', 'code'), ('wanda:2:4', 'awq:3')]),
+    dict(sources={'mine': 'docs=0.5+code=0.5', "a 'b' \\": 'self:carlini'}, evaluations={'one': 'kl:docs', 'two': 'gptq:docs'}, n_sequences=[8, 4], length=(32,), device='cpu'),
+    dict(models=[None], sources='docs', evaluations='code')])
+def test_a_study_is_shown_as_the_call_that_makes_it(asked):
+    study = Study(**asked)
+    assert eval(repr(study), dict(Study=Study))==study
+    assert all(eval(repr(o), dict(Study=Study))==o for o in (preset('impact'), preset('hallucination', 'cpu')))
+
+def test_what_must_be_supplied_is_said(small):
+    shown = repr(replace(small, evaluations=dict(small.evaluations, p='kl:docs')))
+    assert shown.startswith("Study(models={'tiny': <a model and its tokenizer>}, methods=('magnitude:sparsity=0.5', 'wanda:sparsity=0.5'), sources={'a': [<the calibration set ")
+    assert f"'text': <the calibration set {small.evaluations['text'].hash}>, 'p': 'kl:docs'" in shown
+
+# What is left beside the answer
+
+def left(study, own, place):
+    "A study of addresses, run in one folder and written down"
+    from compresscal.study import leave_question
+    place.mkdir()
+    leave_question(study, place, place.name)
+    return read_study(place/'study.toml')[0], parameters(place/'study.ipynb')
+
+def test_addresses_hold_from_anywhere(own, tmp_path, tiny_checkpoint, monkeypatch):
+    study = Study(models=[tiny_checkpoint.name, 'embedded'], sources=['own.txt', 'docs=0.5+own.txt=0.5', 'docs'],
+                  evaluations=['kl:code', 'gptq:docs', 'task:mine,file=rows.jsonl', 'summaries:rows.jsonl,n=3'])
+    (tmp_path/'elsewhere').mkdir()
+    read, asked = left(study, own, tmp_path/'out')
+    monkeypatch.chdir(tmp_path/'elsewhere')
+    assert asked.pop('out')==str(tmp_path/'out') and asked.pop('engine')=='local' and asked.pop('progress')
+    assert Study(**asked)==read # no file is missing from here
+    assert read.models==(str(tiny_checkpoint), 'embedded')
+    assert read.sources=={'own.txt': str(own), 'docs=0.5+own.txt=0.5': f'docs=0.5+{own}=0.5', 'docs': 'docs'}
+    assert read.evaluations=={'kl:code': 'kl:code', 'gptq:docs': 'gptq:docs', 'task:mine,file=rows.jsonl': f"task:mine,file={tmp_path/'rows.jsonl'}",
+                              'summaries:rows.jsonl,n=3': f"summaries:{tmp_path/'rows.jsonl'},n=3"} # called as in the tables of the first run
+
+def test_a_url_is_left_as_it_is():
+    from compresscal.study import whole_place
+    assert whole_place('s3://a/b')=='s3://a/b' and whole_place('a')==os.path.abspath('a')
+
+@pytest.mark.slow
+def test_the_notebook_that_is_left_runs_from_another_folder(own, tmp_path, tiny_checkpoint, monkeypatch):
+    pytest.importorskip('papermill')
+    study = Study(models=[tiny_checkpoint.name], methods=['wanda:0.5'], sources=['own.txt'], n_sets=2, n_sequences=2, length=64, evaluations=['docs'], n_evaluation=4, replicates=0)
+    before = study.run('out').to_csv()
+    (tmp_path/'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path/'elsewhere')
+    kept = state(tmp_path/'out')
+    run_notebook(tmp_path/'out'/'study.ipynb', tmp_path/'executed.ipynb')
+    assert state(tmp_path/'out')==kept and (tmp_path/'out'/'results.csv').read_text()==before and not os.listdir(tmp_path/'elsewhere')
 
 def test_null_controls_are_computed(small, tmp_path):
     "The same set again, not fetched: another address, other orders and numbers of threads"
