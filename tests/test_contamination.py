@@ -3,7 +3,7 @@ import re, subprocess, sys, time
 import numpy as np, pytest, torch
 from conftest import root
 from compresscal.installed import Document
-from compresscal.contamination import _documents, _one_row, _near_copies, _shingles, _Vocabulary, leakage, plot_leakage
+from compresscal.contamination import _documents, _one_row, _near_copies, _shingles, _Vocabulary, common_texts, leakage, plot_leakage
 from compresscal.sets import CalibrationSet
 
 def random_texts(seed, n, size=60, vocabulary=12):
@@ -55,7 +55,7 @@ def test_near_copies_are_found_and_their_similarity_is_exact():
     missed,pairs = 0,0
     for seed in range(4):
         a,b = near_pairs(seed)
-        similar,found = exact_similarities(a, b),{o.document: o for o in leakage(a, b, near=.8).copies}
+        similar,found = exact_similarities(a, b),{o.document: o for o in leakage(a, b, near=.8).copies if not o.within}
         for d,s in enumerate(similar):
             if d in found: assert found[d].source==d and found[d].similarity==s>=.8
             elif s>=.8: missed += 1
@@ -64,6 +64,14 @@ def test_near_copies_are_found_and_their_similarity_is_exact():
 
 def test_a_document_shorter_than_a_short_run_has_copies_too():
     assert [o.similarity for o in leakage(['two words', 'three'], ['Two words!', '', 'other'], near=.9).copies]==[1]
+
+def test_a_document_within_another_is_a_copy():
+    page,other = (' '.join(f'{w}{i}' for i in range(60)) for w in ('word', 'other'))
+    for a,b in ((page, f'{other} {page} {other} {other}'), (f'{other} {page} {other}', page)):
+        copy, = leakage([other[:90], a], [b, 'nothing of it']).copies
+        assert (copy.document, copy.source, copy.similarity, copy.within)==(0, 1, 1, True)
+    assert common_texts([page], [page[:200]+' and '+other], share=.9)==[] and leakage([page], [f'{other} {page} {other}'], near=None).copies==()
+    assert common_texts([[0,5,6,7,8]], [[9,5,6,7]], 3, .5)==[(0, 0, .5)]
 
 def test_any_kind_of_documents():
     ids = [[5,6,7,8], [9,5,6,7]]
