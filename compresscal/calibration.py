@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
-           'model_identity', 'require_positive', 'sample_sets', 'regenerate', 'check_shares', 'share_counts', 'mix',
-           'CalibrationSet', 'content_hash']
+           'model_identity', 'require_positive', 'TooLittleText', 'sample_sets', 'regenerate', 'check_shares',
+           'share_counts', 'mix', 'CalibrationSet', 'content_hash']
 
 # %% ../nbs/03_calibration.ipynb #1f245e86
 import hashlib, json, random
@@ -94,6 +94,8 @@ def require_positive(
         if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
 
 # %% ../nbs/03_calibration.ipynb #53635061
+class TooLittleText(ValueError): "A source holds fewer windows than are asked for"
+
 def _tokenized(reading, tokenizer, near_duplicates, counts):
     seen = SeenTexts()
     for document in reading:
@@ -127,7 +129,7 @@ def sample_sets(
     reading,counts = corpus.read(seed),dict(documents=0, duplicates=0, tokens=0, long_enough=0, size=size)
     stream = _tokenized(reading, tokenizer, near_duplicates, counts)
     drawn = [list(islice(window_rules[rule](stream, size, seed, tokenizer.eos_token_id), n_sequences)) for _ in range(n_sets)]
-    if len(drawn[-1])<n_sequences: raise ValueError(_too_little(corpus, rule, n_sets, n_sequences, size, counts))
+    if len(drawn[-1])<n_sequences: raise TooLittleText(_too_little(corpus, rule, n_sets, n_sequences, size, counts))
     sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, rule=rule, bos=before[0] if before and not chat else None,
         chat=chat, near_duplicates=near_duplicates)
     shared = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling, tokenizer=tokenizer_fingerprint(tokenizer),

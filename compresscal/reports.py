@@ -19,6 +19,7 @@ from torch import Tensor
 from .activations import InputStatistics
 from .grids import Quantized
 from .plots import Line,Picture,plot_lines
+from .tables import escape_markdown,markdown_table
 
 # %% ../nbs/08_reports.ipynb #017c5403
 def output_energy(
@@ -124,17 +125,22 @@ def _kinds(report:CompressionReport)->pd.DataFrame:
     d['depth'] = d.block.str.extract(r'(\d+)$', expand=False).astype(int)
     return d
 
-def _table(report:CompressionReport)->str:
-    "A row for each kind of layer, as a markdown table"
-    d,looks = _kinds(report),dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', damping='{:.3g}', seconds='{:.2f}')
-    columns = {o: {'damping': 'max', 'seconds': 'sum'}.get(o, 'mean') for o in looks if o in d}
-    kinds = d.groupby(['layer','outputs','inputs'], sort=False)
-    rows = [['layer','weights','count',*(o.replace('_',' ') for o in columns)], ['---',*['---:']*(len(columns)+2)]]
-    for (name,o,i),means in kinds.agg(columns).iterrows():
-        rows.append([name, f'{o} × {i}', str(kinds.size()[name,o,i]), *('' if pd.isna(v) else looks[k].format(v) for k,v in means.items())])
-    return '\n\n'.join([f"**{report!r}**", '\n'.join(f"| {' | '.join(o)} |" for o in rows)])
+_looks = dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', damping='{:.3g}', seconds='{:.2f}')
 
-CompressionReport._repr_markdown_ = _table
+def _table_rows(self)->list[list[str]]:
+    "Rows of the table that is shown, one for each kind of layer, the head first"
+    d = _kinds(self)
+    columns = {o: {'damping': 'max', 'seconds': 'sum'}.get(o, 'mean') for o in _looks if o in d}
+    kinds = d.groupby(['layer', 'outputs', 'inputs'], sort=False)
+    rows = [['layer', 'weights', 'count', *(o.replace('_', ' ') for o in columns)]]
+    for (name,o,i),means in kinds.agg(columns).iterrows():
+        shown = ['' if pd.isna(v) else _looks[k].format(v) for k,v in means.items()]
+        rows.append([name, f'{o} × {i}', str(kinds.size()[name,o,i]), *shown])
+    return rows
+
+def _markdown(self): return f"**{escape_markdown(repr(self))}**\n\n{markdown_table(self.table_rows())}"
+
+CompressionReport.table_rows,CompressionReport._repr_markdown_ = _table_rows,_markdown
 
 # %% ../nbs/08_reports.ipynb #df868455
 def plot_errors(
