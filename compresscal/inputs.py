@@ -35,6 +35,14 @@ def _hint(name):
         if (close:=get_close_matches(Path(name).name, beside, 1, .7)) and close[0]!=Path(name).name: e.add_note(f"Did you mean {beside[close[0]]!r}?")
         raise
 
+def _refuse_file(name):
+    "Raise where the name of a model is that of a file"
+    path = Path(name).expanduser()
+    if not path.is_file(): return
+    meant = f'the folder {str(path.parent)!r}, if it is that of the model' if path.suffix!='.gguf' else ('the folder or the Hub id of the model '
+        'that it was made of, as safetensors: GGUF files are not read yet')
+    raise ValueError(f"`model` must be 'embedded', a folder or a Hub id, got the file {str(name)!r}; give {meant}")
+
 def find_model(
     name:str,          # `embedded`, a folder or a Hub id
     weights:bool=True, # Load its weights too?
@@ -42,6 +50,7 @@ def find_model(
 )->tuple:              # Its configuration, its tokenizer, and the model or None
     "A model by the name that commands give it"
     at = None if name=='embedded' else name
+    _refuse_file(name)
     with _hint(name):
         if not weights: return *load_tokenizer(at), None
         model, tokenizer = load_model(at, **kwargs)

@@ -19,7 +19,7 @@ from statistics import median
 from xml.etree import ElementTree
 from .corpora import file_fingerprint
 from .installed import SeenTexts, cache_folder, held_out_documents, package_versions, splits, write_atomically
-from .names import no_such
+from .names import no_such, refuse_unused
 from .tables import markdown_table, one_line
 
 # %% ../nbs/12_summary_sets.ipynb #0d6c8435
@@ -310,11 +310,6 @@ def _published(name, split, revision):
     return stories(((name, json.loads(o)) for o in lines if o.strip()), chain(*(place(o, '') for o,_ in parts))),manifest|dict(articles=[o for _,o in parts])
 
 # %% ../nbs/12_summary_sets.ipynb #5316af36
-def _without_effect(what, **given):
-    "Refuse what would do nothing"
-    odd = next((k for k,v in given.items() if v is not None), None)
-    if odd: raise ValueError(f"`{odd}` must not be given for {what}, where it does nothing, got {given[odd]!r}")
-
 def open_summary_set(
     name_or_path:str|Path,    # `docstrings`, a key of `PUBLISHED_SETS`, a file, a folder, or `owner/name[:configuration]` on the Hub
     n:int|None=None,          # How many documents to sample; None takes all
@@ -328,13 +323,13 @@ def open_summary_set(
     "Documents to sum up"
     text = str(name_or_path)
     if text=='docstrings':
-        _without_effect("the set 'docstrings'", document=document, reference=reference, revision=revision)
+        refuse_unused("for the set 'docstrings'", document=document, reference=reference, revision=revision)
         manifest = dict(kind='installed', name=text, split=split or 'test', packages=package_versions())
         return choose_documents(text, _docstrings(split or 'test'), manifest, n, seed)
     path,label = Path(text).expanduser(),text
     if text in PUBLISHED_SETS: rows,manifest = _published(text, split or PUBLISHED_SETS[text].splits[0], revision)
     elif isinstance(name_or_path, Path) or path.exists() or path.suffix.lower() in _readers:
-        _without_effect('files', split=split, revision=revision)
+        refuse_unused('for files', split=split, revision=revision)
         files,label = _files(path),path.stem
         rows,manifest = _rows(files),dict(kind='files', files={o.name: file_fingerprint(o) for o in files})
     elif re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text):
