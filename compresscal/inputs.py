@@ -9,52 +9,28 @@ __all__ = ['find_model', 'window_length', 'saved_sets', 'check_source', 'open_se
            'reference_text']
 
 # %% ../nbs/16_inputs.ipynb #3d98c0db
-import re
-from contextlib import contextmanager
 from difflib import get_close_matches
-from glob import iglob
-from os.path import expanduser
 from pathlib import Path
 
 from .calibration import CalibrationSet, tokenizer_fingerprint
-from .corpora import hub_texts, installed_sources, open_corpus
+from .corpora import hub_texts, installed_sources
 from .loading import load_model, load_tokenizer
 from .sources import calibration_sets, parse_mixture, parse_recipe
+from .spelling import check_model, check_source_name
 from .synthesis import PRESETS, Recipe
 
 # %% ../nbs/16_inputs.ipynb #146b00eb
-@contextmanager
-def _hint(name):
-    "Add to an error the name that was perhaps meant"
-    if name!='embedded' and get_close_matches(str(name), ['embedded'], 1, .8) and not Path(name).exists():
-        raise ValueError(f"`model` must be 'embedded', a folder or a Hub id, got {name!r}; did you mean 'embedded'?") # without asking the Hub
-    try: yield
-    except ValueError as e:
-        folder = Path(name).expanduser().parent
-        beside = {o.parent.name: str(o.parent) for o in folder.glob('*/config.json')} if folder.is_dir() else {}
-        if (close:=get_close_matches(Path(name).name, beside, 1, .7)) and close[0]!=Path(name).name: e.add_note(f"Did you mean {beside[close[0]]!r}?")
-        raise
-
-def _refuse_file(name):
-    "Raise where the name of a model is that of a file"
-    path = Path(name).expanduser()
-    if not path.is_file(): return
-    meant = f'the folder {str(path.parent)!r}, if it is that of the model' if path.suffix!='.gguf' else ('the folder or the Hub id of the model '
-        'that it was made of, as safetensors: GGUF files are not read yet')
-    raise ValueError(f"`model` must be 'embedded', a folder or a Hub id, got the file {str(name)!r}; give {meant}")
-
 def find_model(
     name:str,          # `embedded`, a folder or a Hub id
     weights:bool=True, # Load its weights too?
     **kwargs           # `dtype`, `device` and `offload` of `load_model`
 )->tuple:              # Its configuration, its tokenizer, and the model or None
     "A model by the name that commands give it"
+    check_model(name)
     at = None if name=='embedded' else name
-    _refuse_file(name)
-    with _hint(name):
-        if not weights: return *load_tokenizer(at), None
-        model, tokenizer = load_model(at, **kwargs)
-        return model.config, tokenizer, model
+    if not weights: return *load_tokenizer(at), None
+    model, tokenizer = load_model(at, **kwargs)
+    return model.config, tokenizer, model
 
 # %% ../nbs/16_inputs.ipynb #57e5a943
 def window_length(
@@ -82,12 +58,8 @@ def check_source(
     name:str, # Of a source, a mixture, or sets that are kept
 ):
     "Raise a `ValueError` where a name of calibration text can mean nothing"
-    for o in parse_mixture(name) or [name]:
-        kind, _, rest = o.partition(':')
-        if kind=='self': _check_recipe(o)
-        elif kind=='random': check_source(rest) if rest else None
-        elif not (o in installed_sources or o in hub_texts or saved_sets(o) or next(iglob(expanduser(o), recursive=True), None)
-                  or re.fullmatch(r'\w[\w.-]*/[\w.-]+(:[\w.-]+)?', o) and not re.search(r'\.(txt|jsonl?|csv|parquet)$', o)): open_corpus(o) # says what is wrong
+    check_source_name(name)
+    for o in parse_mixture(name) or [name]: _check_recipe(o)
 
 def _check_recipe(name):
     "Raise where a recipe is not known, with the nearest that is"
