@@ -60,6 +60,13 @@ def _command(commands, name, help, description, epilog=None):
                       ('traceback', 'show where in the program an error arose')): parser.add_argument(f'--{flag}', action='store_true', help=said)
     return parser
 
+def _reading(parser, bos=True):
+    "How text is read"
+    parser.add_argument('--chat', action='store_true', default=None, help="put the text into a user turn of the model's chat template")
+    if bos: parser.add_argument('--no-bos', dest='bos', action='store_false', default=None, help='do not head windows with the beginning-of-text token')
+    _option(parser, '--column', 'column that holds the text, in tables')
+    _option(parser, '--revision', 'commit of a set on the Hub (default: the current one)')
+
 def _sizes(parser, n_sets=1, sets='sets'):
     "Which sets are drawn, and how large they are"
     if n_sets: _option(parser, '--sets', sets, n_sets, dest='n_sets', type=int)
@@ -100,9 +107,7 @@ def _add_drawing(commands):
         'Draw disjoint calibration sets and write each into a folder of its own, tokens (safetensors) and manifest (JSON), with a datasheet for publication.', epilog)
     sample.add_argument('source', metavar='SOURCE', help=SOURCES.replace('%', '%%'))
     _option(sample, '--rule', 'how text is cut: window (one of each document), pack or pad (default: window)')
-    sample.add_argument('--chat', action='store_true', default=None, help="put the text into a user turn of the model's chat template")
-    _option(sample, '--column', 'column that holds the text, in tables')
-    _option(sample, '--revision', 'commit of a set on the Hub (default: the current one)')
+    _reading(sample, bos=False)
     write = _command(commands, 'generate', 'let the model write calibration sets and keep them',
         'Let a model write its own calibration text. A recipe says how; every option named after one of its fields changes that.', epilog)
     write.add_argument('recipe', metavar='RECIPE', nargs='?', default='self', help=f"self or a preset: {', '.join(RECIPES)}; also with settings, such as self:carlini,top_k=50 (default: self)")
@@ -136,7 +141,11 @@ def _add_compressing(commands):
     compress.add_argument('name', metavar='MODEL', help="folder or Hub id, or 'embedded'")
     compress.add_argument('method', metavar='METHOD', help=METHODS.replace('%', '%%'))
     _option(compress, '--calibration', f'a folder that sample or generate have written, or a source: {SOURCES}', metavar='SOURCE')
-    _sizes(compress, None)
+    _option(compress, '--sequences', 'windows in a set (default: 128, or as many as there are)', dest='n_sequences', type=int)
+    _option(compress, '--length', "tokens in a window (default: 2048, or the model's context, or what the text allows)", type=int)
+    _option(compress, '--seed', 'decides everything that is drawn (default: 0)', type=int)
+    _option(compress, '--rule', 'how text is cut: window (one of each document), pack or pad (default: window, or pack where there is too little text)')
+    _reading(compress)
     _several(compress, '--skip', 'skip', 'LAYER', "layers to leave alone, such as down_proj or 'model.layers.0.*'")
     compress.add_argument('--offload', action='store_true', help='leave the blocks on disk and read each when it is needed; stopped, the same command goes on where it was')
     _option(compress, '--forward-dtype', "number format of forward passes, such as bfloat16 (default: the model's)")
@@ -144,12 +153,12 @@ def _add_compressing(commands):
     evaluate = _command(commands, 'evaluate', 'measure models', 'Measure models, and how far they are from a dense one.')
     evaluate.add_argument('names', metavar='MODEL', nargs='+', help="folders or Hub ids, or 'embedded'")
     _option(evaluate, '--dense', 'the dense model, measured first and compared with', metavar='MODEL')
-    _option(evaluate, '--length', "tokens in a window (default: 2048, or the model's context if that is shorter)", type=int)
-    _option(evaluate, '--seed', 'decides which windows', 0, type=int)
+    _option(evaluate, '--length', "tokens in a window (default: 2048, or the model's context, or what the text allows)", type=int)
+    _option(evaluate, '--seed', 'decides which windows (default: 0)', type=int)
     _several(evaluate, '--evaluate', 'evaluations', 'MEASURE', MEASURES, ('docs',))
     _several(compress, '--evaluate', 'evaluations', 'MEASURE', f'measure before and after: {MEASURES}')
     for parser,what in ((compress, 'folder for the model, new or empty'), (evaluate, 'file for everything that was measured, documents one by one, as JSON')):
-        _option(parser, '--evaluation-sequences', 'windows of held-out text from each source', 48, dest='n_evaluation', type=int)
+        _option(parser, '--evaluation-sequences', 'windows of held-out text from each source (default: 48, or as many as there are; all for gptq)', dest='n_evaluation', type=int)
         _option(parser, '--dtype', "number format of the model, such as bfloat16 (default: the checkpoint's own)")
         _option(parser, '--out', what, metavar='FOLDER' if parser is compress else 'FILE', required=parser is compress)
 
@@ -297,7 +306,7 @@ def _compress(args):
 
 def _evaluate(args):
     from compresscal.compressing import evaluate
-    return evaluate(**_given(evaluate, args), progress=not args.quiet)
+    return evaluate(**_given(evaluate, args), progress=not args.quiet, command=args.line)
 
 def _summarize(args):
     from compresscal.summarizing import write_summaries

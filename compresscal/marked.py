@@ -11,6 +11,7 @@ __all__ = ['COLOURS', 'Mark', 'flatten', 'MarkedText', 'MarkedTexts']
 import html, re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from .tables import plain_text
 
 # %% ../nbs/11_marked.ipynb #a75f6117
 COLOURS = dict(yellow='234,179,8', green='34,160,84', red='220,60,60', blue='59,130,246', violet='147,90,220', grey='128,128,128') # Red, green, blue
@@ -56,10 +57,12 @@ def _between(text, near, first, last):
     return [text[:found[head-1].end() if head else 0].rstrip(), None, text[found[-tail].start() if tail else len(text):].lstrip()]
 
 # %% ../nbs/11_marked.ipynb #6e196089
+def _escaped(text): return html.escape(plain_text(text))
+
 def _html_mark(text, o):
-    rgb,note = COLOURS[o.colour],f' title="{html.escape(o.note)}"' if o.note else ''
+    rgb,note = COLOURS[o.colour],f' title="{_escaped(o.note)}"' if o.note else ''
     style = f'background:rgba({rgb},.28);border-bottom:2px solid rgb({rgb});color:inherit'
-    return f'<mark style="{style}"{note}>{html.escape(text)}</mark>'+(f'<sup>{html.escape(o.label)}</sup>' if o.label else '')
+    return f'<mark style="{style}"{note}>{_escaped(text)}</mark>'+(f'<sup>{_escaped(o.label)}</sup>' if o.label else '')
 
 # %% ../nbs/11_marked.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,12 +88,13 @@ class MarkedText:
             at = o.end if o else at
 
     def __repr__(self):
-        behind = lambda o: f'<<<[{o.label}]' if o.label else '<<<'
-        return '\n'.join(filter(None, [self.title, ''.join(' [...] ' if t is None else f'>>>{t}{behind(o)}' if o else t for t,o in self.parts())]))
+        def shown(t, o): return ' [...] ' if t is None else f'>>>{t}<<<'+(f'[{o.label}]' if o.label else '') if o else t
+        body = ''.join(shown(*o) for o in self.parts())
+        return plain_text('\n'.join(filter(None, [self.title, body])))
     def to_html(self)->str:
-        body = ''.join(' […] ' if t is None else _html_mark(t, o) if o else html.escape(t) for t,o in self.parts())
+        body = ''.join(' […] ' if t is None else _html_mark(t, o) if o else _escaped(t) for t,o in self.parts())
         legend = ' '.join(_html_mark(v, Mark(0, 1, colour=k)) for k,v in self.legend.items())
-        head = ' '.join(filter(None, [f'<b>{html.escape(self.title)}</b>' if self.title else '', legend]))
+        head = ' '.join(filter(None, [f'<b>{_escaped(self.title)}</b>' if self.title else '', legend]))
         return (f'<p>{head}</p>' if head else '')+f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin-bottom:1em">{body}</div>'
     _repr_html_ = to_html
 

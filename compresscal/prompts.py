@@ -8,16 +8,25 @@ Docs: https://compresscal.github.io/compresscal/prompts.html.md"""
 __all__ = ['SLOT', 'SYSTEM', 'PROMPTS', 'Prompt', 'as_prompt', 'around', 'Fitted', 'opening_ids', 'fit']
 
 # %% ../nbs/12_prompts.ipynb #74d6aceb
-import datetime
+import datetime, re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
-from .chat import render_chat
 from .installed import summary_prompt
 from .names import no_such
 
 # %% ../nbs/12_prompts.ipynb #c05f482d
 SLOT = '{document}' # Where the document goes
+
+def _check_template(template):
+    "Raise where a template has another field than the one there is, or not that one"
+    odd = next((o for o in re.findall(r'\{[^\W\d]\w*\}', template) if o!=SLOT), None)
+    if odd:
+        meant = '.' if not get_close_matches(odd.lower(), [SLOT], 1, .7) else f'; did you mean {SLOT}?'
+        raise ValueError(f"`template` may hold the field {SLOT} and no other, got {odd}{meant} Braces around more than a word stand for themselves.")
+    if template.count(SLOT)!=1: raise ValueError(f"`template` must hold {SLOT} once, got it {template.count(SLOT)} times in {template!r}")
 
 @dataclass(frozen=True)
 class Prompt:
@@ -30,7 +39,7 @@ class Prompt:
     def __post_init__(self):
         for k in ('name','template'):
             if not isinstance(v := getattr(self, k), str) or not v: raise ValueError(f"`{k}` must be a text that is not empty, got {v!r}")
-        if self.template.count(SLOT)!=1: raise ValueError(f"`template` must hold {SLOT} once, got it {self.template.count(SLOT)} times in {self.template!r}")
+        _check_template(self.template)
         if self.system is not None and not isinstance(self.system, str): raise ValueError(f"`system` must be a text or None, got {self.system!r}")
         if isinstance(self.stop, str) or not all(isinstance(o, str) and o for o in self.stop):
             raise ValueError(f"`stop` must be a row of texts, none empty, got {self.stop!r}")
@@ -56,7 +65,7 @@ def as_prompt(
     "The prompt that is meant"
     if isinstance(prompt, Prompt): return prompt
     if not isinstance(prompt, str): raise TypeError(f"`prompt` must be a name, a template or a Prompt, got {type(prompt).__name__}")
-    if SLOT in prompt: return Prompt('own', prompt)
+    if '{' in prompt or ' ' in prompt.strip(): return Prompt('own', prompt)
     if prompt not in PROMPTS: raise no_such('prompt', prompt, PROMPTS)
     return PROMPTS[prompt]
 
@@ -68,7 +77,7 @@ _always = '{% macro strftime_now(format) %}{{format'+_dates+'}}{% endmacro %}' #
 def _render(tokenizer, messages, variables):
     template,variables = tokenizer.get_chat_template(),dict(date_string=_day.strftime('%d %b %Y'))|variables
     if 'strftime_now' in template: template = _always+template
-    return render_chat(tokenizer, messages, template=template, add_generation_prompt=True, **variables)
+    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables)
 
 def around(
     prompt:str|Prompt,                 # What the model is told
@@ -86,7 +95,7 @@ def around(
     variables = chat if isinstance(chat, Mapping) else {}
     if prompt.system is not None:
         try: text = _render(tokenizer, [dict(role='system', content=prompt.system), dict(role='user', content=user)], variables)
-        except (ValueError,TypeError): pass # no such role
+        except (TemplateError,ValueError,TypeError): pass # no such role
     if text.count(_mark)!=1 or prompt.system not in text: text = _render(tokenizer, [dict(role='user', content=lead+user)], variables)
     if text.count(_mark)!=1: raise ValueError(f"`tokenizer` must have a chat template that shows what the user says once, got it {text.count(_mark)} times")
     return *text.split(_mark),True

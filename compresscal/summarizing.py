@@ -8,24 +8,27 @@ Docs: https://compresscal.github.io/compresscal/summarizing.html.md"""
 __all__ = ['write_summaries', 'compare_summaries']
 
 # %% ../nbs/20_summarizing.ipynb #c8a327ca
-import shutil
+import html, shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from .console import Answer, as_json, padded
+from .calibration import require_positive
+from .console import Answer, as_json, check_out_file, check_out_folder, padded
 from .figures import slug
 from .generation import Sampling
 from .hallucination import Hallucination, System, summary_pictures, summary_tables, system_means
 from .inputs import find_model
 from .installed import write_atomically
 from .judges import parse_judge
+from .names import refuse_unused
 from .overlap import explain
 from .prompts import as_prompt
-from .report import frame_lines, html_picture, PAGE_STYLE, shown, titled_table, unfold
+from .report import frame_lines, html_picture, html_table, PAGE_STYLE
+from .results import markdown_table
 from .reviews import controls, review
+from .sentences import splitter_name
 from .summarization import Summaries, load_summaries, summarize
 from .summary_sets import open_summary_set
-from .tables import escape_markdown, markdown_table, one_line
+from .tables import one_line
 from .tensor_files import new_folder
 
 # %% ../nbs/20_summarizing.ipynb #77612f69
@@ -55,8 +58,8 @@ def write_summaries(
     progress:bool=True,       # Show a progress bar
 )->Answer:
     "Let a model sum up documents, and keep what it wrote in a file"
-    out, how = Path(out).expanduser(), as_prompt(prompt)
-    if out.exists(): raise ValueError(f"`out` must be a new file, got {str(out)!r}, which exists")
+    out, how = check_out_file(out, new=True), as_prompt(prompt)
+    require_positive(max_tokens=max_tokens, **{} if batch_size is None else dict(batch_size=batch_size))
     drawn, found = _sampling(temperature, top_k, top_p), open_summary_set(documents, n, split, seed, document=document, reference=reference)
     _, tokenizer, model = find_model(name, dtype=dtype, device=device)
     kept = out.with_name(f'.{out.name}.answers')
@@ -65,22 +68,62 @@ def write_summaries(
     shutil.rmtree(kept, ignore_errors=True)
     return Answer(repr(written), dict(command='summarize', file=str(out), model=name, documents=found.name, **written.counts(), settings=written.settings), note=f'Written: {out}')
 
+# %% ../nbs/20_summarizing.ipynb #db9b083c
+_ALIKE = ('prompt', 'chat', 'stop', 'max_tokens') # Settings that are the same in a fair comparison
+
+def _differences(read):
+    "Sentences about files that were not written as the dense model's"
+    dense = read[0][2].settings
+    def mark(settings): return (settings.get('model') or {}).get('fingerprint')
+    def said(value): return repr(value['name']) if isinstance(value, dict) and 'name' in value else repr(value)
+    for _,file,summaries in read[1:]:
+        own = summaries.settings
+        if mark(own) and mark(own)==mark(dense): yield f'{one_line(file)} was written by the dense model itself.'
+        for k in _ALIKE:
+            if k not in own or k not in dense or own[k]==dense[k]: continue
+            yield one_line(f"{file} was written with another {k} than the dense model's: {said(own[k])}, not {said(dense[k])}.")
+
+def _check_comparison(worst, splitter, out):
+    "Raise for what cannot be, before anything is read; how many of the worst are shown"
+    if out: check_out_folder(out, new=True)
+    else: refuse_unused('without a page to show them on', worst=worst)
+    splitter_name(splitter)
+    if worst is not None and (type(worst) is not int or worst<0): raise ValueError(f"`worst` must be a whole number, 0 or more, got {worst!r}")
+    return 3 if worst is None else worst
+
 # %% ../nbs/20_summarizing.ipynb #133bd052
-def _named(files):
-    "Systems, and the summaries of each"
-    found = {}
+def _read_files(files):
+    "The name of a system, the name of a file and its summaries, for each file"
+    found = []
     for i,said in enumerate(files):
-        name, equals, path = said.partition('=') if '=' in said and not Path(said).expanduser().exists() else ('', '', said)
+        name, _, path = said.partition('=') if '=' in said and not Path(said).expanduser().exists() else ('', '', said)
         name = 'dense' if not i else name.strip() or Path(path).stem
-        found.setdefault(System(name), []).append(load_summaries(Path(path).expanduser()))
-    if len(found)<2: raise ValueError(f"`files` must be the dense model's summaries and those of another, got {len(files)}")
+        found.append((name, Path(path).name, load_summaries(Path(path).expanduser())))
+    if len({name for name,_,_ in found})<2: raise ValueError(f"`files` must be the dense model's summaries and those of another, got {len(files)}")
     return found
 
-def _same_documents(found):
-    first, *others = [(k, o) for k,v in found.items() for o in v]
-    key = lambda o: [(d.dataset, d.id, d.text) for d in o.documents]
-    for k,o in others:
-        if key(o)!=key(first[1]): raise ValueError(f"`files` must be of the same documents, got others for {k.name!r}: {len(o)} and {len(first[1])} documents")
+def _by_system(read):
+    "Systems, and the summaries of each"
+    found = {}
+    for name,_,summaries in read: found.setdefault(System(name), []).append(summaries)
+    return found
+
+def _documents_of(summaries): return [(d.dataset, d.id, d.text) for d in summaries.documents]
+
+def _describe(summaries):
+    "Of how many documents, and of which sets"
+    sets = ', '.join(repr(o) for o in dict.fromkeys(d.dataset for d in summaries.documents))
+    return f'{len(summaries):,} documents of the set {sets}'
+
+def _same_documents(read):
+    "Raise where a file is of other documents than the first"
+    (_, first, dense), *others = read
+    wanted = _documents_of(dense)
+    for _,file,summaries in others:
+        if (got := _documents_of(summaries))==wanted: continue
+        common = len({*got} & {*wanted})
+        raise ValueError(f"`files` must be of the same documents in the same order, got {file!r} of {_describe(summaries)} and "
+                         f"{first!r} of {_describe(dense)}; {common:,} of them are the same")
 
 def compare_summaries(
     files:Sequence[str],      # Files of `write_summaries`, the dense model's first, each with a name before `=` if you like
@@ -88,69 +131,54 @@ def compare_summaries(
     *,
     bertscore:str|None=None,  # Model of BERTScore against the reference
     splitter:str='rules',     # Tells sentences apart for overlap
-    worst:int=3,              # Summaries with the greatest risk to show on the page, of each system
+    worst:int|None=None,      # Summaries with the greatest risk to show on the page, of each system; None: 3
     out:str|Path|None=None,   # A new folder for tables, figures and a page
     progress:bool=True,       # Show progress bars
 )->Answer:
     "Which of several models hallucinates, and how much it copies"
-    heard, found = [parse_judge(o) for o in judges], _named(files)
-    _same_documents(found)
+    worst = _check_comparison(worst, splitter, out)
+    heard, read = [parse_judge(o) for o in judges], _read_files(files)
+    _same_documents(read)
+    if not any(read[0][2].references): refuse_unused('for summaries without references', bertscore=bertscore)
+    found, notes = _by_system(read), list(_differences(read))
     how = dict(bertscore=bertscore, splitter=splitter, progress=progress)
     reviews = {k: [review(o, heard, **how) for o in v] for k,v in found.items()}
     study = Hallucination(reviews, {k: review(o, heard, **how) for k,o in controls(found[System('dense')][0], splitter=splitter).items()})
     tables = summary_tables(study)
     if out:
         with new_folder(out) as aside: _write(aside, study, tables, found, worst)
-    lines = ((title, [[*map(one_line, row)] for row in frame_lines(frame)[0]]) for title,_,frame in tables[:2])
-    text = '\n\n'.join(f'{one_line(title)}\n{padded(rows)}' for title,rows in lines)
+    text = '\n\n'.join(f'{title}\n{padded(frame_lines(frame)[0])}' for title,_,frame in tables[:2])
     data = dict(command='hallucination', files=list(files), judges={o.name: o.settings() for o in heard}, folder=out and str(out),
                 systems=system_means(study).to_dict('records'), risk=study.risk.drop(columns='values').to_dict('records'))
-    return Answer(text, data, note=f'In {out}: hallucination.html (all of it on one page), tables, figures, and a row for each summary' if out else '')
+    where = [f'In {out}: hallucination.html (all of it on one page), tables, figures, and a row for each summary'] if out else []
+    return Answer(text, data|dict(notes=notes), note='\n'.join([*notes, *where]))
 
 # %% ../nbs/20_summarizing.ipynb #876cc7ac
-_ALL = 300 # Words of a document that is shown whole
-
-def _evidence(summary, source):
-    "HTML of a summary and of what it was made from, all of which can be read"
-    above, below = explain(summary, source)
-    n, whole = len(source.split()), f'<div class=source>{below.to_html()}</div>'
-    if n<=_ALL: return above.to_html()+whole
-    if not below.marks: return above.to_html()+'<p class=note>Nothing of it stands in the document:</p>'+whole
-    return above.to_html()+replace(below, context=40).to_html()+unfold('The whole document', whole, f'{n:,} words')
-
 def _riskiest(study, found, worst):
     "HTML of the summaries with the greatest risk, of each system"
-    metric, parts = study.judged[0], []
+    metric, shown = study.judged[0], []
     for system,reviews in study.reviews.items():
         o, written = reviews[0], found[system][0]
         values = o[metric] if o.metric(metric).higher_is_better is False else -o[metric]
         order = [i for i in (-values).argsort() if values[i]==values[i] and not o.degenerate[i]][:worst]
-        if order: parts.append(f'<h3>{shown(system.name)}</h3>')
-        for i in order:
-            score = f'<p class=note>{shown(written.documents[i].id)}: {shown(metric)} {o[metric][i]:.3f}</p>'
-            parts.append(score+_evidence(written.texts[i], written.sources[i]))
-    return ''.join(parts)
-
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Hallucination</title><style>{css}</style></head><body><h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
-<h2>Summaries with the greatest risk</h2>{worst}</body></html>"""
-
-def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
+        if order: shown.append(f'<h3>{html.escape(system.name)}</h3>'+''.join(f'<p class=note>{html.escape(written.documents[i].id)}: {html.escape(metric)} '
+                               f'{o[metric][i]:.3f}</p>{explain(written.texts[i], written.sources[i], context=12).to_html()}' for i in order))
+    return ''.join(shown)
 
 def _page(study, tables, pictures, found, worst):
     "All of it on one page"
-    parts = (f'<h2>{shown(title)}</h2><p class=note>{shown(note)}</p>{titled_table("", *frame_lines(frame))}' for title,note,frame in tables)
-    size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
-    figures = ''.join(html_picture(k, p) for k,p in pictures.items())
-    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=''.join(parts), worst=_riskiest(study, found, worst))
+    parts = ''.join(f'<h2>{html.escape(t)}</h2><p class=note>{html.escape(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>' for t,note,frame in tables)
+    drawn = ''.join(html_picture(k, p) for k,p in pictures.items())
+    size = f'{len(study.dense):,} documents, {len(study.compressed)} compressed models'
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Hallucination</title><style>{PAGE_STYLE}</style></head><body><h1>Hallucination</h1>'
+            f'<p class=note>{size}</p>{drawn}{parts}<h2>Summaries with the greatest risk</h2>{_riskiest(study, found, worst)}</body></html>')
 
 def _write(folder, study, tables, found, worst):
     "Tables, figures, a page, and a row for each summary"
     folder.mkdir()
     pictures = summary_pictures(study)
     write_atomically(folder/'hallucination.html', _page(study, tables, pictures, found, worst))
-    parts = (f'{escape_markdown(title)}\n\n{escape_markdown(note)}\n\n{markdown_table(*frame_lines(frame))}' for title,note,frame in tables)
-    write_atomically(folder/'tables.md', '\n\n'.join(parts)+'\n')
+    write_atomically(folder/'tables.md', '\n\n'.join(f'{t}\n\n{note}\n\n{markdown_table(*frame_lines(frame))}' for t,note,frame in tables)+'\n')
     write_atomically(folder/'risk.csv', study.risk.drop(columns='values').to_csv(index=False))
     write_atomically(folder/'means.csv', system_means(study).to_csv(index=False))
     every = [(k.name, i, o) for k,v in study.reviews.items() for i,o in enumerate(v)]+[(f'control: {k}', 0, o) for k,o in study.controls.items()]

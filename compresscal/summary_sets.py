@@ -19,7 +19,8 @@ from statistics import median
 from xml.etree import ElementTree
 from .corpora import file_fingerprint
 from .installed import SeenTexts, cache_folder, held_out_documents, package_versions, splits, write_atomically
-from .names import no_such
+from .names import no_such, refuse_unused
+from .tables import markdown_table, one_line
 
 # %% ../nbs/12_summary_sets.ipynb #0d6c8435
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class SummarySet:
         counts,refs = sorted(_words(o.text) for o in self.documents),[_words(o.reference) for o in self.documents if o.reference is not None]
         facts = dict(documents=f'{len(self):,}', words=f'{median(counts):,.0f} ({counts[0]:,} to {counts[-1]:,})', references=f'{len(refs):,}')
         return facts|({'reference words': f'{median(refs):,.0f}'} if refs else {})|{k: f'{v:,}' for k,v in self.manifest.get('left_out', {}).items() if v}
-    def __repr__(self): return f"SummarySet {self.name}: "+', '.join(f'{k} {v}' for k,v in self._facts().items())
-    def _repr_markdown_(self): return '\n'.join(['| | |', '| --- | ---: |', f'| set | {self.name} |', *(f'| {k} | {v} |' for k,v in self._facts().items())])
+    def __repr__(self): return f"SummarySet {one_line(self.name)}: "+', '.join(f'{k} {v}' for k,v in self._facts().items())
+    def _repr_markdown_(self): return markdown_table([('', ''), ('set', self.name), *self._facts().items()])
 
 # %% ../nbs/12_summary_sets.ipynb #53d113ca
 def choose_documents(
@@ -322,11 +323,13 @@ def open_summary_set(
     "Documents to sum up"
     text = str(name_or_path)
     if text=='docstrings':
+        refuse_unused("for the set 'docstrings'", document=document, reference=reference, revision=revision)
         manifest = dict(kind='installed', name=text, split=split or 'test', packages=package_versions())
         return choose_documents(text, _docstrings(split or 'test'), manifest, n, seed)
     path,label = Path(text).expanduser(),text
     if text in PUBLISHED_SETS: rows,manifest = _published(text, split or PUBLISHED_SETS[text].splits[0], revision)
     elif isinstance(name_or_path, Path) or path.exists() or path.suffix.lower() in _readers:
+        refuse_unused('for files', split=split, revision=revision)
         files,label = _files(path),path.stem
         rows,manifest = _rows(files),dict(kind='files', files={o.name: file_fingerprint(o) for o in files})
     elif re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text):

@@ -73,3 +73,8 @@ def test_notes_and_titles_are_escaped():
     (lambda: MarkedText('', '', [Mark(0, 1)]), 'within the 0 characters'), (lambda: MarkedText('', 'a', [], -2), '`context` must be')])
 def test_wrong_marks_are_refused(make, error):
     with pytest.raises(ValueError, match=error): make()
+
+def test_a_terminal_and_a_page_show_it_and_do_not_obey():
+    nasty = 'a|b<i>\x1b[31m'
+    found = MarkedTexts([MarkedText(nasty, f'One {nasty} two\nthree', [Mark(0, 3, nasty, note=nasty)], legend=dict(yellow=nasty))])
+    assert '\x1b' not in repr(found) and '\n' in repr(found) and '\x1b' not in found.to_html() and '<i>' not in found.to_html()

@@ -101,3 +101,18 @@ def test_bad_input(embedded):
                              (lambda: around('{document}', chatty('no words')), ValueError, 'shows what the user says once, got it 0 times'),
                              (lambda: Prompt('', '{document}'), ValueError, '`name`'), (lambda: Prompt('a', '{document}', 3), ValueError, '`system`')):
         with pytest.raises(kind, match=message): f()
+
+@pytest.mark.parametrize('template,says', [('Sum up {document} for {reader}.', r'got \{reader\}'), ('Sum up {documnt}', r'did you mean \{document\}'),
+                                           ('{Document}', r'did you mean \{document\}'), ('Sum up this text:', r'must hold \{document\} once')])
+def test_a_field_that_is_not_known_is_refused(template, says):
+    with pytest.raises(ValueError, match=says): as_prompt(template)
+    with pytest.raises(ValueError, match=says): Prompt('own', template)
+
+def test_braces_around_anything_but_a_word_stand_for_themselves(embedded):
+    for template in ('Answer as {"summary": "..."}: {document}', '{} {1} { x } {document}', '{{% raw %}} {document}', 'f(x) = {x: 1} {document}'):
+        assert as_prompt(template).fill('a {b}')==template.replace('{document}', 'a {b}')
+
+def test_a_prompt_is_shown_as_it_is(embedded):
+    assert '\x1b' not in repr(Prompt('a|b<i>\x1b[31m', '\x1b[2J{document}'))
+    with pytest.raises(ValueError) as e: as_prompt('\x1b[2J{document} {foo}')
+    assert '\x1b' not in str(e.value)

@@ -1,7 +1,7 @@
 "The commands that write and compare summaries: files are whole or absent, mistakes are told before work, what was finished is kept."
 import json
 import pytest
-from compresscal import answers
+from compresscal import answers, summarizing
 from compresscal.cli import main
 from compresscal.summarization import load_summaries
 from compresscal.summarizing import compare_summaries, write_summaries
@@ -65,3 +65,63 @@ def test_exit_codes(documents, tmp_path, capsys):
     assert 'docstrings' in capsys.readouterr().err
     assert main(['hallucination', str(tmp_path/'none.jsonl'), str(tmp_path/'none.jsonl')])==2
     assert main(['summarise', 'embedded'])==2 and "did you mean 'summarize'" in capsys.readouterr().err
+
+# ---- Before work
+
+@pytest.mark.parametrize('place', ['', 'file.txt', 'file.txt/in.jsonl'])
+def test_a_file_that_cannot_be_written_is_seen_first(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(summarizing, 'open_summary_set', lambda *args, **kwargs: pytest.fail('read'))
+    (tmp_path/'file.txt').write_text('')
+    with pytest.raises((ValueError, OSError)): write_summaries('embedded', tmp_path/place)
+
+def test_a_page_that_cannot_be_written_is_seen_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(summarizing, 'load_summaries', lambda path: pytest.fail('read'))
+    (tmp_path/'full').mkdir()
+    (tmp_path/'full'/'a').write_text('')
+    for out,says in (('full', 'new or empty'), ('full/a', 'new or empty'), ('full/a/b', 'no folder')):
+        with pytest.raises((ValueError, OSError), match=says): compare_summaries(['a', 'b'], out=tmp_path/out)
+
+@pytest.mark.parametrize('given, says', [(dict(worst=-1), '`worst` must be a whole number, 0 or more, got -1'), (dict(worst=1.5), '`worst` must be'), (dict(worst=True), '`worst` must be'),
+                                         (dict(splitter='nonsense'), "`splitter` must be one of 'rules'")])
+def test_what_cannot_be_is_refused(given, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(summarizing, 'load_summaries', lambda path: pytest.fail('read'))
+    with pytest.raises(ValueError, match=says): compare_summaries(['a', 'b'], out=tmp_path/'out', **given)
+
+def test_what_does_nothing_is_refused(tiny_checkpoint, documents, tmp_path):
+    with pytest.raises(ValueError, match='`worst` must not be given without a page'): compare_summaries(['a', 'b'], worst=2)
+    (tmp_path/'bare.jsonl').write_text('{"id": "1", "document": "The old house stands."}\n')
+    write_summaries(str(tiny_checkpoint), tmp_path/'a.jsonl', str(tmp_path/'bare.jsonl'), **HOW)
+    with pytest.raises(ValueError, match='`bertscore` must not be given for summaries without references'):
+        compare_summaries([str(tmp_path/'a.jsonl')]*2, bertscore='embedded', progress=False)
+
+@pytest.mark.parametrize('given', [dict(max_tokens=0), dict(batch_size=0)])
+def test_numbers_are_looked_at_before_the_model(given, documents, tmp_path, monkeypatch):
+    monkeypatch.setattr(summarizing, 'find_model', lambda *args, **kwargs: pytest.fail('loaded'))
+    with pytest.raises(ValueError, match=f'`{next(iter(given))}`'): write_summaries('embedded', tmp_path/'x.jsonl', documents, **given)
+
+# ---- Which file it is
+
+def test_files_of_other_documents_are_named(tiny_checkpoint, documents, tmp_path):
+    write_summaries(str(tiny_checkpoint), tmp_path/'a.jsonl', documents, **HOW)
+    write_summaries(str(tiny_checkpoint), tmp_path/'few.jsonl', documents, n=3, **HOW)
+    with pytest.raises(ValueError) as e: compare_summaries([str(tmp_path/'a.jsonl'), f"pruned={tmp_path/'few.jsonl'}"], progress=False)
+    assert all(o in str(e.value) for o in ('few.jsonl', "3 documents of the set 'documents'", '8 documents', '3 of them are the same'))
+
+def test_summaries_that_were_made_otherwise_are_mentioned(tiny_checkpoint, documents, tmp_path):
+    write_summaries(str(tiny_checkpoint), tmp_path/'a.jsonl', documents, **HOW)
+    write_summaries(str(tiny_checkpoint), tmp_path/'b.jsonl', documents, **HOW|dict(max_tokens=4))
+    said = compare_summaries([str(tmp_path/'a.jsonl'), str(tmp_path/'b.jsonl')], progress=False)
+    assert "b.jsonl was written with another max_tokens than the dense model's: 4, not 8" in said.note and said.data['notes']
+    assert 'by the dense model itself' in said.note
+
+def test_what_a_model_writes_reaches_the_terminal_as_text(tiny_checkpoint, documents, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(summarizing, 'summarize', lambda *args, **kwargs: some())
+    code = main(['summarize', str(tiny_checkpoint), '--documents', documents, '--out', str(tmp_path/'x.jsonl')])
+    assert code==0 and '\x1b' not in capsys.readouterr().out
+
+def some():
+    import numpy as np
+    from compresscal.summarization import Summaries
+    from compresscal.summary_sets import SummaryDocument
+    flag, text = np.ones(1, dtype=bool), 'One\x1b[2J text.'
+    return Summaries((SummaryDocument('a\x1b[31m', text, None, 'own', {}),), (text,), (text,), ~flag, np.ones(1, dtype=int), flag, ('',), dict(max_tokens=8))

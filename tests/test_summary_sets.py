@@ -200,3 +200,19 @@ def test_prints():
     assert 'documents 20' in repr(found) and '| documents | 20 |' in found._repr_markdown_()
     table = found.to_pandas()
     assert len(table)==20 and (table.words>0).all() and table.reference_words.between(1, 30).all()
+
+def test_names_are_shown_as_they_are():
+    name = 'a|b<i>\x1b[31m'
+    found = choose_documents(name, [SummaryDocument('1', 'A text.', None, name)], dict(left_out={}))
+    shown = found._repr_markdown_()
+    assert '<i>' not in shown and '\x1b' not in shown and '\x1b' not in repr(found)
+    assert {o.replace(r'\|', '').count('|') for o in shown.splitlines()}=={3}
+
+@pytest.mark.parametrize('given', ['split', 'revision'])
+def test_a_setting_without_effect_is_refused(tmp_path, given):
+    (tmp_path/'a.jsonl').write_text('{"text": "a b c"}\n')
+    with pytest.raises(ValueError, match=f'`{given}` must not be given for files'): open_summary_set(tmp_path/'a.jsonl', **{given: 'test'})
+
+@pytest.mark.parametrize('given', ['document', 'reference', 'revision'])
+def test_docstrings_have_no_columns(given):
+    with pytest.raises(ValueError, match=f"`{given}` must not be given for the set 'docstrings'"): open_summary_set('docstrings', **{given: 'x'})
