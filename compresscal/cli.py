@@ -6,22 +6,26 @@ Docs: https://compresscal.github.io/compresscal/cli.html.md"""
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'SOURCES', 'METHODS', 'MEASURES', 'JUDGES', 'DOCUMENTS', 'RECIPES', 'STUDIES', 'RECIPE', 'VOCABULARY',
-           'COMMANDS', 'make_parser', 'run_study', 'main']
+           'COMMANDS', 'ISSUES', 'make_parser', 'run_study', 'main']
 
 # %% ../nbs/21_cli.ipynb #99387a8f
-import inspect, os, shlex, sys
-from dataclasses import replace
-from .console import EXIT_CODES, Answer, Parser, as_json, explain, readable_log
+import inspect, os, shlex, sys, traceback
+from dataclasses import fields, replace
+from pathlib import Path
+
+from .console import EXIT_CODES, Answer, Parser, as_json, check_out_file, check_out_folder, explain, readable_log
+from .spelling import check_measure_name, check_method_name, check_model, check_source_name, is_path, missing_path, no_such
+from .tables import plain_text
 
 # %% ../nbs/21_cli.ipynb #9b6c4d4b
 DEFAULTS = dict(models=('embedded',), methods=('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7'), sources=('docs', 'code', 'self', 'random'),
                 n_sets=3, n_sequences=32, length=256, seed=0, evaluations=('docs', 'code'), n_evaluation=48, replicates=2, comparisons=()) # Those of `Study`
-SOURCES = ("docs, code, licenses, a Hub set such as c4, or files, folders and patterns; random or random:docs for tokens drawn at random; self or "
-           "self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a mixture")
+SOURCES = ("docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or files, folders and patterns; random or "
+           "random:docs for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a mixture")
 METHODS = ("magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', 'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, "
            "'sparsegpt:2:4+gptq:4'")
 MEASURES = ("'docs' or another source for perplexity on held-out text, 'kl:docs' for the distance from the dense model, 'gptq:wikitext' for perplexity by GPTQ's protocol, "
-            "'task:arc_easy,limit=100' for a task of lm-evaluation-harness, 'summaries:docstrings,prompt=document,judges=harim' for what becomes of summaries")
+            "'task:arc_easy,limit=100' for a task of lm-evaluation-harness (with file=rows.jsonl its rows are read from that file), 'summaries:docstrings,prompt=document,judges=harim' for what becomes of summaries")
 JUDGES = ("summac_zs, summac_conv, harim, harim:decoder, alignscore, minicheck or unsupported, with settings, such as 'summac_zs:model=my/nli' or "
           "'harim:decoder,model=my/model'")
 DOCUMENTS = 'docstrings; factcc, polytope, summeval, legal, rct, cnn_dailymail or xsum; a file, a folder, or owner/name on the Hub'
@@ -41,23 +45,25 @@ RECIPE = dict( # Fields of `Recipe` -> how the option is read, and what it says
     keep_below=(dict(type=float), 'keep the windows below this percentile of perplexity'), special_tokens=(dict(action='store_true', default=None), 'let special tokens be drawn, too'))
 
 # %% ../nbs/21_cli.ipynb #3daa4f40
-def _option(parser, name, help, default=None, **kwargs):
-    "An option, its default said in the help"
-    if default not in (None, ()): help += f" (default: {' '.join(map(str, default)) if isinstance(default, (tuple, list)) else default})"
-    if 'action' not in kwargs and 'metavar' not in kwargs and 'nargs' not in kwargs: kwargs['metavar'] = 'N' if kwargs.get('type') in (int, float) else 'NAME'
-    parser.add_argument(name, help=help.replace('%', '%%'), **({'default': default}|kwargs))
+def _option(parser, name, help, default=None, left=False, **kwargs):
+    "An option, its default said in the help; `left` leaves the default to the function, so that it is seen what was given"
+    if default not in (None, ()):
+        help += f" (default: {' '.join(map(str, default)) if isinstance(default, (tuple, list)) else default})"
+    if 'action' not in kwargs and 'metavar' not in kwargs and 'nargs' not in kwargs:
+        kwargs['metavar'] = 'N' if kwargs.get('type') in (int, float) else 'NAME'
+    parser.add_argument(name, help=help.replace('%', '%%'), **({'default': None if left else default}|kwargs))
 
 def _several(parser, name, dest, metavar, help, default=None):
-    "An option that takes a list, and may be repeated; without it the list is empty, and the default is left to whoever reads it"
-    _option(parser, name, help, default, dest=dest, metavar=metavar, nargs='+', action='extend')
-    parser.set_defaults(**{dest: None})
+    "An option that takes a list, and may be repeated; without it the list is empty, and the default is left to the function"
+    _option(parser, name, help, default, left=True, dest=dest, metavar=metavar, nargs='+', action='extend')
 
-def _command(commands, name, help, description, epilog=None):
+def _command(commands, name, help, description, epilog=None, device=True):
     "A command with the options that all have"
     parser = commands.add_parser(name, help=help, description=description, epilog=epilog)
-    _option(parser, '--device', 'where to compute, such as cuda (default: cpu)')
+    if device: _option(parser, '--device', 'where to compute, such as cuda (default: cpu)')
     for flag,said in (('json', 'write one JSON document and nothing else'), ('quiet', 'say nothing beside the result, and show no progress'),
-                      ('traceback', 'show where in the program an error arose')): parser.add_argument(f'--{flag}', action='store_true', help=said)
+                      ('traceback', 'show where in the program an error arose')):
+        parser.add_argument(f'--{flag}', action='store_true', help=said)
     return parser
 
 def _reading(parser, bos=True):
@@ -69,10 +75,10 @@ def _reading(parser, bos=True):
 
 def _sizes(parser, n_sets=1, sets='sets'):
     "Which sets are drawn, and how large they are"
-    if n_sets: _option(parser, '--sets', sets, n_sets, dest='n_sets', type=int)
-    _option(parser, '--sequences', 'windows in a set', 128, dest='n_sequences', type=int)
+    if n_sets: _option(parser, '--sets', sets, n_sets, left=True, dest='n_sets', type=int)
+    _option(parser, '--sequences', 'windows in a set', 128, left=True, dest='n_sequences', type=int)
     _option(parser, '--length', "tokens in a window (default: 2048, or the model's context if that is shorter)", type=int)
-    _option(parser, '--seed', 'decides everything that is drawn', 0, type=int)
+    _option(parser, '--seed', 'decides everything that is drawn', 0, left=True, type=int)
 
 # %% ../nbs/21_cli.ipynb #53f0b631
 def _add_study(commands):
@@ -86,16 +92,14 @@ def _add_study(commands):
         ('--sources', 'sources', 'SOURCE', f'calibration text: {SOURCES}'), ('--evaluate', 'evaluations', 'MEASURE', f'what to measure: {MEASURES}')):
         _several(study, name, field, metavar, help, DEFAULTS[field])
     for name,field,help in (('--sequences', 'n_sequences', 'sequences in a set; several numbers: sets of several sizes'), ('--length', 'length', 'tokens in a sequence; likewise')):
-        _option(study, name, help, DEFAULTS[field], dest=field, type=int, nargs='+', metavar='N')
-        study.set_defaults(**{field: None})
+        _option(study, name, help, DEFAULTS[field], left=True, dest=field, type=int, nargs='+', metavar='N')
     for name,field,help in (('--sets', 'n_sets', 'calibration sets from each source'), ('--seed', 'seed', 'decides which documents and windows'),
         ('--evaluation-sequences', 'n_evaluation', 'sequences of held-out text from each'), ('--replicates', 'replicates', 'null controls: how often the first set is computed again')):
-        _option(study, name, help, DEFAULTS[field], dest=field, type=int)
-        study.set_defaults(**{field: None})
+        _option(study, name, help, DEFAULTS[field], left=True, dest=field, type=int)
     _option(study, '--compare', 'two methods or two sources that the study is to decide on; may be repeated', dest='comparisons', nargs=2, action='append', metavar='NAME')
     _option(study, '--engine', 'where jobs run: local, pool or ray (default: local)')
     for name,how,help in (('workers', int, 'processes'), ('threads', int, 'threads of each'), ('cpus', float, 'cores reserved for each, with ray'), ('gpus', float, 'GPUs reserved for each, with ray'),
-                          ('memory', float, 'GiB that each needs (default: estimated)')): _option(study, f'--{name}', help, type=how)
+                          ('memory', float, 'GiB that each needs (default: estimated)'), ('timeout', float, 'seconds that a job may take, with pool and ray (default: no limit)')): _option(study, f'--{name}', help, type=how)
     _option(study, '--address', 'address of a Ray cluster')
     _option(study, '--out', 'folder for results, or its address in fsspec (default: compresscal-study)', metavar='FOLDER')
     _option(study, '--save', 'write the study as a TOML file or a notebook, and do not run it', metavar='FILE')
@@ -174,20 +178,20 @@ def _add_summaries(commands):
                       ('--top-k', 'draw among so many of the likeliest tokens')): _option(write, name, help, type=int)
     for name,help in (('--split', 'part of the set (default: the first that it has)'), ('--document', 'column that holds the document'), ('--reference', 'column that holds the reference'),
                       ('--dtype', "number format of the model, such as bfloat16 (default: the checkpoint's own)")): _option(write, name, help)
-    _option(write, '--seed', 'decides the sample of documents, and what is drawn', 0, type=int)
+    _option(write, '--seed', 'decides the sample of documents, and what is drawn', 0, left=True, type=int)
     _option(write, '--prompt', "after, before, question, document (the embedded model's), or a template with {document}", 'after', metavar='PROMPT')
     _option(write, '--temperature', 'draw at this temperature (default: take the likeliest token)', type=float)
     _option(write, '--top-p', 'draw among the likeliest tokens of this probability together', type=float)
     _option(write, '--out', 'file for the summaries, JSON Lines; new', required=True, metavar='FILE')
     judge = _command(commands, 'hallucination', 'compare summaries of compressed models with those of the dense one',
         'Judge summaries that summarize has written: how much they copy, how near they are to references, what judges make of them, beside controls, and the risk of '
-        'hallucination of each model against the dense one.')
+        'hallucination of each model against the dense one.', device=False)
     judge.add_argument('files', metavar='FILE', nargs='+', help="files of summaries, the dense model's first; a name may stand before one, as in 'Wanda 50%%=wanda.jsonl', "
                        'and the same name before several, one for each calibration set')
     _several(judge, '--judges', 'judges', 'JUDGE', f'who else is asked: {JUDGES}')
     _option(judge, '--bertscore', 'model of BERTScore against the references, a folder or a Hub id', metavar='MODEL')
     _option(judge, '--splitter', 'tells sentences apart for overlap: rules, punkt or lines', 'rules')
-    _option(judge, '--worst', 'summaries with the greatest risk shown on the page, of each model', 3, type=int)
+    _option(judge, '--worst', 'summaries with the greatest risk shown on the page, of each model', 3, left=True, type=int)
     _option(judge, '--out', 'folder for a page, tables, figures and a row for each summary; new or empty', metavar='FOLDER')
 
 # %% ../nbs/21_cli.ipynb #5d3a0c02
@@ -199,10 +203,10 @@ def _add_vocabulary(commands):
         description='A model that is fine-tuned on little text reads few of its tokens, and trains the rows of the others for nothing. Keep only the rows that are used; put them '
                     'back when training is done.')
     parts = parser.add_subparsers(dest='part', metavar='part', required=True)
-    made = {k: _command(parts, k, v, v[0].upper()+v[1:]+'.') for k,v in VOCABULARY.items()}
+    made = {k: _command(parts, k, v, v[0].upper()+v[1:]+'.', device=False) for k,v in VOCABULARY.items()}
     for part in ('report', 'reduce'):
         made[part].add_argument('name', metavar='MODEL', help="folder or Hub id, or 'embedded'")
-        made[part].add_argument('sources', metavar='TEXT', nargs='+', help='text whose tokens are kept: files, or names such as docs')
+        made[part].add_argument('sources', metavar='TEXT', nargs='+', help='text whose tokens are kept: files, or names such as docs (docstrings of the packages installed here)')
         _option(made[part], '--tokenizer', 'folder or Hub id of the tokenizer, if it is not with the model')
         _several(made[part], '--splits', 'splits', 'SPLIT', 'splits to count, where the text has several (default: those for training); all for all of them')
         _several(made[part], '--columns', 'columns', 'COLUMN', 'columns that hold the text, in tables')
@@ -232,121 +236,260 @@ def make_parser()->Parser:
 # %% ../nbs/21_cli.ipynb #5430c540
 def _given(function, args):
     "What was said that a function takes, apart from what was left open"
-    return {k: v for k,v in vars(args).items() if k in inspect.signature(function).parameters and k!='command' and v is not None}
+    takes = inspect.signature(function).parameters
+    return {k: v for k,v in vars(args).items() if k in takes and k!='command' and v is not None}
+
+_FLAGS = dict(n_sets='sets', n_sequences='sequences', n_evaluation='evaluation-sequences', page='html', held_out='leakage', evaluations='evaluate', comparisons='compare',
+              models='model') # What parameters are called as options, where the two differ
+
+def _idle(args, names):
+    "Options among `names` that were given"
+    found = [o for o in names if getattr(args, o, None) not in (None, []) and getattr(args, o) is not False]
+    return [f"--{_FLAGS.get(o, o).replace('_', '-')}" for o in found]
+
+def _refuse(args, names, why):
+    "Raise where an option was given that would change nothing"
+    for flag in _idle(args, names): raise ValueError(f"`{flag}` has no effect {why}; leave it out")
+
+def _mention(args, names, why):
+    "Say where an option was given that changes nothing but how it is computed"
+    for flag in _idle(args, names): args.say(f'{flag} has no effect {why}.')
+
+def _check_names(args):
+    "Look at names that several commands have"
+    for o in getattr(args, 'evaluations', None) or (): check_measure_name(o)
+    for name in ('model', 'dense'):
+        if getattr(args, name, None): check_model(getattr(args, name), name)
+
+def _check_there(names, argument, what='file or folder'):
+    "Raise where one of several paths leads nowhere"
+    for o in names:
+        path = Path(o).expanduser()
+        if is_path(o) and not path.exists() and not list(path.parent.glob(path.name)): raise missing_path(argument, o, what)
+
+# %% ../nbs/21_cli.ipynb #78365c40
+def _check_toml(name):
+    "Raise where a file that describes a study cannot be read as text"
+    path = Path(name).expanduser()
+    if not path.is_file(): raise missing_path('study', name, 'TOML file')
+    try: path.read_bytes().decode()
+    except UnicodeDecodeError as e:
+        raise ValueError(f"`study` must be a TOML file in UTF-8, got {name!r}, which is not UTF-8 at byte {e.start}") from None
+
+_ENGINE = ('engine', 'workers', 'threads', 'cpus', 'gpus', 'memory', 'address', 'timeout')
+
+def _check_study(args):
+    "Look at what was asked of a study"
+    if len(args.what)>1: raise ValueError(f"`study` takes a file, a preset, or status and a folder, got {' '.join(args.what)!r}")
+    for name in args.what:
+        if name.endswith('.toml'): _check_toml(name)
+        elif name.partition(':')[0] not in STUDIES: raise no_such('study', name, [*STUDIES, 'status', 'FILE.toml'])
+    for o in args.models or (): check_model(o)
+    for o in args.methods or (): check_method_name(o)
+    for o in args.sources or (): check_source_name(o, 'sources')
+    _check_names(args)
+    if args.save is None: return
+    _refuse(args, _ENGINE, 'on a study that is written down and not run')
+    if not args.save.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {args.save!r}")
+    check_out_file(args.save, '--save')
 
 def _asked_study(args):
     "The study that was asked for, and what its file says of how to run it"
-    from compresscal.names import no_such
     from compresscal.study import Study, preset, read_study
     given = {k: v for k in (*DEFAULTS, 'device') if (v:=getattr(args, k)) is not None}
     given |= {k: given[k][0] for k in ('n_sequences', 'length') if len(given.get(k, ()))==1}
     if not args.what: return Study(**given), {}
-    name, _, size = args.what[0].partition(':')
-    if len(args.what)>1: raise ValueError(f"`study` takes a file, a preset, or status and a folder, got {' '.join(args.what)!r}")
-    if name.endswith('.toml'):
-        study, how = read_study(args.what[0])
+    if args.what[0].endswith('.toml'):
+        study, how = read_study(Path(args.what[0]).expanduser())
         return replace(study, **given), how
-    if name not in STUDIES: raise no_such('study', name, [*STUDIES, 'status', 'FILE.toml'])
+    name, _, size = args.what[0].partition(':')
     if not size: raise ValueError(f"`study` must say in which size, {name}:full or {name}:cpu, got {name!r}")
     return preset(name, size, **given), {}
 
 def _engine(args, how):
     "Where jobs run"
     from compresscal.engines import engine_from
-    settings = {k: v for k in ('workers', 'threads', 'cpus', 'gpus', 'address') if (v:=getattr(args, k)) is not None}
-    if args.memory: settings['memory'] = int(args.memory*2**30)
+    settings = {k: v for k in _ENGINE[1:] if (v:=getattr(args, k)) is not None}
+    if 'memory' in settings: settings['memory'] = int(settings['memory']*2**30)
     if args.engine or 'engine' not in how: return engine_from(args.engine or 'local', **settings)
+    takes = [o.name for o in fields(how['engine'])]
+    for o in settings:
+        if o not in takes: raise no_such('a setting of the engine in the file', o, takes)
     return replace(how['engine'], **settings)
 
 # %% ../nbs/21_cli.ipynb #628812f4
 def run_study(args)->Answer:
     "Run a study, write it down, or say how far it is"
-    if args.what[:1]==['status']:
-        from compresscal.progress import status
-        if len(args.what)>2: raise ValueError(f"`status` takes one folder, got {' '.join(args.what[1:])!r}")
-        found = status((args.what[1:] or [args.out or 'compresscal-study'])[0])
-        return Answer(repr(found), dict(command='study status')|vars(found))
+    if args.what[:1]==['status']: return _study_status(args)
+    _check_study(args)
     study, how = _asked_study(args)
-    out, engine = args.out or how.get('out', 'compresscal-study'), _engine(args, how)
-    if args.save: return _save_study(study, args.save, out)
-    args.say(f"Study in {out}; stop it when you like, the same command goes on where it was.")
-    results = study.run(out, engine=engine, progress=not args.quiet, command=args.line)
+    args.out, engine = args.out or how.get('out', 'compresscal-study'), _engine(args, how)
+    if args.save: return _save_study(study, args.save, args.out)
+    if '://' not in args.out: check_out_folder(args.out)
+    args.say(f"Study in {args.out}; stop it when you like, the same command goes on where it was.")
+    results = study.run(args.out, engine=engine, progress=not args.quiet, command=args.line)
+    return _study_answer(args, study, results)
+
+def _study_answer(args, study, results):
+    "What a study found, and whether all of it can be believed"
     from compresscal.report import held_out
-    said = f"A method without a source uses no calibration text: its one cell stands for all sets. {held_out(results)}\n" \
-           f"In {out}: results.csv (every cell), tables and figures, report.html (all of it on one page), study.ipynb (makes it again), provenance.json"
-    return Answer(f'\n{results}\n', dict(command='study', folder=out, rows=results.rows, failures=results.failures), 3 if results.failures else 0, said)
+    said = f"A method without a source uses no calibration text: its one cell stands for all sets. {held_out(results)}\n"
+    if {'docs', 'code'} & {*map(str, (*study.sources, *study.evaluations))}:
+        said += 'docs are docstrings of the packages installed here, code is their source.\n'
+    said += f"In {args.out}: results.csv (every cell), tables and figures, report.html (all of it on one page), study.ipynb (makes it again), provenance.json"
+    failed = [dict(name=o.name, sentence=o.sentence) for o in results.failed_checks()]
+    data = dict(command='study', folder=args.out, rows=results.rows, failures=results.failures, failed_checks=failed)
+    return Answer(f'\n{results}\n', data, 3 if results.failures or failed else 0, said)
+
+def _study_status(args):
+    "How far a study is"
+    _refuse(args, [*DEFAULTS, *_ENGINE, 'device', 'save'], 'on `study status`')
+    if len(args.what)>2: raise ValueError(f"`status` takes one folder, got {' '.join(args.what[1:])!r}")
+    if args.what[1:]: _refuse(args, ['out'], 'beside the folder')
+    from compresscal.progress import status
+    found = status((args.what[1:] or [args.out or 'compresscal-study'])[0])
+    return Answer(repr(found), dict(command='study status')|vars(found))
 
 def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
     from compresscal.installed import write_atomically
     from compresscal.notebooks import write_notebook
     from compresscal.study import whole_place, write_toml
-    if not path.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {path!r}")
-    text = write_toml(study)+f'out = {as_json(whole_place(out))}\n'
-    if path.endswith('.toml'): write_atomically(path, text)
+    text, path = write_toml(study)+f'out = {as_json(whole_place(out))}\n', Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix=='.toml': write_atomically(path, text)
     else: write_notebook(path, text)
-    return Answer(text, dict(command='study', file=path), note=f'Written: {path}')
+    return Answer(text, dict(command='study', file=str(path)), note=f'Written: {path}')
 
 # %% ../nbs/21_cli.ipynb #f2806d9d
 def _sample(args):
+    check_out_folder(args.out)
+    check_source_name(args.source)
+    _check_names(args)
     from compresscal.drawing import draw_sets
+    from compresscal.sources import is_written, parse_recipe
+    if parse_recipe(args.source) is None and not is_written(args.source):
+        _mention(args, ['device', 'batch_size'], f'on {args.source!r}, which no model writes')
     return draw_sets(**_given(draw_sets, args), progress=not args.quiet)
 
 def _generate(args):
+    check_out_folder(args.out)
+    _check_names(args)
     from compresscal.drawing import write_sets
-    return write_sets(**_given(write_sets, args), progress=not args.quiet, **{k: v for k in RECIPE if (v:=getattr(args, k)) is not None})
+    changes = {k: v for k in RECIPE if (v:=getattr(args, k)) is not None}
+    return write_sets(**_given(write_sets, args), progress=not args.quiet, **changes)
 
 def _diagnose(args):
+    for o in [*args.names, *([args.reference] if args.reference else [])]: check_source_name(o)
+    for o in args.held_out or (): check_measure_name(o, '--leakage')
+    _check_names(args)
+    if args.method: check_method_name(args.method)
+    if args.words or not args.reference: _refuse(args, ['method'], 'without a reference, and with --words: no damage is predicted')
+    if args.page: check_out_file(args.page, '--html')
+    if args.figures: check_out_folder(args.figures, '--figures')
     from compresscal.diagnosing import diagnose
+    from compresscal.inputs import saved_sets
+    if all(map(saved_sets, args.names)):
+        drawn = args.reference and not saved_sets(args.reference)
+        _refuse(args, ['n_sequences', 'length', *([] if drawn else ['n_sets', 'seed'])], 'beside sets that are kept')
     return diagnose(**_given(diagnose, args), progress=not args.quiet)
 
+# %% ../nbs/21_cli.ipynb #5c1b50bf
 def _compress(args):
+    check_out_folder(args.out, new=True)
+    check_model(args.name)
+    check_method_name(args.method)
+    if args.calibration: check_source_name(args.calibration, 'calibration')
+    _check_names(args)
     from compresscal.compressing import compress_model
     return compress_model(**_given(compress_model, args), progress=not args.quiet, command=args.line)
 
 def _evaluate(args):
+    for o in args.names: check_model(o)
+    _check_names(args)
+    if args.out: check_out_file(args.out)
     from compresscal.compressing import evaluate
     return evaluate(**_given(evaluate, args), progress=not args.quiet, command=args.line)
 
 def _summarize(args):
+    check_out_file(args.out, new=True)
+    check_model(args.name)
+    if args.documents: _check_there([args.documents], 'documents')
+    drawn = (args.n, args.temperature, args.top_k, args.top_p)
+    if drawn==(None,)*4: _mention(args, ['seed'], 'where all documents are taken, and the likeliest tokens')
     from compresscal.summarizing import write_summaries
     return write_summaries(**_given(write_summaries, args), progress=not args.quiet)
 
 def _hallucination(args):
+    if args.out: check_out_folder(args.out, new=True)
+    else: _refuse(args, ['worst'], 'without --out: it is for the page')
+    named = [o for o in args.files if '=' in o and not Path(o).expanduser().exists()]
+    _check_there([o.partition('=')[2] if o in named else o for o in args.files], 'files', 'file')
     from compresscal.summarizing import compare_summaries
     return compare_summaries(**_given(compare_summaries, args), progress=not args.quiet)
 
+# %% ../nbs/21_cli.ipynb #57ffffba
 def _vocabulary(args):
+    if args.part!='report': check_out_folder(args.out, new=True)
+    check_model(args.name, 'name')
+    for name in ('tokenizer', 'original'):
+        if getattr(args, name, None): _check_there([getattr(args, name)], name, 'folder')
+    _check_there(getattr(args, 'sources', ()), 'sources')
     from compresscal.reducing import reduce_model, report_vocabulary, restore_model
     work = dict(report=report_vocabulary, reduce=reduce_model, restore=restore_model)[args.part]
     given = _given(work, args)
     if given.get('splits')==['all']: given['splits'] = 'all'
     return work(**given, **({} if args.part=='restore' else dict(progress=not args.quiet)))
 
-COMMANDS = dict(study=run_study, sample=_sample, generate=_generate, diagnose=_diagnose, compress=_compress, evaluate=_evaluate, summarize=_summarize,
-                hallucination=_hallucination, vocabulary=_vocabulary)
+COMMANDS = dict(study=run_study, sample=_sample, generate=_generate, diagnose=_diagnose, compress=_compress, evaluate=_evaluate,
+                summarize=_summarize, hallucination=_hallucination, vocabulary=_vocabulary)
 
 # %% ../nbs/21_cli.ipynb #445a0629
+ISSUES = 'https://github.com/compresscal/compresscal/issues'
+
+def _print(text, file=None):
+    "Print text that a terminal does not obey"
+    print(plain_text(text), file=file or sys.stdout, flush=True)
+
+def _kept(args):
+    "Where the finished work of a stopped command lies; None if there is none"
+    if getattr(args, 'out', None) is None: return None
+    out = Path(args.out).expanduser()
+    places = dict(study=out, sample=out/'.written', generate=out/'.written', summarize=out.with_name(f'.{out.name}.answers'),
+                  compress=out.with_name(f'.{out.name}.part.partial'))
+    place = places.get(args.command)
+    return args.out if '://' in args.out else place if place and place.exists() else None
+
+def _stopped(args):
+    "What becomes of a command that was stopped"
+    kept = _kept(args)
+    if kept: return f'stopped. What was finished is kept in {kept}; the same command goes on where it was.'
+    return 'stopped. Nothing was finished; the same command begins anew.'
+
 def _fail(error, argv, args):
     "Say what went wrong; the exit code"
     told = explain(error)
     code, said = told or (1, f'{type(error).__name__}: {error}')
-    if code==130:
-        keeps = getattr(args, 'command', '') in ('study', 'sample', 'generate', 'summarize') or getattr(args, 'offload', False)
-        said += f'. What was finished is kept in {args.out or "compresscal-study"}; the same command goes on where it was.' if keeps else '. Nothing was written.'
+    if code==130: said = _stopped(args)
+    if told is None: said += f'\nThis is a fault of compresscal. Please report it, with the lines above, at {ISSUES}'
     if '--json' in argv: print(as_json(dict(error=said, kind=type(error).__name__, code=code)), flush=True)
-    if told is None or '--traceback' in argv: raise error
-    print(f'\ncompresscal: {said}', file=sys.stderr)
+    if told is None or '--traceback' in argv: _print(''.join(traceback.format_exception(error)), sys.stderr)
+    _print(f'\ncompresscal: {said}', sys.stderr)
     return code
 
 def _tell(answer, args):
     "Print an answer, if somebody is there to read it"
-    try: print(as_json(answer.data|dict(code=answer.code)) if args.json else answer.text, flush=True)
+    try:
+        if args.json: print(as_json(answer.data|dict(code=answer.code)), flush=True)
+        else: _print(answer.text)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # such as `compresscal ... | head -1`
     if answer.note: args.say(answer.note)
     return answer.code
 
 # %% ../nbs/21_cli.ipynb #a51fd6f3
+def _note(text): _print(text, sys.stderr)
+def _silent(text): pass
+
 def main(
     argv:list[str]|None=None, # Arguments; the command line's if not given
 )->int:                       # Exit code, a key of `EXIT_CODES`
@@ -360,8 +503,10 @@ def main(
             from compresscal import __version__
             print(f'compresscal {__version__}')
             return 0
-        if args.command is None: parser.print_help(); return 2
-        args.line, args.say = shlex.join(['compresscal', *argv]), lambda text: None if args.quiet else print(text, file=sys.stderr, flush=True)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        args.line, args.say = shlex.join(['compresscal', *argv]), _silent if args.quiet else _note
         with readable_log(sys.stderr): answer = COMMANDS[args.command](args)
     except (Exception, KeyboardInterrupt) as e: return _fail(e, argv, args)
     return _tell(answer, args)

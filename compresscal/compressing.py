@@ -20,6 +20,7 @@ from .calibration import CalibrationSet, TooLittleText, tokenizer_fingerprint
 from .compression import compress
 from .console import Answer, as_json, check_out_file, check_out_folder, padded
 from .disjoint import shared_documents
+from .files import give_usual_mode
 from .inputs import check_held_out, check_source, find_model, open_sets, saved_sets, window_length
 from .installed import write_atomically
 from .loading import _bars, embedded_folder
@@ -232,6 +233,7 @@ def evaluate(
 def _save_model(net, tokenizer, report, folder, source):
     "Write a model that is in memory, with its codes and its licence"
     with _bars(False): net.save_pretrained(folder)
+    give_usual_mode(folder)
     tokenizer.save_pretrained(folder)
     for block in decoder_blocks(net): StoredCodes(folder).save(block.index, {k: q for k,q in report.quantized.items() if k.startswith(f'{block.name}.')})
     for o in Path(source).glob('LICEN[CS]E*') if Path(source).is_dir() else (): shutil.copyfile(o, folder/o.name)

@@ -150,9 +150,12 @@ class DamageRanking:
     @property
     def floor_score(self)->float: "Predicted damage if the reference itself were calibrated on"; return float(pd.DataFrame(self.floor).groupby('part').damage.mean().sum())
     def __repr__(self): return f"{one_line(_title(self))}\n{_shown(self).rename(index=one_line).to_string()}"
-    def _repr_markdown_(self):
+    def table_rows(self)->list[list[str]]:
+        "Rows of the table that is shown, the head first"
         shown = _shown(self).reset_index()
-        return f"**{escape_markdown(_title(self))}**\n\n{markdown_table([list(shown), *shown.values.tolist()])}"
+        return [list(shown), *([str(o) for o in row] for row in shown.values.tolist())]
+    def _repr_markdown_(self):
+        return f"**{escape_markdown(_title(self))}**\n\n{markdown_table(self.table_rows())}"
 
 # %% ../nbs/14_damage.ipynb #1e30ed3b
 def _mean_over_layers(rows, by)->pd.DataFrame:

@@ -143,13 +143,13 @@ class SetDescription:
     def shown(self)->dict: "The same as text"; return {name: format(v, form) for name,form,v in self._each()}
     def to_pandas(self)->pd.Series: "The same as a series"; return pd.Series(self.named(), name=self.name)
     def __repr__(self): return one_line(f"SetDescription({self.name} {self.hash}: {', '.join(f'{k} {v}' for k,v in self.shown().items())})")
-    def _repr_markdown_(self): return _table({self.name: self.shown()})
+    def _repr_markdown_(self): return markdown_table(_rows({self.name: self.shown()}))
 
-def _table(columns):
-    "Columns of text as a markdown table, a row for each key that any of them has"
-    rows = [k for k in [o for o,_ in MEASURES.values()] if any(k in c for c in columns.values())]
-    rows += [k for k in dict.fromkeys(k for c in columns.values() for k in c) if k not in rows]
-    return markdown_table([('', *columns), *((k, *(c.get(k, '') for c in columns.values())) for k in rows)])
+def _rows(columns):
+    "Columns of text as rows, one for each key that any of them has, the names of the columns first"
+    keys = [k for k in [o for o,_ in MEASURES.values()] if any(k in c for c in columns.values())]
+    keys += [k for k in dict.fromkeys(k for c in columns.values() for k in c) if k not in keys]
+    return [['', *columns], *([k, *(c.get(k, '') for c in columns.values())] for k in keys)]
 
 # %% ../nbs/14_diagnostics.ipynb #a96d4748
 def _surprise(calibration, read):
@@ -203,7 +203,8 @@ class SetComparison:
         far = {k: o.summary for k,o in self.distances.items()}
         return pd.DataFrame([o.named()|far.get(k, {}) for k,o in self.descriptions.items()], index=pd.Index(self.descriptions, name='set'))
     def __repr__(self): return one_line(f"SetComparison({', '.join(self.descriptions)}{f', from {self.reference}' if self.reference else ''})")
-    def _repr_markdown_(self): return _table(self._columns())
+    def table_rows(self)->list: "Rows of the table that is shown, the head first"; return _rows(self._columns())
+    def _repr_markdown_(self): return markdown_table(self.table_rows())
 
 def compare_sets(
     sets:Mapping[str,CalibrationSet], # By the names to show

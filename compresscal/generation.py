@@ -21,8 +21,10 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from .cache import RowLayer, other_blocks, row_cache, rows_apart
-from .models import context_length, evaluation_mode, fingerprint
+from .files import give_usual_mode
+from .models import context_length, evaluation_mode, fingerprint, other_tokenizer, require_model
 from .seeds import check_seed, uniforms
+from .tables import markdown_table
 
 # %% ../nbs/03_generation.ipynb #93687b05
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Generated:
         return '\n'.join(lines+['...']*(len(self)>len(rows)))
     def _repr_markdown_(self):
         head,rows = self._table()
-        return '\n'.join(f"| {' | '.join(o)} |" for o in (head, ['---:']*4, *rows, *([['...']*4] if len(self)>len(rows) else [])))
+        return markdown_table([head, *rows, *([['...']*4] if len(self)>len(rows) else [])], words=0)
 
 # %% ../nbs/03_generation.ipynb #bbff992b
 class _Stream:
@@ -301,6 +303,7 @@ def _keep(folder, run, keys, rows):
     os.close(handle)
     try:
         save_file(rows, aside, dict(run=run, sequences=json.dumps(keys), digest=_digest(rows)))
+        give_usual_mode(aside)
         os.replace(aside, folder/f'{_hash(run, keys)}.safetensors')
     finally: Path(aside).unlink(missing_ok=True)
 
@@ -308,6 +311,7 @@ def _keep(folder, run, keys, rows):
 def _check(model, script, length, seeds, sampling, prefixes, temperatures, batch_size):
     "Raise for what cannot be done, before any work; prefixes and temperatures, one a sequence"
     def whole(o, least): return isinstance(o, int) and not isinstance(o, bool) and o>=least
+    require_model(model)
     if 'past_key_values' not in inspect.signature(model.forward).parameters: raise ValueError(f"`model` must take `past_key_values`, which {type(model).__name__} does not")
     limit,n,size = context_length(model),len(seeds),len(model.get_input_embeddings().weight)
     if not whole(length, 2): raise ValueError(f"`length` must be a whole number, 2 or more, got {length!r}")
@@ -324,7 +328,8 @@ def _check(model, script, length, seeds, sampling, prefixes, temperatures, batch
     for o in warmth:
         if not 0<o<math.inf: raise ValueError(f"`temperatures` must be above 0, got {o}")
     used = [i for o in (*script.segments, script.ends, *prefixes) for i in o]
-    if not 0<=min(used)<=max(used)<size: raise ValueError(f"`script` and `prefixes` must hold ids of 0 to {size-1}, got {min(used)} to {max(used)}")
+    if not 0<=min(used)<=max(used)<size: 
+        raise ValueError(f"`script` and `prefixes` must hold ids of 0 to {size-1}, got {min(used)} to {max(used)}{other_tokenizer(size, max(used))}")
     if sampling.eos=='restart' and script.ends and (others := other_blocks(model)):
         raise ValueError(f"`eos` must be continue or suppress for {type(model).__name__}: its blocks keep a state ({', '.join(sorted(others))}) that cannot be started anew for one row")
     return prefixes,warmth

@@ -21,6 +21,7 @@ import torch
 from .calibration import CalibrationSet, tokenizer_fingerprint
 from .cells import Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
 from .disjoint import shared_documents
+from .files import give_usual_mode
 from .inputs import is_far, open_sets, saved_sets, text_names
 from .loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
@@ -182,9 +183,10 @@ def prepare(
     jobs += replicates(jobs, sets, study.replicates)
     identity = identify_model(model, tokenizer)
     measures = {n: identify_measure(m) for n,(m,_) in measured(study).items()}
+    memory = memory_needed(model, jobs, [*texts.values()], [m for m,_ in measured(study).values()])
     if here: source = (model, tokenizer) if len(named(study.models))==1 else source
     elif isinstance(source, tuple): source = keep_model(store.folder, content_key(identity), *source)
-    return Prepared(name, source, identity, measures, jobs, texts, first_words(sets, texts, tokenizer), memory_needed(model, jobs))
+    return Prepared(name, source, identity, measures, jobs, texts, first_words(sets, texts, tokenizer), memory)
 
 def first_words(
     sets:Mapping,     # (source, sequences, length) -> its calibration sets
@@ -207,6 +209,7 @@ def keep_model(
     place = folder/'models'/mark[:16]
     if not (place/'complete').exists():
         for o in (model, tokenizer): o.save_pretrained(place)
+        give_usual_mode(place)
         (place/'complete').touch()
     return str(place)
 

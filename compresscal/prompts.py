@@ -12,8 +12,8 @@ import datetime, re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from .chat import render_chat
 from .installed import summary_prompt
 from .names import no_such
 
@@ -77,7 +77,7 @@ _always = '{% macro strftime_now(format) %}{{format'+_dates+'}}{% endmacro %}' #
 def _render(tokenizer, messages, variables):
     template,variables = tokenizer.get_chat_template(),dict(date_string=_day.strftime('%d %b %Y'))|variables
     if 'strftime_now' in template: template = _always+template
-    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **variables)
+    return render_chat(tokenizer, messages, template=template, add_generation_prompt=True, **variables)
 
 def around(
     prompt:str|Prompt,                 # What the model is told
@@ -95,7 +95,7 @@ def around(
     variables = chat if isinstance(chat, Mapping) else {}
     if prompt.system is not None:
         try: text = _render(tokenizer, [dict(role='system', content=prompt.system), dict(role='user', content=user)], variables)
-        except (TemplateError,ValueError,TypeError): pass # no such role
+        except (ValueError,TypeError): pass # no such role
     if text.count(_mark)!=1 or prompt.system not in text: text = _render(tokenizer, [dict(role='user', content=lead+user)], variables)
     if text.count(_mark)!=1: raise ValueError(f"`tokenizer` must have a chat template that shows what the user says once, got it {text.count(_mark)} times")
     return *text.split(_mark),True

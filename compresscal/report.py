@@ -22,6 +22,7 @@ from .hallucination import summary_tables
 from .installed import write_changed
 from .plots import WIDTHS, Picture
 from .results import Results, describe_metric, latex_table, number, tables
+from .store import read_json
 from .tables import escape_markdown, html_table, markdown_table, plain_text
 
 # %% ../nbs/19_report.ipynb #e7310408
@@ -249,7 +250,8 @@ def write_results(
 )->list[Path]:              # Files that were written, those left alone not among them
     "Write rows, tables, figures, the page, and beside them what must not be in them"
     folder, drawn, numbers = Path(folder), results.pictures(), statistics(results)
-    cells = {r['cell']: json.loads(p.read_bytes()) for r in results.rows if (p := folder/'provenance'/f"{r['cell']}.json").exists()}
+    kept = {r['cell']: read_json(folder/'provenance'/f"{r['cell']}.json") for r in results.rows}
+    cells = {cell: about for cell,about in kept.items() if about} # of a file that is damaged nothing is known
     about = dict(command=command, settings=settings, environment=environment, cells=cells)
     files = {'results.csv': results.to_csv(), **{f'tables.{k}': v for k,v in write_tables(results, numbers).items()}}
     for i,(name,p) in enumerate(drawn.items()):

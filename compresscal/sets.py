@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 import torch
 from torch import Tensor
+from .files import give_usual_mode
 from .tables import escape_markdown, markdown_table, plain_text
 
 # %% ../nbs/02_sets.ipynb #2cd8b1d2
@@ -107,6 +108,7 @@ def _save(self, folder):
     aside.mkdir()
     try:
         save_file({k: v.contiguous() for k,v in dict(tokens=self.tokens, mask=self.mask).items() if v is not None}, aside/'tokens.safetensors')
+        give_usual_mode(aside)
         (aside/'manifest.json').write_text(record, encoding='utf-8')
         os.replace(aside, folder)
     finally: shutil.rmtree(aside, ignore_errors=True)

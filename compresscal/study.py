@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/study.html.md"""
 
 # %% auto #0
 __all__ = ['PRESETS', 'Study', 'spell_call', 'spell', 'check_text', 'compared', 'check_comparisons', 'work_off', 'keep_outcome',
-           'without_documents', 'whole_place', 'leave_question', 'run_study', 'read_study', 'quoted', 'in_toml',
-           'elsewhere', 'whole_names', 'write_toml', 'preset']
+           'without_documents', 'whole_place', 'leave_question', 'sent_to_workers', 'run_study', 'read_study', 'quoted',
+           'in_toml', 'elsewhere', 'whole_names', 'write_toml', 'preset']
 
 # %% ../nbs/20_study.ipynb #ecb07038
 import json, os, tomllib, warnings
@@ -33,6 +33,7 @@ from .preparation import cells_of, check_given, in_groups, measured, named, prep
 from .report import write_results
 from .results import Results
 from .store import Store, content_key, open_store
+from .tables import one_line
 
 # %% ../nbs/20_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
@@ -170,7 +171,7 @@ def work_off(
             job, decides = cells[o.job]
             if o.state=='started':
                 store.start(o.job, o.where)
-                bar.set_description(job.label)
+                bar.set_description(one_line(job.label))
                 continue
             keep_outcome(store, o, job, {n: decides[n] for n in missing[o.job]}, results)
             store.stop(o.job)
@@ -214,6 +215,16 @@ def leave_question(
     write_changed(folder/'study.toml', text)
     write_notebook(folder/'study.ipynb', text+f'out = {quoted(whole_place(out))}\n')
 
+# %% ../nbs/20_study.ipynb #40b88f7e
+def sent_to_workers(
+    study:Study,      # What is asked
+    measures:Mapping, # What is measured, by name
+)->dict:              # Name -> a method, a measure, or the class of a model in memory
+    "What other processes must be able to read"
+    methods = {m.label: m for m in study.methods}
+    models = {n: type(o[0]) for n,o in named(study.models).items() if isinstance(o, tuple)}
+    return methods|measures|models
+
 # %% ../nbs/20_study.ipynb #c50d000a
 def run_study(
     study:Study,      # What is asked
@@ -224,10 +235,11 @@ def run_study(
 )->Results:           # Also written into the folder
     "Compute what is missing and write the results"
     off, measures = not progress or 'IN_TEST' in os.environ, {n: m for n,(m,_) in measured(study).items()}
+    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
     with open_store(out) as store, tqdm(unit='model', disable=off) as bar:
         ready = []
         for name,source in named(study.models).items():
-            bar.set_description(f'{name}: gathering text')
+            bar.set_description(one_line(f'{name}: gathering text'))
             ready.append(prepare(study, store, name, source, isinstance(engine, Local), not off))
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
@@ -242,7 +254,7 @@ def run_study(
         write_results(store.folder, found, study.settings(), command, environment())
         leave_question(study, store.folder, out)
     if found.failures: warnings.warn(f"{len(found.failures)} of {len(keys)} cells failed, the first with {found.failures[0]['type']}: "
-                                     f"{found.failures[0]['message'].splitlines()[0]}; the same call tries them again")
+                                     f"{one_line(found.failures[0]['message'].splitlines()[0])}; the same call tries them again")
     for check in found.failed_checks(): # the files are written, so that it can be looked into
         if check.name=='methods without text': raise CheckFailed(f'the results in {out} cannot be trusted: {check.sentence}')
     return found

@@ -8,8 +8,9 @@ Docs: https://compresscal.github.io/compresscal/summarizing.html.md"""
 __all__ = ['write_summaries', 'compare_summaries']
 
 # %% ../nbs/20_summarizing.ipynb #c8a327ca
-import html, shutil
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from .calibration import require_positive
 from .console import Answer, as_json, check_out_file, check_out_folder, padded
@@ -22,13 +23,12 @@ from .judges import parse_judge
 from .names import refuse_unused
 from .overlap import explain
 from .prompts import as_prompt
-from .report import frame_lines, html_picture, html_table, PAGE_STYLE
-from .results import markdown_table
+from .report import frame_lines, html_picture, PAGE_STYLE, shown, titled_table, unfold
 from .reviews import controls, review
 from .sentences import splitter_name
 from .summarization import Summaries, load_summaries, summarize
 from .summary_sets import open_summary_set
-from .tables import one_line
+from .tables import escape_markdown, markdown_table, one_line
 from .tensor_files import new_folder
 
 # %% ../nbs/20_summarizing.ipynb #77612f69
@@ -147,38 +147,57 @@ def compare_summaries(
     tables = summary_tables(study)
     if out:
         with new_folder(out) as aside: _write(aside, study, tables, found, worst)
-    text = '\n\n'.join(f'{title}\n{padded(frame_lines(frame)[0])}' for title,_,frame in tables[:2])
+    lines = ((title, [[*map(one_line, row)] for row in frame_lines(frame)[0]]) for title,_,frame in tables[:2])
+    text = '\n\n'.join(f'{one_line(title)}\n{padded(rows)}' for title,rows in lines)
     data = dict(command='hallucination', files=list(files), judges={o.name: o.settings() for o in heard}, folder=out and str(out),
                 systems=system_means(study).to_dict('records'), risk=study.risk.drop(columns='values').to_dict('records'))
     where = [f'In {out}: hallucination.html (all of it on one page), tables, figures, and a row for each summary'] if out else []
     return Answer(text, data|dict(notes=notes), note='\n'.join([*notes, *where]))
 
 # %% ../nbs/20_summarizing.ipynb #876cc7ac
+_ALL = 300 # Words of a document that is shown whole
+
+def _evidence(summary, source):
+    "HTML of a summary and of what it was made from, all of which can be read"
+    above, below = explain(summary, source)
+    n, whole = len(source.split()), f'<div class=source>{below.to_html()}</div>'
+    if n<=_ALL: return above.to_html()+whole
+    if not below.marks: return above.to_html()+'<p class=note>Nothing of it stands in the document:</p>'+whole
+    return above.to_html()+replace(below, context=40).to_html()+unfold('The whole document', whole, f'{n:,} words')
+
 def _riskiest(study, found, worst):
     "HTML of the summaries with the greatest risk, of each system"
-    metric, shown = study.judged[0], []
+    metric, parts = study.judged[0], []
     for system,reviews in study.reviews.items():
         o, written = reviews[0], found[system][0]
         values = o[metric] if o.metric(metric).higher_is_better is False else -o[metric]
         order = [i for i in (-values).argsort() if values[i]==values[i] and not o.degenerate[i]][:worst]
-        if order: shown.append(f'<h3>{html.escape(system.name)}</h3>'+''.join(f'<p class=note>{html.escape(written.documents[i].id)}: {html.escape(metric)} '
-                               f'{o[metric][i]:.3f}</p>{explain(written.texts[i], written.sources[i], context=12).to_html()}' for i in order))
-    return ''.join(shown)
+        if order: parts.append(f'<h3>{shown(system.name)}</h3>')
+        for i in order:
+            score = f'<p class=note>{shown(written.documents[i].id)}: {shown(metric)} {o[metric][i]:.3f}</p>'
+            parts.append(score+_evidence(written.texts[i], written.sources[i]))
+    return ''.join(parts)
+
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>Hallucination</title><style>{css}</style></head><body><h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
+<h2>Summaries with the greatest risk</h2>{worst}</body></html>"""
+
+def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
 
 def _page(study, tables, pictures, found, worst):
     "All of it on one page"
-    parts = ''.join(f'<h2>{html.escape(t)}</h2><p class=note>{html.escape(note)}</p><div class=wide>{html_table("", *frame_lines(frame))}</div>' for t,note,frame in tables)
-    drawn = ''.join(html_picture(k, p) for k,p in pictures.items())
-    size = f'{len(study.dense):,} documents, {len(study.compressed)} compressed models'
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Hallucination</title><style>{PAGE_STYLE}</style></head><body><h1>Hallucination</h1>'
-            f'<p class=note>{size}</p>{drawn}{parts}<h2>Summaries with the greatest risk</h2>{_riskiest(study, found, worst)}</body></html>')
+    parts = (f'<h2>{shown(title)}</h2><p class=note>{shown(note)}</p>{titled_table("", *frame_lines(frame))}' for title,note,frame in tables)
+    size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
+    figures = ''.join(html_picture(k, p) for k,p in pictures.items())
+    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=''.join(parts), worst=_riskiest(study, found, worst))
 
 def _write(folder, study, tables, found, worst):
     "Tables, figures, a page, and a row for each summary"
     folder.mkdir()
     pictures = summary_pictures(study)
     write_atomically(folder/'hallucination.html', _page(study, tables, pictures, found, worst))
-    write_atomically(folder/'tables.md', '\n\n'.join(f'{t}\n\n{note}\n\n{markdown_table(*frame_lines(frame))}' for t,note,frame in tables)+'\n')
+    parts = (f'{escape_markdown(title)}\n\n{escape_markdown(note)}\n\n{markdown_table(*frame_lines(frame))}' for title,note,frame in tables)
+    write_atomically(folder/'tables.md', '\n\n'.join(parts)+'\n')
     write_atomically(folder/'risk.csv', study.risk.drop(columns='values').to_csv(index=False))
     write_atomically(folder/'means.csv', system_means(study).to_csv(index=False))
     every = [(k.name, i, o) for k,v in study.reviews.items() for i,o in enumerate(v)]+[(f'control: {k}', 0, o) for k,o in study.controls.items()]
