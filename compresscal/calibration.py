@@ -6,15 +6,17 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'ROLES', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
-           'template_fingerprint', 'special_tokens', 'model_identity', 'require_positive', 'Apart', 'TooLittleText',
-           'sample_sets', 'sample_apart', 'regenerate', 'check_shares', 'share_counts', 'mix', 'CalibrationSet',
-           'content_hash']
+           'template_fingerprint', 'special_tokens', 'model_identity', 'require_positive', 'Apart', 'some_runs',
+           'SeenRuns', 'TooLittleText', 'sample_sets', 'sample_apart', 'regenerate', 'check_shares', 'share_counts',
+           'mix', 'CalibrationSet', 'content_hash']
 
 # %% ../nbs/03_calibration.ipynb #1f245e86
-import hashlib, json, random
+import hashlib, json, random, re, zlib
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+import numpy as np
 import torch
 from .corpora import file_fingerprint,found_path,open_corpus
 from .installed import SeenTexts
@@ -136,14 +138,56 @@ class Apart:
         part,rest = key_bits(('role', id), 64)%len(ROLES),key_bits(('place', id), 64)
         return self.scope!='own' or part==list(ROLES).index(self.role) and rest%self.places==self.place
 
+# %% ../nbs/03_calibration.ipynb #ae339604
+def some_runs(
+    text:str,      # Any text
+    words:int=13,  # Words in a run
+    every:int=8,   # Keep one in so many
+)->list[int]:      # Different hashes of runs, the same ones wherever a run stands
+    "A sample of the runs of words of a text"
+    w = np.fromiter((zlib.crc32(o.encode()) for o in re.findall(r'\w+', text.lower())), np.uint64)
+    h = np.zeros(max(len(w)-words+1, 0), np.uint64)
+    for j in range(words if len(h) else 0): h = h*np.uint64(0x9E3779B97F4A7C15)+w[j:j+len(h)]
+    h = (h^(h>>np.uint64(31)))*np.uint64(0xBF58476D1CE4E5B9)
+    h = np.unique(h^(h>>np.uint64(29)))
+    return h[h%np.uint64(every)==0].tolist()
+
+class SeenRuns:
+    "Tells texts that hold, or stand in, one already seen"
+    def __init__(self,
+        share:float=.8,  # Share of the shorter one's runs that makes a copy
+        least:int=4,     # Fewer runs in the sample are too few to tell
+        owners:int=8,    # Texts kept for each run
+    ): self.share,self.least,self.most,self.owners,self.sizes = share,least,owners,{},[]
+
+    def add(self,
+        text:str # A text
+    )->bool:     # Whether it is new; copies leave no trace
+        "Remember `text` unless one of the two stands in the other"
+        runs = some_runs(text)
+        shared = Counter(o for h in runs for o in self.owners.get(h, ()))
+        for o,n in shared.items():
+            shorter = min(len(runs), self.sizes[o])
+            if shorter>=self.least and n>=self.share*shorter: return False
+        for h in runs:
+            known = self.owners.setdefault(h, [])
+            if len(known)<self.most: known.append(len(self.sizes))
+        self.sizes.append(len(runs))
+        return True
+
 # %% ../nbs/03_calibration.ipynb #53635061
 class TooLittleText(ValueError): "A source holds fewer windows than are asked for"
 
-def _tokenized(reading, tokenizer, near_duplicates, counts, left):
-    "Name and token ids of each document that is new and that `left` does not leave out"
-    seen = SeenTexts()
+def _new_documents(reading, near_duplicates, contained, counts):
+    "Documents that are no copies of those before them"
+    checks = [SeenTexts()]*near_duplicates+[SeenRuns()]*contained
     for document in reading:
-        if near_duplicates and not seen.add(document.text): counts['duplicates'] += 1; continue
+        if all(o.add(document.text) for o in checks): yield document
+        else: counts['duplicates'] += 1
+
+def _tokenized(documents, tokenizer, counts, left):
+    "Name and token ids of each document that `left` does not leave out"
+    for document in documents:
         if not left(document.id): continue
         ids = tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False)['input_ids']
         counts['documents'] += 1
@@ -171,16 +215,18 @@ def sample_sets(
     bos:bool|None=None,         # Head every window with the beginning-of-text token; None does so if there is one
     chat:bool=False,            # Put the text into a user turn of the chat template
     near_duplicates:bool=True,  # Leave out near copies of documents already read
+    contained:bool=True,        # Leave out documents that hold, or stand in, one already read
     apart:Apart|dict|None=None, # Draw what plain sets leave, for a source that is derived from this one
     **kwargs                    # `split`, `column`, `revision` of `open_corpus`
 )->list[CalibrationSet]:
     "Disjoint calibration sets from one source"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
     corpus,(before,after) = open_corpus(source, **kwargs),window_frame(tokenizer, bos, chat)
-    size,how = _check_sampling(tokenizer, length, rule, len(before)+len(after)),dict(rule=rule, chat=chat, near_duplicates=near_duplicates)
+    size,how = _check_sampling(tokenizer, length, rule, len(before)+len(after)),dict(rule=rule, chat=chat, near_duplicates=near_duplicates, contained=contained)
     apart = Apart(**apart) if isinstance(apart, dict) else apart
     reading,counts = corpus.read(check_seed(seed)),dict(documents=0, duplicates=0, tokens=0, long_enough=0, size=size)
-    stream = _tokenized(reading, tokenizer, near_duplicates, counts, _left(corpus, tokenizer, apart, how))
+    documents = _new_documents(reading, near_duplicates, contained, counts)
+    stream = _tokenized(documents, tokenizer, counts, _left(corpus, tokenizer, apart, how))
     drawn = [list(islice(window_rules[rule](stream, size, seed, tokenizer.eos_token_id), n_sequences)) for _ in range(n_sets)]
     if len(drawn[-1])<n_sequences: raise TooLittleText(_too_little(corpus, rule, n_sets, n_sequences, size, counts))
     head = before[0] if before and not chat else None
@@ -199,7 +245,7 @@ def _left(corpus, tokenizer, apart, how):
 
 def _manifest(corpus, tokenizer, sampling, apart, reading, counts):
     "What all sets of a reading have in common"
-    order = ('n_sets', 'n_sequences', 'length', 'seed', 'rule', 'bos', 'chat', 'near_duplicates')
+    order = ('n_sets', 'n_sequences', 'length', 'seed', 'rule', 'bos', 'chat', 'near_duplicates', 'contained')
     sampling = {k: sampling[k] for k in order}|({} if apart is None else dict(apart=asdict(apart)))
     found = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling, **_tokenizer_facts(tokenizer, sampling['chat']))
     return found|dict(reading=dict(shards=len(corpus.shards), opened=reading.opened, reachable=reading.reachable, **counts))
@@ -234,7 +280,7 @@ def sample_apart(
     split:str='calibration', # Part of an installed source
     column:str|None=None,    # Column that holds the text, in tables
     revision:str|None=None,  # Commit of a set on the Hub
-    **kwargs       # `rule`, `bos`, `chat` and `near_duplicates` of `sample_sets`
+    **kwargs       # `rule`, `bos`, `chat`, `near_duplicates` and `contained` of `sample_sets`
 )->list[CalibrationSet]: # Their manifests hold the scope, in `sampling`, `apart`
     "Sets for a derived source, of documents that no other source of the comparison has if there are enough"
     corpus = open_corpus(source, split=split, column=column, revision=revision)
@@ -266,7 +312,7 @@ def regenerate(
         if s['kind']=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
         source = s['name'] if s['kind'] in ('installed', 'hub') else found_path(s)
         more = {k: s[k] for k in ('split', 'column', 'revision') if s.get(k) and not (k=='split' and s['kind']=='hub')}
-    sampling['bos'] = sampling['bos'] is not None
+    sampling = dict(contained=False)|sampling|dict(bos=sampling['bos'] is not None) # earlier versions did not look for them
     result = sample_sets(source, tokenizer, **sampling, **more)[manifest['set']]
     if expected and result.hash!=expected: raise ValueError(f"`manifest` describes {expected}, but the text now gives {result.hash}: "
         f"the source has changed{'; it was read with '+str(s['packages']) if 'packages' in s else ''}")
