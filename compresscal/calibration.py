@@ -81,7 +81,8 @@ def template_fingerprint(
 )->str|None:  # 16 hexadecimal digits; None where it has no chat template
     "A hash of the chat template, which decides what stands around a turn"
     template = getattr(tokenizer, 'chat_template', None)
-    return hashlib.blake2b(json.dumps(template, sort_keys=True).encode(), digest_size=8).hexdigest() if template else None
+    if not template: return None
+    return hashlib.blake2b(json.dumps(template, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 def special_tokens(
     tokenizer # Tokenizer of the model
@@ -112,7 +113,8 @@ def require_positive(
         if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
 
 # %% ../nbs/03_calibration.ipynb #cd9c42ce
-ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens', prefix='the words that a model goes on from')
+ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens',
+    prefix='the words that a model goes on from')
 _scopes = ('own', 'derived', 'all')
 
 @dataclass(frozen=True)
@@ -130,8 +132,10 @@ class Apart:
 
     def __post_init__(self):
         if self.role not in ROLES: raise ValueError(f"`role` must be one of {', '.join(ROLES)}, got {self.role!r}")
-        if self.scope not in _scopes: raise ValueError(f"`scope` must be one of {', '.join(_scopes)}, got {self.scope!r}")
-        if not 0<=self.place<self.places: raise ValueError(f"`place` must be below `places`={self.places}, got {self.place}")
+        if self.scope not in _scopes:
+            raise ValueError(f"`scope` must be one of {', '.join(_scopes)}, got {self.scope!r}")
+        if not 0<=self.place<self.places:
+            raise ValueError(f"`place` must be below `places`={self.places}, got {self.place}")
 
     def takes(self, id:str)->bool: # Of a document that no plain set holds
         "Does a document fall to this source?"
@@ -198,9 +202,10 @@ def _tokenized(documents, tokenizer, counts, left):
 def _check_sampling(tokenizer, length, rule, frame):
     "Refuse what no text could serve; the number of tokens of text in a window"
     if rule not in window_rules: raise ValueError(f"`rule` must be one of {', '.join(window_rules)}, got {rule!r}")
-    if (size:=length-frame)<1: raise ValueError(f"`length` must exceed the {frame} tokens around the text, got {length}")
-    if rule=='pack' and tokenizer.eos_token_id is None: raise ValueError("`rule` must not be 'pack' for a tokenizer without an end-of-text token")
-    return size
+    if length<=frame: raise ValueError(f"`length` must exceed the {frame} tokens around the text, got {length}")
+    if rule=='pack' and tokenizer.eos_token_id is None:
+        raise ValueError("`rule` must not be 'pack' for a tokenizer without an end-of-text token")
+    return length-frame
 
 # %% ../nbs/03_calibration.ipynb #eff4c09d
 def sample_sets(
@@ -222,7 +227,8 @@ def sample_sets(
     "Disjoint calibration sets from one source"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
     corpus,(before,after) = open_corpus(source, **kwargs),window_frame(tokenizer, bos, chat)
-    size,how = _check_sampling(tokenizer, length, rule, len(before)+len(after)),dict(rule=rule, chat=chat, near_duplicates=near_duplicates, contained=contained)
+    size = _check_sampling(tokenizer, length, rule, len(before)+len(after))
+    how = dict(rule=rule, chat=chat, near_duplicates=near_duplicates, contained=contained)
     apart = Apart(**apart) if isinstance(apart, dict) else apart
     reading,counts = corpus.read(check_seed(seed)),dict(documents=0, duplicates=0, tokens=0, long_enough=0, size=size)
     documents = _new_documents(reading, near_duplicates, contained, counts)
@@ -230,14 +236,16 @@ def sample_sets(
     drawn = [list(islice(window_rules[rule](stream, size, seed, tokenizer.eos_token_id), n_sequences)) for _ in range(n_sets)]
     if len(drawn[-1])<n_sequences: raise TooLittleText(_too_little(corpus, rule, n_sets, n_sequences, size, counts))
     head = before[0] if before and not chat else None
-    shared = _manifest(corpus, tokenizer, dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=head)|how, apart, reading, counts)
+    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=head)|how
+    shared = _manifest(corpus, tokenizer, sampling, apart, reading, counts)
     return [_framed(windows, before, after, length, tokenizer, dict(shared, set=i)) for i,windows in enumerate(drawn)]
 
 # %% ../nbs/03_calibration.ipynb #9e1a02e6
 def _left(corpus, tokenizer, apart, how):
     "Which documents are there to be drawn from, by name"
     if apart is None or apart.scope=='all': return bool
-    try: plain = sample_sets(corpus, tokenizer, apart.n_sets, apart.n_sequences, apart.length, apart.seed, bos=apart.bos, **how)
+    sizes = apart.n_sets,apart.n_sequences,apart.length,apart.seed
+    try: plain = sample_sets(corpus, tokenizer, *sizes, bos=apart.bos, **how)
     except TooLittleText: plain = [] # then there are no such sets to be apart from
     taken = {id for o in plain for parts in o.manifest['documents'] for id,*_ in parts}
     def left(id): return id not in taken and apart.takes(id)
@@ -247,8 +255,9 @@ def _manifest(corpus, tokenizer, sampling, apart, reading, counts):
     "What all sets of a reading have in common"
     order = ('n_sets', 'n_sequences', 'length', 'seed', 'rule', 'bos', 'chat', 'near_duplicates', 'contained')
     sampling = {k: sampling[k] for k in order}|({} if apart is None else dict(apart=asdict(apart)))
-    found = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling, **_tokenizer_facts(tokenizer, sampling['chat']))
-    return found|dict(reading=dict(shards=len(corpus.shards), opened=reading.opened, reachable=reading.reachable, **counts))
+    read = dict(shards=len(corpus.shards), opened=reading.opened, reachable=reading.reachable, **counts)
+    found = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling)
+    return found|_tokenizer_facts(tokenizer, sampling['chat'])|dict(reading=read)
 
 def _tokenizer_facts(tokenizer, chat):
     "What of a tokenizer decides the tokens of a set"
@@ -285,12 +294,14 @@ def sample_apart(
     "Sets for a derived source, of documents that no other source of the comparison has if there are enough"
     corpus = open_corpus(source, split=split, column=column, revision=revision)
     for scope in _scopes:
-        try: return sample_sets(corpus, tokenizer, n_sets, n_sequences, length, apart.seed, apart=replace(apart, scope=scope), **kwargs)
+        how = kwargs|dict(apart=replace(apart, scope=scope))
+        try: return sample_sets(corpus, tokenizer, n_sets, n_sequences, length, apart.seed, **how)
         except TooLittleText:
             if scope==_scopes[-1]: raise
 
 # %% ../nbs/03_calibration.ipynb #8c2e626a
-_facts_in_words = dict(tokenizer='a tokenizer of fingerprint', special='a tokenizer with the special tokens', template='a chat template of hash')
+_facts_in_words = dict(tokenizer='a tokenizer of fingerprint', special='a tokenizer with the special tokens',
+    template='a chat template of hash')
 
 def _check_tokenizer(manifest, tokenizer):
     "Refuse a tokenizer that would give other tokens, and name what differs"
@@ -312,7 +323,8 @@ def regenerate(
         if s['kind']=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
         source = s['name'] if s['kind'] in ('installed', 'hub') else found_path(s)
         more = {k: s[k] for k in ('split', 'column', 'revision') if s.get(k) and not (k=='split' and s['kind']=='hub')}
-    sampling = dict(contained=False)|sampling|dict(bos=sampling['bos'] is not None) # earlier versions did not look for them
+    older = dict(contained=False) # of what an earlier version did not look for
+    sampling = older|sampling|dict(bos=sampling['bos'] is not None)
     result = sample_sets(source, tokenizer, **sampling, **more)[manifest['set']]
     if expected and result.hash!=expected: raise ValueError(f"`manifest` describes {expected}, but the text now gives {result.hash}: "
         f"the source has changed{'; it was read with '+str(s['packages']) if 'packages' in s else ''}")
