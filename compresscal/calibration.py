@@ -6,15 +6,17 @@ Docs: https://compresscal.github.io/compresscal/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['window_rules', 'ROLES', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
-           'template_fingerprint', 'special_tokens', 'model_identity', 'require_positive', 'Apart', 'TooLittleText',
-           'sample_sets', 'sample_apart', 'regenerate', 'check_shares', 'share_counts', 'mix', 'CalibrationSet',
-           'content_hash']
+           'template_fingerprint', 'special_tokens', 'model_identity', 'require_positive', 'Apart', 'some_runs',
+           'SeenRuns', 'TooLittleText', 'sample_sets', 'sample_apart', 'regenerate', 'check_shares', 'share_counts',
+           'mix', 'CalibrationSet', 'content_hash']
 
 # %% ../nbs/03_calibration.ipynb #1f245e86
-import hashlib, json, random
+import hashlib, json, random, re, zlib
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+import numpy as np
 import torch
 from .chat import chat_frame
 from .corpora import file_fingerprint,found_path,open_corpus
@@ -77,7 +79,8 @@ def template_fingerprint(
 )->str|None:  # 16 hexadecimal digits; None where it has no chat template
     "A hash of the chat template, which decides what stands around a turn"
     template = getattr(tokenizer, 'chat_template', None)
-    return hashlib.blake2b(json.dumps(template, sort_keys=True).encode(), digest_size=8).hexdigest() if template else None
+    if not template: return None
+    return hashlib.blake2b(json.dumps(template, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 def special_tokens(
     tokenizer # Tokenizer of the model
@@ -108,7 +111,8 @@ def require_positive(
         if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
 
 # %% ../nbs/03_calibration.ipynb #cd9c42ce
-ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens', prefix='the words that a model goes on from')
+ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens',
+    prefix='the words that a model goes on from')
 _scopes = ('own', 'derived', 'all')
 
 @dataclass(frozen=True)
@@ -126,22 +130,66 @@ class Apart:
 
     def __post_init__(self):
         if self.role not in ROLES: raise ValueError(f"`role` must be one of {', '.join(ROLES)}, got {self.role!r}")
-        if self.scope not in _scopes: raise ValueError(f"`scope` must be one of {', '.join(_scopes)}, got {self.scope!r}")
-        if not 0<=self.place<self.places: raise ValueError(f"`place` must be below `places`={self.places}, got {self.place}")
+        if self.scope not in _scopes:
+            raise ValueError(f"`scope` must be one of {', '.join(_scopes)}, got {self.scope!r}")
+        if not 0<=self.place<self.places:
+            raise ValueError(f"`place` must be below `places`={self.places}, got {self.place}")
 
     def takes(self, id:str)->bool: # Of a document that no plain set holds
         "Does a document fall to this source?"
         part,rest = key_bits(('role', id), 64)%len(ROLES),key_bits(('place', id), 64)
         return self.scope!='own' or part==list(ROLES).index(self.role) and rest%self.places==self.place
 
+# %% ../nbs/03_calibration.ipynb #ae339604
+def some_runs(
+    text:str,      # Any text
+    words:int=13,  # Words in a run
+    every:int=8,   # Keep one in so many
+)->list[int]:      # Different hashes of runs, the same ones wherever a run stands
+    "A sample of the runs of words of a text"
+    w = np.fromiter((zlib.crc32(o.encode()) for o in re.findall(r'\w+', text.lower())), np.uint64)
+    h = np.zeros(max(len(w)-words+1, 0), np.uint64)
+    for j in range(words if len(h) else 0): h = h*np.uint64(0x9E3779B97F4A7C15)+w[j:j+len(h)]
+    h = (h^(h>>np.uint64(31)))*np.uint64(0xBF58476D1CE4E5B9)
+    h = np.unique(h^(h>>np.uint64(29)))
+    return h[h%np.uint64(every)==0].tolist()
+
+class SeenRuns:
+    "Tells texts that hold, or stand in, one already seen"
+    def __init__(self,
+        share:float=.8,  # Share of the shorter one's runs that makes a copy
+        least:int=4,     # Fewer runs in the sample are too few to tell
+        owners:int=8,    # Texts kept for each run
+    ): self.share,self.least,self.most,self.owners,self.sizes = share,least,owners,{},[]
+
+    def add(self,
+        text:str # A text
+    )->bool:     # Whether it is new; copies leave no trace
+        "Remember `text` unless one of the two stands in the other"
+        runs = some_runs(text)
+        shared = Counter(o for h in runs for o in self.owners.get(h, ()))
+        for o,n in shared.items():
+            shorter = min(len(runs), self.sizes[o])
+            if shorter>=self.least and n>=self.share*shorter: return False
+        for h in runs:
+            known = self.owners.setdefault(h, [])
+            if len(known)<self.most: known.append(len(self.sizes))
+        self.sizes.append(len(runs))
+        return True
+
 # %% ../nbs/03_calibration.ipynb #53635061
 class TooLittleText(ValueError): "A source holds fewer windows than are asked for"
 
-def _tokenized(reading, tokenizer, near_duplicates, counts, left):
-    "Name and token ids of each document that is new and that `left` does not leave out"
-    seen = SeenTexts()
+def _new_documents(reading, near_duplicates, contained, counts):
+    "Documents that are no copies of those before them"
+    checks = [SeenTexts()]*near_duplicates+[SeenRuns()]*contained
     for document in reading:
-        if near_duplicates and not seen.add(document.text): counts['duplicates'] += 1; continue
+        if all(o.add(document.text) for o in checks): yield document
+        else: counts['duplicates'] += 1
+
+def _tokenized(documents, tokenizer, counts, left):
+    "Name and token ids of each document that `left` does not leave out"
+    for document in documents:
         if not left(document.id): continue
         ids = tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False)['input_ids']
         counts['documents'] += 1
@@ -152,9 +200,10 @@ def _tokenized(reading, tokenizer, near_duplicates, counts, left):
 def _check_sampling(tokenizer, length, rule, frame):
     "Refuse what no text could serve; the number of tokens of text in a window"
     if rule not in window_rules: raise ValueError(f"`rule` must be one of {', '.join(window_rules)}, got {rule!r}")
-    if (size:=length-frame)<1: raise ValueError(f"`length` must exceed the {frame} tokens around the text, got {length}")
-    if rule=='pack' and tokenizer.eos_token_id is None: raise ValueError("`rule` must not be 'pack' for a tokenizer without an end-of-text token")
-    return size
+    if length<=frame: raise ValueError(f"`length` must exceed the {frame} tokens around the text, got {length}")
+    if rule=='pack' and tokenizer.eos_token_id is None:
+        raise ValueError("`rule` must not be 'pack' for a tokenizer without an end-of-text token")
+    return length-frame
 
 # %% ../nbs/03_calibration.ipynb #eff4c09d
 def sample_sets(
@@ -169,27 +218,32 @@ def sample_sets(
     bos:bool|None=None,         # Head every window with the beginning-of-text token; None does so if there is one
     chat:bool=False,            # Put the text into a user turn of the chat template
     near_duplicates:bool=True,  # Leave out near copies of documents already read
+    contained:bool=True,        # Leave out documents that hold, or stand in, one already read
     apart:Apart|dict|None=None, # Draw what plain sets leave, for a source that is derived from this one
     **kwargs                    # `split`, `column`, `revision` of `open_corpus`
 )->list[CalibrationSet]:
     "Disjoint calibration sets from one source"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
     corpus,(before,after) = open_corpus(source, **kwargs),window_frame(tokenizer, bos, chat)
-    size,how = _check_sampling(tokenizer, length, rule, len(before)+len(after)),dict(rule=rule, chat=chat, near_duplicates=near_duplicates)
+    size = _check_sampling(tokenizer, length, rule, len(before)+len(after))
+    how = dict(rule=rule, chat=chat, near_duplicates=near_duplicates, contained=contained)
     apart = Apart(**apart) if isinstance(apart, dict) else apart
     reading,counts = corpus.read(check_seed(seed)),dict(documents=0, duplicates=0, tokens=0, long_enough=0, size=size)
-    stream = _tokenized(reading, tokenizer, near_duplicates, counts, _left(corpus, tokenizer, apart, how))
+    documents = _new_documents(reading, near_duplicates, contained, counts)
+    stream = _tokenized(documents, tokenizer, counts, _left(corpus, tokenizer, apart, how))
     drawn = [list(islice(window_rules[rule](stream, size, seed, tokenizer.eos_token_id), n_sequences)) for _ in range(n_sets)]
     if len(drawn[-1])<n_sequences: raise TooLittleText(_too_little(corpus, rule, n_sets, n_sequences, size, counts))
     head = before[0] if before and not chat else None
-    shared = _manifest(corpus, tokenizer, dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=head)|how, apart, reading, counts)
+    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=head)|how
+    shared = _manifest(corpus, tokenizer, sampling, apart, reading, counts)
     return [_framed(windows, before, after, length, tokenizer, dict(shared, set=i)) for i,windows in enumerate(drawn)]
 
 # %% ../nbs/03_calibration.ipynb #9e1a02e6
 def _left(corpus, tokenizer, apart, how):
     "Which documents are there to be drawn from, by name"
     if apart is None or apart.scope=='all': return bool
-    try: plain = sample_sets(corpus, tokenizer, apart.n_sets, apart.n_sequences, apart.length, apart.seed, bos=apart.bos, **how)
+    sizes = apart.n_sets,apart.n_sequences,apart.length,apart.seed
+    try: plain = sample_sets(corpus, tokenizer, *sizes, bos=apart.bos, **how)
     except TooLittleText: plain = [] # then there are no such sets to be apart from
     taken = {id for o in plain for parts in o.manifest['documents'] for id,*_ in parts}
     def left(id): return id not in taken and apart.takes(id)
@@ -197,10 +251,11 @@ def _left(corpus, tokenizer, apart, how):
 
 def _manifest(corpus, tokenizer, sampling, apart, reading, counts):
     "What all sets of a reading have in common"
-    order = ('n_sets', 'n_sequences', 'length', 'seed', 'rule', 'bos', 'chat', 'near_duplicates')
+    order = ('n_sets', 'n_sequences', 'length', 'seed', 'rule', 'bos', 'chat', 'near_duplicates', 'contained')
     sampling = {k: sampling[k] for k in order}|({} if apart is None else dict(apart=asdict(apart)))
-    found = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling, **_tokenizer_facts(tokenizer, sampling['chat']))
-    return found|dict(reading=dict(shards=len(corpus.shards), opened=reading.opened, reachable=reading.reachable, **counts))
+    read = dict(shards=len(corpus.shards), opened=reading.opened, reachable=reading.reachable, **counts)
+    found = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling)
+    return found|_tokenizer_facts(tokenizer, sampling['chat'])|dict(reading=read)
 
 def _tokenizer_facts(tokenizer, chat):
     "What of a tokenizer decides the tokens of a set"
@@ -232,17 +287,19 @@ def sample_apart(
     split:str='calibration', # Part of an installed source
     column:str|None=None,    # Column that holds the text, in tables
     revision:str|None=None,  # Commit of a set on the Hub
-    **kwargs       # `rule`, `bos`, `chat` and `near_duplicates` of `sample_sets`
+    **kwargs       # `rule`, `bos`, `chat`, `near_duplicates` and `contained` of `sample_sets`
 )->list[CalibrationSet]: # Their manifests hold the scope, in `sampling`, `apart`
     "Sets for a derived source, of documents that no other source of the comparison has if there are enough"
     corpus = open_corpus(source, split=split, column=column, revision=revision)
     for scope in _scopes:
-        try: return sample_sets(corpus, tokenizer, n_sets, n_sequences, length, apart.seed, apart=replace(apart, scope=scope), **kwargs)
+        how = kwargs|dict(apart=replace(apart, scope=scope))
+        try: return sample_sets(corpus, tokenizer, n_sets, n_sequences, length, apart.seed, **how)
         except TooLittleText:
             if scope==_scopes[-1]: raise
 
 # %% ../nbs/03_calibration.ipynb #8c2e626a
-_facts_in_words = dict(tokenizer='a tokenizer of fingerprint', special='a tokenizer with the special tokens', template='a chat template of hash')
+_facts_in_words = dict(tokenizer='a tokenizer of fingerprint', special='a tokenizer with the special tokens',
+    template='a chat template of hash')
 
 def _check_tokenizer(manifest, tokenizer):
     "Refuse a tokenizer that would give other tokens, and name what differs"
@@ -264,7 +321,8 @@ def regenerate(
         if s['kind']=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
         source = s['name'] if s['kind'] in ('installed', 'hub') else found_path(s)
         more = {k: s[k] for k in ('split', 'column', 'revision') if s.get(k) and not (k=='split' and s['kind']=='hub')}
-    sampling['bos'] = sampling['bos'] is not None
+    older = dict(contained=False) # of what an earlier version did not look for
+    sampling = older|sampling|dict(bos=sampling['bos'] is not None)
     result = sample_sets(source, tokenizer, **sampling, **more)[manifest['set']]
     if expected and result.hash!=expected: raise ValueError(f"`manifest` describes {expected}, but the text now gives {result.hash}: "
         f"the source has changed{'; it was read with '+str(s['packages']) if 'packages' in s else ''}")

@@ -72,7 +72,8 @@ class Corpus:
 
     def identity(self)->dict: # Ready for JSON
         "What decides the text, and nothing of where it lies"
-        known = {k: v for k,v in self.manifest.items() if k not in ('path', 'absolute', 'license', 'name') or self.manifest.get('kind')!='files' and k!='license'}
+        left_out = ('license', 'path', 'absolute') if self.manifest.get('kind')=='files' else ('license',)
+        known = {k: v for k,v in self.manifest.items() if k not in left_out}
         return known|(dict(files=list(known['files'].values())) if 'files' in known else {})
 
 # %% ../nbs/02_corpora.ipynb #0a6098e5
@@ -160,7 +161,8 @@ def file_corpus(
         if not o.is_file(): raise ValueError(f"{o}: no such file")
         if o.suffix.lower() not in _readers: raise ValueError(f"{o}: the kind of file must be one of {' '.join(_readers)}, got {o.suffix!r}")
         if not o.stat().st_size: raise ValueError(f"{o}: is empty")
-    manifest = dict(kind='files', path=str(path), absolute=os.path.abspath(path), column=column, files={str(o): file_fingerprint(o) for o in files})
+    marks = {str(o): file_fingerprint(o) for o in files}
+    manifest = dict(kind='files', path=str(path), absolute=os.path.abspath(path), column=column, files=marks)
     return Corpus(path.stem.replace('*', '') or path.parent.name, manifest, {str(o): partial(read_file, o, column) for o in files})
 
 # %% ../nbs/02_corpora.ipynb #678b06b0
@@ -299,13 +301,15 @@ def dataset_revision(
     if Path(path).is_dir(): return None
     from huggingface_hub import HfApi, snapshot_download
     with suppress(Exception): return HfApi().dataset_info(path, revision=revision).sha
-    with suppress(Exception): return Path(snapshot_download(path, repo_type='dataset', revision=revision, local_files_only=True)).name
+    how = dict(repo_type='dataset', revision=revision, local_files_only=True)
+    with suppress(Exception): return Path(snapshot_download(path, **how)).name
     return revision
 
 def _hub_identity(name, column, revision):
     text = hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
     files = file_corpus(text.path).identity() if Path(text.path).is_dir() else None
-    where = dict(path=None if files else text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column)
+    where = dict(path=None if files else text.path, config=text.config or None, split=text.split)
+    where |= dict(data_files=text.data_files, column=column or text.column)
     return dict(kind='hub', files=files, revision=dataset_revision(text.path, revision), **where)
 
 def _names_hub(source):

@@ -68,10 +68,10 @@ class SharedDocuments:
 
     def __len__(self): return len({o.evaluation for o in self.documents})
     def __repr__(self):
-        if self: said = f"{len(self):,} of {self.evaluation:,} evaluation documents stand in the calibration text, such as "
-        else: said = f"none of {self.evaluation:,} evaluation documents stands in the {self.calibration:,} of the calibration text"
-        name = plain_text(repr(self.documents[0].evaluation)) if self else ''
-        return said+name+'; not all of the text was looked at'*(not self.complete)
+        more = '' if self.complete else '; not all of the text was looked at'
+        if not self: return f"none of {self.evaluation:,} evaluation documents stands in the {self.calibration:,} of the calibration text{more}"
+        name = plain_text(repr(self.documents[0].evaluation))
+        return f"{len(self):,} of {self.evaluation:,} evaluation documents stand in the calibration text, such as {name}{more}"
     def to_pandas(self)->pd.DataFrame: # Columns `calibration`, `evaluation` and `share`
         "One row for each pair"
         return pd.DataFrame([asdict(o) for o in self.documents], columns=['calibration', 'evaluation', 'share'])
@@ -91,8 +91,9 @@ def _set_side(given, tokenizer):
     names,texts = dict(document_names(given.manifest)),[]
     masks = given.tokens>=0 if given.mask is None else given.mask
     for i,(row,mask) in enumerate(zip(given.tokens, masks)) if tokenizer is not None else ():
-        label = next((short for _,short in document_names(given.manifest, [i])), None) if given.manifest.get('kind')!='mix' else None
-        texts.append((label or f'{given.name}, sequence {i}', tokenizer.decode(row[mask], skip_special_tokens=True)))
+        known = () if given.manifest.get('kind')=='mix' else document_names(given.manifest, [i])
+        label = next((short for _,short in known), f'{given.name}, sequence {i}')
+        texts.append((label, tokenizer.decode(row[mask], skip_special_tokens=True)))
     return _Side(names, texts, True)
 
 def _source_side(given, split, most):
@@ -121,7 +122,8 @@ def shared_documents(
 )->SharedDocuments:          # False if there are none
     "Which documents stand in the calibration text and in the evaluation text"
     for name,value in dict(most=most, n=n).items():
-        if type(value) is not int or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+        if type(value) is not int or value<1:
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
     if not 0<share<=1: raise ValueError(f"`share` must lie above 0 and at most at 1, got {share!r}")
     a,b = _side(calibration, tokenizer, 'calibration', most),_side(evaluation, tokenizer, split, most)
     found = {(a.names[k], b.names[k]): 1. for k in a.names.keys() & b.names.keys()}

@@ -132,7 +132,8 @@ class SetDistance:
         "Mean distances of layers of one kind, as rows of a table"
         known = [k for k in TITLES if k in self.layers]
         kinds = self.layers.groupby(self.layers.layer.str.replace(r'\.\d+(?=\.|$)', '.*', regex=True), sort=False)
-        return [('input of', 'count', *(TITLES[k] for k in known)), *((kind, len(o), *(f'{o[k].mean():.4f}' for k in known)) for kind,o in kinds)]
+        rows = [(kind, len(o), *(f'{o[k].mean():.4f}' for k in known)) for kind,o in kinds]
+        return [('input of', 'count', *(TITLES[k] for k in known)), *rows]
 
 TITLES = dict(norms='norm distance', hessian='Hessian distance', outliers='shared outlier channels') # Of the columns of `SetDistance.layers`
 

@@ -72,7 +72,7 @@ def _is_read(source): return str(source)!='random' and parse_recipe(str(source))
 def places(
     source,              # One of a comparison
     among:Sequence=(),   # All sources of the comparison, in their order; empty: it stands alone
-)->dict[str,list[int]]:  # `role:text` -> its place among the sources of the same role for the text, and how many there are
+)->dict[str,list[int]]:  # `role:text` -> its place among those of the same role, and how many there are
     "The place of a source among those that are made of the same text"
     named = [o if isinstance(o, dict) else str(o) for o in among]
     found,own = {},source if isinstance(source, dict) else str(source)
@@ -106,7 +106,8 @@ def _made_sets(name, tokenizer, size, written, among, stream, kwargs):
     if name=='random': return random_vocabulary(tokenizer, **_drawn_sizes(size, stream))
     if name.startswith('random:'): return _random_sets(name.partition(':')[2], tokenizer, size, among, stream, kwargs)
     if (recipe:=parse_recipe(name)) is None: return None
-    if written['model'] is None: raise ValueError(f"`model` must be given for source {name!r}, which it writes, got None")
+    if written['model'] is None:
+        raise ValueError(f"`model` must be given for source {name!r}, which it writes, got None")
     apart = _beside('prefix', recipe.text, size, among) if recipe.start=='text' else None
     return self_calibration_sets(tokenizer=tokenizer, recipe=recipe, apart=apart, **_drawn_sizes(size, stream), **written)
 
@@ -140,7 +141,8 @@ def calibration_sets(
     **kwargs             # Passed on to `sample_sets`; without meaning for tokens that are not read
 )->list[CalibrationSet]:
     "Calibration sets of a source that is read, drawn, written or mixed"
-    size,name = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=check_seed(seed), bos=bos),source if isinstance(source, str) else ''
+    size = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=check_seed(seed), bos=bos)
+    name = source if isinstance(source, str) else ''
     written = dict(model=model, batch_size=batch_size, folder=folder, progress=progress)
     shares = source if isinstance(source, dict) else parse_mixture(name)
     known,sizes = places(source, among) if shares is not None or name else {},size|dict(beside=n_sequences)
@@ -171,10 +173,12 @@ def shared_text(
     calibration:CalibrationSet, # Any set
 )->list[str]:                   # Sentences; none where it shares nothing that is known
     "What a set shares with sources that it may be compared with, for want of text"
-    words = dict(derived='documents that other sources made of it may hold too', all='documents that its plain sets may hold too')
+    words = dict(derived='documents that other sources made of it may hold too',
+        all='documents that its plain sets may hold too')
     found = []
     for o in _parts_of(calibration.manifest):
-        scope = (o['sampling'].get('apart') or {}).get('scope', 'own') if isinstance(o.get('sampling'), dict) else 'own'
+        sampling = o['sampling'] if isinstance(o.get('sampling'), dict) else {}
+        scope = (sampling.get('apart') or {}).get('scope', 'own')
         if scope!='own': found.append(f"of {o.get('name')}: {words[scope]}")
-        if isinstance(o.get('sampling'), dict) and o['sampling'].get('one_table'): found.append("its sets share one table of frequencies")
+        if sampling.get('one_table'): found.append("its sets share one table of frequencies")
     return list(dict.fromkeys(found))

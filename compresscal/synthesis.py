@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 import torch, transformers
 from .calibration import (Apart, CalibrationSet, require_positive, sample_apart, special_tokens, template_fingerprint,
-                                     tokenizer_fingerprint, window_frame)
-from .chat import chat_frame
+    tokenizer_fingerprint, window_frame)
 from .generation import STREAMS, Sampling, Script, generate, sequence_uniforms
 from .models import context_length, fingerprint
 from .seeds import check_seed, torch_generator
@@ -40,7 +39,8 @@ def _frequencies(given, ids):
 def _tables(frequencies, n_sets):
     "The set that each set's frequencies come from; None where all tokens are alike"
     if frequencies is None or isinstance(frequencies, CalibrationSet): return [frequencies]*n_sets
-    if len(frequencies)!=n_sets: raise ValueError(f"`frequencies` must be one set, or one for each of {n_sets}, got {len(frequencies)}")
+    if len(frequencies)!=n_sets:
+        raise ValueError(f"`frequencies` must be one set, or one for each of {n_sets}, got {len(frequencies)}")
     return list(frequencies)
 
 def _draw(ids, sums, key, n):
@@ -58,7 +58,7 @@ def random_vocabulary(
     *,
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     special_tokens:bool=False, # Draw special tokens too
-    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # Draw tokens as often as here, in one set or in one for each; None: all alike
+    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # Tokens as often as in one set, or in one for each; None: all alike
 )->list[CalibrationSet]:
     "Sets of tokens drawn from the vocabulary, each on its own"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
@@ -73,7 +73,8 @@ def random_vocabulary(
         rows = [torch.cat([head, _draw(ids, sums, ('random', seed, i, j), length-len(head))]) for j in range(n_sequences)]
         sampling = common|dict(frequencies=like and dict(hash=like.hash, manifest=like.manifest))
         name = 'random' if like is None else f'random as {like.name}'
-        made.append(CalibrationSet(torch.stack(rows), dict(kind='random', name=name, sampling=sampling, tokenizer=tokenizer_fingerprint(tokenizer), set=i)))
+        about = dict(kind='random', name=name, sampling=sampling, tokenizer=tokenizer_fingerprint(tokenizer), set=i)
+        made.append(CalibrationSet(torch.stack(rows), about))
     return made
 
 # %% ../nbs/04_synthesis.ipynb #324185cb
@@ -154,6 +155,8 @@ def end_ids(
     return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *configured) if i is not None))
 
 # %% ../nbs/04_synthesis.ipynb #b1eb73e2
+_mark = 'compresscal turn mark'
+
 def chat_script(
     model,           # Causal language model
     tokenizer,       # Its tokenizer, with a chat template
@@ -161,14 +164,14 @@ def chat_script(
 )->Script:           # What stands before and between the model's words
     "The frame that a chat template puts around turns"
     if not getattr(tokenizer, 'chat_template', None): raise ValueError("`start` must not be 'reply' or 'dialogue' for a tokenizer without a chat template")
-    framed = chat_frame(tokenizer, add_generation_prompt=True)
-    before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in framed)
+    text = tokenizer.apply_chat_template([dict(role='user', content=_mark)], tokenize=False, add_generation_prompt=True)
+    before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in text.split(_mark))
     ends = end_ids(model, tokenizer)
     if not dialogue: return Script((before+after,), ends)
     special = {*tokenizer.all_special_ids, *(i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special)}
     if not after or after[0] not in special:
         raise ValueError("`start` must not be 'dialogue' for a chat template that closes the user's turn by ordinary text: "
-            f"{framed[1][:40]!r}; take 'reply'")
+            f"{text.split(_mark)[1][:40]!r}; take 'reply'")
     return Script((before, after[1:]), tuple(dict.fromkeys((*ends, after[0])))) # the model closes the turn itself
 
 # %% ../nbs/04_synthesis.ipynb #00894164
@@ -238,7 +241,8 @@ def _write_sets(model, tokenizer, which, n_sets, n_sequences, length, seed, batc
     each,seed = math.ceil(n_sequences*100/recipe.keep_below),check_seed(seed)
     apart = apart or Apart('prefix', n_sets, n_sequences, length, seed, bos)
     script,heads,lent,about = _window_heads(recipe, model, tokenizer, bos, n_sets*each, length, seed, apart)
-    windows,forbidden = [(i, j) for i in which for j in range(each)],forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens)
+    windows = [(i, j) for i in which for j in range(each)]
+    forbidden = forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens)
     warmth = [recipe.temperatures[j%len(recipe.temperatures)] for _,j in windows] if recipe.temperatures else None
     written = generate(model, script, length+lent, [(seed, i, j) for i,j in windows], recipe.sampling(length), temperatures=warmth, forbidden=forbidden,
         prefixes=[heads[i*each+j] for i,j in windows], batch_size=batch_size, folder=folder, progress=progress)
@@ -252,7 +256,8 @@ def _write_sets(model, tokenizer, which, n_sets, n_sequences, length, seed, batc
 # %% ../nbs/04_synthesis.ipynb #39fe4096
 def _self_manifest(model, tokenizer, recipe, script, forbidden, sampling):
     "What decides the text, and what it was made with"
-    made_with = dict(torch=torch.__version__, transformers=transformers.__version__, device=model.device.type, dtype=str(model.dtype))
+    made_with = dict(torch=torch.__version__, transformers=transformers.__version__)
+    made_with |= dict(device=model.device.type, dtype=str(model.dtype))
     return dict(kind='self', name=recipe_name(recipe), model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer), recipe=asdict(recipe),
         tokens=_token_settings(tokenizer, recipe, script, forbidden), sampling=sampling, made_with=made_with)
 
@@ -321,7 +326,8 @@ def _check_same(manifest, model, tokenizer):
     found = _token_settings(tokenizer, recipe, script, forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens))
     for name,value in found.items():
         if value!=manifest['tokens'].get(name):
-            raise ValueError(f"`tokenizer` and `model` must give the same {_token_words[name]}: {manifest['tokens'].get(name)}, got {value}")
+            said = f"{_token_words[name]}: {manifest['tokens'].get(name)}, got {value}"
+            raise ValueError(f"`tokenizer` and `model` must give the same {said}")
 
 _token_words = dict(segments='tokens before and between what is written', ends='ends of a text', special='special tokens',
     forbidden='tokens that are never drawn (hash)', template='chat template (hash)')

@@ -44,6 +44,26 @@ def test_near_copies_serve_one_set(bytewise):
     assert sets[0].manifest['reading']['duplicates']>0
     with pytest.raises(ValueError, match='20 documents are that long'): sample_sets(originals+copies, bytewise, 3, 10, 50)
 
+def test_a_document_within_another_serves_no_other_set(bytewise):
+    "Quoted in a longer one, or cut from it, whichever is read first"
+    pages = [' '.join(f'w{i}x{j}' for j in range(90)) for i in range(30)]
+    holders = [f"{' '.join(f'own{i}y{j}' for j in range(200))} {pages[i]} {' '.join(f'end{i}z{j}' for j in range(150))}" for i in range(10)]
+    source = pages+holders
+    number = lambda id: int(id.split(':')[1])%30
+    for seed in range(3):
+        sets = sample_sets(source, bytewise, 3, 10, 50, seed)
+        used = [number(p[0]) for o in sets for parts in o.manifest['documents'] for p in parts]
+        assert len(set(used))==30 and sets[0].manifest['reading']['duplicates']>=5
+        assert regenerate(sets[2].manifest, bytewise, source, sets[2].hash)==sets[2]
+    with pytest.raises(ValueError, match='30 documents are that long'): sample_sets(source, bytewise, 4, 10, 50)
+    assert len(sample_sets(source, bytewise, 4, 10, 50, contained=False))==4
+
+def test_a_manifest_of_before_is_made_again(bytewise):
+    old = sample_sets(texts(20), bytewise, 1, 4, 60, contained=False)[0]
+    manifest = json.loads(json.dumps(old.manifest))
+    for o in (manifest['sampling'], manifest): o.pop('contained', None), o.pop('special', None)
+    assert regenerate(manifest, bytewise, texts(20), old.hash)==old
+
 def test_too_little_text_says_how_much_there_is(bytewise):
     with pytest.raises(ValueError, match=r'needs 50 windows of 99 tokens \(4,950 tokens\).*there are [\d,]+ tokens \(3 different documents'):
         sample_sets(texts(3), bytewise, 5, 10, 100, rule='pack')

@@ -67,7 +67,7 @@ def test_every_layer_of_a_model_with_experts():
     assert len(found.layers)==len({id(s) for s in read[0].statistics.values()}) and set(found.layers.block)=={0,1,2}
     unseen = [s for s in {id(s): s for s in read[1].statistics.values()}.values() if not s.tokens]
     assert found.layers.norms.isna().sum()==found.layers.hessian.isna().sum()==found.layers.outliers.isna().sum()==len(unseen)
-    assert '| mlp.experts.down_proj.* | 12 |' in found._repr_markdown_()
+    assert r'| mlp.experts.down_proj.\* | 12 |' in found._repr_markdown_()
     assert plot_distances({'a': found}).figure.axes and found.to_pandas().equals(found.layers)
 
 def test_partial_readings():
