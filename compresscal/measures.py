@@ -118,7 +118,8 @@ class GPTQPerplexityMeasure(Measure):
     @property
     def whole(self): return self.source
     def _files(self): return [] if self.source in (*installed_sources, *hub_texts) else file_content(self.source)
-    def settings(self): return dict(measure='perplexity', protocol='gptq', source=self._files() or self.source, length=self.length)
+    def settings(self):
+        return dict(measure='perplexity', protocol='gptq', source=self._files() or self.source, length=self.length)
     def identity(self): return {} if self._files() else dict(text=named_text(self.source))
     def reads(self):
         text = hub_texts.get(self.source)
@@ -257,7 +258,8 @@ def weights_identity(
 )->dict:                    # Ready for JSON
     "What says with which weights a model judges"
     folder = embedded_folder() if name=='embedded' else Path(name).expanduser()
-    return dict(files=model_identity(folder)['files']) if folder.is_dir() else dict(commit=hub_commit(str(name), revision))
+    if folder.is_dir(): return dict(files=model_identity(folder)['files'])
+    return dict(commit=hub_commit(str(name), revision))
 
 def named_weights(
     settings:dict, # Of a judge
@@ -299,16 +301,17 @@ def _summaries_settings(self):
 def _summaries_identity(self):
     judges = {o.name: named_weights(o.settings()) for o in _named_judges(self)}
     packages = {o.partition(':')[0] for o in judges}&{'alignscore', 'minicheck'}
-    score = dict(bertscore=weights_identity(self.bertscore), package=package_version('bert-score')) if self.bertscore else {}
-    return dict(judges=judges, packages={o: package_version(o) for o in sorted(packages)}, **score)
+    if self.bertscore: packages.add('bert-score')
+    weights = self.bertscore and weights_identity(self.bertscore)
+    return dict(judges=judges, bertscore=weights, packages={o: package_version(o) for o in sorted(packages)})
 
 def _summaries_reads(self):
     known = self.documents=='docstrings' or not Path(self.documents).expanduser().exists()
     return set() if known else file_places(self.documents)
 
 def _judge_elsewhere(name):
-    words = [o.partition('=') for o in name.split(';')]
-    return ';'.join(k+e+(whole_address(v.strip()) if k.split(':')[-1].strip() in ('model', 'head', 'checkpoint') else v) for k,e,v in words)
+    words, held = [o.partition('=') for o in name.split(';')], ('model', 'head', 'checkpoint')
+    return ';'.join(k+e+(whole_address(v.strip()) if k.split(':')[-1].strip() in held else v) for k,e,v in words)
 
 def _summaries_elsewhere(self):
     judges = '+'.join(map(_judge_elsewhere, _judge_names(self)))
@@ -328,7 +331,8 @@ def _measure_summaries(self, model, tokenizer, text=None, reference=None):
 
 SummariesMeasure.name = property(_summaries_name)
 SummariesMeasure.settings,SummariesMeasure.measure = _summaries_settings,_measure_summaries
-SummariesMeasure.identity,SummariesMeasure.reads,SummariesMeasure.elsewhere = _summaries_identity,_summaries_reads,_summaries_elsewhere
+SummariesMeasure.identity,SummariesMeasure.reads = _summaries_identity,_summaries_reads
+SummariesMeasure.elsewhere = _summaries_elsewhere
 SummariesMeasure.reference = lambda self, model, tokenizer, text: fingerprint(model)
 SummariesMeasure.check = lambda self, model=None, tokenizer=None: self.settings() and self.identity() and None
 
