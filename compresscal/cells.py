@@ -25,6 +25,7 @@ from .loading import load_model
 from .measures import Measure
 from .models import decoder_blocks, fingerprint
 from .store import content_key
+from .tables import one_line
 
 # %% ../nbs/18_cells.ipynb #73f734c9
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Job:
     def label(self)->str:
         return ', '.join([self.model, self.method.label if self.method else 'dense', *([f'{self.source} {self.set}'] if self.source!='none' else []),
                           *([f'{self.n_sequences} x {self.length}'] if self.n_sequences else []), *([f'replicate {self.replicate}'] if self.replicate else [])])
-    def __repr__(self): return f'Job({self.label})'
+    def __repr__(self): return f'Job({one_line(self.label)})'
 
 # %% ../nbs/18_cells.ipynb #ef35f042
 def grid(
@@ -118,7 +119,8 @@ def _compiled(code):
 def _code(member):
     "The source of a member of a class; its value, where it is no function"
     f = member.fget if isinstance(member, property) else getattr(member, '__func__', member)
-    if not inspect.isfunction(f): return repr(f) if isinstance(f, (str, int, float, tuple, type(None))) else ''
+    if not inspect.isfunction(f):
+        return repr(f) if isinstance(f, (str, int, float, tuple, type(None))) else ''
     try: return inspect.getsource(f)
     except (OSError, TypeError): return json.dumps(_compiled(f.__code__))
 
@@ -126,10 +128,12 @@ def code_of(
     thing,     # A method or a measure
 )->str|None:   # 32 hexadecimal digits; None for a class of this package, whose `FORMAT` says when it changes
     "A hash of what others have written of a class"
-    def known(kind): return getattr(builtins, kind.__name__, None) is kind or kind.__module__.partition('.')[0] in ('compresscal', 'abc', 'typing')
+    def known(kind):
+        builtin = getattr(builtins, kind.__name__, None) is kind
+        return builtin or kind.__module__.partition('.')[0] in ('compresscal', 'abc', 'typing')
     others = [o for o in type(thing).__mro__ if not known(o)]
     said = {f'{o.__qualname__}.{k}': _code(v) for o in others for k,v in vars(o).items()
-            if not k.startswith('__') or k in ('__init__', '__post_init__', '__call__')}
+            if not k.startswith('__') or k in ('__post_init__', '__call__')} # a dataclass writes the others itself
     return content_key(said) if others else None
 
 # %% ../nbs/18_cells.ipynb #c0f054c1
@@ -185,12 +189,14 @@ def check_result(
     "Refuse a result that no record can hold"
     parts = {k: result.get(k) for k in ('metrics', 'counts', 'documents')} if isinstance(result, Mapping) else {}
     if not parts or not all(isinstance(o, Mapping) for o in parts.values()):
-        raise TypeError(f"the measure {name!r} must give `metrics`, `counts` and `documents`, each a mapping, got {result!r:.200}")
+        raise TypeError(f"the measure {name!r} must give `metrics`, `counts` and `documents`, "
+                        f"each a mapping, got {repr(result)[:200]}")
     for k,v in parts['metrics'].items():
         if isinstance(v, bool) or not isinstance(v, (int, float)):
             raise TypeError(f"the measure {name!r} must give numbers of Python for `metrics`, got {v!r} for {k!r}")
     try: json.dumps(result)
-    except (TypeError, ValueError) as e: raise TypeError(f"the measure {name!r} must give what JSON can hold: {e}") from None
+    except (TypeError, ValueError) as e:
+        raise TypeError(f"the measure {name!r} must give what JSON can hold: {e}") from None
     return result
 
 @contextmanager

@@ -145,7 +145,8 @@ def local_files(
 )->list[str]:      # Files, in the order of their names; none if nothing is there
     "The files that a name means"
     found = sorted(glob(expanduser(str(path)), recursive=True))
-    return [str(o) for p in found for o in ([p] if os.path.isfile(p) else sorted(Path(p).rglob('*'))) if os.path.isfile(o)]
+    inside = [o for p in found for o in ([p] if os.path.isfile(p) else sorted(Path(p).rglob('*')))]
+    return [str(o) for o in inside if os.path.isfile(o)]
 
 def file_places(
     path:str|Path, # A file, a folder, or a pattern
@@ -163,7 +164,7 @@ def hub_place(
 
 def text_names(
     name:str|Path, # Of a source, or a mixture
-)->list[str|Path]: # None for tokens that are drawn from a whole vocabulary, and for text that a model writes from nothing
+)->list[str|Path]: # None for tokens of a whole vocabulary, and for what a model writes from nothing
     "The names of the text that a source is made of"
     shares, text = parse_mixture(str(name)), str(name)
     if shares: return [o for part in shares for o in text_names(part)]

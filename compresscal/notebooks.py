@@ -51,9 +51,11 @@ results = study.run(out, engine=engine_from(**engine) if isinstance(engine, dict
     ('markdown', "## Summary\n\nThe calibration set is the unit of replication: each line summarises the sets of one source."),
     ('code', "results"),
     ('markdown', "## Figures"),
-    ('code', """for name,picture in pictures(results).items(): display(picture, Markdown(f'**{escape_markdown(name)}.** {escape_markdown(picture.caption)}'))"""),
+    ('code', """for name,picture in pictures(results).items():
+    display(picture, Markdown(f'**{escape_markdown(name)}.** {escape_markdown(picture.caption)}'))"""),
     ('markdown', "## Statistics"),
-    ('code', """for title,note,table in statistics(results): display(Markdown(f'### {escape_markdown(title)}\\n\\n{escape_markdown(note)}'), table)"""),
+    ('code', """for title,note,table in statistics(results):
+    display(Markdown(f'### {escape_markdown(title)}\\n\\n{escape_markdown(note)}'), table)"""),
     ('markdown', "## All numbers"),
     ('code', "results.to_pandas()")]
 
@@ -76,7 +78,8 @@ def write_notebook(
     if isinstance(asked['engine'], Mapping): asked['engine'] = {'engine' if k=='name' else k: v for k,v in asked['engine'].items()} # as `engine_from` takes it
     parameters = '\n'.join(f'{k} = {asked[k]!r}' for k in [*fields, 'out', 'engine', 'progress'])
     body = [(kind, text.replace('{fields}', ', '.join(f'{k}={k}' for k in fields))) for kind,text in _CELLS]
-    cells = [_cell('markdown', _INTRO.format(title=escape_markdown(title))), _cell('code', parameters, ['parameters']), *(_cell(*o) for o in body)]
+    head = _cell('markdown', _INTRO.format(title=escape_markdown(title)))
+    cells = [head, _cell('code', parameters, ['parameters']), *(_cell(*o) for o in body)]
     about = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'), language_info=dict(name='python'))
     write_changed(path, json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5), indent=1, ensure_ascii=False)+'\n')
     return path

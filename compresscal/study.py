@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/study.html.md"""
 
 # %% auto #0
 __all__ = ['PRESETS', 'Study', 'spell_call', 'spell', 'check_text', 'compared', 'check_comparisons', 'work_off', 'keep_outcome',
-           'without_documents', 'whole_place', 'leave_question', 'sent_to_workers', 'run_study', 'read_study', 'quoted',
+           'without_documents', 'whole_place', 'leave_question', 'run_study', 'say_what_failed', 'read_study', 'quoted',
            'in_toml', 'elsewhere', 'whole_names', 'write_toml', 'preset']
 
 # %% ../nbs/20_study.ipynb #ecb07038
@@ -121,7 +121,8 @@ def check_text(
     for name,(measure,given) in measured(study).items():
         read = measure.reads()|(text_places(measure.text, 'test') if given is None and measure.text else set())
         both = sorted({used[o] for o in read & used.keys()})
-        if both: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}, which reads the same text as {both[0]!r} of `sources`")
+        if both: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}, "
+                                  f"which reads the same text as {both[0]!r} of `sources`")
 
 def compared(
     study:Study, # What is asked
@@ -187,7 +188,8 @@ def keep_outcome(
     "Keep the result of each measure, or its own error; that of the whole job where it is all there is"
     value = outcome.value or {}
     beside = dict(job=outcome.job, seconds=round(outcome.seconds, 3), where=outcome.where, **value.get('environment', {}))
-    for name,result in value.get('results', {}).items(): results[store.put(decides[name], result, beside)] = without_documents(result)
+    for name,result in value.get('results', {}).items():
+        results[store.put(decides[name], result, beside)] = without_documents(result)
     errors = {n: outcome.error for n in decides} if outcome.state=='failed' else value['errors']
     for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **_about(job, name))
 
@@ -215,16 +217,6 @@ def leave_question(
     write_changed(folder/'study.toml', text)
     write_notebook(folder/'study.ipynb', text+f'out = {quoted(whole_place(out))}\n')
 
-# %% ../nbs/20_study.ipynb #40b88f7e
-def sent_to_workers(
-    study:Study,      # What is asked
-    measures:Mapping, # What is measured, by name
-)->dict:              # Name -> a method, a measure, or the class of a model in memory
-    "What other processes must be able to read"
-    methods = {m.label: m for m in study.methods}
-    models = {n: type(o[0]) for n,o in named(study.models).items() if isinstance(o, tuple)}
-    return methods|measures|models
-
 # %% ../nbs/20_study.ipynb #c50d000a
 def run_study(
     study:Study,      # What is asked
@@ -235,11 +227,11 @@ def run_study(
 )->Results:           # Also written into the folder
     "Compute what is missing and write the results"
     off, measures = not progress or 'IN_TEST' in os.environ, {n: m for n,(m,_) in measured(study).items()}
-    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
+    if hasattr(engine, 'check'): engine.check({f'the method {m.label}': m for m in study.methods}|{f'the measure {n}': m for n,m in measures.items()})
     with open_store(out) as store, tqdm(unit='model', disable=off) as bar:
         ready = []
         for name,source in named(study.models).items():
-            bar.set_description(one_line(f'{name}: gathering text'))
+            bar.set_description(f'{one_line(name)}: gathering text')
             ready.append(prepare(study, store, name, source, isinstance(engine, Local), not off))
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
@@ -253,11 +245,22 @@ def run_study(
                         [failed[k] for k in keys if k in failed], store.get, study.comparisons)
         write_results(store.folder, found, study.settings(), command, environment())
         leave_question(study, store.folder, out)
-    if found.failures: warnings.warn(f"{len(found.failures)} of {len(keys)} cells failed, the first with {found.failures[0]['type']}: "
-                                     f"{one_line(found.failures[0]['message'].splitlines()[0])}; the same call tries them again")
-    for check in found.failed_checks(): # the files are written, so that it can be looked into
-        if check.name=='methods without text': raise CheckFailed(f'the results in {out} cannot be trusted: {check.sentence}')
+    say_what_failed(found, len(keys), out)
     return found
+
+def say_what_failed(
+    found:Results, # Of a study
+    cells:int,     # How many it has
+    out:str|Path,  # Where they were written, so that they can be looked into
+):
+    "Warn of cells that failed; raise `CheckFailed` where results are not to be believed"
+    if found.failures:
+        first = found.failures[0]
+        said = one_line(f"{first['type']}: {first['message'].splitlines()[0]}")
+        warnings.warn(f'{len(found.failures)} of {cells} cells failed, the first with {said}; the same call tries them again')
+    for check in found.failed_checks():
+        if check.name!='methods without text': continue
+        raise CheckFailed(f'the results in {out} cannot be trusted: {one_line(check.sentence)}')
 
 # %% ../nbs/20_study.ipynb #2631b0ca
 def read_study(
@@ -308,7 +311,8 @@ def whole_names(
     given = named(getattr(study, field))
     for n,v in given.items():
         if isinstance(v, (str, Path, type(None))): continue
-        raise ValueError(f"`study` must be made of names to be written to a file, got {type(v).__name__} for {n!r} in `{field}`")
+        raise ValueError(f"`study` must be made of names to be written to a file, "
+                         f"got {type(v).__name__} for {n!r} in `{field}`")
     whole = {n: None if v is None else elsewhere(v, field) for n,v in given.items()}
     same = not isinstance(getattr(study, field), Mapping) and [*named(whole.values())]==[*whole]
     return tuple(whole.values()) if same else whole

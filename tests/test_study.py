@@ -457,6 +457,35 @@ def test_documents_are_compared_whatever_they_are_called(small, own, tmp_path):
     results, engine = run(sources=dict(a=drawn[:1]), evaluations=dict(b=drawn[1])) # of one file, but not of one document
     assert len(engine.asked)==2 and not results.failures
 
+def test_a_set_of_the_hub_is_not_read_whole(small, monkeypatch):
+    "No document is fetched to find that out"
+    from compresscal.preparation import check_documents
+    drawn = CalibrationSet.from_tokens(tokens(1), kind='mix', parts=[dict(kind='sampled', source=dict(kind='hub', path='allenai/c4', config='en', data_files=None, split='train'))])
+    for evaluation,shared in (('gptq:c4', True), ('gptq:wikitext', False), ('task:piqa', False)):
+        asked = replace(small, evaluations=[evaluation]), {('a', 4, 24): [drawn]}, {}, small.models['tiny'][1]
+        if not shared: check_documents(*asked)
+        else:
+            with pytest.raises(ValueError, match='not calibrated on.*allenai/c4'): check_documents(*asked)
+
+def test_an_engine_that_cannot_have_them_refuses_methods_before_work(small, tmp_path):
+    class Picky(Local):
+        def check(self, things): raise ValueError(f"cannot send {', '.join(things)}")
+    with pytest.raises(ValueError, match='cannot send the method Magnitude 50%, the method Wanda 50%, the measure text'): small.run(tmp_path/'s', engine=Picky())
+    assert not (tmp_path/'s').exists()
+
+def test_names_do_not_speak_to_a_terminal_or_a_page(small, tmp_path):
+    from compresscal.cells import Job
+    from compresscal.notebooks import write_notebook
+    evil = 'a|b<i>\x1b[31m'
+    assert '\x1b' not in repr(Job(evil, source=evil)) and '\x1b' not in repr(replace(small, sources={evil: sets(1, 2)}))
+    cells = json.loads(write_notebook(tmp_path/'s.ipynb', dict(sources=[evil]), evil).read_text())['cells']
+    assert '\x1b' not in json.dumps(cells, ensure_ascii=False) and r'a\|b&lt;i&gt;' in ''.join(cells[0]['source']) and '<i>' not in ''.join(cells[0]['source'])
+    @dataclass(frozen=True)
+    class Evil(Breaks):
+        def measure(self, model, tokenizer, text, reference=None): raise ArithmeticError(evil)
+    with pytest.warns(UserWarning, match='cells failed') as said: replace(small, evaluations=dict(evil=Evil(''))).run(tmp_path/'s')
+    assert not any('\x1b' in str(o.message) for o in said)
+
 @pytest.mark.parametrize('family, says', [([('a', 'b'), ('b', 'a')], 'each pair once'), ([('a', 'b'), ('a', 'b')], 'each pair once'), ([('a', 'a')], 'against itself'),
     ([('wanda:0.5', 'Wanda 50%')], 'against itself'), ([('a', 'wanda:0.5')], 'comparisons'), (['ab'], 'pairs'), ([('a', 'c')], 'comparisons')])
 def test_a_family_of_comparisons(small, family, says):
