@@ -424,5 +424,6 @@ def compress_model(
     if how.needs=='nothing': refuse_unused(f'for {how.label}, which looks at weights alone', **forward)
     job = _Compression(name, how, calibration, wish, measures, _Asked(n_evaluation, length, seed, command), command, progress)
     with new_folder(out) as aside: text, about = job.write(aside, dict(device=device, dtype=dtype, offload=offload), forward|dict(skip=tuple(skip)))
-    note = f'In {out}: the model as transformers loads it, calibration (the set), calibration.md (its datasheet), compression.md and .json (what was done)'
+    kept = 'calibration (the set), calibration.md (its datasheet), '*(how.needs!='nothing')
+    note = f'In {out}: the model as transformers loads it, {kept}compression.md and .json (what was done)'
     return Answer(text, dict(command='compress', folder=str(out))|about, note=note)

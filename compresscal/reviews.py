@@ -142,12 +142,25 @@ def review_record(
     counts = dict(documents=len(o), **{k: int((o.table.flag==k).sum()) for k in FLAGS})
     return dict(metrics=metrics, counts=counts, documents=listed|dict(summary=list(o.texts)), review=dict(metrics=known, settings=o.settings, notes=list(o.notes)))
 
+def _check_columns(columns):
+    "Raise where a record lacks a column, or has more of one than of another"
+    for name in (*ABOUT, 'summary'):
+        if name not in columns: raise KeyError(name)
+    for name,values in columns.items():
+        if len(values)!=len(columns['dataset']):
+            raise ValueError(f"{name!r} has {len(values)} rows where 'dataset' has {len(columns['dataset'])}")
+
 def review_from(
     record:Mapping, # As `review_record` gives it
 )->Review:
     "The review that a record was made of"
-    if 'review' not in record: raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}")
-    about, listed = record['review'], {k: v for k,v in record['documents'].items() if k!='summary'}
-    table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in listed.items()})
-    known = {k: Metric(**m|dict(bounds=m['bounds'] and tuple(m['bounds']))) for k,m in about['metrics'].items()}
-    return Review(table, known, about['settings'], tuple(about['notes']), tuple(record['documents']['summary']))
+    for name in ('review', 'documents'):
+        if not record.get(name): raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}, which lacks {name!r}")
+    about, columns = record['review'], record['documents']
+    try:
+        _check_columns(columns)
+        table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in columns.items() if k!='summary'})
+        known = {k: Metric(**m|dict(bounds=m['bounds'] and tuple(m['bounds']))) for k,m in about['metrics'].items()}
+        return Review(table, known, about['settings'], tuple(about['notes']), tuple(columns['summary']))
+    except KeyError as e: raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
+    except (ValueError,TypeError) as e: raise ValueError(f"`record` must be that of a review, got one that was changed: {e}") from None

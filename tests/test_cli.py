@@ -277,7 +277,7 @@ def test_a_leak_is_found(capsys, tmp_path, tiny_checkpoint):
     texts = [o.text for o in open_corpus('docs', split='test').read() if len(o.text)>600][:6]
     (tmp_path/'mine.jsonl').write_text('\n'.join(json.dumps(dict(text=t)) for t in texts))
     d = document(capsys, 'diagnose', tmp_path/'mine.jsonl', '--model', tiny_checkpoint, '--words', '--sequences', 6, '--length', 128, '--leakage', 'docs')
-    assert d['leakage'][0]['with_a_run_of_13']>=3 and d['leakage'][0]['near_copies']==0
+    assert d['leakage'][0]['with_a_run_of_13']>=3 and d['leakage'][0]['near_copies']>=1 # a window that stands in a document is one
 
 def test_sets_of_another_tokenizer_are_refused(capsys, tmp_path, tiny_checkpoint):
     assert sample('docs', '--sequences', 2, '--length', 64, '--out', tmp_path/'kept')==0

@@ -88,3 +88,18 @@ def test_other_records_are_refused():
     with pytest.raises(TypeError, match='got list'): review([], progress=False)
     for wrong in (0, -1, True, 1.5):
         with pytest.raises(ValueError, match='`sentences`'): controls(made(TEXTS), sentences=wrong)
+
+def no_column(o): del o['documents']['flag']
+def short_column(o): o['documents']['words'].pop()
+def lost_summary(o): o['documents']['summary'].pop()
+def odd_metric(o): o['review']['metrics']['length']['colour'] = 'red'
+def no_notes(o): del o['review']['notes']
+def no_numbers(o): o['documents']['words'][0] = 'many'
+def no_documents(o): o['documents'] = None
+
+@pytest.mark.parametrize('damage, says', [(no_column, "lacks 'flag'"), (short_column, "'words' has 3 rows where 'dataset' has 4"), (lost_summary, "'summary' has 3 rows"),
+    (odd_metric, 'colour'), (no_notes, "lacks 'notes'"), (no_numbers, 'many'), (no_documents, "lacks 'documents'")])
+def test_a_damaged_record_says_what_is_wrong(damage, says):
+    record = json.loads(json.dumps(review_record(review(made(TEXTS), [length], progress=False))))
+    damage(record)
+    with pytest.raises(ValueError, match=f'`record` must be that of a review.*{says}'): review_from(record)
