@@ -227,7 +227,7 @@ def test_other_errors_name_the_layer_too(tiny_model):
     assert 'model.layers.0.self_attn.q_proj under Singular' in e.value.__notes__[0]
 
 def test_report(tiny_model):
-    report = compress(tiny_model, Wanda('2:4'), CalibrationSet.from_tokens(rows(), name='stories'))
+    report = compress(tiny_model, Wanda('2:4'), CalibrationSet.from_tokens(rows(), name='stories'), output_errors=True)
     d = report.to_pandas()
     assert len(d)==14 and list(d)[:5]==['block','layer','outputs','inputs','sparsity'] and d.sparsity.eq(.5).all() and d.tokens.eq(96).all()
     assert d.weight_error.between(0, .5).all() and d.output_error.between(0, .5).all()
