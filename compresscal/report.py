@@ -157,7 +157,7 @@ def html_picture(
     p:Picture, # The picture
 )->str:        # HTML
     "A picture inside a page"
-    svg, width = p.to_bytes('svg').decode().partition('<svg')[2], p.figure.get_size_inches()[0]/WIDTHS['text']
+    svg, width = plain_text(p.to_bytes('svg').decode()).partition('<svg')[2], p.figure.get_size_inches()[0]/WIDTHS['text']
     svg = re.sub(r' id="[A-Za-z2.]+_\d+"', '', re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.S))
     style = f'max-width:{62*width:.0f}rem;min-width:{40*width:.0f}rem' # on a narrow page a figure is scrolled, not shrunk until nobody can read it
     start = f'<svg role="img" style="{style}" aria-label="{shown(p.alt)}"'

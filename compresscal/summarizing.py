@@ -28,7 +28,7 @@ from .reviews import controls, review
 from .sentences import splitter_name
 from .summarization import Summaries, load_summaries, summarize
 from .summary_sets import open_summary_set
-from .tables import escape_markdown, markdown_table, one_line
+from .tables import escape_markdown, markdown_table, one_line, plain_text
 from .tensor_files import new_folder
 
 # %% ../nbs/20_summarizing.ipynb #77612f69
@@ -175,7 +175,7 @@ def _riskiest(study, found, worst):
         if order: parts.append(f'<h3>{shown(system.name)}</h3>')
         for i in order:
             score = f'<p class=note>{shown(written.documents[i].id)}: {shown(metric)} {o[metric][i]:.3f}</p>'
-            parts.append(score+_evidence(written.texts[i], written.sources[i]))
+            parts.append(score+plain_text(_evidence(written.texts[i], written.sources[i])))
     return ''.join(parts)
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">

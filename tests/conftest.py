@@ -1,5 +1,5 @@
 "What several test files need: the checkout, a copy of it, shared material, and a tiny model."
-import os, shutil, subprocess
+import os, re, shutil, subprocess
 from pathlib import Path
 import pytest
 
@@ -98,3 +98,18 @@ def framed_tokenizer(tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer._tokenizer.post_processor = TemplateProcessing(single='<s> $A </s>', special_tokens=[('<s>', 0), ('</s>', 1)])
     return tokenizer
+
+@pytest.fixture(scope='session')
+def width(tmp_path_factory):
+    "How wide a page is, and how much of that is seen in a window of 390 pixels, in Chromium"
+    names = [os.environ.get('CHROME', ''), 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome']
+    if not (browser := next(filter(None, map(shutil.which, names)), None)): pytest.skip('no Chromium or Chrome on the path, nor in the variable CHROME')
+    folder = tmp_path_factory.mktemp('pages')
+    def measured(page):
+        (folder/'page.html').write_text(page)
+        frame = '<iframe src="page.html" style="width:390px;height:900px;border:0" onload="const e=this.contentDocument.documentElement;document.title=e.scrollWidth+\' of \'+e.clientWidth"></iframe>'
+        (folder/'frame.html').write_text(f'<!doctype html>{frame}')
+        said = subprocess.run([browser, '--headless=new', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files', f'--user-data-dir={folder/"profile"}', '--virtual-time-budget=5000',
+                               '--dump-dom', (folder/'frame.html').as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+        return [int(o) for o in re.search(r'<title>(\d+) of (\d+)</title>', said).groups()]
+    return measured

@@ -1,5 +1,5 @@
 "Systems side by side: tables against plain computations, families, sets, sweeps, what a study kept."
-import math
+import math, re
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,3 +157,30 @@ def test_wrong_reviews(given, kind, says):
     (dict(level=2), '`level`'), (dict(pool='sets'), "got 'sets'"), (dict(metrics=['free'], thresholds=dict(free=.5)), 'no bounds')])
 def test_wrong_questions(how, says):
     with pytest.raises(ValueError, match=says): risk_table(study(), n_resamples=99, **how)
+
+NASTY = 'a|b<i>\x1b[31m'
+
+def nasty_things():
+    "Everything of this kind that shows a name, with one that does harm"
+    from compresscal.association import binned, correlate, regress
+    from compresscal.overlap import Overlap, overlap
+    from compresscal.quality import quality
+    from compresscal.scores import Scores
+    rng = np.random.default_rng(0)
+    x, y = rng.random(40), rng.random(40)
+    metric = Metric(NASTY, NASTY, (0, 1))
+    o = Review(made(0).table.rename(columns=dict(good=NASTY)), {NASTY: metric}, {}, (NASTY,), ())
+    other = Review(made(1).table.rename(columns=dict(good=NASTY)), {NASTY: metric}, {}, (NASTY,), ())
+    study = Hallucination({DENSE: o, System(NASTY): other})
+    copied = overlap(['a b c'], ['a b'], progress=False)
+    return dict(review=o, hallucination=study, association=associate(study, NASTY, n_resamples=0), risk=risk_ratio(x, y, metric, dataset=[NASTY]*20+['b']*20, n_resamples=99),
+                scores=Scores(NASTY, x, (0, 1), settings={NASTY: NASTY}, notes=(NASTY,)), regression=regress(y, {NASTY: x}), binned=binned(x, y, 2, kinds=[NASTY]*40),
+                overlap=Overlap(copied.table, copied.settings, (NASTY,)))
+
+@pytest.mark.parametrize('name, o', nasty_things().items())
+def test_no_name_is_obeyed(name, o):
+    shown, plain = o._repr_markdown_(), repr(o)
+    assert '\x1b' not in shown+plain and '<i>' not in shown and '&lt;i&gt;' in shown
+    assert r'a\|b' in shown
+    for block in shown.split('\n\n'):
+        if block.startswith('|'): assert len({len(re.findall(r'(?<!\\)\|', l)) for l in block.splitlines()})==1

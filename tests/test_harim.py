@@ -1,6 +1,7 @@
 "HaRiM+ against its definition, one token at a time, whatever the batch"
 import math
-import numpy as np, pytest, torch
+from pathlib import Path
+import numpy as np, pandas as pd, pytest, torch
 from compresscal.harim import *
 from compresscal.prompts import fit
 from compresscal.risk import metric_of, risk_ratio, risks
@@ -87,3 +88,14 @@ def test_a_judge_and_its_risk(framed_tokenizer):
     assert risks(dense)==pytest.approx(-dense.values)
     assert risk_ratio(dense, compressed, variant='difference', n_resamples=99).estimate==pytest.approx((dense.values-compressed.values).mean())
     with pytest.raises(ValueError, match="`variant` must be 'difference'"): risk_ratio(dense, compressed)
+
+def test_the_dense_judge_says_what_perplexity_says():
+    "The sentence about the study's 26 pruned models, computed again from what the study has kept"
+    folder = Path(__file__).resolve().parents[1]/'nbs'/'studies'
+    summaries, perplexities = pd.read_csv(folder/'hallucination_summaries.csv.gz'), pd.read_csv(folder/'hallucination_perplexity.csv')
+    kept = summaries[summaries.control.isna() & summaries.flag.isna() & (summaries.study=='sweep')]
+    key = ['method', 'set']
+    means = kept.groupby(key)['harim:decoder'].mean()
+    logs = np.log(perplexities[perplexities.study=='sweep'].set_index(key).value)
+    both = pd.concat([means, logs], axis=1, join='inner')
+    assert len(both)==26 and round(float(np.corrcoef(both.T)[0, 1]), 3)==-.995

@@ -12,7 +12,7 @@ import torch
 from compresscal.figures import axis_label, contrasts, distributions, heat_maps, pictures, rankings, size_curves, slug, strength_curves
 from compresscal.notebooks import parameters, read_settings, run_notebook, write_notebook
 from compresscal.plots import Picture
-from compresscal.report import frame_lines, held_out, html_table, report, statistics, warnings_html, write_results, write_tables
+from compresscal.report import frame_lines, held_out, report, statistics, titled_table, warnings_html, write_results, write_tables
 from compresscal.results import Results
 from compresscal.sets import CalibrationSet
 
@@ -147,10 +147,10 @@ def test_warnings_come_first(results):
     assert 'noise' in ''.join(Page(warnings_html(noisy)).words) and '<section class=bad' in warnings_html(noisy)
 
 def test_long_tables_are_folded():
-    short, long = (html_table('t', [('a', 'b'), *[('x', i) for i in range(n)]]) for n in (30, 31))
+    short, long = (titled_table('t', [('a', 'b'), *[('x', i) for i in range(n)]]) for n in (30, 31))
     assert '<details' not in short and long.startswith('<details') and '31 lines' in long
     for o in (short, long): read(o)
-    capped = html_table('t', [('a',), *[(i,) for i in range(100)]], most=40)
+    capped = titled_table('t', [('a',), *[(i,) for i in range(100)]], most=40)
     assert capped.count('<td')==40 and 'the first 40 here' in capped
 
 def test_study_of_four_hundred_rows_stays_readable():
@@ -343,3 +343,35 @@ def test_notebook_of_a_study_runs_at_another_scale(tiny_checkpoint, tmp_path):
     assert {r['set'] for r in rows if r['source']=='docs'}=={0, 1, 2}
     outputs = [o for c in json.loads(done.read_text())['cells'] for o in c.get('outputs', ())]
     assert sum('image/png' in o.get('data', {}) for o in outputs)>=2 and not [o for o in outputs if o['output_type']=='error']
+
+NASTY = 'a|b<i>\x1b[31m'
+
+def test_no_name_is_obeyed():
+    "Names of models, sources and errors come out as they are, in every way of writing"
+    rows = [r|{k: f'{NASTY} {r[k]}' for k in ('model', 'method', 'source') if r[k] not in ('none', 'dense')} for r in make_rows()]
+    found = Results(rows, [(NASTY, f'words {NASTY}', text(3, source=NASTY))], [dict(model=NASTY, method='Wanda 50%', source='docs', set=1, replicate=0, type=NASTY, message=NASTY)])
+    page = report(found, {NASTY: NASTY}, f'command {NASTY}', dict(versions={NASTY: NASTY}, python=NASTY), figures={})
+    read(page)
+    made = dict(page=page, **write_tables(found), markdown=found._repr_markdown_(), more=found.to_markdown(), latex=found.to_latex(), plain=repr(found))
+    for name,o in made.items(): assert '\x1b' not in o, name
+    for o in (page, made['md'], made['markdown'], made['more']): assert '<i>' not in o and '&lt;i&gt;' in o
+    for o in (made['md'], made['markdown'], made['more']):
+        tables = [[l for l in block.splitlines()] for block in o.split('\n\n') if block.startswith('|')]
+        assert tables and all(len({len(re.findall(r'(?<!\\)\|', l)) for l in t})==1 for t in tables)
+
+def test_pages_follow_the_reader():
+    "Dark where the reader asks for it, figures on a light ground; nothing wider than a phone outside a box that scrolls"
+    page = report(Results(make_rows()), figures={})
+    assert 'prefers-color-scheme:dark' in page and 'color-scheme:light dark' in page and 'name="viewport" content="width=device-width,initial-scale=1"' in page
+    assert page.count('<table')==page.count('<div class=wide><table') and re.search(r'svg\{[^}]*background:#fff', page) and re.search(r'\.wide\{overflow-x:auto', page)
+    colours = re.sub(r':root\{[^}]*\}', '', page[page.index('<style>'):page.index('</style>')])
+    assert not re.findall(r'[;{]color:#(?!000)', colours) # words take their colour from the scheme
+
+def test_a_phone_shows_all_of_it(width, results, drawn):
+    "No page scrolls sideways; its tables and figures do so alone"
+    lost = dict(model='m', method='Wanda 50%', source='docs', set=1, replicate=0, type='MemoryError', message='x'*1000, attempts=2)
+    page = report(replace(results, failures=[lost], family=[('docs', 'code')]), {'sources': 'p'*200}, 'c'*300)
+    wide, seen = width(page)
+    assert wide==seen<=390
+    wide, seen = width('<!doctype html><p style="width:500px">wide')
+    assert wide>500>seen # what is wider is noticed

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from compresscal import documents, findings
 from compresscal.findings import *
-from compresscal.results import COLUMNS, Results, latex_table, markdown_table, plain_table, tables
+from compresscal.results import COLUMNS, Results, latex_table, plain_table, tables
+from compresscal.tables import markdown_table
 from compresscal.uncertainty import compare_answers, compare_paired, compare_unpaired, crossed_interval, holm, standard_error, summarize
 
 def row(method, source, set, value, evaluation='docs', metric='perplexity', replicate=0, size=(32, 256), model='toy', documents=40):

@@ -1,10 +1,16 @@
 "The commands that write and compare summaries: files are whole or absent, mistakes are told before work, what was finished is kept."
 import json
+from types import SimpleNamespace
+import numpy as np
+import pandas as pd
 import pytest
 from compresscal import answers, summarizing
 from compresscal.cli import main
 from compresscal.summarization import load_summaries
-from compresscal.summarizing import compare_summaries, write_summaries
+from compresscal.hallucination import DENSE, Hallucination, System, summary_pictures, summary_tables
+from compresscal.reviews import Review
+from compresscal.risk import Metric
+from compresscal.summarizing import _page, _write, compare_summaries, write_summaries
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -125,3 +131,50 @@ def some():
     from compresscal.summary_sets import SummaryDocument
     flag, text = np.ones(1, dtype=bool), 'One\x1b[2J text.'
     return Summaries((SummaryDocument('a\x1b[31m', text, None, 'own', {}),), (text,), (text,), ~flag, np.ones(1, dtype=int), flag, ('',), dict(max_tokens=8))
+
+# ---- The page
+
+NASTY = 'a|b<i>\x1b[31m'
+
+def compared(n=12, name='Magnitude 50%', source=None, text=None):
+    "Two reviews of made-up documents, and the summaries that the page shows"
+    source = source or ' '.join(f'word{i}' for i in range(1000))+' the last word.'
+    def made(seed):
+        rng = np.random.default_rng(seed)
+        columns = {k: rng.random(n) for k in ('coverage', 'density', 'rouge2_precision', 'unsupported', 'rouge1_reference_f', 'good')}
+        about = dict(dataset='set', id=[f'd{i}' for i in range(n)], flag='', words=8., source_words=1003.)
+        return Review(pd.DataFrame(about|columns), dict(good=Metric('good', name, (0, 1))), {}, (), (text or 'Nothing like it',)*n)
+    study = Hallucination({DENSE: made(0), System(name): made(1)})
+    written = SimpleNamespace(documents=[SimpleNamespace(id=f'd{i} {name}') for i in range(n)], texts=[text or 'Nothing like it']*n, sources=[source]*n)
+    return study, {k: [written] for k in study.reviews}
+
+@pytest.mark.parametrize('text', ['Nothing like it', 'It says word10 word11 word12 word13'])
+def test_a_document_can_be_read_whole(text):
+    "Whatever a summary copies, and if it copies nothing"
+    study, found = compared(text=text)
+    page = _page(study, [], {}, found, 1)
+    assert page.count('the last word.')==2 and page.count('word700 word701')==2
+    assert ('[…]' in page or ' […] ' in page)==('word10' in text) and page.count('<details>')==2*('word10' in text)
+    assert 'Nothing of it stands in the document' in page or 'word10' in text
+
+def test_one_model_is_one(): assert '12 documents, 1 compressed model<' in _page(*(lambda study, found: (study, [], {}, found, 1))(*compared()))
+
+def test_a_page_of_names_that_are_not_obeyed(tmp_path):
+    study, found = compared(name=NASTY, text=f'It is {NASTY} word10 word11 word12')
+    _write(tmp_path/'found', study, summary_tables(study), found, 1)
+    page, tables = ((tmp_path/'found'/o).read_text() for o in ('hallucination.html', 'tables.md'))
+    assert '\x1b' not in page+tables and '<i>' not in page+tables and '&lt;i&gt;' in page and '&lt;i&gt;' in tables
+    assert 'name="viewport" content="width=device-width,initial-scale=1"' in page and 'prefers-color-scheme:dark' in page
+
+def test_a_phone_shows_the_page(width):
+    study, found = compared(text='It says word10 word11 word12 word13 Berlin', source='x'*400+' word10 word11 word12 word13. '*200)
+    wide, seen = width(_page(study, summary_tables(study), summary_pictures(study), found, 1))
+    assert wide==seen<=390
+
+def test_two_models_are_no_curve():
+    study = compared()[0]
+    found = summary_pictures(study)
+    assert 'Bar below' in found['summaries'].caption and any(k.startswith('overlap') for k in found)
+    few = compared(n=3)[0]
+    assert not few.associations and not any(k.startswith('overlap') for k in summary_pictures(few)) and len(summary_tables(few))==2
+    assert all('between systems' not in set(o.table.statistic) for o in study.associations.values())
