@@ -153,7 +153,7 @@ class Worker:
         calibration, measures = job.calibration and permuted(job.calibration, job.replicate), self.bench.measures
         try:
             with torch_threads(threads_of(job.replicate)):
-                if job.method is not None: compress(self.model, job.method, calibration, progress=False)
+                if job.method is not None: compress(self.model, job.method, calibration, blocks=self.blocks, progress=False)
                 results = {n: measures[n].measure(self.model, self.tokenizer, text[n], self.references[n]) for n in job.measures}
         finally: self.restore()
         return dict(results=results, environment=environment())
@@ -161,9 +161,10 @@ class Worker:
     def prepare(self, name):
         "Have a model at hand"
         if name==self.name: return
-        self.name = self.model = self.restore = None # the last one makes room first
+        self.name = self.model = self.blocks = self.restore = None # the last one makes room first
         source = self.bench.models[name]
         self.model, self.tokenizer = source if isinstance(source, tuple) else load_model(source, device=self.bench.device)
+        self.blocks = decoder_blocks(self.model) # once: they are the same for all jobs
         self.restore, self.references, self.name = keep_weights(self.model), {}, name
 
     def refer(self, measure, text):
@@ -183,16 +184,18 @@ JUDGE = 2**31        # Bytes of a judge whose weights are not here yet: a large 
 WINDOWS = 8           # Of held-out text, that are read at once
 
 def models_named(
-    settings:Mapping, # Of a judge, ready for JSON
-)->list[str]:         # Names and folders
-    "The models that a judge loads"
-    inside = [name for o in settings.values() if isinstance(o, Mapping) for name in models_named(o)]
-    return [o for o in [settings.get('model')] if isinstance(o, str)]+inside
+    judge:object, # As `parse_judge` gives it
+)->list[str]:     # Names on the Hub, folders and files
+    "The models that a judge will load"
+    parts = [judge, getattr(judge, 'reader', None), getattr(judge, 'scorer', None)]
+    found = [getattr(o, 'checkpoint', None) or getattr(o, 'model', None) for o in parts]
+    return [str(o) for o in found if isinstance(o, (str, Path))]
 
 def weights_size(
-    name:str, # Name on the Hub, or a folder
+    name:str, # Name on the Hub, folder or file
 )->int:       # Bytes
     "What a judge's weights take: as much as their files, where these are here"
+    if Path(name).expanduser().is_file(): return Path(name).expanduser().stat().st_size
     kept = Path(HF_HUB_CACHE)/f"models--{name.replace('/', '--')}"/'snapshots'
     snapshots = sorted(kept.glob('*'), key=os.path.getmtime)
     folder = embedded_folder() if name=='embedded' else Path(name).expanduser() if not snapshots else snapshots[-1]
@@ -207,9 +210,9 @@ def judges_memory(
     "What the judges of a measure take, each of which stays loaded"
     from compresscal.judges import parse_judge
     names = [o.strip().replace(';', ',') for o in getattr(measure, 'judges', '').split('+')]
-    judges = [parse_judge(o).settings() for o in names if o]
-    named = [o for settings in judges for o in models_named(settings)]+[getattr(measure, 'bertscore', None)]
-    return sum(weights_size(o) for o in dict.fromkeys(named) if o)
+    judges = [parse_judge(o) for o in names if o]
+    named = [o for judge in judges for o in models_named(judge)]+[getattr(measure, 'bertscore', None)]
+    return sum(weights_size(o) for o in named if o)
 
 def reading_memory(
     model:torch.nn.Module, # The dense model

@@ -173,6 +173,7 @@ def compress(
     method:Method,       # Such as `Wanda(0.5)`
     calibration=None,    # `CalibrationSet` or token ids `[sequences, length]`; not needed by methods that look at weights alone
     *,
+    blocks=None,         # As `decoder_blocks` gives them, where they are known already; `None`: the model is looked over
     skip=(),             # Patterns of layers to leave alone, such as `"down_proj"` or `"model.layers.0.*"`
     batch_size:int=None, # Sequences in one forward pass; `None`: about 1,024 tokens on a CPU, 16,384 on a GPU
     forward_dtype=None,  # Number format of forward passes, such as `"bfloat16"`; `None`: the model's own
@@ -188,7 +189,7 @@ def compress(
     if not (data_free or isinstance(calibration, CalibrationSet)):
         raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length] for {method.label}, got {type(calibration).__name__}")
     device = model.get_input_embeddings().weight.device if device is None else torch.device(device)
-    precision,blocks = _precision(device, forward_dtype),decoder_blocks(model)
+    precision,blocks = _precision(device, forward_dtype),blocks or decoder_blocks(model)
     chosen = _choose(blocks, method, skip)
     def bar(blocks): return tqdm(blocks, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
     with _output(model, out, method, calibration, skip, batch_size, forward_dtype) as writer, HiddenStore(memory) as store:
