@@ -36,9 +36,9 @@ def positions_at_once(
     model # Causal language model
 )->int:   # Positions, so that there are at most 128 MB of logits in single precision; on a CPU 16 MB, if those are 256 positions
     "To how many positions the head is applied at a time"
-    weight = model.get_output_embeddings().weight
-    most, few = (max(1, n//weight.shape[0]) for n in (2**25, 2**22))
-    return min(most, max(few, 256)) if weight.device.type=='cpu' else most
+    rows = model.get_output_embeddings().weight.shape[0]
+    most, few = max(1, 2**25//rows), max(256, 2**22//rows)
+    return min(most, few) if model.device.type=='cpu' else most
 
 def apply_head(
     model,         # Causal language model

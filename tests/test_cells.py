@@ -31,7 +31,7 @@ def test_blocks_that_are_known_change_nothing(tiny_model):
 
 def test_logits_on_a_cpu_stay_in_memory_that_is_used_again():
     class Head:
-        def __init__(self, rows, device='cpu'): self.weight = torch.empty(rows, 1, device=device)
+        def __init__(self, rows, device='cpu'): self.weight, self.device = torch.empty(rows, 1, device='meta'), torch.device(device)
         def get_output_embeddings(self): return self
     assert [positions_at_once(Head(n)) for n in (2**12, 2**17, 2**18, 2**26)]==[1024, 256, 128, 1]
     assert positions_at_once(Head(2**12, 'meta'))==8192 # not on a CPU
