@@ -205,6 +205,7 @@ def compress(
     method:Method,       # Such as `Wanda(0.5)`
     calibration=None,    # `CalibrationSet` or token ids `[sequences, length]`; not needed by methods that look at weights alone
     *,
+    blocks=None,         # As `decoder_blocks` gives them, where they are known already; `None`: the model is looked over
     skip=(),             # Patterns of layers to leave alone, such as `"down_proj"` or `"model.layers.0.*"`
     batch_size:int=None, # Sequences in one forward pass; `None`: about 1,024 tokens on a CPU, 16,384 on a GPU
     forward_dtype=None,  # Number format of forward passes, such as `"bfloat16"`; `None`: the model's own
@@ -218,7 +219,7 @@ def compress(
     if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
     calibration = _text(calibration, method, output_errors)
     device = model.get_input_embeddings().weight.device if device is None else torch.device(device)
-    precision,blocks = _precision(device, forward_dtype),decoder_blocks(model)
+    precision,blocks = _precision(device, forward_dtype),blocks or decoder_blocks(model)
     chosen = _choose(blocks, method, skip)
     def bar(blocks): return tqdm(blocks, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
     def settings(): return [method.settings(), None if calibration is None else calibration.hash, skip, batch_size, str(forward_dtype), output_errors]

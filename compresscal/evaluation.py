@@ -35,9 +35,11 @@ def run_decoder(
 
 def positions_at_once(
     model # Causal language model
-)->int:   # Positions, so that there are at most 128 MB of logits in single precision
+)->int:   # Positions, so that there are at most 128 MB of logits in single precision; on a CPU 16 MB, if those are 256 positions
     "To how many positions the head is applied at a time"
-    return max(1, 2**25//model.get_output_embeddings().weight.shape[0])
+    rows = model.get_output_embeddings().weight.shape[0]
+    most, few = max(1, 2**25//rows), max(256, 2**22//rows)
+    return min(most, few) if model.device.type=='cpu' else most
 
 def apply_head(
     model,         # Causal language model
@@ -54,10 +56,10 @@ def _next_losses(model, tokens, mask, targets, wanted):
     "Nats of `targets`, each given `tokens` up to its place; 0 where not wanted"
     losses = torch.zeros(tokens.shape, device=model.device)
     row,column = wanted.nonzero(as_tuple=True)
-    step = positions_at_once(model)
+    parts = max(1, math.ceil(len(row)/positions_at_once(model))) # of one size: a few rows alone are multiplied in another order
     with evaluation_mode(model):
         out = run_decoder(model, tokens, mask)
-        for r,c in zip(row.split(step), column.split(step)):
+        for r,c in zip(row.tensor_split(parts), column.tensor_split(parts)):
             logits = apply_head(model, out.last_hidden_state[r,c], type(out), targets[r,c])
             losses[r,c] = F.cross_entropy(logits.float(), targets[r,c], reduction='none')
     return losses
