@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .models import evaluation_mode
+from .tables import markdown_table
 
 # %% ../nbs/16_dropped_mass.ipynb #3720bc6e
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class DroppedMass:
                 'probability dropped, most': f'{self.worst:.2%}', 'loss, whole': f'{self.full_loss:.4f}', 'loss, reduced': f'{self.reduced_loss:.4f}', 'offset, nats a token': f'{self.offset:.4f}'}
 
     def __repr__(self): return '\n'.join(f'{k}: {v}' for k,v in self._rows().items())
-    def _repr_markdown_(self): return '\n'.join(['| | |', '| --- | ---: |', *(f'| {k} | {v} |' for k,v in self._rows().items())])
+    def _repr_markdown_(self): return markdown_table([['', ''], *self._rows().items()])
 
 # %% ../nbs/16_dropped_mass.ipynb #e04a5528
 def _labels(model, batch, shift):

@@ -17,6 +17,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from .plots import Picture, plot_heat
+from .tables import escape_markdown, markdown_table, one_line
 from .vocabulary import plan_reduction
 
 # %% ../nbs/18_memory.ipynb #7c456cd0
@@ -106,19 +107,19 @@ def _size(n):
         if n<1000 or unit=='GB': return f'{n:.0f} {unit}' if unit=='B' else f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
         n /= 1000
 
+_columns = ['', 'full', 'reduced', 'saved', 'share']
+
 def _rows(self): return [[k, _size(o.full), _size(o.reduced), _size(o.saved), f'{o.share:.1%}'] for k,o in self.to_pandas().iterrows()]
 
 def _head(self): return (f"{self.kept:,} of {self.vocab_size:,} rows kept: the vocabulary is {self.embedding_reduction:.2%} smaller, the model {self.model_reduction:.2%} "
     f"({self.removed:,} of {self.parameters:,} numbers); "+', '.join(f'{k} {v}' for k,v in self.settings.items() if v is not None))
 
 def _plain(self):
-    rows = [['', 'full', 'reduced', 'saved', 'share'], *_rows(self)]
+    rows = [[one_line(c) for c in row] for row in (_columns, *_rows(self))]
     widths = [max(map(len, o)) for o in zip(*rows)]
-    return '\n'.join([_head(self), *('  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows)])
+    return '\n'.join([one_line(_head(self)), *('  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows)])
 
-def _markdown(self):
-    rows = [['', 'full', 'reduced', 'saved', 'share'], ['---', '---:', '---:', '---:', '---:'], *_rows(self)]
-    return '\n'.join([*('| '+' | '.join(o)+' |' for o in rows), '', _head(self)])
+def _markdown(self): return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
 
 MemoryReport.__repr__,MemoryReport._repr_markdown_ = _plain,_markdown
 

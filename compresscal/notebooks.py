@@ -10,19 +10,22 @@ __all__ = ['read_settings', 'write_notebook', 'parameters', 'run_notebook']
 # %% ../nbs/19_notebooks.ipynb #68e6e440
 import ast, hashlib, json, tomllib
 from collections.abc import Mapping
+from os.path import isfile
 from pathlib import Path
 
 from .installed import write_changed
 from .tables import escape_markdown
 
 # %% ../nbs/19_notebooks.ipynb #eb8d56fd
+def _is_toml(study): return isinstance(study, str) and ('\n' in study or '=' in study and not isfile(study)) # a path may hold an equals sign
+
 def read_settings(
     study:Mapping|str|Path, # Fields of a `Study` by name, a TOML file of them, or TOML itself
 )->dict[str, object]:       # Plain values by name
     "What a notebook asks for"
     if isinstance(study, Mapping): settings = dict(study)
     else:
-        try: settings = tomllib.loads(study if isinstance(study, str) and ('\n' in study or '=' in study) else Path(study).read_text(encoding='utf-8'))
+        try: settings = tomllib.loads(study if _is_toml(study) else Path(study).read_text(encoding='utf-8'))
         except tomllib.TOMLDecodeError as e: raise ValueError(f"`study` must be TOML or the path of a TOML file, got {str(study)[:80]!r}: {e}") from None
     for k,v in settings.items():
         if not k.isidentifier(): raise ValueError(f"`study` must have names of Python as keys, got {k!r}")

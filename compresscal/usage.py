@@ -22,6 +22,7 @@ from .corpora import installed_sources
 from .counting import IdCounter, count_block, id_space, row_blocks
 from .files import give_usual_mode
 from .plots import Line, Picture, plot_line_panels
+from .tables import markdown_table, one_line
 
 # %% ../nbs/15_usage.ipynb #963c0811
 def _special(tokenizer, vocab): return set(tokenizer.all_special_ids)|{i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special}
@@ -104,8 +105,10 @@ def _facts(self):
     facts = {'ids kept': f'{len(self):,} of {self.vocab_size:,} ({self.share:.1%})', 'ids that occur': f'{self.distinct:,}', 'tokens': f'{self.tokens:,}', 'rows': f'{self.rows:,}'}
     return facts|{f'split {k}': f'{o.distinct:,} ids, {o.tokens:,} tokens, {o.rows:,} rows' for k,o in self.parts.items()}
 
-TokenUsage.__repr__ = lambda self: f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})"
-TokenUsage._repr_markdown_ = lambda self: '\n'.join(['| token usage | |', '| --- | --- |', *(f'| {k} | {v} |' for k,v in _facts(self).items())])
+def _usage_said(self): return one_line(f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})")
+def _usage_table(self): return markdown_table([['token usage', ''], *_facts(self).items()], words=2)
+
+TokenUsage.__repr__, TokenUsage._repr_markdown_ = _usage_said, _usage_table
 
 # %% ../nbs/15_usage.ipynb #476cf9bd
 def _pick_splits(names, splits):

@@ -257,3 +257,13 @@ def test_the_engine_is_copied_only_where_it_must_be():
     tokenizer = KINDS['BERT']()
     assert IdCounter(tokenizer).backend is tokenizer.backend_tokenizer
     assert IdCounter(tokenizer, max_length=3).backend.truncation['max_length']==3 and tokenizer.backend_tokenizer.truncation is None
+
+def test_names_are_shown_as_they_are():
+    "A split called like a row of a table, a tag or a command of the terminal"
+    from compresscal.usage import TokenUsage
+    name = 'a|b<i>\x1b[31m'
+    part = TokenUsage([1, 2], [3, 4], 9, 'x', 2)
+    shown = TokenUsage([1, 2], [3, 4], 9, 'x', 2, parts={name: part})
+    table = shown._repr_markdown_()
+    assert '\x1b' not in table+repr(shown) and '<i>' not in table and '| split a\\|b&lt;i&gt;' in table
+    assert {l.count('|')-l.count('\\|') for l in table.splitlines()}=={3}
