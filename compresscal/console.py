@@ -120,7 +120,7 @@ def check_out_folder(
     else: _check_above(path)
     return path
 
-# %% ../nbs/16_console.ipynb #962ec54c
+# %% ../nbs/16_console.ipynb #b0293eb3
 def _check_above(
     path:Path, # What is to be written; it need not exist
 ):
@@ -148,7 +148,7 @@ def check_out_file(
     _check_above(path)
     return path
 
-# %% ../nbs/16_console.ipynb #f51ac045
+# %% ../nbs/16_console.ipynb #08e18173
 def check_out_folder(
     out:str|Path,       # The folder that will be written; it may be missing, as may those above it
     argument:str='out', # What the path is called in errors

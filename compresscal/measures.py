@@ -62,6 +62,7 @@ class Measure:
         tokenizer, # Its tokenizer
         text,      # The held-out text
         reference=None, # What `reference` gave
+        progress:bool=False, # Show a progress bar?
     )->dict:       # `metrics` (the headline first), `counts`, and `documents` with a list for each score
         "Measure"
         raise NotImplementedError(f"{type(self).__name__} must say how to measure")
@@ -84,7 +85,8 @@ class PerplexityMeasure(Measure):
     def name(self): return self.text
     def settings(self): return dict(measure='perplexity')
     def elsewhere(self): return replace(self, text=whole_name(self.text))
-    def measure(self, model, tokenizer, text, reference=None): return _perplexity_result(perplexity(model, text, tokenizer, progress=False))
+    def measure(self, model, tokenizer, text, reference=None, progress=False):
+        return _perplexity_result(perplexity(model, text, tokenizer, progress=progress))
 
 # %% ../nbs/17_measures.ipynb #4f09b6fc
 def file_content(
@@ -109,25 +111,29 @@ class GPTQPerplexityMeasure(Measure):
     "Perplexity of a whole source by GPTQ's protocol"
     source:str           # Name of a source, or a file; `wikitext` in the papers
     length:int|None=None # Tokens in a window; None: 2,048 or the model's context
+    limit:int|None=None  # Windows, the first; None: all
 
     def __post_init__(self):
         require_people(self.source)
         if self.length is not None and (type(self.length) is not int or self.length<2): raise ValueError(f"`length` must be at least 2, got {self.length!r}")
+        if self.limit is not None and (type(self.limit) is not int or self.limit<1): raise ValueError(f"`limit` must be at least 1, got {self.limit!r}")
     @property
-    def name(self): return f"gptq:{self.source}"+(f",length={self.length}" if self.length else '')
+    def name(self): return f"gptq:{self.source}"+''.join(f',{k}={v}' for k in ('length','limit') if (v:=getattr(self, k)))
     @property
     def whole(self): return self.source
     def _files(self): return [] if self.source in (*installed_sources, *hub_texts) else file_content(self.source)
     def settings(self):
-        return dict(measure='perplexity', protocol='gptq', source=self._files() or self.source, length=self.length)
+        limit = dict(limit=self.limit) if self.limit else {}
+        return dict(measure='perplexity', protocol='gptq', source=self._files() or self.source, length=self.length)|limit
     def identity(self): return {} if self._files() else dict(text=named_text(self.source))
     def reads(self):
         text = hub_texts.get(self.source)
         return {hub_place(text, 'test')} if text and text.articles else text_places(self.source, 'test')
     def elsewhere(self): return replace(self, source=whole_name(self.source))
     def check(self, model=None, tokenizer=None): self.identity() # can its text be had?
-    def measure(self, model, tokenizer, text=None, reference=None):
-        return _perplexity_result(perplexity(model, self.source, tokenizer, length=self.length, protocol='gptq', progress=False))
+    def measure(self, model, tokenizer, text=None, reference=None, progress=False):
+        how = dict(length=self.length, max_windows=self.limit, protocol='gptq', progress=progress)
+        return _perplexity_result(perplexity(model, self.source, tokenizer, **how))
 
 # %% ../nbs/17_measures.ipynb #6de7eec2
 @dataclass(frozen=True)
@@ -140,10 +146,10 @@ class FidelityMeasure(Measure):
     def name(self): return f"kl:{self.text}"
     def settings(self): return dict(measure='fidelity')
     def elsewhere(self): return replace(self, text=whole_name(self.text))
-    def reference(self, model, tokenizer, text): return remember(model, text, tokenizer, progress=False)
-    def measure(self, model, tokenizer, text, reference=None):
+    def reference(self, model, tokenizer, text, progress=False): return remember(model, text, tokenizer, progress=progress)
+    def measure(self, model, tokenizer, text, reference=None, progress=False):
         if reference is None: raise ValueError(f"`reference` must be what {type(self).__name__}.reference made of the dense model, got None")
-        f = fidelity(reference, model, progress=False)
+        f = fidelity(reference, model, progress=progress)
         flips = [a+b for a,b in zip(f.window_lost, f.window_gained)]
         documents = {k: list(getattr(f, f'window_{k}')) for k in ('kl','agree','lost','gained','tokens')}|dict(flips=flips)
         return dict(metrics=dict(kl=f.kl, agreement=f.agreement, flips=f.flips),
@@ -208,9 +214,9 @@ class TaskMeasure(Measure):
         from compresscal.tasks import load_task
         self.settings()
         if not self.whole: load_task(self.task, self.file) # can its rows be had?
-    def measure(self, model, tokenizer, text=None, reference=None):
+    def measure(self, model, tokenizer, text=None, reference=None, progress=False):
         from compresscal.tasks import evaluate_tasks
-        how = dict(n_fewshot=self.n_fewshot, limit=self.limit, seed=self.seed, bos=self.bos, batch_size=self.batch_size, progress=False)
+        how = dict(n_fewshot=self.n_fewshot, limit=self.limit, seed=self.seed, bos=self.bos, batch_size=self.batch_size, progress=progress)
         return evaluate_tasks(model, tokenizer, self.task, files={self.task: self.file} if self.file else None, **how).record(self.task)
 
 # %% ../nbs/17_measures.ipynb #d0c5a102
@@ -318,12 +324,12 @@ def _summaries_elsewhere(self):
     documents = self.documents if self.documents=='docstrings' else whole_address(self.documents)
     return replace(self, documents=documents, judges=judges, bertscore=self.bertscore and whole_address(self.bertscore))
 
-def _measure_summaries(self, model, tokenizer, text=None, reference=None):
+def _measure_summaries(self, model, tokenizer, text=None, reference=None, progress=False):
     from compresscal.dependence import Dependence
     from compresscal.reviews import controls,review,review_record
     from compresscal.summarization import summarize
-    written = summarize(model, tokenizer, _set_of(self), prompt=self.prompt, max_tokens=self.max_tokens, batch_size=self.batch_size, progress=False)
-    judges,how = _named_judges(self),dict(bertscore=self.bertscore, progress=False)
+    written = summarize(model, tokenizer, _set_of(self), prompt=self.prompt, max_tokens=self.max_tokens, batch_size=self.batch_size, progress=progress)
+    judges,how = _named_judges(self),dict(bertscore=self.bertscore, progress=progress)
     own = [Dependence((model, tokenizer), prompt=self.prompt, target_length=self.max_tokens)] if self.dependence else []
     found = review_record(review(written, judges+own, **how))
     if reference!=written.settings['model']['fingerprint']: return found

@@ -175,7 +175,7 @@ def _kinds(report:CompressionReport)->pd.DataFrame:
 
 _looks = dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', damping='{:.3g}', seconds='{:.2f}')
 
-def _table(report:CompressionReport)->list[list[str]]:
+def _table_rows(report:CompressionReport)->list[list[str]]:
     "A row for each kind of layer, the head first"
     d = _kinds(report)
     columns = {o: {'damping': 'max', 'seconds': 'sum'}.get(o, 'mean') for o in _looks if o in d}
@@ -195,9 +195,9 @@ def _about_errors(report:CompressionReport)->str:
 
 def _markdown(report:CompressionReport)->str:
     "What was done, the table, and what its errors are"
-    return '\n\n'.join([f"**{escape_markdown(repr(report))}**", markdown_table(report.table()), _about_errors(report)])
+    return '\n\n'.join([f"**{escape_markdown(repr(report))}**", markdown_table(report.table_rows()), _about_errors(report)])
 
-CompressionReport.table,CompressionReport._repr_markdown_ = _table,_markdown
+CompressionReport.table_rows,CompressionReport._repr_markdown_ = _table_rows,_markdown
 
 # %% ../nbs/08_reports.ipynb #df868455
 def plot_errors(

@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/study.html.md"""
 
 # %% auto #0
 __all__ = ['PRESETS', 'Study', 'spell_call', 'spell', 'check_text', 'compared', 'check_comparisons', 'work_off', 'keep_outcome',
-           'without_documents', 'whole_place', 'leave_question', 'run_study', 'say_what_failed', 'read_study', 'quoted',
-           'in_toml', 'elsewhere', 'whole_names', 'write_toml', 'preset']
+           'without_documents', 'whole_place', 'leave_question', 'sent_to_workers', 'run_study', 'say_what_failed',
+           'read_study', 'quoted', 'in_toml', 'elsewhere', 'whole_names', 'write_toml', 'preset']
 
 # %% ../nbs/20_study.ipynb #ecb07038
 import json, os, tomllib, warnings
@@ -217,6 +217,16 @@ def leave_question(
     write_changed(folder/'study.toml', text)
     write_notebook(folder/'study.ipynb', text+f'out = {quoted(whole_place(out))}\n')
 
+# %% ../nbs/20_study.ipynb #40b88f7e
+def sent_to_workers(
+    study:Study,      # What is asked
+    measures:Mapping, # What is measured, by name
+)->dict:              # Name -> a method, a measure, or the class of a model in memory
+    "What other processes must be able to read"
+    methods = {m.label: m for m in study.methods}
+    models = {n: type(o[0]) for n,o in named(study.models).items() if isinstance(o, tuple)}
+    return methods|measures|models
+
 # %% ../nbs/20_study.ipynb #c50d000a
 def run_study(
     study:Study,      # What is asked
@@ -227,11 +237,11 @@ def run_study(
 )->Results:           # Also written into the folder
     "Compute what is missing and write the results"
     off, measures = not progress or 'IN_TEST' in os.environ, {n: m for n,(m,_) in measured(study).items()}
-    if hasattr(engine, 'check'): engine.check({f'the method {m.label}': m for m in study.methods}|{f'the measure {n}': m for n,m in measures.items()})
+    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
     with open_store(out) as store, tqdm(unit='model', disable=off) as bar:
         ready = []
         for name,source in named(study.models).items():
-            bar.set_description(f'{one_line(name)}: gathering text')
+            bar.set_description(one_line(f'{name}: gathering text'))
             ready.append(prepare(study, store, name, source, isinstance(engine, Local), not off))
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 import torch, transformers
 from .calibration import (Apart, CalibrationSet, require_positive, sample_apart, special_tokens, template_fingerprint,
-    tokenizer_fingerprint, window_frame)
+                                     tokenizer_fingerprint, window_frame)
+from .chat import chat_frame
 from .generation import STREAMS, Sampling, Script, generate, sequence_uniforms
 from .models import context_length, fingerprint
 from .seeds import check_seed, torch_generator
@@ -155,8 +156,6 @@ def end_ids(
     return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *configured) if i is not None))
 
 # %% ../nbs/04_synthesis.ipynb #b1eb73e2
-_mark = 'compresscal turn mark'
-
 def chat_script(
     model,           # Causal language model
     tokenizer,       # Its tokenizer, with a chat template
@@ -164,14 +163,14 @@ def chat_script(
 )->Script:           # What stands before and between the model's words
     "The frame that a chat template puts around turns"
     if not getattr(tokenizer, 'chat_template', None): raise ValueError("`start` must not be 'reply' or 'dialogue' for a tokenizer without a chat template")
-    text = tokenizer.apply_chat_template([dict(role='user', content=_mark)], tokenize=False, add_generation_prompt=True)
-    before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in text.split(_mark))
+    framed = chat_frame(tokenizer, add_generation_prompt=True)
+    before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in framed)
     ends = end_ids(model, tokenizer)
     if not dialogue: return Script((before+after,), ends)
     special = {*tokenizer.all_special_ids, *(i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special)}
     if not after or after[0] not in special:
         raise ValueError("`start` must not be 'dialogue' for a chat template that closes the user's turn by ordinary text: "
-            f"{text.split(_mark)[1][:40]!r}; take 'reply'")
+            f"{framed[1][:40]!r}; take 'reply'")
     return Script((before, after[1:]), tuple(dict.fromkeys((*ends, after[0])))) # the model closes the turn itself
 
 # %% ../nbs/04_synthesis.ipynb #00894164
