@@ -18,7 +18,7 @@ from .activations import collect,fitting_batch,pad_right
 from .calibration import CalibrationSet
 from .grids import Quantized
 from .methods import AWQ,GPTQ,METHODS,NEEDS,RTN,Combined,Magnitude,Method,SparseGPT,SpQR,Wanda,matches
-from .loading import is_offloaded
+from .loading import is_offloaded,require_model
 from .models import Block,capture,decoder_blocks
 from .reports import CompressionReport,StoredCodes,describe,plot_errors
 from .streaming import HiddenStore,ShardWriter,spill
@@ -183,6 +183,7 @@ def compress(
 )->CompressionReport:    # What was done to each layer
     "Compress the linear layers of a model, block by block"
     if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
+    require_model(model)
     data_free = method.needs=='nothing'
     if isinstance(calibration, Tensor): calibration = CalibrationSet.from_tokens(calibration)
     if not (data_free or isinstance(calibration, CalibrationSet)):
