@@ -9,6 +9,7 @@ from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,BertConfi
                           Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,Gemma4TextConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from compresscal import loading
+from compresscal.compression import RTN,compress
 from compresscal.generation import Script,generate
 from compresscal.loading import each_tensor
 from compresscal.models import (Block,LinearLayer,capture,check_finite,check_replay,context_length,decoder_blocks,embedded_folder,evaluation_mode,find_blocks,fingerprint,load_model,
@@ -516,7 +517,7 @@ def test_links_are_followed(folder, tmp_path):
     assert fingerprint(load_model(source)[0])==fingerprint(load_model(source, offload=True)[0])==fingerprint(load_model(folder)[0])
 
 @pytest.mark.parametrize("use", [fingerprint,check_finite,decoder_blocks,context_length,find_blocks,check_replay,lambda o: capture(o, torch.ones(1, 2).long()),lambda o: dict(each_tensor(o)),
-    lambda o: generate(o, Script([[1]]), 4, [0])])
+    lambda o: generate(o, Script([[1]]), 4, [0]), lambda o: compress(o, RTN(4))])
 def test_a_name_is_no_model(use):
     with pytest.raises(TypeError, match=r"`model` must be a model as load_model returns it, got the text 'gpt2'; call load_model\('gpt2'\) first"): use("gpt2")
     with pytest.raises(TypeError, match="give its first part"): use((build("llama"),None))
