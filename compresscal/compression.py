@@ -89,41 +89,54 @@ def _precision(device, dtype):
     return lambda: torch.autocast(device.type, found, cache_enabled=False) # a cache would not see that weights change
 
 # %% ../nbs/09_compression.ipynb #1f10664b
-def _compress_layer(block, name, method, statistics):
+def _compress_layer(block, name, method, statistics, errors):
     "Replace one weight; its row of the report and its codes"
     layer,started = block[name],perf_counter()
-    try: new = method.compress_layer(layer.weight, statistics)
+    try: new = method.compress_layer(layer.weight, None if method.needs=='nothing' else statistics)
     except ValueError as e: raise ValueError(f"{block.name}.{name} cannot be compressed by {method.label}: {e}") from e
     except Exception as e:
         e.add_note(f"This happened in {block.name}.{name} under {method.label}.")
         raise
     codes = new if isinstance(new, Quantized) else None
-    new = new if codes is None else codes.dequantize()
+    new = (new if codes is None else codes.dequantize()).to(layer.weight.dtype) # as the model will hold it
     if not new.isfinite().all(): raise ValueError(f"{block.name}.{name} would get weights that are not finite from {method.label}")
-    row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes))
+    row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes, errors))
     layer.weight.copy_(new)
-    asked = getattr(method, 'damping', None)
-    return row|dict(raised=bool(row['damping'] and asked is not None and row['damping']>asked*(1+1e-6)), seconds=perf_counter()-started),codes
+    raised = statistics is not None and bool(statistics.memo.get('raised'))
+    return row|dict(raised=raised, seconds=perf_counter()-started),codes
 
 # %% ../nbs/09_compression.ipynb #ce425ada
-def _compress_block(block, methods, method, batches, precision):
-    "Replace the weights of one block; rows of the report, codes by name, notes"
-    rows,codes,notes = [],{},[]
-    level = max(NEEDS.index(o.needs) for o in methods.values())
+def _parts(block, methods):
+    "Names of layers that are compressed on one run of the block, in the order of the runs"
     groups = [[o for o in g if o in methods] for g in block.groups]
-    parts = [g for g in groups if g] if any(o.true_sequential for o in methods.values()) else [[o for g in groups for o in g]]
-    for names in parts:
-        started,found = perf_counter(),{}
+    groups = [g for g in groups if g]
+    if any(o.true_sequential for o in methods.values()): return groups
+    return [[o for g in groups for o in g]]
+
+def _observe(block, names, methods, method, batches, errors):
+    "Run a block as it is; statistics of the inputs of some of its layers"
+    level = max(NEEDS.index(o.needs) for o in methods.values())
+    found = collect(block, batches, level>=2 or bool(errors), set(names), magnitudes=level>=3, squares=level<2) if batches else {}
+    found = {name: found[name] for name in names if name in found} # those of layers left alone are of no use
+    method.observe_block(block, batches, found)
+    return found
+
+# %% ../nbs/09_compression.ipynb #059b49e0
+def _compress_block(block, methods, method, batches, precision, errors):
+    "Replace the weights of one block; rows of the report, codes by name, notes"
+    rows,codes,notes,parts = [],{},[],_parts(block, methods)
+    for i,names in enumerate(parts):
+        started,whole = perf_counter(),i==0 and method.prepares
         with precision():
-            if batches: found = collect(block, batches, level>=2, set(names), magnitudes=level>=3)
-            found = {name: found[name] for name in names if name in found} # those of layers left alone are of no use
-            notes += method.prepare_block(block, batches, found)
+            found = _observe(block, [o for g in parts for o in g] if whole else names, methods, method, batches, errors)
+            if whole: notes = method.prepare_block(block, batches, found)
+        found = {name: found[name] for name in names if name in found}
         share = (perf_counter()-started)/len(names)
-        for i,name in enumerate(names):
-            row,new = _compress_layer(block, name, methods[name], found.get(name))
+        for j,name in enumerate(names):
+            row,new = _compress_layer(block, name, methods[name], found.get(name), errors is not False)
             rows.append(row|dict(seconds=row['seconds']+share))
             if new is not None: codes[f"{block.name}.{name}"] = new
-            if name in found and not any(found.get(o) is found[name] for o in names[i+1:]): found.pop(name).memo.clear()
+            if name in found and not any(found.get(o) is found[name] for o in names[j+1:]): found.pop(name).memo.clear()
     return rows,codes,notes
 
 # %% ../nbs/09_compression.ipynb #c595d7d3
@@ -137,35 +150,54 @@ def _present(block, device):
         finally:
             if home!=device: block.module.to(home)
 
-def _output(model, out, method, calibration, skip, batch_size, forward_dtype):
+def _output(model, out, settings):
     "What writes the new checkpoint, if there is to be one"
     if is_offloaded(model)!=(out is not None):
         raise ValueError("`out` must name a folder for the new checkpoint where the blocks of `model` stay on disk, and must not be given otherwise; got "
                          f"{out!r} for a model {'on disk' if is_offloaded(model) else 'in memory'}")
     if out is None: return nullcontext()
-    key = [method.settings(), calibration.hash if method.needs!='nothing' else None, skip, batch_size, str(forward_dtype)]
-    return ShardWriter(model, out, json.dumps(key))
+    return ShardWriter(model, out, json.dumps(settings()))
 
 # %% ../nbs/09_compression.ipynb #0c17afc9
-def _walk(blocks, chosen, method, batches, precision, device, writer, report, bar):
+def _replace_block(block, methods, method, batches, precision, errors, writer, report):
+    "Compress one block, and keep what becomes of it"
+    rows,codes,notes = _compress_block(block, methods, method, batches, precision, errors)
+    if writer is None: report.quantized.update(codes)
+    else:
+        report.quantized.save(block.index, codes)
+        writer.write(block, dict(rows=rows, notes=notes))
+    report.rows.extend(rows); report.notes.extend(notes)
+
+def _each_batch(batches, precision, do):
+    "Let all batches go through a block"
+    with precision():
+        for batch in batches: do(batch)
+
+# %% ../nbs/09_compression.ipynb #2966b255
+def _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar):
     "Compress block after block; the report grows with each"
     last = max(chosen)
     for block in bar(blocks[:last+1]):
-        finished = writer is not None and block.index in writer.done
-        with writer.original(block) if finished and method.dense_past else nullcontext(), _present(block, device):
-            if finished: report.rows.extend(writer.done[block.index]['rows']); report.notes.extend(writer.done[block.index]['notes'])
-            elif block.index in chosen:
-                rows,codes,notes = _compress_block(block, chosen[block.index], method, batches, precision)
-                if writer is not None:
-                    report.quantized.save(block.index, codes)
-                    writer.write(block, dict(rows=rows, notes=notes))
-                else: report.quantized.update(codes)
-                report.rows.extend(rows); report.notes.extend(notes)
-            if block.index<last and (finished or not method.dense_past or block.index not in chosen):
-                with precision():
-                    for batch in batches: batch.step(block)
+        finished,to_come = writer is not None and block.index in writer.done,block.index<last
+        dense_past = method.dense_past and block.index in chosen
+        with writer.original(block) if finished and dense_past else nullcontext(), _present(block, device):
+            if to_come and dense_past: _each_batch(batches, precision, lambda o: o.look_ahead(block))
+            if finished:
+                note = writer.done[block.index] or dict(rows=[], notes=[]) # nothing is noted of a block left alone
+                report.rows.extend(note['rows']); report.notes.extend(note['notes'])
+            elif block.index in chosen: _replace_block(block, chosen[block.index], method, batches, precision, errors, writer, report)
+            if to_come: _each_batch(batches, precision, lambda o: o.go_on() if dense_past else o.step(block))
 
 # %% ../nbs/09_compression.ipynb #47e2957d
+def _text(calibration, method, output_errors):
+    "The calibration set that is to be read, `None` if none is"
+    if output_errors not in (None,True,False): raise ValueError(f"`output_errors` must be True, False or None, got {output_errors!r}")
+    if method.needs=='nothing' and not output_errors: return None
+    if isinstance(calibration, Tensor): calibration = CalibrationSet.from_tokens(calibration)
+    if isinstance(calibration, CalibrationSet): return calibration
+    what = 'the output errors of '*(method.needs=='nothing')+method.label
+    raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length] for {what}, got {type(calibration).__name__}")
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def compress(
@@ -173,29 +205,30 @@ def compress(
     method:Method,       # Such as `Wanda(0.5)`
     calibration=None,    # `CalibrationSet` or token ids `[sequences, length]`; not needed by methods that look at weights alone
     *,
+    blocks=None,         # As `decoder_blocks` gives them, where they are known already; `None`: the model is looked over
     skip=(),             # Patterns of layers to leave alone, such as `"down_proj"` or `"model.layers.0.*"`
     batch_size:int=None, # Sequences in one forward pass; `None`: about 1,024 tokens on a CPU, 16,384 on a GPU
     forward_dtype=None,  # Number format of forward passes, such as `"bfloat16"`; `None`: the model's own
     device=None,         # Where to compute, one block at a time; `None`: where the model is
     memory:int=2**33,    # Bytes of hidden states to keep in memory; what is beyond goes to a temporary file
     out=None,            # Folder for the new checkpoint of a model loaded with `offload=True`
+    output_errors:bool|None=None, # Measure how far each layer's output moves? `None`: where the method sums second moments anyway; `True`: always, for which `calibration` is needed
     progress:bool=True,  # Show a progress bar?
 )->CompressionReport:    # What was done to each layer
     "Compress the linear layers of a model, block by block"
     if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
     require_model(model)
-    data_free = method.needs=='nothing'
-    if isinstance(calibration, Tensor): calibration = CalibrationSet.from_tokens(calibration)
-    if not (data_free or isinstance(calibration, CalibrationSet)):
-        raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length] for {method.label}, got {type(calibration).__name__}")
+    calibration = _text(calibration, method, output_errors)
     device = model.get_input_embeddings().weight.device if device is None else torch.device(device)
-    precision,blocks = _precision(device, forward_dtype),decoder_blocks(model)
+    precision,blocks = _precision(device, forward_dtype),blocks or decoder_blocks(model)
     chosen = _choose(blocks, method, skip)
     def bar(blocks): return tqdm(blocks, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
-    with _output(model, out, method, calibration, skip, batch_size, forward_dtype) as writer, HiddenStore(memory) as store:
-        batches = [] if data_free else capture_batches(model, calibration, batch_size, store, device)
-        report = CompressionReport(method, None if data_free else f"{calibration.name} {calibration.hash}", [], {} if writer is None else StoredCodes(writer))
-        try: _walk(blocks, chosen, method, batches, precision, device, writer, report, bar)
+    def settings(): return [method.settings(), None if calibration is None else calibration.hash, skip, batch_size, str(forward_dtype), output_errors]
+    with _output(model, out, settings) as writer, HiddenStore(memory) as store:
+        batches = [] if calibration is None else capture_batches(model, calibration, batch_size, store, device)
+        text = None if calibration is None else f"{calibration.name} {calibration.hash}"
+        report = CompressionReport(method, None if method.needs=='nothing' else text, [], {} if writer is None else StoredCodes(writer), errors_on=text)
+        try: _walk(blocks, chosen, method, batches, precision, device, output_errors, writer, report, bar)
         except Exception as e:
             done = list(dict.fromkeys(o['block'] for o in report.rows))
             if writer is None: e.add_note(f"{len(done)} of {len(chosen)} blocks are compressed{f', the last is {done[-1]}' if done else ''}; the next may be in part. Load `model` again before another try.")

@@ -26,7 +26,7 @@ from .inputs import is_far, open_sets, saved_sets, text_names
 from .loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
 from .models import context_length, decoder_blocks, fingerprint
-from .sources import calibration_sets, is_written
+from .sources import calibration_sets, is_written, set_settings
 from .store import Store, content_key, file_stamp, open_store
 
 # %% ../nbs/19_preparation.ipynb #79a202f0
@@ -94,11 +94,12 @@ def draw(
     if context and size['length']>context:
         raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {size['length']}")
     how = dict(size, seed=study.seed, split=split)
+    among = [o for o in named(study.sources).values() if isinstance(o, (str, Path))] if split=='calibration' else []
     files, cut = [file_stamp(o) for o in text_names(source)], tokenizer_fingerprint(tokenizer)
-    asked = dict(source=str(source), files=files, tokenizer=cut, **how)
+    asked = dict(source=str(source), files=files, tokenizer=cut, **how, **set_settings(source, among))
     if is_written(str(source)): asked |= dict(model=fingerprint(model), torch=torch.__version__)
     part = store.folder/'written' # finished batches, against an interruption
-    def make(): return calibration_sets(source, tokenizer, model=model, folder=part, progress=progress, **how)
+    def make(): return calibration_sets(source, tokenizer, model=model, folder=part, progress=progress, among=among, **how)
     found = store.sets(asked, make)
     shutil.rmtree(part, ignore_errors=True)
     return found
