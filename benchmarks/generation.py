@@ -14,7 +14,7 @@ BOUNDS = {('restart','embedded'): {16: 1.5, 64: 1.5}, ('suppress','embedded'): {
 
 def ours(model, special, length, batch, eos, round):
     "Useful tokens that compresscal writes"
-    from compresscal.generation import Sampling, Script, generate
+    from compresscal.calibration.generation import Sampling, Script, generate
     seeds = [(round,i) for i in range(batch)]
     return int(generate(model, Script([[special['bos']]], [special['eos']]), length, seeds, Sampling(eos=eos), forbidden=torch.tensor([special['bos'],special['pad']]),
                         batch_size=batch, progress=False).drawn.sum())
@@ -113,7 +113,7 @@ def floor_rows(name, model, o):
 
 def equal_bits(model, special, o)->bool:
     "Whether eight sequences come out the same in a batch of 8 and in the largest"
-    from compresscal.generation import Script, generate
+    from compresscal.calibration.generation import Script, generate
     script,n = Script([[special['bos']]], [special['eos']]),max(o.batches)
     few,many = (generate(model, script, min(o.length, 64), range(k), batch_size=k, progress=False) for k in (8,n))
     return bool(torch.equal(few.tokens, many.tokens[:8]) and torch.equal(few.nats, many.nats[:8])) if n>=8 else True
@@ -138,7 +138,7 @@ def main(args=None)->bool:
     data,speeds,single,floors,fine = dict(machine=harness.describe_machine(), options=vars(o)),[],[],[],True
     for name in o.models.split(','):
         if name=='embedded':
-            from compresscal.loading import load_model
+            from compresscal.models.loading import load_model
             model,special = load_model()[0],dict(bos=0, eos=1, pad=2)
         else: model,special,o.length = harness.random_llama(o.width, o.inner, o.blocks, o.heads, None, o.vocabulary),dict(bos=0, eos=1, pad=2),o.llama_length
         found,rows = floor_rows(name, model, o)

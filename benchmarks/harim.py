@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np, torch
 from tokenizers.processors import TemplateProcessing
 from transformers import BartConfig, BartForConditionalGeneration
-from compresscal.harim import HaRiM
-from compresscal.loading import load_model
+from compresscal.hallucination.harim import HaRiM
+from compresscal.models.loading import load_model
 from overlap import random_pairs, timed
 
 def random_bart(width:int, blocks:int):

@@ -105,7 +105,7 @@ class Phases:
     def _add(self, entry, now): self.seconds[entry[0]] = self.seconds.get(entry[0], 0)+now-entry[1]
 
     @contextmanager
-    def watch(self, **names): # label -> names such as `compresscal.models:Capture.run`; a name that is not there is passed over
+    def watch(self, **names): # label -> names such as `compresscal.models.blocks:Capture.run`; a name that is not there is passed over
         "Time functions wherever their package has bound them, and put them back afterwards"
         undo = []
         def put(owner, name, value): undo.append((owner,name,owner.__dict__[name])); setattr(owner, name, value)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
-from compresscal.association import correlate, partial
-from compresscal.installed import write_atomically
-from compresscal.uncertainty import FEWEST, bootstrap_documents
+from compresscal.statistics.association import correlate, partial
+from compresscal.core.files import write_atomically
+from compresscal.statistics.uncertainty import FEWEST, bootstrap_documents
 
 FOLDERS = dict(xsum='sum_xsum_hallucination', frank='sum_frank', summeval='sum_bartscore_human', summedits='sum_summedits')
 DOMAINS = ('news', 'samsum', 'scitldr', 'sales_email') # Of SummEdits
@@ -47,7 +47,7 @@ def read_summedits(folder, domains=DOMAINS):
 
 def with_overlap(frame, progress=True):
     "The same rows with a column for each overlap metric, and ROUGE against the reference where there is one"
-    from compresscal.overlap import overlap
+    from compresscal.summaries.overlap import overlap
     found = overlap(frame.source.tolist(), frame.summary.tolist(), progress=progress).to_pandas()
     frame = pd.concat([frame, found[[k for k in (*OVERLAP, *OTHER) if k in found]].set_index(frame.index)], axis=1)
     if 'reference' not in frame: return frame

@@ -17,7 +17,7 @@ def write_checkpoint(folder, width, inner, heads, blocks, vocabulary, length, sh
 
 def work(folder, out, mode, method, sequences, length, vocabulary, threads=None, settings=None, **options):
     "Compress the checkpoint in `folder`; `mode` is stream, spill (stream with an eighth of the activations in memory), whole, or nothing (imports alone)"
-    import torch, harness, compresscal.compression as c
+    import torch, harness, compresscal.compression.compress as c
     from compresscal import load_model
     if threads: torch.set_num_threads(threads)
     tokens = harness.random_tokens(sequences, length, vocabulary)

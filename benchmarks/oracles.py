@@ -8,9 +8,10 @@ import argparse, re
 from pathlib import Path
 import pandas as pd, torch
 from safetensors import safe_open
-from compresscal.activations import InputStatistics
-from compresscal.compression import GPTQ, RTN, Magnitude, SparseGPT, SpQR, Wanda
-from compresscal.methods import Method
+from compresscal.compression.input_statistics import InputStatistics
+from compresscal.compression.methods import RTN
+from compresscal.compression.compress import GPTQ, Magnitude, SparseGPT, SpQR, Wanda
+from compresscal.compression.methods import Method
 
 def read(name:str)->Method|None:
     "The method that mirrors a result, from its name"

@@ -5,10 +5,10 @@ import argparse, json, platform, time
 from pathlib import Path
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
-from compresscal.mentions import unsupported
-from compresscal.overlap import fragments, overlap
-from compresscal.rouge import KINDS, rouge
-from compresscal.sentences import split_sentences
+from compresscal.summaries.mentions import unsupported
+from compresscal.summaries.overlap import fragments, overlap
+from compresscal.summaries.rouge import ROUGE_KINDS, rouge
+from compresscal.text.sentences import split_sentences
 
 def random_text(g, words:int)->str:
     "Sentences of 8 to 30 words, drawn as words of a language are: few of them often, most of them seldom"
@@ -43,10 +43,10 @@ def theirs(sources, summaries):
     "Seconds of rouge-score for the same four kinds, and the greatest difference of any number"
     sources = ['\n'.join(split_sentences(o)) for o in sources]
     summaries = ['\n'.join(split_sentences(o)) for o in summaries]
-    scorer = RougeScorer([*KINDS])
+    scorer = RougeScorer([*ROUGE_KINDS])
     seconds,found = timed(lambda: [scorer.score(a, b) for a,b in zip(sources, summaries)])
     ours = rouge(summaries, sources, splitter='lines', progress=False).to_numpy()
-    return seconds,float(np.abs(np.nan_to_num(ours)-np.array([[x for k in KINDS for x in o[k]] for o in found])).max())
+    return seconds,float(np.abs(np.nan_to_num(ours)-np.array([[x for k in ROUGE_KINDS for x in o[k]] for o in found])).max())
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__)

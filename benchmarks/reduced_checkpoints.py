@@ -14,7 +14,7 @@ def status(name): return next(int(o.split()[1])*1024 for o in Path('/proc/self/s
 def peak(work):
     "What `work` returns, and the most memory that was resident meanwhile, above what was before, in MB"
     gc.collect()
-    from compresscal.loading import release_memory
+    from compresscal.models.loading import release_memory
     release_memory()
     Path('/proc/self/clear_refs').write_text('5')
     before, out = status('VmRSS'), work()
@@ -34,8 +34,8 @@ def measure(folder, mode, vocabulary, kept, sequences, length):
     "Peaks of loading, of two steps of AdamW, and of saving the whole, and the loss of each step"
     import torch
     from transformers import AutoModelForCausalLM
-    from compresscal.reduced_checkpoints import load_reduced, save_full
-    from compresscal.vocabulary import reduce_vocabulary
+    from compresscal.vocabulary.reduced_checkpoints import load_reduced, save_full
+    from compresscal.vocabulary.reduction import reduce_vocabulary
     torch.randn(64, 64)@torch.randn(64, 64)
     folder = Path(folder)
     ids = torch.arange(kept)*(vocabulary//kept) # spread over the whole matrix

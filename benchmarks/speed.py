@@ -11,11 +11,11 @@ import baseline, harness
 SETTINGS = dict(sparsegpt=dict(sparsity=.5), wanda=dict(sparsity=.5), gptq=dict(bits=4, group_size=128), awq=dict(bits=4, group_size=128))
 
 # Where time goes in compresscal: functions wrapped from outside; what is spent in a function that is called by another counts for the inner one alone
-PHASES = dict(forward='compresscal.models:Capture.run', statistics='compresscal.activations:InputStatistics.add compresscal.activations:_mirror',
-              factorize='compresscal.compensation:factorize', sweep='compresscal.compensation:sweep compresscal.pruning:sparsegpt compresscal.quantization:gptq', round='compresscal.quantization:rtn compresscal.grids:Quantized.dequantize',
-              search='compresscal.scaling:linear_losses compresscal.scaling:block_losses', clip='compresscal.scaling:clip_search', fold='compresscal.folding:find_foldings',
-              mask='compresscal.pruning:mask_rows compresscal.pruning:mask_n_m compresscal.pruning:wanda_scores',
-              report='compresscal.reports:describe', checks='compresscal.models:decoder_blocks', capture='compresscal.models:capture')
+PHASES = dict(forward='compresscal.models.blocks:Capture.run', statistics='compresscal.compression.input_statistics:InputStatistics.add compresscal.compression.input_statistics:_mirror',
+              factorize='compresscal.compression.compensation:factorize', sweep='compresscal.compression.compensation:sweep compresscal.compression.pruning:sparsegpt compresscal.compression.quantization:gptq', round='compresscal.compression.quantization:rtn compresscal.compression.grids:Quantized.dequantize',
+              search='compresscal.compression.awq:linear_losses compresscal.compression.awq:block_losses', clip='compresscal.compression.awq:clip_search', fold='compresscal.models.foldings:find_foldings',
+              mask='compresscal.compression.pruning:mask_rows compresscal.compression.pruning:mask_n_m compresscal.compression.pruning:wanda_scores',
+              report='compresscal.compression.compression_report:describe', checks='compresscal.models.blocks:decoder_blocks', capture='compresscal.models.blocks:capture')
 
 # ---- The competitors
 
@@ -25,7 +25,7 @@ def with_baseline(model, tokens, method, **settings):
 
 def with_compresscal(model, tokens, method, forward_dtype=None, **settings):
     "compresscal's method of the same name"
-    import compresscal.compression as c
+    import compresscal.compression.compress as c
     method = dict(sparsegpt='SparseGPT', gptq='GPTQ', wanda='Wanda', awq='AWQ')[method]
     extra = {} if forward_dtype is None else dict(forward_dtype=forward_dtype)
     return c.compress(model, getattr(c, method)(**settings), tokens, progress=False, **extra)
@@ -45,7 +45,7 @@ def measure(method, model, tokens, rounds, folder, peer=None, only=None):
     if only: found = {k: v for k,v in found.items() if k in only}
     seconds,whole,weights,phases,n = {k: [] for k in found},{k: [] for k in found},{},{},model.config.num_hidden_layers
     names = list(found)
-    import compresscal.compression # imports and the first forward count for nobody
+    import compresscal.compression.compress # imports and the first forward count for nobody
     with torch.no_grad(): model(tokens[:1])
     for i in range(rounds):
         for name in names[i%len(names):]+names[:i%len(names)]:

@@ -11,13 +11,13 @@ SOURCES = ('docs', 'code', 'random')
 
 def a_study(n_sets, n_sequences, length, n_evaluation):
     "The embedded model, four methods and three sources: 12 compressed models for each number of a set"
-    from compresscal.study import Study
+    from compresscal.experiments.study import Study
     return Study(methods=METHODS, sources=SOURCES, n_sets=n_sets, n_sequences=n_sequences, length=length, evaluations=('docs',), n_evaluation=n_evaluation, replicates=0)
 
 def separately(study, fresh):
     "Seconds for each compressed model of a study, made by hand: all sets drawn before; the model loaded for each, or made dense again"
     from compresscal import calibration_sets, compress, load_model, perplexity
-    from compresscal.cells import keep_weights
+    from compresscal.experiments.cells import keep_weights
     start = time.perf_counter()
     model, tokenizer = load_model()
     how = dict(n_sequences=study.n_sequences, length=study.length, seed=study.seed)

@@ -7,9 +7,9 @@ from statistics import median
 import numpy as np, torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AlbertConfig, AlbertForSequenceClassification, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-from compresscal.entailment import EntailmentModel
-from compresscal.sentences import split_sentences
-from compresscal.summac import ConvHead, SummaCConv, SummaCZS
+from compresscal.hallucination.entailment import EntailmentModel
+from compresscal.text.sentences import split_sentences
+from compresscal.hallucination.summac import ConvHead, SummaCConv, SummaCZS
 
 LABELS = {0: 'entailment', 1: 'neutral', 2: 'contradiction'}
 SIZES = dict(small=dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024),

@@ -17,7 +17,7 @@ def until(ids, ends):
 
 def ours(model, prompts, o, ends, batch):
     "Answers by compresscal"
-    from compresscal.answers import write_answers
+    from compresscal.summaries.answers import write_answers
     return [a.tokens for a in write_answers(model, prompts, o.tokens, ends, batch_size=batch, progress=False)]
 
 def theirs(model, prompts, o, ends, batch, by_length=False):
@@ -49,9 +49,9 @@ def measure(model, prompts, o, ends, batch):
 
 def docstring_prompts(n):
     "The embedded model and prompts of docstrings"
-    from compresscal.loading import load_model
-    from compresscal.prompts import fit
-    from compresscal.summary_sets import open_summary_set
+    from compresscal.models.loading import load_model
+    from compresscal.summaries.prompts import fit
+    from compresscal.summaries.summary_sets import open_summary_set
     model,tokenizer = load_model()
     return model,[list(fit('document', tokenizer, d.text, 440).ids) for d in open_summary_set('docstrings', n=n)],[tokenizer.eos_token_id]
 

@@ -8,14 +8,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def sentences(most:int=None, seed:int=0):
     "Sentences of installed documentation in random order, none twice"
-    from compresscal.installed import held_out_documents
-    from compresscal.sentences import split_sentences
+    from compresscal.text.installed_text import held_out_documents
+    from compresscal.text.sentences import split_sentences
     found = list(dict.fromkeys(' '.join(s.split()) for part in held_out_documents()['docs'].values() for o in part for s in split_sentences(o.text)))
     random.Random(seed).shuffle(found)
     return found[:most]
 
 def open_tokenizer(name:str=None):
-    from compresscal.loading import load_tokenizer
+    from compresscal.models.loading import load_tokenizer
     if name is None: return load_tokenizer()[1]
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(tokenizer_file=name) if name.endswith('.json') else AutoTokenizer.from_pretrained(name)
@@ -34,7 +34,7 @@ def engine(tokenizer, texts, size=4096):
     for i in range(0, len(texts), size): backend.encode_batch_fast(texts[i:i+size])
 
 def ours(tokenizer, texts, by_words=True):
-    from compresscal.counting import IdCounter, count_block, row_blocks
+    from compresscal.vocabulary.counting import IdCounter, count_block, row_blocks
     counter = IdCounter(tokenizer)
     if not by_words: counter.rule = None
     for o in row_blocks(texts): count_block(counter, o)
@@ -80,7 +80,7 @@ def write_rows(folder, rows, seed=0):
 def peak(folder):
     "Peak resident memory of counting a dataset on disk, above what imports and opening take, MB; in this process"
     from datasets import load_from_disk
-    from compresscal.usage import used_tokens
+    from compresscal.vocabulary.usage import used_tokens
     dataset,tokenizer = load_from_disk(folder),open_tokenizer()
     used_tokens(['a'], tokenizer)
     def anonymous(): return next(int(o.split()[1]) for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('RssAnon'))/1024

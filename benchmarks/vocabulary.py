@@ -33,7 +33,7 @@ def _status(name): return next(int(o.split()[1])*1024 for o in Path('/proc/self/
 
 def mark_memory()->int:
     "Forget the peak so far; resident memory now, bytes"
-    from compresscal.loading import release_memory
+    from compresscal.models.loading import release_memory
     gc.collect()
     release_memory()
     Path('/proc/self/clear_refs').write_text('5')
@@ -60,7 +60,7 @@ def encoder(task:str, arm:str, seed:int, rows:int, length:int, batch:int, lr:flo
     "Fine-tune the sentence encoder as a classifier; `arm` is full or reduced"
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from compresscal.usage import used_tokens
+    from compresscal.vocabulary.usage import used_tokens
     torch.set_num_threads(1)
     torch.randn(64, 64)@torch.randn(64, 64)
     data,folder = rows_of(task),encoder_folder()
@@ -70,7 +70,7 @@ def encoder(task:str, arm:str, seed:int, rows:int, length:int, batch:int, lr:flo
     torch.manual_seed(seed) # the new head, the order, and dropout
     if arm=='full': model,encode,reduction = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2),lambda o: o,None
     else:
-        from compresscal.reduced_checkpoints import load_reduced
+        from compresscal.vocabulary.reduced_checkpoints import load_reduced
         model,reduction = load_reduced(folder, usage, model_class=AutoModelForSequenceClassification, config=dict(num_labels=2), tokenizer=tokenizer, unknown='unk')
         encode = lambda o: {k: reduction.encode(v) if k=='input_ids' else v for k,v in o.items()}
     g = torch.Generator().manual_seed(seed)
@@ -115,9 +115,9 @@ def masked_loss(model, ids, kept=None):
 def language(package:str, arm:str, seed:int, steps:int, length:int, batch:int, lr:float)->dict:
     "Fine-tune the embedded model on the docstrings of a package; `arm` is full, reduced, or restricted (the whole model with the dropped logits at minus infinity)"
     import torch
-    from compresscal.installed import held_out_documents
-    from compresscal.loading import load_model
-    from compresscal.usage import used_tokens
+    from compresscal.text.installed_text import held_out_documents
+    from compresscal.models.loading import load_model
+    from compresscal.vocabulary.usage import used_tokens
     torch.set_num_threads(1)
     texts = [o.text for o in held_out_documents()['docs']['calibration'] if o.id.partition('.')[0]==package]
     held = [o.text for part in ('dev', 'test') for o in held_out_documents()['docs'][part] if o.id.partition('.')[0]==package]
@@ -134,7 +134,7 @@ def language(package:str, arm:str, seed:int, steps:int, length:int, batch:int, l
     held = held[torch.isin(held, kept).all(1)][:32] # both can read and write these
     start,reduction = mark_memory(),None
     if arm=='reduced':
-        from compresscal.vocabulary import reduce_vocabulary
+        from compresscal.vocabulary.reduction import reduce_vocabulary
         reduction = reduce_vocabulary(model, usage, tokenizer=tokenizer)
         batches,held = [reduction.encode(o) for o in batches],reduction.encode(held)
     inside = kept if arm=='restricted' else None
@@ -159,7 +159,7 @@ def shape(name:str, vocabulary:int=None):
     from transformers import AutoModelForSequenceClassification, GemmaConfig, GemmaForCausalLM
     if name=='encoder': return AutoModelForSequenceClassification.from_pretrained(encoder_folder(), num_labels=2),False
     if name=='embedded':
-        from compresscal.loading import load_model
+        from compresscal.models.loading import load_model
         return load_model()[0],True
     if name=='gemma': # Gemma 2B is 2048/16384, 18 blocks, 8 heads of 256 and one for keys; here an eighth as wide
         torch.manual_seed(0)
@@ -169,7 +169,7 @@ def shape(name:str, vocabulary:int=None):
 def cost(model:str, kept:float, batch:int, length:int, steps:int, vocabulary:int=None)->dict:
     "Seconds and memory of a step of AdamW; `kept` is the share of the vocabulary"
     import torch
-    from compresscal.vocabulary import reduce_vocabulary
+    from compresscal.vocabulary.reduction import reduce_vocabulary
     torch.set_num_threads(1)
     torch.randn(64, 64)@torch.randn(64, 64)
     start = mark_memory()
@@ -247,7 +247,7 @@ def run_cost(o, out):
 def run_unseen(o, out):
     import pandas as pd
     from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
-    from compresscal.usage import unseen_rates, usage_growth, used_tokens
+    from compresscal.vocabulary.usage import unseen_rates, usage_growth, used_tokens
     folder = shared()/'data'/'tokenizers'
     tokenizers = {'MiniLM (BERT)': AutoTokenizer.from_pretrained(encoder_folder()), 'GPT-2': GPT2Tokenizer(vocab=str(folder/'gpt2_vocab.json'), merges=str(folder/'gpt2_merges.txt')),
                   'NeoX': PreTrainedTokenizerFast(tokenizer_file=str(folder/'neox20b_tokenizer.json'))}

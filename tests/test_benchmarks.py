@@ -94,10 +94,10 @@ def test_phases_count_each_second_once(monkeypatch):
     assert watch.seconds['inner']>=.1 and .02<=watch.seconds['outer']<watch.seconds['inner']
 
 def test_phases_see_every_binding_and_put_it_back():
-    import compresscal.compression as c, compresscal.models as m, compresscal.activations as a
+    import compresscal.compression.compress as c, compresscal.models.blocks as m, compresscal.compression.input_statistics as a
     own,add = m.capture,a.InputStatistics.add
     watch = harness.Phases()
-    with watch.watch(capture='compresscal.models:capture', statistics='compresscal.activations:InputStatistics.add', none='compresscal.models:nothing_such compresscal.nowhere:f'):
+    with watch.watch(capture='compresscal.models.blocks:capture', statistics='compresscal.compression.input_statistics:InputStatistics.add', none='compresscal.models.blocks:nothing_such compresscal.nowhere:f'):
         assert m.capture is not own and a.InputStatistics.add is not add
         a.InputStatistics(4).add(torch.ones(2, 4))
     assert m.capture is own and a.InputStatistics.add is add and set(watch.seconds)=={'statistics'}

@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats
 from sklearn.linear_model import LinearRegression
 from conftest import root
-from compresscal.overlap import COLUMNS
+from compresscal.summaries.overlap import OVERLAP_COLUMNS
 
 sys.path.insert(0, str(root/'benchmarks'))
 import labels
@@ -109,8 +109,8 @@ def test_separations():
 # ---- Reading and writing
 
 def test_every_column_has_a_direction():
-    left = {k for k in COLUMNS if k.endswith('_recall') or k.startswith('rougeLsum')} | {'source_words', 'unsupported_identifiers'} # depend on length most, or say nothing here
-    assert {*labels.OVERLAP, *labels.OTHER}|left=={*COLUMNS} and {*labels.OVERLAP.values()}=={labels.UP, labels.DOWN}
+    left = {k for k in OVERLAP_COLUMNS if k.endswith('_recall') or k.startswith('rougeLsum')} | {'source_words', 'unsupported_identifiers'} # depend on length most, or say nothing here
+    assert {*labels.OVERLAP, *labels.OTHER}|left=={*OVERLAP_COLUMNS} and {*labels.OVERLAP.values()}=={labels.UP, labels.DOWN}
 
 def test_whole_run(tmp_path, capsys):
     "Made-up files of the four formats; the same bytes when run again"

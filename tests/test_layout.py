@@ -1,49 +1,138 @@
-"The house rules that can be read from the source: import order, metadata, and what a library does not do."
-import ast, re, resource, subprocess, sys, tomllib
+"The house rules that can be read from the source: import order, cells and lines, names, metadata, and what a library does not do."
+import ast, json, re, resource, subprocess, sys, tomllib
+from collections import defaultdict
 from configparser import ConfigParser
 from pathlib import Path
-import pytest
+import pytest, yaml
 from conftest import root, source_files
 
-package = root/'compresscal'
-numbers = {m[2]: int(m[1]) for o in (root/'nbs').glob('*.ipynb') if (m := re.fullmatch(r'(\d\d)_(\w+)', o.stem))}
-modules = {o.stem: ast.parse(o.read_text(encoding='utf-8')) for o in sorted(package.glob('*.py')) if not o.stem.startswith('_')}
+package, nbs = root/'compresscal', root/'nbs'
+sections = yaml.safe_load((nbs/'sidebar.yml').read_text())['website']['sidebar']['contents']
+listed = [o for s in sections for o in ([s] if isinstance(s, str) else s['contents'])] # every page, in reading order
+folders = list(dict.fromkeys(o.split('/')[0] for o in listed if (package/o.split('/')[0]).is_dir())) # chapters, in the order of imports
+
+def dotted(path): return '.'.join(path.with_suffix('').parts)
+
+notebooks = {f'{f}.{m[2]}': (o, (i, int(m[1]))) for i,f in enumerate(folders) for o in sorted((nbs/f).glob('*.ipynb'))
+             if (m := re.fullmatch(r'(\d\d)_(\w+)', o.stem))} # module -> its notebook, and its place
+modules = {dotted(o.relative_to(package)): ast.parse(o.read_text(encoding='utf-8')) for o in sorted(package.rglob('*.py')) if not o.stem.startswith('_')}
 ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(root/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 toml = tomllib.loads((root/'pyproject.toml').read_text(encoding='utf-8'))
 
-def imports(tree):
-    "Dotted names that a syntax tree imports, at any depth; relative ones as of the package"
+def imports(tree, name='x.y'):
+    "Dotted names that the syntax tree of module `name` imports, at any depth"
+    here = ['compresscal', *name.split('.')]
     for o in ast.walk(tree):
         if isinstance(o, ast.Import): yield from (a.name for a in o.names)
         elif isinstance(o, ast.ImportFrom):
-            base = '.'.join(filter(None, ['compresscal'*bool(o.level), o.module]))
+            base = '.'.join(filter(None, [*(here[:-o.level] if o.level else ()), o.module]))
             yield from (f'{base}.{a.name}' for a in o.names)
         elif isinstance(o, ast.Call) and ast.unparse(o.func).split('.')[-1] in ('import_module', '__import__') and o.args:
             yield str(getattr(o.args[0], 'value', '?')) # a computed name counts as unknown
 
-def wrong_imports(name, tree):
-    "Imports in module `name` of modules that do not stand before it"
-    for o in imports(tree):
-        top, _, rest = o.partition('.')
-        if top=='compresscal' and not rest.startswith('__') and not numbers.get(rest.split('.')[0], 99) < numbers[name]: yield o
+def own_imports(name, tree):
+    "The module of the package, and the name in it, of each import; `None` for the module of what is no module"
+    for o in imports(tree, name):
+        top, *rest = o.split('.')
+        if top!='compresscal' or rest and rest[0].startswith('__'): continue
+        module = '.'.join(rest[:2])
+        yield (module if module in notebooks else None), '.'.join(rest[2:]), o
 
-def test_every_module_is_numbered(): assert modules.keys() <= numbers.keys()
+def wrong_imports(name, tree):
+    "Imports in module `name` of modules that do not come before it"
+    place = notebooks[name][1]
+    return [o for module,_,o in own_imports(name, tree) if module is None or not notebooks[module][1]<place]
+
+def test_the_sidebar_lists_every_notebook_once():
+    found = {o.relative_to(nbs).as_posix() for o in nbs.rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(nbs).parts)}
+    assert sorted(listed)==sorted(found)
+
+def test_chapters_follow_the_numbers():
+    of_modules = [o for o in listed if o.split('/')[0] in folders]
+    assert of_modules==[o.relative_to(nbs).as_posix() for o,_ in sorted(notebooks.values(), key=lambda v: v[1])]
+
+def test_every_module_has_a_notebook(): assert modules.keys()==notebooks.keys()
 
 @pytest.mark.parametrize('name', modules)
-def test_imports_go_down(name): assert list(wrong_imports(name, modules[name]))==[]
+def test_imports_go_down(name): assert wrong_imports(name, modules[name])==[]
 
-@pytest.mark.parametrize('source', ['from compresscal.cli import main', 'from .cli import main', 'def f():\n    import compresscal.cli',
-                                    'from compresscal import compress', 'import compresscal', 'from importlib import import_module; import_module("compresscal.cli")'])
-def test_a_wrong_import_is_seen(source, monkeypatch):
-    monkeypatch.setitem(numbers, 'cli', 20)
-    assert list(wrong_imports('plots', ast.parse(source)))
+@pytest.mark.parametrize('source', ['from compresscal.commands.cli import main', 'from ..commands.cli import main', 'from .cli import main',
+                                    'def f():\n    import compresscal.commands.cli', 'from compresscal import compress', 'import compresscal',
+                                    'from importlib import import_module; import_module("compresscal.commands.cli")'])
+def test_a_wrong_import_is_seen(source): assert wrong_imports('core.plots', ast.parse(source))
+
+# ---- what makes code hard to read
+
+def exported(notebook):
+    "The export cells of a notebook, by id, without their directives"
+    for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(c['source'])
+        if c['cell_type']=='code' and re.search(r'^#\|\s*exports?\b', source, re.M):
+            yield c['id'], re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip('\n')
+
+@pytest.mark.parametrize('name', notebooks)
+def test_a_cell_fits_a_screen(name):
+    "25 lines, each of at most 120 characters"
+    cells = list(exported(notebooks[name][0]))
+    long = [f'{i}: {n} lines' for i,o in cells if (n := len(o.splitlines()))>25]
+    wide = [f'{i}: {len(l)} characters: {l[:60]}' for i,o in cells for l in o.splitlines() if len(l)>120]
+    assert (long, wide)==([], [])
+
+@pytest.mark.parametrize('name', modules)
+def test_no_private_name_is_imported(name):
+    assert [o for _,inside,o in own_imports(name, modules[name]) if any(p.startswith('_') for p in inside.split('.'))]==[]
+
+def unused_imports(tree):
+    "Names that a module imports at its top and never uses"
+    body = [o for o in tree.body if isinstance(o, (ast.Import, ast.ImportFrom))]
+    bound = {(a.asname or a.name).split('.')[0] for o in body for a in o.names if getattr(o, 'module', '')!='__future__'}
+    used = {o.id for o in ast.walk(tree) if isinstance(o, ast.Name)}
+    quoted = ' '.join(o.value for o in ast.walk(tree) if isinstance(o, ast.Constant) and isinstance(o.value, str))
+    return sorted(o for o in bound-used if not re.search(rf'\b{o}\b', quoted))
+
+@pytest.mark.parametrize('name', modules)
+def test_no_import_is_unused(name): assert unused_imports(modules[name])==[]
+
+def public(tree):
+    "What a module calls public"
+    return next((ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and ast.unparse(o.targets[0])=='__all__'), [])
+
+def test_a_public_name_means_one_thing():
+    places = defaultdict(list)
+    for name,tree in modules.items():
+        for o in public(tree): places[o].append(name)
+    assert {k: v for k,v in places.items() if len(v)>1}=={}
+
+def uses(notebook):
+    "Names that are used in the cells of a notebook that are run and not exported"
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    sources = [''.join(c['source']) for c in cells if c['cell_type']=='code']
+    return ' '.join(re.sub(r'#.*', '', o) for o in sources if not re.search(r'^#\|\s*(exports?|default_exp|eval:\s*false)\b', o, re.M))
+
+@pytest.mark.parametrize('name', notebooks)
+def test_every_public_name_is_shown(name):
+    shown = uses(notebooks[name][0])
+    assert [o for o in public(modules[name]) if not re.search(rf'\b{o}\b', shown)]==[]
+
+def clever(tree):
+    "Lambdas that are given a name, and walruses inside a call, with their lines"
+    for o in ast.walk(tree):
+        if isinstance(o, ast.Assign) and isinstance(o.value, ast.Lambda) and isinstance(o.targets[0], ast.Name): yield o.lineno, 'a lambda with a name'
+        if isinstance(o, ast.Call):
+            for a in [*o.args, *(k.value for k in o.keywords)]:
+                if isinstance(a, ast.NamedExpr): yield o.lineno, 'a walrus inside a call'
+
+@pytest.mark.parametrize('name', modules)
+def test_nothing_is_clever(name): assert list(clever(modules[name]))==[]
+
+# ---- what the package needs and does not do
 
 def test_requirements_are_declared():
     "What the package imports is in the standard library or in settings.ini"
     declared = {re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_') for o in cfg['requirements'].split()}
-    used = {o.split('.')[0] for tree in modules.values() for o in imports(tree)} - set(sys.stdlib_module_names) - {'compresscal', '__future__'}
+    used = {o.split('.')[0] for name,tree in modules.items() for o in imports(tree, name)} - set(sys.stdlib_module_names) - {'compresscal', '__future__'}
     used = {dict(sklearn='scikit_learn').get(o, o) for o in used} # imported by another name than it is installed by
     optional = {re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_') for k in cfg if k.endswith('_requirements') and k!='dev_requirements' for o in cfg[k].split()}
     unlisted = {'alignscore', 'minicheck'} # only in their authors' repositories: no index has them, so no extra can name them
@@ -72,7 +161,7 @@ def breaches(tree):
 
 @pytest.mark.parametrize('name', modules)
 def test_no_side_effects(name):
-    allowed = {'cli': 'print', 'jobs': 'set_num_threads'}.get(name) # printing is what a command is for; a worker has its own number of threads
+    allowed = {'commands.cli': 'print', 'experiments.jobs': 'set_num_threads'}.get(name) # printing is what a command is for; a worker has its own number of threads
     found = [o for o in breaches(modules[name]) if o[1].split('.')[-1]!=allowed]
     assert found==[]
 
@@ -116,9 +205,8 @@ def test_import_is_light():
     assert lightest('import compresscal') < .3
 
 def test_help_is_light():
-    if 'cli' not in modules: pytest.skip('no command line yet')
     code = loaded + """
-from compresscal.cli import main
+from compresscal.commands.cli import main
 sys.argv = ['compresscal', '--help']
 try: main()
 except SystemExit as e: assert not e.code

@@ -2,7 +2,8 @@
 import json, os, re, shutil, subprocess, sys
 from html import unescape
 from html.parser import HTMLParser
-import pytest
+from pathlib import Path
+import pytest, yaml
 from conftest import copy_checkout, outside_tests, root
 
 pytestmark = pytest.mark.xdist_group('site') # one process builds it once for all
@@ -83,11 +84,9 @@ def pages(site): return sorted(o for o in site.rglob('*.html') if '_static' not 
 
 def reading_order():
     "Page of every notebook, as the navigation should list them"
-    nbs = root/'nbs'
-    found = [o.relative_to(nbs) for o in nbs.rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(nbs).parts)]
-    rank = dict(tutorials=1, studies=2, explanations=3)
-    found = sorted((o for o in found if str(o)!='index.ipynb'), key=lambda o: (0 if len(o.parts)==1 else rank.get(o.parts[0], 9), str(o)))
-    return [str(o.with_name(re.sub(r'^\d+\w*?_', '', o.stem))) + '.html' for o in found]
+    contents = yaml.safe_load((root/'nbs'/'sidebar.yml').read_text())['website']['sidebar']['contents']
+    found = [Path(p) for o in contents if isinstance(o, dict) for p in o['contents']]
+    return [o.with_name(re.sub(r'^\d+\w*?_', '', o.stem)).as_posix() + '.html' for o in found]
 
 def shown(html): return re.sub(r'\s+', ' ', unescape(re.sub(r'<(script|style)\b.*?</\1>|<[^>]+>', '', html, flags=re.S)))
 
@@ -112,7 +111,7 @@ def test_navigation_is_in_reading_order(browse):
     assert [o for tag,o in Links(sidebar).found if tag=='a' and o.endswith('.html')]==reading_order()
 
 def test_signature(browse):
-    html = browse('pruning.html')
+    html = browse('compression/pruning.html')
     assert re.search(r'<h3><code[^>]*><span class="pre">wanda_scores', html)
     assert re.search(r'def wanda_scores\( .*norms:.*\)->', shown(html))
 
@@ -120,7 +119,7 @@ def test_search(browse):
     "The search page lists the page that defines a name"
     html = browse('search.html?q=wanda_scores')
     results = html[html.index('id="search-results"'):]
-    assert any(o.startswith('pruning.html') for tag,o in Links(results).found), shown(results)[:500]
+    assert any(o.startswith('compression/pruning.html') for tag,o in Links(results).found), shown(results)[:500]
     assert not Links(browse('search.html?q=zzyzzyx').partition('id="search-results"')[2].partition('</article>')[0]).found
 
 def test_formulas_are_typeset(site, browse):

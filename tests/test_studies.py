@@ -2,8 +2,8 @@
 import csv, json, shutil, sys
 import pandas as pd, pytest
 from conftest import root
-from compresscal.results import Results
-from compresscal.study import Study
+from compresscal.experiments.results import Results
+from compresscal.experiments.study import Study
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_thread')

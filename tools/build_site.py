@@ -14,23 +14,15 @@ root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(root/'tools'))
 from sphinx_pages import write_source
 
-folders = ['tutorials', 'studies', 'explanations'] # in reading order, after the modules; other folders follow
-
 def reading_order(nbs):
-    "Each caption of the navigation with its notebooks, as paths relative to `nbs`; numbers order the modules"
-    found = sorted(o.relative_to(nbs) for o in nbs.rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(nbs).parts))
-    rank = lambda folder: (folders.index(folder) if folder in folders else len(folders), folder)
-    res = {'Modules': [o for o in found if len(o.parts)==1 and o.name!='index.ipynb']}
-    for folder in sorted({o.parts[0] for o in found if len(o.parts)>1}, key=rank):
-        res[folder.replace('_', ' ').capitalize()] = [o for o in found if o.parts[0]==folder]
-    return {k:v for k,v in res.items() if v}
+    "Each caption of the navigation with its notebooks, as paths relative to `nbs`"
+    contents = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    return {o['section']: [*map(Path, o['contents'])] for o in contents if isinstance(o, dict)}
 
 def stage(cfg, n_workers):
     "Let nbdev execute what the pages need (exports, imports, `show_doc`) and write the pages to `_proc`"
     refresh_quarto_yml()
     order = reading_order(cfg.nbs_path)
-    contents = ['index.ipynb', *({'section': k, 'contents': [str(o) for o in v]} for k,v in order.items())]
-    (cfg.nbs_path/'sidebar.yml').write_text(yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False))
     # imports that share a cell with other code would make staging run that code
     os.environ['PYTHONWARNINGS'] = 'error:Found cells containing imports'
     return proc_nbs(n_workers=n_workers, force=True), order

@@ -1,0 +1,71 @@
+"Documents on both sides: by name wherever they lie, by text whatever they are called, in sets of every kind."
+import json
+import pytest, torch
+from compresscal.calibration.sampling import mix, sample_sets
+from compresscal.choosing.disjoint import document_names, shared_documents
+from compresscal.choosing.selection import at_random
+from compresscal.calibration.calibration_set import CalibrationSet
+
+def write(path, texts):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(''.join(json.dumps(dict(text=o))+'\n' for o in texts))
+    return path
+
+@pytest.fixture
+def texts(): return [' '.join(f'word{i}of{k}' for i in range(120)) for k in range(8)]
+
+@pytest.fixture
+def own(tmp_path, texts): return write(tmp_path/'a'/'own.jsonl', texts)
+
+def drawn(path, tokenizer, n=8, seed=0, length=32): return sample_sets(path, tokenizer, 1, n, length, seed)[0]
+
+def test_one_document_is_found_whatever_window_was_drawn(own, tiny_tokenizer):
+    calibration,evaluation = drawn(own, tiny_tokenizer),drawn(own, tiny_tokenizer, 3, seed=5)
+    found = shared_documents(calibration, evaluation)
+    assert len(found)==3 and found.evaluation==3 and found.calibration==8 and {o.share for o in found.documents}=={1}
+    assert '3 of 3' in repr(found) and set(found.to_pandas().evaluation)=={o.evaluation for o in found.documents}
+
+def test_a_moved_file_is_the_same_file(own, tmp_path, texts, tiny_tokenizer):
+    moved = write(tmp_path/'b'/'moved.jsonl', texts)
+    assert len(shared_documents(drawn(own, tiny_tokenizer), drawn(moved, tiny_tokenizer, 4)))==4
+    assert len(shared_documents(own, moved))==8
+
+def test_a_copy_in_another_file_is_found_by_its_text(own, tmp_path, texts):
+    other = write(tmp_path/'b'/'other.jsonl', ['nothing of it', 'Quoted: '+texts[2]+' '+' '.join(f'end{i}' for i in range(400)), texts[3][:500]])
+    found = shared_documents(own, other)
+    assert [(o.calibration, o.evaluation) for o in found.documents]==[('own.jsonl:3', 'other.jsonl:2'), ('own.jsonl:4', 'other.jsonl:3')]
+    assert len(shared_documents(other, own))==2
+
+def test_windows_are_compared_as_text_with_a_tokenizer(own, tmp_path, texts, tiny_tokenizer):
+    other = write(tmp_path/'b'/'other.jsonl', ['Quoted: '+texts[2], 'nothing of it '*20])
+    windows = drawn(own, tiny_tokenizer, length=400)
+    assert not shared_documents(windows, other) and len(shared_documents(windows, other, tiny_tokenizer))==1
+
+def test_sets_made_of_sets(own, tmp_path, texts, tiny_tokenizer):
+    other = write(tmp_path/'b'/'other.jsonl', [f'{o} other'.upper() for o in 'abcdefgh'*20][:8])
+    whole,alien = drawn(own, tiny_tokenizer),drawn(other, tiny_tokenizer, length=6)
+    some = at_random(whole, 3)
+    left = whole[[i for i in range(8) if i not in some.manifest['rows']]]
+    assert len(shared_documents(whole, some))==3 and not shared_documents(left, some)
+    both = mix({some: .5, CalibrationSet(whole.tokens, alien.manifest): .5}, 6)
+    assert shared_documents(both, whole) and not shared_documents(CalibrationSet.from_tokens(torch.ones(2, 4).long()), whole)
+    written = CalibrationSet(whole.tokens, dict(kind='self', text=dict(hash=whole.hash, manifest=whole.manifest)))
+    assert len(shared_documents(written, some))==3
+    kept = some.save(tmp_path/'kept')
+    assert len(shared_documents(kept, own))==3
+
+def test_parts_of_an_installed_source_are_apart(tiny_tokenizer):
+    assert not shared_documents('docs', 'docs', most=50) and not shared_documents('docs', 'code', most=50)
+
+def test_it_says_where_it_stopped(own):
+    assert 'not all' in repr(shared_documents(own, own, most=3)) and shared_documents(own, own).complete
+
+def test_nasty_names_are_shown_as_names(tmp_path, texts):
+    nasty = write(tmp_path/'x'/'a|b<i>\x1b[31m.jsonl', texts[:2])
+    found = shared_documents(nasty, nasty)
+    assert '\x1b' not in repr(found)+found._repr_markdown_() and '<i>' not in found._repr_markdown_()
+    assert all(o.count('|')-o.count(r'\|')==4 for o in found._repr_markdown_().split('\n'))
+
+@pytest.mark.parametrize('wrong', [dict(most=0), dict(n=0), dict(share=0), dict(share=1.5)])
+def test_bad_settings_are_refused(own, wrong):
+    with pytest.raises(ValueError, match=f'`{next(iter(wrong))}`'): shared_documents(own, own, **wrong)
