@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/cells.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'LIBRARIES', 'JUDGE', 'WINDOWS', 'Job', 'grid', 'replicates', 'permuted', 'threads_of', 'decide',
-           'environment', 'keep_weights', 'Bench', 'Worker', 'models_named', 'weights_size', 'judges_memory',
-           'reading_memory', 'memory_needed']
+           'environment', 'keep_weights', 'keep_freed_memory', 'Bench', 'Worker', 'models_named', 'weights_size',
+           'judges_memory', 'reading_memory', 'memory_needed']
 
 # %% ../nbs/18_cells.ipynb #62a0fff3
 import platform, socket
@@ -125,6 +125,11 @@ def keep_weights(
             for p,saved in kept: p.copy_(saved)
     return restore
 
+# %% ../nbs/18_cells.ipynb #230cf5f3
+def keep_freed_memory():
+    "Have memory of freed tensors kept for the next ones, where the C library decides by what it has seen"
+    torch.empty(2**25-2**14, dtype=torch.uint8) # freed at once
+
 # %% ../nbs/18_cells.ipynb #3d9e8046
 @dataclass(frozen=True, eq=False)
 class Bench:
@@ -142,6 +147,7 @@ class Worker:
         bench:Bench, # What is at hand
     ):
         self.bench, self.name = bench, None
+        keep_freed_memory()
 
     def __call__(self,
         job:Job, # What to compute
