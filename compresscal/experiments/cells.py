@@ -6,8 +6,9 @@ Docs: https://compresscal.github.io/compresscal/experiments/cells.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'LIBRARIES', 'JUDGE', 'WINDOWS', 'Job', 'grid', 'replicates', 'permuted', 'threads_of', 'identify_model',
-           'code_of', 'identify_measure', 'decide', 'environment', 'keep_weights', 'check_result', 'apart', 'Bench',
-           'CellWorker', 'models_named', 'weights_size', 'judges_memory', 'reading_memory', 'memory_needed']
+           'code_of', 'identify_measure', 'decide', 'environment', 'keep_weights', 'check_result', 'apart',
+           'keep_freed_memory', 'Bench', 'CellWorker', 'models_named', 'weights_size', 'judges_memory',
+           'reading_memory', 'memory_needed']
 
 # %% ../../nbs/experiments/35_cells.ipynb #62a0fff3
 import builtins, gc, inspect, json, platform, socket
@@ -213,6 +214,11 @@ def apart(
         gc.collect()
         if torch.cuda.is_available(): torch.cuda.empty_cache()
 
+# %% ../../nbs/experiments/35_cells.ipynb #230cf5f3
+def keep_freed_memory():
+    "Have memory of freed tensors kept for the next ones, where the C library decides by what it has seen"
+    torch.empty(2**25-2**14, dtype=torch.uint8) # freed at once
+
 # %% ../../nbs/experiments/35_cells.ipynb #3d9e8046
 @dataclass(frozen=True, eq=False)
 class Bench:
@@ -230,6 +236,7 @@ class CellWorker:
         bench:Bench, # What is at hand
     ):
         self.bench, self.name = bench, None
+        keep_freed_memory()
 
     def __call__(self,
         job:Job, # What to compute
