@@ -132,5 +132,5 @@ def shared_documents(
         pair = a.texts[i][0],b.texts[j][0]
         found[pair] = max(s, found.get(pair, 0))
     pairs = [SharedDocument(*pair, s) for pair,s in sorted(found.items(), key=lambda o: o[0][::-1])]
-    sizes = [len({name for name,_ in o.texts} or set(o.names.values())) for o in (a, b)]
+    sizes = [len({name for name,_ in o.texts}|set(o.names.values())) for o in (a, b)]
     return SharedDocuments(tuple(pairs), *sizes, a.complete and b.complete)
