@@ -6,7 +6,7 @@ from compresscal.hallucination.harim import *
 from compresscal.summaries.prompts import fit
 from compresscal.hallucination.risk import metric_of, risk_ratio, risks
 from compresscal.summaries.scores import Judge
-from conftest import small_model
+from conftest import root, small_model
 from test_conditional import plainly
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -91,7 +91,7 @@ def test_a_judge_and_its_risk(framed_tokenizer):
 
 def test_the_dense_judge_says_what_perplexity_says():
     "The sentence about the study's 26 pruned models, computed again from what the study has kept"
-    folder = Path(__file__).resolve().parents[1]/'nbs'/'studies'
+    folder = root/'nbs'/'studies'
     summaries, perplexities = pd.read_csv(folder/'hallucination_summaries.csv.gz'), pd.read_csv(folder/'hallucination_perplexity.csv')
     kept = summaries[summaries.control.isna() & summaries.flag.isna() & (summaries.study=='sweep')]
     key = ['method', 'set']
