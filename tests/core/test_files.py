@@ -111,8 +111,8 @@ def test_no_probe_is_left(tmp_path):
 def test_whoever_writes_with_safetensors_sets_the_mode():
     "A module that calls `save_file`, or saves a model, calls `give_usual_mode` too"
     found = {}
-    for path in sorted((root/'compresscal').glob('*.py')):
+    for path in sorted((root/'compresscal').rglob('*.py')):
         if not re.search('save_(file|pretrained|model)', path.read_text()): continue
         calls = {ast.unparse(o.func).split('.')[-1] for o in ast.walk(ast.parse(path.read_text())) if isinstance(o, ast.Call)}
-        if calls & {'save_file','save_pretrained','save_model'}: found[path.stem] = 'give_usual_mode' in calls
+        if calls & {'save_file','save_pretrained','save_model'}: found[path.relative_to(root).as_posix()] = 'give_usual_mode' in calls
     assert found and [k for k,v in found.items() if not v]==[]
