@@ -77,7 +77,7 @@ class ShardWriter:
     def __init__(self,
         model:PreTrainedModel, # From `load_model` with `offload=True`
         folder:str|Path,       # Where the new checkpoint goes; new or empty
-        key:str|None=None,     # What the blocks depend on, such as method and calibration text; `None`: always from the start
+        key:str|None=None,     # What the blocks depend on, such as method and text; `None`: an interrupted run starts over
     ):
         if not is_offloaded(model):
             raise ValueError("`model` must come from load_model with offload=True; "
