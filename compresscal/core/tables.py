@@ -45,7 +45,8 @@ def _check_rows(rows, words):
     if not rows or not rows[0]: raise ValueError("`rows` must hold a head of at least one cell, got none")
     uneven = next((i for i,r in enumerate(rows) if len(r)!=len(rows[0])), None)
     if uneven is not None:
-        raise ValueError(f"`rows` must all have {len(rows[0])} cells, as the head, got {len(rows[uneven])} in row {uneven}")
+        got = f"{len(rows[uneven])} in row {uneven}"
+        raise ValueError(f"`rows` must all have {len(rows[0])} cells, as the head, got {got}")
     if not 0<=words<=len(rows[0]): raise ValueError(f"`words` must lie in 0..{len(rows[0])}, got {words}")
     return rows
 
@@ -66,8 +67,11 @@ def html_table(
 )->str:                              # HTML; style `.wide`, `.word` and `table` as you like
     "Rows as an HTML table, every cell escaped"
     head, *body = _check_rows(rows, words)
+    def cell(text, tag, is_word):
+        kind = ' class=word' if is_word else ''
+        return f'<{tag}{kind}>{html.escape(plain_text(text))}</{tag}>'
     def line(cells, tag):
-        shown = (f'<{tag}{" class=word" if i<words else ""}>{html.escape(plain_text(c))}</{tag}>' for i,c in enumerate(cells))
-        return f"<tr>{''.join(shown)}</tr>"
+        shown = ''.join(cell(c, tag, i<words) for i,c in enumerate(cells))
+        return f'<tr>{shown}</tr>'
     lines = ''.join(line(cells, 'td') for cells in body)
     return f'<div class=wide><table><thead>{line(head, "th")}</thead><tbody>{lines}</tbody></table></div>'

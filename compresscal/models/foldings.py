@@ -12,6 +12,7 @@ import copy,re
 from collections.abc import Mapping
 from contextlib import ExitStack,contextmanager,nullcontext
 from dataclasses import dataclass,replace
+from itertools import chain
 import torch
 from torch import Tensor
 from .loading import find_blocks
@@ -204,21 +205,35 @@ def _number(name): return re.findall(r"\.(\d+)(?=\.|$)", name)
 
 def _bias(block, layer):
     "The bias of a linear layer, if it has one"
-    module,leaf = (layer.name,"bias") if layer.expert is None else (layer.name.rsplit(".", 2)[0],layer.name.split(".")[-2]+"_bias")
+    module,leaf = layer.name,"bias"
+    if layer.expert is not None:
+        module,matrix,_ = layer.name.rsplit(".", 2)
+        leaf = f"{matrix}_bias"
     p = getattr(block.module.get_submodule(module), leaf, None)
     return () if p is None else (LinearLayer(f"{layer.name}.bias", p, layer.expert),)
 
+# %% ../../nbs/models/50_foldings.ipynb #a417c26f
+def _producer_of(block, kind, reader):
+    "The linear layer called `kind` that has the numbers of a layer that reads it, or `None`"
+    found = (o for o in block.linears if _kind(o.name)==kind and _number(o.name)==_number(reader))
+    return next(found, None)
+
+def _readers(block, products, group):
+    "The layers of a group, and what else was multiplied with the same input, such as a router"
+    named = {o.name: o for o in block.linears}
+    layers = tuple(named[o] for o in group)
+    x = next((o.x for o in products if o.layer.name in group), None)
+    if x is None: return layers
+    def reads_x(o): return (o.x.data_ptr(),o.x.numel())==(x.data_ptr(),x.numel())
+    return (*layers,*(o.layer for o in products if o.layer.name not in named and reads_x(o)))
+
 def _from_linear(block, products, single, groups, kind):
     "Ways to fold the inputs of `groups` into the linear layers called `kind`, one folding for each group"
-    named,pairs = {o.name: o for o in block.linears},[]
-    for g in groups:
-        producer = next((o for o in block.linears if _kind(o.name)==kind and _number(o.name)==_number(g[0])), None)
-        if producer is None: return
-        x = next((o.x for o in products if o.layer.name in g), None)
-        others = [o.layer for o in products if x is not None and o.layer.name not in named and (o.x.data_ptr(),o.x.numel())==(x.data_ptr(),x.numel())]
-        pairs.append((g, producer, (*(named[o] for o in g),*others)))
-    for rows in _proposals(block, single, pairs[0][1], pairs[0][2][0]):
-        yield [Folding(g, p.name, readers, (p,*_bias(block, p)), rows=rows) for g,p,readers in pairs]
+    producers = [_producer_of(block, kind, g[0]) for g in groups]
+    if None in producers: return
+    readers = [_readers(block, products, g) for g in groups]
+    for rows in _proposals(block, single, producers[0], readers[0][0]):
+        yield [Folding(g, p.name, r, (p,*_bias(block, p)), rows=rows) for g,p,r in zip(groups, producers, readers)]
 
 # %% ../../nbs/models/50_foldings.ipynb #550e46b4
 def _into_norms(block, probe, base, products, outputs, tried):
@@ -232,22 +247,37 @@ def _into_norms(block, probe, base, products, outputs, tried):
         for o in those: tried.setdefault(o, []).append(name)
         if folding := _from_norm(block, probe, base, name, outputs[name], list(those.values())): yield folding
 
-def _into_linears(block, probe, single, base, products, done, tried):
-    "All foldings into linear layers, of inputs that are not in `done`"
-    first,units = {},{}
-    for i,o in enumerate(products): first.setdefault(_kind(o.layer.name), i)
+# %% ../../nbs/models/50_foldings.ipynb #a7071bd9
+def _alike(block, done):
+    "Groups of layers that are not in `done`, by the kinds of their layers"
+    units = {}
     for g in block.groups:
         if not done.intersection(g): units.setdefault(tuple(map(_kind, g)), []).append(g)
+    return units
+
+def _earlier_kinds(block, products, kinds):
+    "Kinds of linear layers that were multiplied before any of `kinds`, the latest first"
+    first = {}
+    for i,o in enumerate(products): first.setdefault(_kind(o.layer.name), i)
+    start = min((first[o] for o in kinds if o in first), default=0)
+    linears = {_kind(o.name) for o in block.linears}
+    return sorted((o for o in linears if first.get(o, start)<start), key=first.get, reverse=True)
+
+# %% ../../nbs/models/50_foldings.ipynb #26338353
+def _changes_nothing(block, probe, base, foldings):
+    "Does the block give the same when all these foldings are made?"
+    factors = _coins(len(foldings[0].sources[0].weight), probe.hidden)[foldings[0].rows]
+    with _tried(foldings, factors): return _same(base, _outcome(block, probe), probe.hidden)
+
+def _into_linears(block, probe, single, base, products, done, tried):
+    "All foldings into linear layers, of inputs that are not in `done`"
     def fold(kinds, groups):
-        start = min((first[o] for o in kinds if o in first), default=0)
-        for kind in sorted({k for o in block.linears if first.get(k := _kind(o.name), start)<start}, key=first.get, reverse=True):
+        for kind in _earlier_kinds(block, products, kinds):
             for foldings in _from_linear(block, products, single, groups, kind):
-                for n in (n for g in groups for n in g): tried.setdefault(n, []).append(kind)
-                factors = _coins(len(foldings[0].sources[0].weight), probe.hidden)[foldings[0].rows]
-                with _tried(foldings, factors): same = _same(base, _outcome(block, probe), probe.hidden)
-                if same: return foldings
+                for name in chain(*groups): tried.setdefault(name, []).append(kind)
+                if _changes_nothing(block, probe, base, foldings): return foldings
         return []
-    for kinds,groups in units.items(): yield from fold(kinds, groups)
+    for kinds,groups in _alike(block, done).items(): yield from fold(kinds, groups)
 
 # %% ../../nbs/models/50_foldings.ipynb #ed031a4a
 def record_calls(

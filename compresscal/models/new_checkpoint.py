@@ -14,40 +14,59 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from ..core.files import give_usual_mode
+from ..core.files import give_usual_mode,write_atomically
+from ..core.patching import patch
 from .loading import _bars,_part,find_blocks,is_offloaded,stored_tensors
 from .blocks import Block,Capture
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #c6fd791b
+def _identity(checkpoint, key):
+    "What an interrupted run must share with the one that goes on from it"
+    files = sorted({o.file for o in checkpoint.tensors.values()})
+    source = [[str(o), o.stat().st_size, o.stat().st_mtime_ns] for o in files]
+    return dict(key=key, dtype=str(checkpoint.frame.dtype), source=source)
+
+# %% ../../nbs/models/40_new_checkpoint.ipynb #285a0526
 def _claim(folder, source, identity):
     "The folder where new files gather, and how far an interrupted run with this identity came there"
-    if folder.resolve()==source.resolve(): raise ValueError(f"`folder` must not be the folder of the source, got {str(folder)!r}")
-    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None): raise ValueError(f"`folder` must be new or empty, got {str(folder)!r}")
+    if folder.resolve()==source.resolve():
+        raise ValueError(f"`folder` must not be the folder of the source, got {str(folder)!r}")
+    empty = folder.is_dir() and next(folder.iterdir(), None) is None
+    if folder.exists() and not empty:
+        raise ValueError(f"`folder` must be new or empty, got {str(folder)!r}")
     aside = folder.with_name(f"{folder.name}.partial")
     if not aside.exists(): return aside,{}
     try: found = json.loads((aside/"progress.json").read_text(encoding="utf-8"))
     except (OSError,ValueError): found = {}
     if identity["key"] is None or found.get("identity")!=identity:
-        raise ValueError(f"`folder` must have no unfinished work beside it, but {str(aside)!r} holds a run with other settings; delete it or name another folder")
+        raise ValueError(f"`folder` must have no unfinished work beside it, but {str(aside)!r} "
+                         "holds a run with other settings; delete it or name another folder")
     return aside,{int(k): v for k,v in found["blocks"].items()}
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #baed9115
 _weights = (".safetensors",".bin",".pt",".pth",".h5",".msgpack",".gguf",".onnx",".ckpt",".index.json")
 
+def _is_extra(path):
+    "Is a file of a checkpoint neither weights, nor hidden, nor the configuration?"
+    name = path.name
+    return path.is_file() and not name.endswith(_weights) and not name.startswith(".") and name!="config.json"
+
 def _copy_rest(source, target):
     "Copy tokenizer, licence and the like, where `target` has no such file"
     for o in sorted(source.iterdir()):
-        if o.is_file() and not o.name.endswith(_weights) and not o.name.startswith(".") and o.name!="config.json" and not (target/o.name).exists(): shutil.copyfile(o, target/o.name)
+        if _is_extra(o) and not (target/o.name).exists(): shutil.copyfile(o, target/o.name)
 
+# %% ../../nbs/models/40_new_checkpoint.ipynb #5666506b
 def _clear(folder):
     "Remove what a failed `_save` has left"
     for o in folder.iterdir():
         if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
 
 def _save(model, tensors, target):
-    "Save some of a model's tensors as one file, under the names of its checkpoints; what else is made stays in the folder returned"
+    "Save some tensors as one file, under their names in checkpoints; what else is made stays in the folder returned"
     beside = Path(tempfile.mkdtemp(dir=target.parent))
-    with _bars(False, False): type(model).save_pretrained(model, beside, state_dict=tensors, max_shard_size="1000TB")
+    with _bars(False, False):
+        type(model).save_pretrained(model, beside, state_dict=tensors, max_shard_size="1000TB")
     give_usual_mode(beside/"model.safetensors")
     os.replace(beside/"model.safetensors", target)
     return beside
@@ -58,38 +77,16 @@ class ShardWriter:
     def __init__(self,
         model:PreTrainedModel, # From `load_model` with `offload=True`
         folder:str|Path,       # Where the new checkpoint goes; new or empty
-        key:str|None=None,     # What the blocks depend on, such as method and calibration text; `None`: an interrupted run starts over
+        key:str|None=None,     # What the blocks depend on, such as method and text; `None`: an interrupted run starts over
     ):
-        if not is_offloaded(model): raise ValueError("`model` must come from load_model with offload=True; save another one with its own save_pretrained")
-        self.model,self.folder,self.keepers = model,Path(folder).expanduser(),[m.on_disk for m in find_blocks(model)[1]]
+        if not is_offloaded(model):
+            raise ValueError("`model` must come from load_model with offload=True; "
+                             "save another one with its own save_pretrained")
+        self.model,self.folder = model,Path(folder).expanduser()
+        self.keepers = [m.on_disk for m in find_blocks(model)[1]]
         self.checkpoint = self.keepers[0].checkpoint
-        files = sorted({o.file for o in self.checkpoint.tensors.values()})
-        self.identity = dict(key=key, dtype=str(self.checkpoint.frame.dtype), source=[[str(o), o.stat().st_size, o.stat().st_mtime_ns] for o in files])
+        self.identity = _identity(self.checkpoint, key)
         self.aside,self.done = _claim(self.folder, self.checkpoint.folder, self.identity)
-
-    def file(self, part): "Name of the file for a block or, with `None`, what stands around the blocks"; return f"model-{1 if part is None else part+2:05}-of-{len(self.keepers)+1:05}.safetensors"
-
-    def __enter__(self):
-        self.aside.mkdir(parents=True, exist_ok=True)
-        _clear(self.aside)
-        self.done = {i: note for i,note in self.done.items() if (self.aside/self.file(i)).exists()}
-        self.checkpoint.written = {i: stored_tensors(self.aside/self.file(i)) for i in self.done}
-        return self
-
-    def write(self,
-        block:Block|int, # The block to save, or its number
-        note=None,       # What is to be remembered of it, such as rows of a report; as JSON can hold it
-    ):
-        "Save a block as it is now"
-        keeper = self.keepers[getattr(block, "index", block)]
-        with keeper:
-            tensors = {f"{keeper.name}.{k}": t.detach().cpu() for k,t in keeper.weights().items()}
-            shutil.rmtree(_save(keeper.whole or self.model, tensors, self.aside/self.file(keeper.index)))
-            keeper.seen = keeper.state()
-        self.checkpoint.written[keeper.index],self.done[keeper.index] = stored_tensors(self.aside/self.file(keeper.index)),note
-        beside = self.aside/"progress.json.new"
-        beside.write_text(json.dumps(dict(identity=self.identity, blocks=self.done)), encoding="utf-8")
-        os.replace(beside, self.aside/"progress.json")
 
     @contextmanager
     def original(self, block:Block|int):
@@ -100,43 +97,94 @@ class ShardWriter:
         finally:
             if new is not None: written[i] = new
 
-    def __exit__(self, kind, error, trace):
-        if error is not None: return _give_up(self, error)
-        try: _finish(self)
-        except BaseException as e:
-            _give_up(self, e)
-            raise
+# %% ../../nbs/models/40_new_checkpoint.ipynb #eff578dc
+@patch
+def file(self:ShardWriter, part):
+    "Name of the file for a block or, with `None`, what stands around the blocks"
+    number = 1 if part is None else part+2
+    return f"model-{number:05}-of-{len(self.keepers)+1:05}.safetensors"
+
+@patch
+def __enter__(self:ShardWriter):
+    self.aside.mkdir(parents=True, exist_ok=True)
+    _clear(self.aside)
+    self.done = {i: note for i,note in self.done.items() if (self.aside/self.file(i)).exists()}
+    self.checkpoint.written = {i: stored_tensors(self.aside/self.file(i)) for i in self.done}
+    return self
+
+# %% ../../nbs/models/40_new_checkpoint.ipynb #cc59ba65
+@patch
+def write(self:ShardWriter,
+    block:Block|int, # The block to save, or its number
+    note=None,       # What is to be remembered of it, such as rows of a report; as JSON can hold it
+):
+    "Save a block as it is now"
+    keeper = self.keepers[getattr(block, "index", block)]
+    path = self.aside/self.file(keeper.index)
+    with keeper:
+        tensors = {f"{keeper.name}.{k}": t.detach().cpu() for k,t in keeper.weights().items()}
+        shutil.rmtree(_save(keeper.whole or self.model, tensors, path))
+        keeper.seen = keeper.state()
+    self.checkpoint.written[keeper.index] = stored_tensors(path)
+    self.done[keeper.index] = note
+    progress = json.dumps(dict(identity=self.identity, blocks=self.done))
+    write_atomically(self.aside/"progress.json", progress)
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #1ce80f26
+def _write_around(writer):
+    "Save what is around the blocks; returns a folder with the configuration and what else transformers writes"
+    frame = writer.checkpoint.frame.blocks
+    state = writer.model.state_dict()
+    rest = {k: t.detach().cpu() for k,t in state.items() if _part(k, frame) is None}
+    return _save(writer.model, rest, writer.aside/writer.file(None))
+
+def _write_index(writer, parts):
+    "Say which tensor is in which file"
+    found = {k: o for i in parts for k,o in stored_tensors(writer.aside/writer.file(i)).items()}
+    size = sum(torch.Size(o.shape).numel()*o.dtype.itemsize for o in found.values())
+    metadata = dict(total_parameters=writer.model.num_parameters(), total_size=size)
+    index = dict(metadata=metadata, weight_map={k: o.file.name for k,o in sorted(found.items())})
+    write_atomically(writer.aside/"model.safetensors.index.json", json.dumps(index, indent=2)+"\n")
+
+# %% ../../nbs/models/40_new_checkpoint.ipynb #b2acba02
 def _finish(writer):
     "Add all that is not a changed block, and give the folder its name"
-    aside,checkpoint,parts = writer.aside,writer.checkpoint,[None,*range(len(writer.keepers))]
-    for i in parts[1:]:
+    aside,blocks = writer.aside,range(len(writer.keepers))
+    for i in blocks:
         if i not in writer.done: writer.write(i)
-    rest = {k: t.detach().cpu() for k,t in writer.model.state_dict().items() if _part(k, checkpoint.frame.blocks) is None}
-    beside = _save(writer.model, rest, aside/writer.file(None))
-    found = {k: o for i in parts for k,o in stored_tensors(aside/writer.file(i)).items()}
-    size = sum(torch.Size(o.shape).numel()*o.dtype.itemsize for o in found.values())
-    index = dict(metadata=dict(total_parameters=writer.model.num_parameters(), total_size=size), weight_map={k: o.file.name for k,o in sorted(found.items())})
-    (aside/"model.safetensors.index.json").write_text(json.dumps(index, indent=2)+"\n", encoding="utf-8")
-    _copy_rest(checkpoint.folder, beside)
-    for o in sorted(beside.iterdir(), key=lambda o: o.name=="config.json"): os.replace(o, aside/o.name) # the configuration last
+    beside = _write_around(writer)
+    _write_index(writer, [None,*blocks])
+    _copy_rest(writer.checkpoint.folder, beside)
+    for o in sorted(beside.iterdir(), key=lambda o: o.name=="config.json"): # the configuration last
+        os.replace(o, aside/o.name)
     beside.rmdir()
     (aside/"progress.json").unlink()
     if writer.folder.exists(): writer.folder.rmdir()
     os.rename(aside, writer.folder)
-    checkpoint.written = {i: stored_tensors(writer.folder/writer.file(i)) for i in parts[1:]}
+    writer.checkpoint.written = {i: stored_tensors(writer.folder/writer.file(i)) for i in blocks}
 
+# %% ../../nbs/models/40_new_checkpoint.ipynb #a3bb2284
 def _give_up(writer, error):
-    "Leave what can be gone on with, and tell the error about it"
-    writer.checkpoint.written,names = {},[writer.keepers[i].name for i in sorted(writer.done)]
+    "Leave what can be gone on with, and note it on the error"
+    writer.checkpoint.written = {}
+    names = [writer.keepers[i].name for i in sorted(writer.done)]
+    count = f"{len(names)} of {len(writer.keepers)} blocks"
     if writer.identity["key"] is None:
         shutil.rmtree(writer.aside, ignore_errors=True)
-        kept = f"{len(names)} of {len(writer.keepers)} blocks were done; they are discarded"
+        kept = f"{count} were done; they are discarded"
     else:
         _clear(writer.aside)
-        kept = f"{len(names)} of {len(writer.keepers)} blocks are done{f', the last is {names[-1]}' if names else ''}; they wait in {writer.aside}, and the same call goes on from there"
+        last = f", the last is {names[-1]}" if names else ""
+        kept = f"{count} are done{last}; they wait in {writer.aside}, and the same call goes on from there"
     error.add_note(f"{kept}. The checkpoint in {writer.checkpoint.folder} is as it was.")
+
+@patch
+def __exit__(self:ShardWriter, kind, error, trace):
+    if error is not None: return _give_up(self, error)
+    try: _finish(self)
+    except BaseException as e:
+        _give_up(self, e)
+        raise
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #1176e013
 class HiddenStore:
@@ -146,13 +194,12 @@ class HiddenStore:
         folder:str|Path|None=None, # Where the temporary file goes; `None`: where the system keeps such files
     ):
         if budget<0: raise ValueError(f"`budget` must be 0 or more bytes, got {budget}")
-        if folder is not None and not Path(folder).is_dir(): raise ValueError(f"`folder` must be a folder that exists, got {str(folder)!r}")
-        self.budget,self.folder,self.slots,self.file,self.on_disk = budget,folder,[],None,0
+        if folder is not None and not Path(folder).is_dir():
+            raise ValueError(f"`folder` must be a folder that exists, got {str(folder)!r}")
+        self.budget,self.folder = budget,folder
+        self.slots,self.file,self.on_disk = [],None,0
 
-    @property
-    def in_memory(self)->int: "Bytes held in memory"; return sum(o.nbytes for o in self.slots if isinstance(o, Tensor))
     def __len__(self): return len(self.slots)
-    def __repr__(self): return f"HiddenStore: {len(self)} batches, {self.in_memory:,} bytes in memory, {self.on_disk:,} on disk"
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
@@ -161,24 +208,23 @@ class HiddenStore:
         if self.file is not None: self.file.close()
         self.slots,self.file,self.on_disk = [],None,0
 
-    def add(self, hidden:Tensor)->int:
-        "Store one more tensor; returns its number"
-        self.slots.append(None)
-        self[len(self)-1] = hidden
-        return len(self)-1
+# %% ../../nbs/models/40_new_checkpoint.ipynb #9543be29
+@patch(as_prop=True)
+def in_memory(self:HiddenStore)->int:
+    "Bytes held in memory"
+    return sum(o.nbytes for o in self.slots if isinstance(o, Tensor))
 
-    def drop(self, i:int):
-        "Forget a tensor that is in memory; the place of one on disk waits to be written again"
-        if isinstance(self.slots[i], Tensor): self.slots[i] = None
-
-    def __setitem__(self, i, hidden):
-        old,self.slots[i] = self.slots[i],None
-        if old.__class__ is not tuple and self.in_memory+hidden.nbytes<=self.budget: self.slots[i] = hidden.detach()
-        else: self.slots[i] = _to_file(self, hidden.detach(), old)
-
-    def __getitem__(self, i): return self.slots[i] if isinstance(self.slots[i], Tensor) else _from_file(self, *self.slots[i])
+@patch
+def __repr__(self:HiddenStore):
+    return f"HiddenStore: {len(self)} batches, {self.in_memory:,} bytes in memory, {self.on_disk:,} on disk"
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #84ef011f
+def _full(store, size, error):
+    "The error of a temporary file that cannot be written, with what to do"
+    where = store.folder or tempfile.gettempdir()
+    return OSError(error.errno, f"{size:,} bytes of hidden states do not fit into a temporary file in {where} "
+                   f"beside {store.on_disk:,} others: {error.strerror}; name another folder")
+
 def _to_file(store, t, old):
     "Write a tensor to the store's file, in the place of an old one if that is large enough; returns its place"
     start = old[0] if isinstance(old, tuple) and old[1]>=t.nbytes else store.on_disk
@@ -187,12 +233,11 @@ def _to_file(store, t, old):
         if store.file is None: store.file = tempfile.TemporaryFile(dir=store.folder, buffering=0)
         store.file.seek(start)
         while data: data = data[store.file.write(data):]
-    except OSError as e:
-        where = store.folder or tempfile.gettempdir()
-        raise OSError(e.errno, f"{t.nbytes:,} bytes of hidden states do not fit into a temporary file in {where} beside {store.on_disk:,} others: {e.strerror}; name another folder") from e
+    except OSError as e: raise _full(store, t.nbytes, e) from e
     store.on_disk = max(store.on_disk, start+t.nbytes)
     return start,t.nbytes,t.shape,t.dtype,t.device
 
+# %% ../../nbs/models/40_new_checkpoint.ipynb #815f9c70
 def _from_file(store, start, size, shape, dtype, device):
     "Read a tensor back"
     t = torch.empty(shape, dtype=dtype)
@@ -201,30 +246,64 @@ def _from_file(store, start, size, shape, dtype, device):
     while data: data = data[store.file.readinto(data):]
     return t.to(device)
 
+# %% ../../nbs/models/40_new_checkpoint.ipynb #ed4c981a
+@patch
+def __setitem__(self:HiddenStore, i, hidden):
+    old,self.slots[i] = self.slots[i],None
+    hidden = hidden.detach()
+    fits = self.in_memory+hidden.nbytes<=self.budget
+    self.slots[i] = hidden if fits and not isinstance(old, tuple) else _to_file(self, hidden, old)
+
+@patch
+def __getitem__(self:HiddenStore, i):
+    slot = self.slots[i]
+    return slot if isinstance(slot, Tensor) else _from_file(self, *slot)
+
+# %% ../../nbs/models/40_new_checkpoint.ipynb #f2dd9fd5
+@patch
+def add(self:HiddenStore, hidden:Tensor)->int:
+    "Store one more tensor; returns its number"
+    self.slots.append(None)
+    self[len(self)-1] = hidden
+    return len(self)-1
+
+@patch
+def drop(self:HiddenStore, i:int):
+    "Forget a tensor that is in memory; the place of one on disk waits to be written again"
+    if isinstance(self.slots[i], Tensor): self.slots[i] = None
+
 # %% ../../nbs/models/40_new_checkpoint.ipynb #50d5e59e
 class _Spilled(Capture):
+    "A captured batch whose hidden states are a slot of a store"
+    def __init__(self, captured, store):
+        self.store,self.slot,self.ahead = store,None,None
+        super().__init__(captured.model, captured.inputs, captured.hidden, captured.calls, captured.tuple_length)
+
     @property
     def hidden(self)->Tensor: return self.store[self.slot]
     @hidden.setter
-    def hidden(self, value): self.store[self.slot] = value
+    def hidden(self, value):
+        if self.slot is None: self.slot = self.store.add(value)
+        else: self.store[self.slot] = value
 
-    def look_ahead(self, block:Block):
-        "Run one block and keep what it gives beside its input, for `go_on`"
-        output = self.run(block)
-        if self.ahead is None: self.ahead = self.store.add(output)
-        else: self.store[self.ahead] = output
+# %% ../../nbs/models/40_new_checkpoint.ipynb #1984caf6
+@patch
+def look_ahead(self:_Spilled, block:Block):
+    "Run one block and keep what it gives beside its input, for `go_on`"
+    output = self.run(block)
+    if self.ahead is None: self.ahead = self.store.add(output)
+    else: self.store[self.ahead] = output
 
-    def go_on(self):
-        "Let what `look_ahead` kept be the input of the next block"
-        self.store.drop(self.slot)
-        self.slot,self.ahead = self.ahead,self.slot
+@patch
+def go_on(self:_Spilled):
+    "Let what `look_ahead` kept be the input of the next block"
+    self.store.drop(self.slot)
+    self.slot,self.ahead = self.ahead,self.slot
 
+# %% ../../nbs/models/40_new_checkpoint.ipynb #ae5a0bb3
 def spill(
     captured:Capture,  # From `capture`
     store:HiddenStore, # Where its hidden states go
 )->Capture:            # The same batch; the one given need not be kept
     "Move the hidden states of a batch into a store"
-    moved = object.__new__(_Spilled)
-    kept = {k: v for k,v in vars(captured).items() if k!="hidden"}
-    vars(moved).update(kept, store=store, slot=store.add(captured.hidden), ahead=None)
-    return moved
+    return _Spilled(captured, store)

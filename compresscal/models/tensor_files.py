@@ -8,9 +8,9 @@ Docs: https://compresscal.github.io/compresscal/models/tensor_files.html.md"""
 __all__ = ['check_rows', 'read_tensor_rows', 'Spliced', 'write_tensors', 'new_folder']
 
 # %% ../../nbs/models/20_tensor_files.ipynb #8f08edf0
-import errno, json, os, secrets, shutil
+import errno, json, os, shutil
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +19,27 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .loading import StoredTensor, stored_tensors
+from ..core.files import atomic_file
+from .loading import StoredTensor
 
 # %% ../../nbs/models/20_tensor_files.ipynb #f0e9215e
 def check_rows(
-    ids,      # Numbers of rows: a sequence, an array or a tensor, `[rows]`
-    size:int, # How many rows there are
+    ids,            # Numbers of rows: a sequence, an array or a tensor, `[rows]`
+    size:int,       # How many rows there are
     name:str='ids', # What to call them in an error
-)->np.ndarray: # The same, int64
+)->np.ndarray:      # The same, int64
     "Rows that are there, in ascending order and none twice"
     rows = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
-    if rows.ndim!=1 or not len(rows) or rows.dtype.kind not in 'iu': raise ValueError(f"`{name}` must be a row of whole numbers, one or more, got {rows.dtype} of shape {rows.shape}")
+    if rows.ndim!=1 or not len(rows) or rows.dtype.kind not in 'iu':
+        got = f"{rows.dtype} of shape {rows.shape}"
+        raise ValueError(f"`{name}` must be a row of whole numbers, one or more, got {got}")
     rows = rows.astype(np.int64)
     if (rows[1:]<=rows[:-1]).any(): raise ValueError(f"`{name}` must ascend, none of them twice")
-    if rows[0]<0 or rows[-1]>=size: raise ValueError(f"`{name}` must lie in 0..{size-1}, got {rows[0]}..{rows[-1]}")
+    if rows[0]<0 or rows[-1]>=size:
+        raise ValueError(f"`{name}` must lie in 0..{size-1}, got {rows[0]}..{rows[-1]}")
     return rows
 
+# %% ../../nbs/models/20_tensor_files.ipynb #870da3e1
 def read_tensor_rows(
     stored:StoredTensor, # A tensor on disk, `[rows, ...]`
     ids,                 # Which rows, ascending, `[n]`
@@ -42,12 +47,14 @@ def read_tensor_rows(
     "Some rows of a tensor on disk; the others are not read"
     ids = check_rows(ids, stored.shape[0])
     out = torch.empty(len(ids), *stored.shape[1:], dtype=stored.dtype)
-    data, each = memoryview(out.view(-1).view(torch.uint8).numpy()), out[0].nbytes
-    ends = [*np.flatnonzero(np.diff(ids)!=1)+1, len(ids)]
+    memory = memoryview(out.view(-1).view(torch.uint8).numpy())
+    row_bytes = out[0].nbytes
+    ends = [*np.flatnonzero(np.diff(ids)!=1)+1, len(ids)] # where a run of neighbours ends
     with open(stored.file, 'rb') as f:
         for a,b in zip([0, *ends], ends):
-            f.seek(stored.start+int(ids[a])*each)
-            if f.readinto(data[a*each:b*each])<(b-a)*each: raise ValueError(f"{stored.file.name} ends within a tensor")
+            f.seek(stored.start+int(ids[a])*row_bytes)
+            got = f.readinto(memory[a*row_bytes:b*row_bytes])
+            if got<(b-a)*row_bytes: raise ValueError(f"{stored.file.name} ends within a tensor")
     return out
 
 # %% ../../nbs/models/20_tensor_files.ipynb #13bfd5b3
@@ -61,38 +68,58 @@ class Spliced:
     def __post_init__(self):
         object.__setattr__(self, 'ids', check_rows(self.ids, self.base.shape[0]))
         wanted = (len(self.ids), *self.base.shape[1:])
-        if tuple(self.rows.shape)!=wanted: raise ValueError(f"`rows` must have shape {wanted}, got {tuple(self.rows.shape)}")
+        got = tuple(self.rows.shape)
+        if got!=wanted: raise ValueError(f"`rows` must have shape {wanted}, got {got}")
 
     @property
     def shape(self): return self.base.shape
     @property
     def dtype(self): return self.rows.dtype
 
+# %% ../../nbs/models/20_tensor_files.ipynb #9f1b206e
 def _bytes(t): return memoryview(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 def _size(o): return torch.Size(o.shape).numel()*o.dtype.itemsize
 
 def _pieces(o, chunk):
     "A tensor in flat parts of so many numbers"
-    if isinstance(o, Tensor): yield from o.detach().reshape(-1).split(chunk)
-    else:
-        size = torch.Size(o.shape).numel()
-        for at in range(0, size, chunk): yield StoredTensor(o.file, o.start+at*o.dtype.itemsize, o.dtype, (min(chunk, size-at),)).read()
+    if isinstance(o, Tensor):
+        yield from o.detach().reshape(-1).split(chunk)
+        return
+    size = torch.Size(o.shape).numel()
+    for at in range(0, size, chunk):
+        start = o.start+at*o.dtype.itemsize
+        yield StoredTensor(o.file, start, o.dtype, (min(chunk, size-at),)).read()
 
-# %% ../../nbs/models/20_tensor_files.ipynb #13d2833f
-_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16',
-          torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
-
+# %% ../../nbs/models/20_tensor_files.ipynb #1336bb76
 def _fill(file, o, chunk):
-    "Write one tensor where the file stands"
+    "Write one tensor at the file's position"
     start = file.tell()
-    for piece in _pieces(o.base if isinstance(o, Spliced) else o, chunk): file.write(_bytes(piece.to(o.dtype)))
+    base = o.base if isinstance(o, Spliced) else o
+    for piece in _pieces(base, chunk): file.write(_bytes(piece.to(o.dtype)))
     if isinstance(o, Spliced):
-        data, each, end = _bytes(o.rows), _size(o)//o.shape[0], file.tell()
+        data, row_bytes, end = _bytes(o.rows), _size(o)//o.shape[0], file.tell()
         for i,row in enumerate(o.ids):
-            file.seek(start+int(row)*each)
-            file.write(data[i*each:(i+1)*each])
+            file.seek(start+int(row)*row_bytes)
+            file.write(data[i*row_bytes:(i+1)*row_bytes])
         file.seek(end)
 
+# %% ../../nbs/models/20_tensor_files.ipynb #13d2833f
+_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
+          torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8',
+          torch.uint8: 'U8', torch.bool: 'BOOL'}
+
+def _header(tensors, metadata):
+    "What comes before the numbers of a safetensors file"
+    entries, start = {'__metadata__': dict(metadata or {'format': 'pt'})}, 0
+    for name,o in tensors.items():
+        end = start+_size(o)
+        entries[name] = dict(dtype=_names[o.dtype], shape=list(o.shape), data_offsets=[start, end])
+        start = end
+    text = json.dumps(entries).encode()
+    text += b' '*(-len(text)%8)
+    return len(text).to_bytes(8, 'little')+text
+
+# %% ../../nbs/models/20_tensor_files.ipynb #bf8c9a88
 def write_tensors(
     path:str|Path,   # The file to make or replace
     tensors:Mapping[str,Tensor|StoredTensor|Spliced], # What it is to hold
@@ -100,34 +127,32 @@ def write_tensors(
     chunk:int=2**20, # Numbers copied at a time
 ):
     "Write a safetensors file, whole or not at all, with no more than a chunk of what is on disk in memory"
-    path, header, at = Path(path), dict(__metadata__=dict(metadata or {'format': 'pt'})), 0
-    for k,o in tensors.items(): header[k] = dict(dtype=_names[o.dtype], shape=list(o.shape), data_offsets=[at, at := at+_size(o)])
-    text = json.dumps(header).encode()
-    text += b' '*(-len(text)%8)
-    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
-    try:
-        with open(part, 'xb') as f:
-            f.write(len(text).to_bytes(8, 'little')+text)
-            for o in tensors.values(): _fill(f, o, chunk)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError): part.unlink()
-        raise
+    header = _header(tensors, metadata)
+    with atomic_file(path) as file:
+        file.write(header)
+        for o in tensors.values(): _fill(file, o, chunk)
 
 # %% ../../nbs/models/20_tensor_files.ipynb #3c8e4b8e
+def _lock_folder(out):
+    "A lock beside `out` that is held; an error if another process holds it"
+    lock = FileLock(out.with_name(f'.{out.name}.lock'))
+    try: lock.acquire(timeout=0)
+    except Timeout:
+        hint = 'another command is writing it; wait for it, or give another folder'
+        raise BlockingIOError(errno.EAGAIN, hint, str(out)) from None
+    return lock
+
+# %% ../../nbs/models/20_tensor_files.ipynb #8627a605
 @contextmanager
 def new_folder(
     out:str|Path, # The folder, new or empty
 ):                # Another beside it, to be filled
     "A folder that has its name only when it is whole"
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise ValueError(f"`out` must be a new or empty folder, got {str(out)!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"`out` must be a new or empty folder, got {str(out)!r}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside, lock = out.with_name(f'.{out.name}.part'), FileLock(out.with_name(f'.{out.name}.lock'))
-    try: lock.acquire(timeout=0)
-    except Timeout: raise BlockingIOError(errno.EAGAIN, 'another command is writing it; wait for it, or give another folder', str(out)) from None
+    aside, lock = out.with_name(f'.{out.name}.part'), _lock_folder(out)
     try:
         shutil.rmtree(aside, ignore_errors=True) # of a process that was killed
         yield aside

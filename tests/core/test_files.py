@@ -114,5 +114,5 @@ def test_whoever_writes_with_safetensors_sets_the_mode():
     for path in sorted((root/'compresscal').rglob('*.py')):
         if not re.search('save_(file|pretrained|model)', path.read_text()): continue
         calls = {ast.unparse(o.func).split('.')[-1] for o in ast.walk(ast.parse(path.read_text())) if isinstance(o, ast.Call)}
-        if calls & {'save_file','save_pretrained','save_model'}: found[path.stem] = 'give_usual_mode' in calls
+        if calls & {'save_file','save_pretrained','save_model'}: found[path.relative_to(root).as_posix()] = 'give_usual_mode' in calls
     assert found and [k for k,v in found.items() if not v]==[]

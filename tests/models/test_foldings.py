@@ -4,7 +4,7 @@ from torch import nn
 from transformers import AfmoeConfig,FalconConfig,Qwen2MoeConfig,Qwen3MoeConfig
 from compresscal.models.foldings import Folding,_around,_offset,_small,call_again,find_foldings,record_calls
 from compresscal.models.blocks import Block,LinearLayer,capture,decoder_blocks,fingerprint
-from test_models import batch,build,each_family,std
+from test_blocks import batch,build,each_family,std
 
 def first_block(family, dtype=torch.float32, padding="none", index=0):
     "A block and text at its input"

@@ -14,7 +14,7 @@ from compresscal.core.files import embedded_folder
 from compresscal.models.blocks import capture, check_finite, check_replay, decoder_blocks, fingerprint, watch_inputs
 from compresscal.compression.pruning import mask_rows,wanda_scores
 from compresscal.models.new_checkpoint import HiddenStore,ShardWriter,spill
-from test_models import build,copied,families,folder # `folder` is a fixture
+from test_blocks import build,copied,families,folder # `folder` is a fixture
 
 @pytest.fixture
 def checkpoint(folder, tmp_path):
