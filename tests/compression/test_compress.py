@@ -11,7 +11,7 @@ from compresscal.evaluation.perplexity import perplexity
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.pruning import mask_n_m, mask_rows, wanda_scores
-from test_models import families
+from test_blocks import families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -8,7 +8,7 @@ from compresscal.compression.methods import RTN
 from compresscal.compression.compress import AWQ, GPTQ, Combined, Magnitude, SparseGPT, SpQR, Wanda, compress
 from compresscal.compression.grids import choose_grid, round_to_grid
 from compresscal.compression.compression_report import CompressionReport, StoredCodes, output_energy, saved_facts
-from test_compression import make, rows
+from test_compress import make, rows
 from test_grids import old_tensors, quantized
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -8,8 +8,8 @@ from compresscal.compression.compress import AWQ, GPTQ, METHODS, Combined, Magni
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.names import parse_method
 from compresscal.compression.compression_report import plot_errors
-from test_compression import make, rows, same
-from test_models import families
+from test_compress import make, rows, same
+from test_blocks import families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
