@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields
 import pytest, torch
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.methods import RTN
-from compresscal.compression.compress import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda, compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.names import parse_method
 from compresscal.compression.compression_report import plot_errors
