@@ -10,7 +10,7 @@ import pandas as pd, torch
 from safetensors import safe_open
 from compresscal.compression.input_statistics import InputStatistics
 from compresscal.compression.methods import RTN
-from compresscal.compression.compress import GPTQ, Magnitude, SparseGPT, SpQR, Wanda
+from compresscal.compression.methods import GPTQ, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.compression.methods import Method
 
 def read(name:str)->Method|None:

@@ -10,15 +10,16 @@ __all__ = ['scale_candidates', 'round_scaled', 'linear_losses', 'clip_search', '
 
 # %% ../../nbs/compression/60_awq.ipynb #5e457d02
 import re
-from collections.abc import Callable,Collection,Mapping
+from collections.abc import Collection,Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass,replace
+from dataclasses import dataclass
 import torch
 from torch import Tensor
 from .input_statistics import InputStatistics
 from ..models.foldings import call_again,find_foldings,record_calls
 from .grids import awq_levels,check_grid,dequantize,group_index,quantize
 from ..models.blocks import Block,Capture,evaluation_mode,watch_inputs
+from ..core.patching import patch
 
 # %% ../../nbs/compression/60_awq.ipynb #07ac3a8e
 def scale_candidates(
@@ -26,7 +27,8 @@ def scale_candidates(
     steps:int=20, # Number of ratios: 0, 1/steps, ...
 )->Tensor:        # Scales of each feature for each ratio, `[steps, in]`
     "Scales that grow with the loudness of a feature, more and more so"
-    if mean.ndim!=1 or not mean.isfinite().all(): raise ValueError(f"`mean` must be finite values [in], got shape {tuple(mean.shape)}")
+    if mean.ndim!=1 or not mean.isfinite().all():
+        raise ValueError(f"`mean` must be finite values [in], got shape {tuple(mean.shape)}")
     ratios = torch.arange(steps, device=mean.device)/steps
     s = mean.float()[None].pow(ratios[:,None]).clamp(min=1e-4)
     return s/(s.amax(1, keepdim=True)*s.amin(1, keepdim=True)).sqrt()
@@ -39,14 +41,23 @@ def _round(
     symmetric:bool, # Fix the zero at the middle code?
 )->Tensor:          # The nearest levels, `[rows, in]`
     "Round each group of each row"
-    if rest := w.shape[1]%size:
-        return torch.cat([_round(o, bits, min(size, o.shape[1]), symmetric) for o in w.split([w.shape[1]-rest, rest], 1) if o.shape[1]], 1)
+    rest = w.shape[1]%size
+    if rest: # a last group that is shorter
+        parts = [o for o in w.split([w.shape[1]-rest, rest], 1) if o.shape[1]]
+        return torch.cat([_round(o, bits, min(size, o.shape[1]), symmetric) for o in parts], 1)
     groups = w.unflatten(1, (-1,size))
-    scale,zero = awq_levels(groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True), bits, symmetric) # twice as fast as `aminmax` and more
+    low,high = groups.amin(-1, keepdim=True),groups.amax(-1, keepdim=True) # twice as fast as `aminmax` and more
+    scale,zero = awq_levels(low, high, bits, symmetric)
     return dequantize(quantize(groups, scale, zero, bits), scale, zero).flatten(1)
 
-def _few(weight): return weight.split(max(1, 2**19//weight.shape[1])) # rows that stay in the processor's cache
-def _single(device): return torch.autocast(device.type, enabled=False) # compute as the tensors are, whatever forward passes are computed in
+# %% ../../nbs/compression/60_awq.ipynb #5d3d37d2
+def _few(weight):
+    "Some rows at a time, as many as stay in the processor's cache"
+    return weight.split(max(1, 2**19//weight.shape[1]))
+
+def _single(device):
+    "Compute as the tensors are, whatever forward passes are computed in"
+    return torch.autocast(device.type, enabled=False)
 
 def round_scaled(
     weight:Tensor,            # Weights, `[out, in]`
@@ -67,10 +78,11 @@ def _energy(
 )->Tensor:          # A number
     "Squared change of the output, summed over tokens and rows"
     total = 0.
-    for j in (slice(i, i+128) for i in range(0, d.shape[1], 128)):
-        part = d[:,j]@moments[j,j]
-        if j.start: part.addmm_(d[:,:j.start], moments[:j.start,j], alpha=2)
-        total = total+part.mul_(d[:,j]).sum()
+    for start in range(0, d.shape[1], 128):
+        panel = slice(start, start+128)
+        part = d[:,panel]@moments[panel,panel]
+        if start: part.addmm_(d[:,:start], moments[:start,panel], alpha=2) # what is above the diagonal counts twice
+        total = total+part.mul_(d[:,panel]).sum()
     return total
 
 # %% ../../nbs/compression/60_awq.ipynb #e1439a12
@@ -81,40 +93,60 @@ def linear_losses(
     bits:int=4,               # Bits of a code
     group_size:int|None=None, # Weights of a row that share a grid; `None`: the whole row
     symmetric:bool=False,     # Fix the zero at the middle code?
-)->Tensor:                    # For each candidate the squared change of the output, summed over tokens and outputs, `[candidates]`, fp64
+)->Tensor:                    # Squared change of the output, over tokens and outputs, `[candidates]`, fp64
     "What each candidate costs at the output of the linear layer itself"
     check_grid(bits, group_size)
-    size,losses = group_size or weight.shape[1],torch.zeros(len(candidates), dtype=torch.float64, device=weight.device)
+    size = group_size or weight.shape[1]
+    losses = torch.zeros(len(candidates), dtype=torch.float64, device=weight.device)
     with _single(weight.device):
         for w in map(Tensor.float, _few(weight)):
-            for i,s in enumerate(candidates): losses[i] += _energy(_round(w*s, bits, size, symmetric).div_(s).sub_(w), moments)
+            for i,s in enumerate(candidates):
+                change = _round(w*s, bits, size, symmetric).div_(s).sub_(w)
+                losses[i] += _energy(change, moments)
     return losses
 
 # %% ../../nbs/compression/60_awq.ipynb #f02f3337
+def _clip_rows(
+    rows:Tensor,        # Weights in single precision, `[groups, rows, size]`
+    cost,               # Function of their change, `[groups, rows]` from `[groups, rows, size]`
+    levels:list[float], # Fractions of the largest weight
+    bits:int,           # Bits of a code
+    symmetric:bool,     # Fix the zero at the middle code?
+)->Tensor:              # Maxima, `[groups, rows]`
+    "The best maximum of each group"
+    largest = rows.abs().amax(-1)
+    best,least = largest.clone(),torch.full_like(largest, torch.inf)
+    for level in levels:
+        top = largest*level
+        cut = torch.minimum(torch.maximum(rows, -top[...,None]), top[...,None])
+        rounded = _round(cut.flatten(0, 1), bits, rows.shape[-1], symmetric).view_as(rows)
+        error = cost(rounded.sub_(rows))
+        better = error<least
+        best,least = torch.where(better, top, best),torch.where(better, error, least)
+    return best
+
+# %% ../../nbs/compression/60_awq.ipynb #46c2b4bf
 def _clip_part(
     w:Tensor,           # Weights, `[out, groups, size]`
     x:Tensor|None,      # Inputs, `[groups, tokens, size]`
     gram:Tensor|None,   # Their second moments, `[groups, size, size]`
-    levels:list[float], # Fractions of the largest weight
-    bits:int,           # Bits of a code
-    symmetric:bool,     # Fix the zero at the middle code?
+    *settings,          # Levels, bits, and whether the grid is symmetric, as in `_clip_rows`
 )->Tensor:              # Maxima, `[out, groups]`
     "The best maximum of each group of equal size"
-    def cost(d): # [groups, rows, size] -> [groups, rows]
-        return ((d@gram)*d).sum(-1) if gram is not None else (d@x.mT).square_().sum(-1)
-    found = []
-    for rows in w.split(max(1, 2**19//w[0].numel())):
-        rows = rows.float().transpose(0, 1).contiguous()
-        largest = rows.abs().amax(-1)
-        best,least = largest.clone(),torch.full_like(largest, torch.inf)
-        for level in levels:
-            top = largest*level
-            cut = torch.minimum(torch.maximum(rows, -top[...,None]), top[...,None])
-            error = cost(_round(cut.flatten(0, 1), bits, rows.shape[-1], symmetric).view_as(rows).sub_(rows))
-            better = error<least
-            best,least = torch.where(better, top, best),torch.where(better, error, least)
-        found.append(best.T)
-    return torch.cat(found)
+    def cost(d): return (d@x.mT).square_().sum(-1) if gram is None else ((d@gram)*d).sum(-1)
+    few = max(1, 2**19//w[0].numel())
+    found = [_clip_rows(o.float().transpose(0, 1).contiguous(), cost, *settings) for o in w.split(few)]
+    return torch.cat([o.T for o in found])
+
+def _group_moments(moments, size):
+    "Blocks on the diagonal of the second moments, `[groups, size, size]`"
+    blocks = moments.unflatten(0, (-1,size)).unflatten(2, (-1,size))
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+def _group_inputs(rows, size):
+    "Inputs of each group, `[groups, tokens, size]`, and their second moments if they are the smaller matrix"
+    x = rows.float().unflatten(1, (-1,size)).transpose(0, 1).contiguous()
+    return x,x.mT@x if len(rows)>=size else None
 
 # %% ../../nbs/compression/60_awq.ipynb #f59919c2
 def clip_search(
@@ -124,7 +156,7 @@ def clip_search(
     symmetric:bool=False,     # Fix the zero at the middle code?
     *,
     rows:Tensor|None=None,    # Inputs, one row for each token, `[tokens, in]`
-    moments:Tensor|None=None, # Sum over tokens of the product of each two input features, `[in, in]`; not used if `rows` are given
+    moments:Tensor|None=None, # Sum over tokens of the product of each two features, `[in, in]`; not used beside `rows`
     steps:int=20,             # The largest weight times 1, 1-1/steps, ...
     shrink:float=.5,          # ... as long as less than this share goes
 )->Tensor:                    # The largest absolute value of each group, `[out, groups]`, fp32
@@ -133,13 +165,10 @@ def clip_search(
     if rows is None and moments is None: raise ValueError("`rows` or `moments` must be given, got neither")
     n,levels = weight.shape[1],[1-i/steps for i in range(int(shrink*steps))]
     size = min(group_size or n, n)
-    def search(a, b, size):
-        w,x = weight[:,a:b].unflatten(1, (-1,size)),None
-        if rows is None: gram = moments[a:b,a:b].unflatten(0, (-1,size)).unflatten(2, (-1,size)).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
-        else:
-            x = rows[:,a:b].float().unflatten(1, (-1,size)).transpose(0, 1).contiguous()
-            gram = x.mT@x if len(rows)>=size else None
-        return _clip_part(w, x, gram, levels, bits, symmetric)
+    def search(start, stop, size):
+        if rows is None: x,gram = None,_group_moments(moments[start:stop,start:stop], size)
+        else: x,gram = _group_inputs(rows[:,start:stop], size)
+        return _clip_part(weight[:,start:stop].unflatten(1, (-1,size)), x, gram, levels, bits, symmetric)
     whole = n//size*size
     parts = [(0, whole, size)]+[(whole, n, n-whole)]*(whole<n)
     with _single(weight.device): return torch.cat([search(*o) for o in parts], 1)
@@ -163,25 +192,29 @@ def may_clip(
     return not any(o in last for o in ('q_','k_','query','key','Wqkv'))
 
 # %% ../../nbs/compression/60_awq.ipynb #2615aca4
+def _count_tokens(batches)->int:
+    "Tokens of all batches, padding left out"
+    masks = [o.inputs.get('attention_mask') for o in batches]
+    return sum(o.hidden.shape[:2].numel() if m is None else int(m.sum()) for o,m in zip(batches, masks))
+
 def sample_inputs(
-    block:Block,                              # From `decoder_blocks`
-    batches:list[Capture],                    # Calibration text at the block's input
-    statistics:Mapping[str, InputStatistics], # Of the input of each layer; those of layers with one input are one object
-    tokens:int=512,                           # About how many to keep; at least so many, below twice as many
+    block:Block, # From `decoder_blocks`
+    batches:list[Capture], # Calibration text at the block's input
+    statistics:Mapping[str, InputStatistics], # Of each layer's input; those of layers with one input are one object
+    tokens:int=512, # About how many to keep; at least so many, below twice as many
 ):
     "Keep every so many rows of each layer's input, as `memo['rows']` of its statistics"
     if tokens<1: raise ValueError(f"`tokens` must be at least 1, got {tokens}")
-    masks = [o.inputs.get('attention_mask') for o in batches]
-    total = sum(o.hidden.shape[:2].numel() if m is None else int(m.sum()) for o,m in zip(batches, masks))
-    stride,kept,counts = max(total//tokens, 1),{},{}
+    stride,kept,counts = max(_count_tokens(batches)//tokens, 1),{},{}
     def seen(names, x, rows):
-        if not (here := [statistics[o] for o in names if o in statistics]): return
-        key,start = id(here[0]),-counts.get(id(here[0]), 0)%stride
-        counts[key] = counts.get(key, 0)+len(x)
-        kept.setdefault(key, (here[0], []))[1].append(x[start::stride].float())
-    for batch,mask in zip(batches, masks):
-        with watch_inputs(block, seen, mask): batch.run(block)
-    for o,parts in kept.values(): o.memo['rows'] = torch.cat(parts)
+        own = next((statistics[o] for o in names if o in statistics), None)
+        if own is None: return
+        before = counts.get(id(own), 0) # rows of this input so far; those at 0, stride, 2*stride, ... are kept
+        counts[id(own)] = before+len(x)
+        kept.setdefault(id(own), (own, []))[1].append(x[-before%stride::stride].float())
+    for batch in batches:
+        with watch_inputs(block, seen, batch.inputs.get('attention_mask')): batch.run(block)
+    for own,parts in kept.values(): own.memo['rows'] = torch.cat(parts)
 
 # %% ../../nbs/compression/60_awq.ipynb #c5fd4634
 @contextmanager
@@ -197,6 +230,21 @@ def _exchanged(layers, make):
         for i,p in parameters.items(): p.data = kept[i]
 
 # %% ../../nbs/compression/60_awq.ipynb #9b567f07
+def _without_padding(o:Tensor, mask:Tensor|None)->Tensor:
+    "Rows of tokens in single precision; an output of another shape than the mask's is left whole"
+    if mask is None or o.shape[:-1].numel()!=mask.numel(): return o.float()
+    return o.reshape(-1, o.shape[-1])[mask.flatten().to(o.device, torch.bool)].float()
+
+def _changed_outputs(block, call, task, settings):
+    "The output of a module for one batch with each candidate in turn"
+    name,layers,candidates = task
+    args,kwargs,_ = call
+    for s in candidates:
+        def scaled(w): return round_scaled(w, s, *settings)
+        with _exchanged(layers, scaled): after = call_again(block, name, args, kwargs)
+        yield after
+
+# %% ../../nbs/compression/60_awq.ipynb #0f35faaa
 def block_losses(
     block:Block,           # From `decoder_blocks`
     batches:list[Capture], # Calibration text at its input
@@ -204,22 +252,19 @@ def block_losses(
     bits:int=4,            # Bits of a code
     group_size:int|None=None, # Weights of a row that share a grid; `None`: the whole row
     symmetric:bool=False,  # Fix the zero at the middle code?
-)->list[Tensor]:           # For each task the mean squared change of the module's output with each candidate, `[candidates]`, fp64
+)->list[Tensor]:           # Mean squared change of each task's module with each candidate, `[candidates]`, fp64
     "What each candidate costs at the output of a module"
-    losses,counts = [torch.zeros(len(c), dtype=torch.float64, device=c.device) for _,_,c in tasks],[0]*len(tasks)
+    losses = [torch.zeros(len(c), dtype=torch.float64, device=c.device) for _,_,c in tasks]
+    counts,settings = [0]*len(tasks),(bits, group_size, symmetric)
     with evaluation_mode(block.module):
         for batch in batches:
             mask,calls = batch.inputs.get('attention_mask'),record_calls(block, batch, {o[0] for o in tasks})
-            def kept(o): # without padding
-                whole = mask is None or o.shape[:-1].numel()!=mask.numel()
-                return (o if whole else o.reshape(-1, o.shape[-1])[mask.flatten().to(o.device, torch.bool)]).float()
-            for t,(name,layers,candidates) in enumerate(tasks):
-                args,kwargs,before = calls[name]
-                before = kept(before)
+            for t,task in enumerate(tasks):
+                call = calls[task[0]]
+                before = _without_padding(call[2], mask)
                 counts[t] += before.numel()
-                for i,s in enumerate(candidates):
-                    with _exchanged(layers, lambda w: round_scaled(w, s, bits, group_size, symmetric)): after = call_again(block, name, args, kwargs)
-                    losses[t][i] += kept(after).sub_(before).square_().sum()
+                for i,after in enumerate(_changed_outputs(block, call, task, settings)):
+                    losses[t][i] += _without_padding(after, mask).sub_(before).square_().sum()
     return [o/max(n, 1) for o,n in zip(losses, counts)]
 
 # %% ../../nbs/compression/60_awq.ipynb #94923dd9
@@ -237,16 +282,24 @@ class Scaling:
     @property
     def loss(self)->tuple:
         "Of plain rounding, and with the scales"
-        return (None,None) if self.losses is None else tuple(float(self.losses[i]) for i in (0, round(self.ratio*len(self.losses))))
-    @property
-    def row(self)->dict:
-        "A row of a table"
-        before,after = self.loss
-        return dict(layers=', '.join(self.layers), producer=self.producer, scored=self.scored, ratio=self.ratio, loss_before=before, loss_after=after, why=self.why)
-    def __repr__(self):
-        if self.why: what = f"not scaled, {self.why}"
-        else: what = f"ratio {self.ratio:g}, loss {self.loss[1]/max(self.loss[0], 1e-38):.0%}, folded into {self.producer}"
-        return f"{', '.join(self.layers[:3])}{', ...'*(len(self.layers)>3)}: {what}"
+        if self.losses is None: return None,None
+        best = round(self.ratio*len(self.losses))
+        return float(self.losses[0]),float(self.losses[best])
+
+# %% ../../nbs/compression/60_awq.ipynb #e44338ab
+@patch(as_prop=True)
+def row(self:Scaling)->dict:
+    "A row of a table"
+    before,after = self.loss
+    return dict(layers=', '.join(self.layers), producer=self.producer, scored=self.scored, ratio=self.ratio,
+                loss_before=before, loss_after=after, why=self.why)
+
+@patch
+def __repr__(self:Scaling):
+    layers = ', '.join(self.layers[:3])+', ...'*(len(self.layers)>3)
+    if self.why: return f"{layers}: not scaled, {self.why}"
+    before,after = self.loss
+    return f"{layers}: ratio {self.ratio:g}, loss {after/max(before, 1e-38):.0%}, folded into {self.producer}"
 
 # %% ../../nbs/compression/60_awq.ipynb #83fdcf9d
 def divide_inputs(
@@ -259,63 +312,89 @@ def divide_inputs(
     if rows is not None: statistics.memo['rows'] = rows/scales
 
 # %% ../../nbs/compression/60_awq.ipynb #2df22b1c
+def _distinct(statistics, names):
+    "Statistics of the layers' inputs, of layers that share an input once"
+    return list({id(statistics[n]): statistics[n] for n in names}.values())
+
 def _mean(folding, names, statistics):
     "Mean absolute value of the features, over all tokens that reach one of the layers; `None` if none did"
-    own = list({id(statistics[n]): statistics[n] for n in names}.values())
-    if not (tokens := sum(o.tokens for o in own)): return None
-    if any(o.absolute is None for o in own): raise ValueError(f"`statistics` must hold sums of absolute values, but those of {own[0].name} do not")
+    own = _distinct(statistics, names)
+    tokens = sum(o.tokens for o in own)
+    if not tokens: return None
+    if any(o.absolute is None for o in own):
+        raise ValueError(f"`statistics` must hold sums of absolute values, but those of {own[0].name} do not")
     return folding.share(sum(o.absolute for o in own)/tokens)
 
-def _linear_mean(layers, statistics, candidates, settings):
-    "Mean squared change of the layers' own outputs for each candidate"
-    total = sum(linear_losses(o.weight, candidates, statistics[o.name].moments, *settings) for o in layers if statistics[o.name].tokens)
-    return total/sum(statistics[o.name].tokens*len(o.weight) for o in layers)
-
-def _pick(folding, losses, candidates):
-    "The best candidate that can be folded"
-    losses = losses.nan_to_num(nan=torch.inf)
-    return next((int(i) for i in losses.argsort(stable=True) if losses[i].isfinite() and folding.fits(candidates[i])), 0)
+# %% ../../nbs/compression/60_awq.ipynb #eb20a1ec
+def _why_not(mean, folding, grouped_query):
+    "The reason not to scale an input, if there is one"
+    if mean is None: return "no token reached it"
+    if folding.shared and not grouped_query:
+        return f"one output of {folding.producer} makes several of its features, see `grouped_query`"
 
 def _ask(block, foldings, names, statistics, grouped_query, steps):
     "What there is to search, as (folding, layers to round, candidates), and records of what is left out"
     todo,left = [],[]
     for f in foldings:
-        if not (layers := [block[n] for n in f.layers if n in names]): continue
+        layers = [block[n] for n in f.layers if n in names]
+        if not layers: continue
         mean = _mean(f, [o.name for o in layers], statistics)
-        if mean is None: left.append(Scaling(f.layers, f.producer, why="no token reached it"))
-        elif f.shared and not grouped_query:
-            left.append(Scaling(f.layers, f.producer, why=f"one output of {f.producer} makes several of its features, see `grouped_query`"))
+        why = _why_not(mean, f, grouped_query)
+        if why: left.append(Scaling(f.layers, f.producer, why=why))
         else: todo.append((f, layers, scale_candidates(mean, steps)))
     return todo,left
 
+# %% ../../nbs/compression/60_awq.ipynb #e60d2869
+def _linear_mean(layers, statistics, candidates, settings):
+    "Mean squared change of the layers' own outputs for each candidate"
+    total = sum(linear_losses(o.weight, candidates, statistics[o.name].moments, *settings)
+                for o in layers if statistics[o.name].tokens)
+    return total/sum(statistics[o.name].tokens*len(o.weight) for o in layers)
+
+def _score(block, batches, todo, statistics, search, settings):
+    "For each input that is searched whose output is scored, and its losses"
+    by_block = [search=='block' and len(layers)>1 for _,layers,_ in todo]
+    tasks = [(f.module, layers, candidates) for (f,layers,candidates),o in zip(todo, by_block) if o]
+    found = iter(block_losses(block, batches, tasks, *settings) if tasks else [])
+    for (f,layers,candidates),o in zip(todo, by_block):
+        if o: yield f.module or 'the block',next(found)
+        else: yield 'linear',_linear_mean(layers, statistics, candidates, settings)
+
+def _pick(folding, losses, candidates):
+    "The best candidate that can be folded"
+    losses = losses.nan_to_num(nan=torch.inf)
+    fitting = (int(i) for i in losses.argsort(stable=True) if losses[i].isfinite() and folding.fits(candidates[i]))
+    return next(fitting, 0)
+
+# %% ../../nbs/compression/60_awq.ipynb #8ef57899
+def _fold(folding, scales, statistics):
+    "Scale an input, and keep its statistics in step"
+    folding.fold(scales)
+    for own in _distinct(statistics, [n for n in folding.layers if n in statistics]): divide_inputs(own, scales)
+
 # %% ../../nbs/compression/60_awq.ipynb #b8a4a995
 def scale_block(
-    block:Block,                  # From `decoder_blocks`, its weights uncompressed
-    batches:list[Capture],        # Calibration text at its input
-    statistics:Mapping[str, InputStatistics], # Of the input of each layer that will be rounded, with moments and magnitudes; kept in step
-    bits:int=4,                   # Bits of a code
-    group_size:int|None=128,      # Weights of a row that share a grid; `None`: the whole row
-    symmetric:bool=False,         # Fix the zero at the middle code?
+    block:Block, # From `decoder_blocks`, its weights uncompressed
+    batches:list[Capture], # Calibration text at its input
+    statistics:Mapping[str, InputStatistics], # Of each layer's input, with moments and magnitudes; kept in step
+    bits:int=4, # Bits of a code
+    group_size:int|None=128, # Weights of a row that share a grid; `None`: the whole row
+    symmetric:bool=False, # Fix the zero at the middle code?
     *,
     names:Collection[str]|None=None, # Layers that will be rounded; `None`: all that `statistics` holds
-    search:str='block',           # Score by the output of the module that holds the layers (`'block'`), or of the layers themselves (`'linear'`)?
-    grouped_query:bool=False,     # Also scale where several features must share a scale? The original does not
-    steps:int=20,                 # Number of ratios
-)->list[Scaling]:                 # What was done to each input
+    search:str='block', # Score by the module around the layers (`'block'`), or by them (`'linear'`)?
+    grouped_query:bool=False, # Also scale where several features must share a scale? The original does not
+    steps:int=20, # Number of ratios
+)->list[Scaling]: # What was done to each input
     "Scale the inputs of a block so that rounding hurts its output least"
     check_grid(bits, group_size)
     if search not in ('block','linear'): raise ValueError(f"`search` must be 'block' or 'linear', got {search!r}")
-    settings,names = (bits, group_size, symmetric),set(statistics if names is None else names)
+    names,done = set(statistics if names is None else names),[]
     foldings,reasons = find_foldings(block, batches[0])
-    (todo,left),done = _ask(block, foldings, names, statistics, grouped_query, steps),[]
-    asked = [o for o in todo if search=='block' and len(o[1])>1]
-    found = {id(o): l for o,l in zip(asked, block_losses(block, batches, [(f.module,*rest) for f,*rest in asked], *settings) if asked else [])}
-    for o in todo:
-        f,layers,candidates = o
-        losses = found[id(o)] if id(o) in found else _linear_mean(layers, statistics, candidates, settings)
+    todo,left = _ask(block, foldings, names, statistics, grouped_query, steps)
+    scores = _score(block, batches, todo, statistics, search, (bits, group_size, symmetric))
+    for (f,_,candidates),(scored,losses) in zip(todo, scores):
         best = _pick(f, losses, candidates)
-        done.append(Scaling(f.layers, f.producer, (f.module or 'the block') if id(o) in found else 'linear', losses, best/steps, candidates[best]))
-    for (f,*_),o in zip(todo, done):
-        f.fold(o.scales)
-        for own in {id(statistics[n]): statistics[n] for n in f.layers if n in statistics}.values(): divide_inputs(own, o.scales)
+        done.append(Scaling(f.layers, f.producer, scored, losses, best/steps, candidates[best]))
+    for (f,*_),o in zip(todo, done): _fold(f, o.scales, statistics)
     return done+left+[Scaling((n,), why=why) for n,why in reasons.items() if n in names]

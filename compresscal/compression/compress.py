@@ -10,6 +10,7 @@ __all__ = ['capture_batches', 'compress']
 # %% ../../nbs/compression/90_compress.ipynb #9c1ebfb2
 import json,os
 from contextlib import contextmanager,nullcontext
+from functools import partial
 from time import perf_counter
 import torch
 from torch import Tensor
@@ -17,30 +18,39 @@ from tqdm.auto import tqdm
 from .input_statistics import collect,fitting_batch,pad_right
 from ..calibration.calibration_set import CalibrationSet
 from .grids import Quantized
-from .methods import AWQ,GPTQ,METHODS,NEEDS,RTN,Combined,Magnitude,Method,SparseGPT,SpQR,Wanda,matches
+from .methods import NEEDS,Method,matches
 from ..models.loading import is_offloaded,require_model
 from ..models.blocks import Block,capture,decoder_blocks
-from .compression_report import CompressionReport,StoredCodes,describe,plot_errors
+from .compression_report import CompressionReport,StoredCodes,describe
 from ..models.new_checkpoint import HiddenStore,ShardWriter,spill
 
 # %% ../../nbs/compression/90_compress.ipynb #7eb41ef3
+def _check_skip(skip, names):
+    "Say which pattern of layers to leave alone means no layer"
+    unused = [p for p in skip if not any(matches(o, p) for o in names)]
+    if unused: raise ValueError(f"`skip` must match names of layers such as {names[-1]!r}, got {unused[0]!r}")
+
+def _method_for(full, weight, method, skip):
+    "The method for a layer, checked; `None` where it is left alone"
+    own = None if any(matches(full, p) for p in skip) else method.for_layer(full)
+    if own is None: return None
+    try: own.check(weight)
+    except ValueError as e: raise ValueError(f"{full} cannot be compressed by {own.label}: {e}") from None
+    return own
+
+# %% ../../nbs/compression/90_compress.ipynb #78f942c0
 def _choose(blocks:list[Block], method:Method, skip)->dict[int,dict]:
     "The layers to compress by index of the block, and the method for each"
-    skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    skip,chosen = (skip,) if isinstance(skip, str) else tuple(skip),{}
     names = [f"{b.name}.{o.name}" for b in blocks for o in b.linears]
-    if unused := [p for p in skip if not any(matches(o, p) for o in names)]:
-        raise ValueError(f"`skip` must match names of layers such as {names[-1]!r}, got {unused[0]!r}")
+    _check_skip(skip, names)
     method.check_names(names)
-    chosen = {}
     for block in blocks:
         for layer in block.linears:
-            full = f"{block.name}.{layer.name}"
-            own = None if any(matches(full, p) for p in skip) else method.for_layer(full)
-            if own is None: continue
-            try: own.check(layer.weight)
-            except ValueError as e: raise ValueError(f"{full} cannot be compressed by {own.label}: {e}") from None
-            chosen.setdefault(block.index, {})[layer.name] = own
-    if not chosen: raise ValueError(f"`skip` and `method` must leave a layer to compress, got {skip!r} and {method.label}")
+            own = _method_for(f"{block.name}.{layer.name}", layer.weight, method, skip)
+            if own is not None: chosen.setdefault(block.index, {})[layer.name] = own
+    if not chosen:
+        raise ValueError(f"`skip` and `method` must leave a layer to compress, got {skip!r} and {method.label}")
     return chosen
 
 # %% ../../nbs/compression/90_compress.ipynb #56265fd9
@@ -50,18 +60,29 @@ def _each(o, change):
     if isinstance(o, dict): return {k: _each(v, change) for k,v in o.items()}
     return type(o)(_each(v, change) for v in o) if type(o) in (tuple,list) else o
 
+def _same(a, b):
+    "Are two tensors equal, wherever they are?"
+    return a.shape==b.shape and a.dtype==b.dtype and torch.equal(a, b.to(a.device))
+
 def _sharing(device):
     "A function that moves tensors to a device, and gives the earlier tensor where it has seen an equal one"
     kept,moved = [],{}
     def one(t):
-        if id(t) not in moved:
-            same = next((o for o in kept if o.shape==t.shape and o.dtype==t.dtype and torch.equal(o, t.to(o.device))), None)
-            if same is None: kept.append(same:=t.to(device))
-            moved[id(t)] = t,same # holds `t`, whose number would else be given to another tensor
-        return moved[id(t)][1]
+        if id(t) in moved: return moved[id(t)][1]
+        same = next((o for o in kept if _same(o, t)), None)
+        if same is None:
+            same = t.to(device)
+            kept.append(same)
+        moved[id(t)] = t,same # holds `t`, whose number would else be given to another tensor
+        return same
     return one
 
 # %% ../../nbs/compression/90_compress.ipynb #51351e23
+def _masks(mask, tokens, size)->list:
+    "The mask of each batch, `None` where it has no padding"
+    if mask is None: return [None]*len(tokens)
+    return [None if m.all() else m for m in mask.split(size)]
+
 def capture_batches(
     model,                      # Causal language model
     calibration:CalibrationSet, # The text
@@ -73,8 +94,8 @@ def capture_batches(
     tokens,mask = calibration.tokens,calibration.mask
     if mask is not None: tokens,mask = pad_right(tokens, mask)
     size = fitting_batch(tokens.shape[1], device, batch_size)
-    masks,shared,batches = [None]*len(tokens) if mask is None else [m if not m.all() else None for m in mask.split(size)],_sharing(device),[]
-    for t,m in zip(tokens.split(size), masks):
+    shared,batches = _sharing(device),[]
+    for t,m in zip(tokens.split(size), _masks(mask, tokens, size)):
         batch = capture(model, t, m)
         batch.calls,batch.hidden = _each(batch.calls, shared),batch.hidden.to(device)
         batches.append(spill(batch, store))
@@ -84,7 +105,8 @@ def capture_batches(
 def _precision(device, dtype):
     "A context in which forward passes run in another number format"
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in (None,torch.float32,torch.bfloat16,torch.float16): raise ValueError(f"`forward_dtype` must be 'bfloat16', 'float16' or None, got {dtype!r}")
+    if found not in (None,torch.float32,torch.bfloat16,torch.float16):
+        raise ValueError(f"`forward_dtype` must be 'bfloat16', 'float16' or None, got {dtype!r}")
     if found in (None,torch.float32): return nullcontext
     return lambda: torch.autocast(device.type, found, cache_enabled=False) # a cache would not see that weights change
 
@@ -99,7 +121,8 @@ def _compress_layer(block, name, method, statistics, errors):
         raise
     codes = new if isinstance(new, Quantized) else None
     new = (new if codes is None else codes.dequantize()).to(layer.weight.dtype) # as the model will hold it
-    if not new.isfinite().all(): raise ValueError(f"{block.name}.{name} would get weights that are not finite from {method.label}")
+    if not new.isfinite().all():
+        raise ValueError(f"{block.name}.{name} would get weights that are not finite from {method.label}")
     row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes, errors))
     layer.weight.copy_(new)
     raised = statistics is not None and bool(statistics.memo.get('raised'))
@@ -116,7 +139,9 @@ def _parts(block, methods):
 def _observe(block, names, methods, method, batches, errors):
     "Run a block as it is; statistics of the inputs of some of its layers"
     level = max(NEEDS.index(o.needs) for o in methods.values())
-    found = collect(block, batches, level>=2 or bool(errors), set(names), magnitudes=level>=3, squares=level<2) if batches else {}
+    found = {}
+    if batches:
+        found = collect(block, batches, level>=2 or bool(errors), set(names), magnitudes=level>=3, squares=level<2)
     found = {name: found[name] for name in names if name in found} # those of layers left alone are of no use
     method.observe_block(block, batches, found)
     return found
@@ -153,8 +178,9 @@ def _present(block, device):
 def _output(model, out, settings):
     "What writes the new checkpoint, if there is to be one"
     if is_offloaded(model)!=(out is not None):
-        raise ValueError("`out` must name a folder for the new checkpoint where the blocks of `model` stay on disk, and must not be given otherwise; got "
-                         f"{out!r} for a model {'on disk' if is_offloaded(model) else 'in memory'}")
+        where = 'on disk' if is_offloaded(model) else 'in memory'
+        raise ValueError("`out` must name a folder for the new checkpoint where the blocks of `model` stay on disk, "
+                         f"and must not be given otherwise; got {out!r} for a model {where}")
     if out is None: return nullcontext()
     return ShardWriter(model, out, json.dumps(settings()))
 
@@ -174,63 +200,91 @@ def _each_batch(batches, precision, do):
         for batch in batches: do(batch)
 
 # %% ../../nbs/compression/90_compress.ipynb #2966b255
+def _finished(block, writer, report):
+    "Take over what was noted of a block that an earlier run has finished; was there one?"
+    if writer is None or block.index not in writer.done: return False
+    note = writer.done[block.index] or dict(rows=[], notes=[]) # nothing is noted of a block left alone
+    report.rows.extend(note['rows'])
+    report.notes.extend(note['notes'])
+    return True
+
 def _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar):
     "Compress block after block; the report grows with each"
     last = max(chosen)
     for block in bar(blocks[:last+1]):
-        finished,to_come = writer is not None and block.index in writer.done,block.index<last
-        dense_past = method.dense_past and block.index in chosen
-        with writer.original(block) if finished and dense_past else nullcontext(), _present(block, device):
+        to_come,dense_past = block.index<last,method.dense_past and block.index in chosen
+        finished = writer is not None and block.index in writer.done
+        dense = writer.original(block) if finished and dense_past else nullcontext()
+        with dense, _present(block, device):
             if to_come and dense_past: _each_batch(batches, precision, lambda o: o.look_ahead(block))
-            if finished:
-                note = writer.done[block.index] or dict(rows=[], notes=[]) # nothing is noted of a block left alone
-                report.rows.extend(note['rows']); report.notes.extend(note['notes'])
-            elif block.index in chosen: _replace_block(block, chosen[block.index], method, batches, precision, errors, writer, report)
+            if not _finished(block, writer, report) and block.index in chosen:
+                _replace_block(block, chosen[block.index], method, batches, precision, errors, writer, report)
             if to_come: _each_batch(batches, precision, lambda o: o.go_on() if dense_past else o.step(block))
 
 # %% ../../nbs/compression/90_compress.ipynb #47e2957d
 def _text(calibration, method, output_errors):
     "The calibration set that is to be read, `None` if none is"
-    if output_errors not in (None,True,False): raise ValueError(f"`output_errors` must be True, False or None, got {output_errors!r}")
+    if output_errors not in (None,True,False):
+        raise ValueError(f"`output_errors` must be True, False or None, got {output_errors!r}")
     if method.needs=='nothing' and not output_errors: return None
     if isinstance(calibration, Tensor): calibration = CalibrationSet.from_tokens(calibration)
     if isinstance(calibration, CalibrationSet): return calibration
     what = 'the output errors of '*(method.needs=='nothing')+method.label
-    raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length] for {what}, got {type(calibration).__name__}")
+    raise TypeError("`calibration` must be a CalibrationSet or token ids [sequences, length] "
+                    f"for {what}, got {type(calibration).__name__}")
 
+def _checked(model, method, calibration, output_errors):
+    "The text that is to be read, if the arguments are what they should be"
+    if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
+    require_model(model)
+    return _text(calibration, method, output_errors)
+
+def _how_far(report, chosen)->str:
+    "What has become of a model in memory when the walk broke off"
+    done = list(dict.fromkeys(o['block'] for o in report.rows))
+    last = f', the last is {done[-1]}' if done else ''
+    return f"{len(done)} of {len(chosen)} blocks are compressed{last}; the next may be in part. " \
+           "Load `model` again before another try."
+
+# %% ../../nbs/compression/90_compress.ipynb #7d2d6204
+def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, settings,
+         progress):
+    "Open what is needed, walk, and say how far it went if it breaks off"
+    bar = partial(tqdm, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
+    text = None if calibration is None else f"{calibration.name} {calibration.hash}"
+    with _output(model, out, settings) as writer, HiddenStore(memory) as store:
+        batches = [] if calibration is None else capture_batches(model, calibration, batch_size, store, device)
+        seen,codes = None if method.needs=='nothing' else text,{} if writer is None else StoredCodes(writer)
+        report = CompressionReport(method, seen, [], codes, errors_on=text)
+        try: _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar)
+        except Exception as e:
+            if writer is None: e.add_note(_how_far(report, chosen))
+            raise
+    return report
+
+# %% ../../nbs/compression/90_compress.ipynb #8bf9b0bf
 @torch.inference_mode(False)
 @torch.no_grad()
 def compress(
     model,               # Causal language model; its weights are replaced in place, unless they stay on disk
     method:Method,       # Such as `Wanda(0.5)`
-    calibration=None,    # `CalibrationSet` or token ids `[sequences, length]`; not needed by methods that look at weights alone
+    calibration=None,    # `CalibrationSet` or token ids `[sequences, length]`; not needed by methods that need nothing
     *,
-    blocks=None,         # As `decoder_blocks` gives them, where they are known already; `None`: the model is looked over
+    blocks=None,         # As `decoder_blocks` gives them, where they are known; `None`: the model is looked over
     skip=(),             # Patterns of layers to leave alone, such as `"down_proj"` or `"model.layers.0.*"`
     batch_size:int=None, # Sequences in one forward pass; `None`: about 1,024 tokens on a CPU, 16,384 on a GPU
     forward_dtype=None,  # Number format of forward passes, such as `"bfloat16"`; `None`: the model's own
     device=None,         # Where to compute, one block at a time; `None`: where the model is
     memory:int=2**33,    # Bytes of hidden states to keep in memory; what is beyond goes to a temporary file
     out=None,            # Folder for the new checkpoint of a model loaded with `offload=True`
-    output_errors:bool|None=None, # Measure how far each layer's output moves? `None`: where the method sums second moments anyway; `True`: always, for which `calibration` is needed
+    output_errors:bool|None=None, # Measure how far outputs move? `None`: where second moments are summed anyway
     progress:bool=True,  # Show a progress bar?
 )->CompressionReport:    # What was done to each layer
     "Compress the linear layers of a model, block by block"
-    if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
-    require_model(model)
-    calibration = _text(calibration, method, output_errors)
+    text = _checked(model, method, calibration, output_errors)
     device = model.get_input_embeddings().weight.device if device is None else torch.device(device)
     precision,blocks = _precision(device, forward_dtype),blocks or decoder_blocks(model)
-    chosen = _choose(blocks, method, skip)
-    def bar(blocks): return tqdm(blocks, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
-    def settings(): return [method.settings(), None if calibration is None else calibration.hash, skip, batch_size, str(forward_dtype), output_errors]
-    with _output(model, out, settings) as writer, HiddenStore(memory) as store:
-        batches = [] if calibration is None else capture_batches(model, calibration, batch_size, store, device)
-        text = None if calibration is None else f"{calibration.name} {calibration.hash}"
-        report = CompressionReport(method, None if method.needs=='nothing' else text, [], {} if writer is None else StoredCodes(writer), errors_on=text)
-        try: _walk(blocks, chosen, method, batches, precision, device, output_errors, writer, report, bar)
-        except Exception as e:
-            done = list(dict.fromkeys(o['block'] for o in report.rows))
-            if writer is None: e.add_note(f"{len(done)} of {len(chosen)} blocks are compressed{f', the last is {done[-1]}' if done else ''}; the next may be in part. Load `model` again before another try.")
-            raise
-    return report
+    chosen,text_hash = _choose(blocks, method, skip),None if text is None else text.hash
+    def settings(): return [method.settings(), text_hash, skip, batch_size, str(forward_dtype), output_errors]
+    return _run(model, method, text, chosen, blocks, batch_size, device, memory, out, precision, output_errors,
+                settings, progress)

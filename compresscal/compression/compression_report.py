@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass,field
-from operator import attrgetter
 from pathlib import Path
 import pandas as pd
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from .input_statistics import InputStatistics
 from .grids import Quantized
 from ..models.loading import stored_tensors
+from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_lines
 from ..core.tables import escape_markdown,markdown_table,one_line
 from ..models.tensor_files import write_tensors
@@ -48,6 +48,7 @@ def output_error(
     energy = output_energy(old, statistics)
     return output_energy(new-old, statistics)/energy if energy else None
 
+# %% ../../nbs/compression/80_compression_report.ipynb #94785323
 def describe(
     old:Tensor,                      # Weight before, `[out, in]`
     new:Tensor,                      # Weight after, as the model holds it, `[out, in]`
@@ -58,10 +59,13 @@ def describe(
     "What compression did to a layer"
     old,new,seen = old.float(),new.float(),statistics is not None
     weight_error = float((new-old).square().sum()/old.square().sum().clamp(min=1e-38))
-    return dict(outputs=old.shape[0], inputs=old.shape[1], sparsity=float((new==0).float().mean()),
-                bits=None if quantized is None else quantized.bits_per_weight, weight_error=weight_error,
+    return dict(outputs=old.shape[0], inputs=old.shape[1],
+                sparsity=float((new==0).float().mean()),
+                bits=None if quantized is None else quantized.bits_per_weight,
+                weight_error=weight_error,
                 output_error=output_error(old, new, statistics) if errors else None,
-                damping=statistics.memo.get('damping') if seen else None, tokens=statistics.tokens if seen else None,
+                damping=statistics.memo.get('damping') if seen else None,
+                tokens=statistics.tokens if seen else None,
                 dead_inputs=int((statistics.squares==0).sum()) if seen else None)
 
 # %% ../../nbs/compression/80_compression_report.ipynb #e41fa69e
@@ -76,7 +80,7 @@ class StoredCodes(Mapping):
     "Codes, scales and zeros of quantized layers, by full name of the layer, in files of a folder"
     def __init__(self,
         writer, # `ShardWriter` of the new checkpoint, or the checkpoint's folder
-    ): self.writer,self._known = writer,{}
+    ): self.writer,self._known = writer,{} # `_known`: layers of each file that was opened
 
     @property
     def folder(self)->Path:
@@ -84,33 +88,55 @@ class StoredCodes(Mapping):
         if isinstance(self.writer, (str,Path)): return Path(self.writer)
         return self.writer.aside if self.writer.aside.exists() else self.writer.folder
 
-    def save(self,
-        index:int,                   # Number of the block
-        codes:dict[str,Quantized],   # Its quantized layers
-    ):
-        "Write the codes of one block, packed"
-        if not codes: return
-        tensors = {f"{name}/{part}": t.cpu() for name,q in codes.items() for part,t in q.tensors().items()}
-        write_tensors(self.folder/f"codes-{index:05}.safetensors", tensors)
-
-    def _files(self):
-        "Name of each layer -> its file; a file is opened again only if it has changed"
-        def mark(file): return file.name,*attrgetter('st_ino','st_mtime_ns','st_size')(file.stat())
-        files = [(o, mark(o)) for o in sorted(self.folder.glob("codes-*.safetensors"))]
-        for file,mark in files:
-            if mark in self._known: continue
-            with _opened(file) as f: self._known[mark] = list(dict.fromkeys(key.rpartition('/')[0] for key in f.keys()))
-        return {name: file for file,mark in files for name in self._known[mark]}
-
     def __iter__(self): return iter(self._files())
     def __len__(self): return len(self._files())
-    def __getitem__(self, name):
-        with _opened(self._files()[name]) as f:
-            parts = {part: f.get_tensor(key) for key in f.keys() for layer,_,part in [key.rpartition('/')] if layer==name}
-        return Quantized.from_tensors(parts)
+    def __getitem__(self, name): return _read_layer(self._files()[name], name)
+
+# %% ../../nbs/compression/80_compression_report.ipynb #6e1ce88f
+@patch
+def save(self:StoredCodes,
+    index:int,                   # Number of the block
+    codes:dict[str,Quantized],   # Its quantized layers
+):
+    "Write the codes of one block, packed"
+    if not codes: return
+    tensors = {f"{name}/{part}": t.cpu() for name,q in codes.items() for part,t in q.tensors().items()}
+    write_tensors(self.folder/f"codes-{index:05}.safetensors", tensors)
+
+def _read_layer(file, name)->Quantized:
+    "One layer of a file of codes"
+    with _opened(file) as f:
+        names = {part: key for key in f.keys() for layer,_,part in [key.rpartition('/')] if layer==name}
+        return Quantized.from_tensors({part: f.get_tensor(key) for part,key in names.items()})
+
+# %% ../../nbs/compression/80_compression_report.ipynb #ab22014a
+def _mark(file):
+    "What tells whether a file is still the same"
+    found = file.stat()
+    return file.name,found.st_ino,found.st_mtime_ns,found.st_size
+
+@patch
+def _files(self:StoredCodes):
+    "Name of each layer -> its file; a file is opened again only if it has changed"
+    files = [(o, _mark(o)) for o in sorted(self.folder.glob("codes-*.safetensors"))]
+    for file,mark in files:
+        if mark in self._known: continue
+        with _opened(file) as f: self._known[mark] = list(dict.fromkeys(key.rpartition('/')[0] for key in f.keys()))
+    return {name: file for file,mark in files for name in self._known[mark]}
 
 # %% ../../nbs/compression/80_compression_report.ipynb #9af0f866
-def _megabytes(size): return f"{size/1e6:,.1f} MB" if size>=1e5 else f"{size/1e3:,.1f} kB"
+def _size(files)->str:
+    "How large files are together, in words"
+    size = sum(o.stat().st_size for o in files)
+    return f"{size/1e6:,.1f} MB" if size>=1e5 else f"{size/1e3:,.1f} kB"
+
+def _formats(files)->str:
+    "Number formats of the weights in files, the most frequent first"
+    kinds = Counter()
+    for file in files:
+        for o in stored_tensors(file).values():
+            kinds[str(o.dtype).removeprefix('torch.')] += torch.Size(o.shape).numel()
+    return ' and '.join(kind for kind,_ in kinds.most_common())
 
 def saved_facts(
     folder:str|Path, # A checkpoint, codes beside it or not
@@ -120,12 +146,9 @@ def saved_facts(
     codes = [o for o in files if o.name.startswith('codes-')]
     dense = [o for o in files if o not in codes]
     if not dense: raise ValueError(f"`folder` must hold weights in safetensors files, got {str(folder)!r}")
-    kinds = Counter()
-    for o in (t for file in dense for t in stored_tensors(file).values()): kinds[str(o.dtype).removeprefix('torch.')] += torch.Size(o.shape).numel()
-    formats = ' and '.join(kind for kind,_ in kinds.most_common())
-    line = f"Saved: dense weights in {formats}, {_megabytes(sum(o.stat().st_size for o in dense))}, which other tools read"
+    line = f"Saved: dense weights in {_formats(dense)}, {_size(dense)}, which other tools read"
     if not codes: return f"{line}."
-    return f"{line}; beside them codes, scales and zeros, {_megabytes(sum(o.stat().st_size for o in codes))}, which compresscal reads (`StoredCodes`)."
+    return f"{line}; beside them codes, scales and zeros, {_size(codes)}, which compresscal reads (`StoredCodes`)."
 
 # %% ../../nbs/compression/80_compression_report.ipynb #426530ce
 @dataclass(frozen=True, repr=False)
@@ -134,36 +157,58 @@ class CompressionReport:
     method:object         # The method and its settings
     calibration:str|None  # Name and hash of the calibration set, if one was used
     rows:list[dict]       # One for each compressed layer, in order
-    quantized:Mapping[str,Quantized] = field(default_factory=dict) # Codes, scales and zeros of quantized layers by their full names
-    notes:list[dict] = field(default_factory=list) # What was done to blocks as a whole, such as scales folded into norms
+    quantized:Mapping[str,Quantized] = field(default_factory=dict) # Codes and grids of quantized layers, by name
+    notes:list[dict] = field(default_factory=list) # What was done to whole blocks, such as scales folded into norms
     errors_on:str|None = None # Name and hash of the set on which output errors are measured, if they are
-
-    def _mean(self, column):
-        known = [(o[column],o['outputs']*o['inputs']) for o in self.rows if o[column] is not None]
-        return sum(v*n for v,n in known)/max(sum(n for _,n in known), 1)
-
-    @property
-    def sparsity(self)->float: "Share of zeros among the weights of all compressed layers"; return self._mean('sparsity')
-    @property
-    def bits(self)->float|None: "Average bits per weight of the quantized layers, with all that their files store, as `average_bits` counts; `None` if none is"; return self._mean('bits') or None
-    @property
-    def seconds(self)->float: "Time spent on layers, statistics included"; return sum(o['seconds'] for o in self.rows)
-    @property
-    def unseen(self)->list[str]: "Experts that no calibration token reached"; return [f"{o['block']}.{o['layer']}" for o in self.rows if o['tokens']==0]
-    @property
-    def raised(self)->list[str]: "Layers whose Hessian needed more damping than was asked for"; return [f"{o['block']}.{o['layer']}" for o in self.rows if o['raised']]
 
     def to_pandas(self)->pd.DataFrame: # One row for each compressed layer; columns as in `describe`, and `seconds`
         "All rows; columns that say nothing are left out"
         d = pd.DataFrame(self.rows).dropna(axis=1, how='all')
         return d.drop(columns=[o for o in ('dead_inputs','raised') if o in d and not d[o].any()])
 
-    def __repr__(self):
-        blocks = len({o['block'] for o in self.rows})
-        said = [f"{self.sparsity:.1%} of their weights are zero" if self.sparsity>=.01 or not self.bits else '', f"{self.bits:.2f} bits per weight" if self.bits else '',
-                f"no token reached {len(self.unseen)} of them" if self.unseen else '', f"more damping was needed in {len(self.raised)} of them" if self.raised else '']
-        text = f' on {self.calibration}' if self.calibration else ''
-        return one_line(f"{self.method.label}{text}: {len(self.rows)} layers in {blocks} blocks, {'; '.join(filter(None, said))}")
+# %% ../../nbs/compression/80_compression_report.ipynb #ab1ae4bb
+def _mean(report, column):
+    known = [(o[column],o['outputs']*o['inputs']) for o in report.rows if o[column] is not None]
+    return sum(v*n for v,n in known)/max(sum(n for _,n in known), 1)
+
+@patch(as_prop=True)
+def sparsity(self:CompressionReport)->float:
+    "Share of zeros among the weights of all compressed layers"
+    return _mean(self, 'sparsity')
+
+@patch(as_prop=True)
+def bits(self:CompressionReport)->float|None:
+    "Average bits per weight of the quantized layers, as `average_bits` counts; `None` if none is"
+    return _mean(self, 'bits') or None
+
+@patch(as_prop=True)
+def seconds(self:CompressionReport)->float:
+    "Time spent on layers, statistics included"
+    return sum(o['seconds'] for o in self.rows)
+
+# %% ../../nbs/compression/80_compression_report.ipynb #a4b6fb4a
+def _names(report, where): return [f"{o['block']}.{o['layer']}" for o in report.rows if where(o)]
+
+@patch(as_prop=True)
+def unseen(self:CompressionReport)->list[str]:
+    "Experts that no calibration token reached"
+    return _names(self, lambda o: o['tokens']==0)
+
+@patch(as_prop=True)
+def raised(self:CompressionReport)->list[str]:
+    "Layers whose Hessian needed more damping than was asked for"
+    return _names(self, lambda o: o['raised'])
+
+# %% ../../nbs/compression/80_compression_report.ipynb #c381cd7b
+@patch
+def __repr__(self:CompressionReport):
+    blocks,said = len({o['block'] for o in self.rows}),[]
+    if self.sparsity>=.01 or not self.bits: said.append(f"{self.sparsity:.1%} of their weights are zero")
+    if self.bits: said.append(f"{self.bits:.2f} bits per weight")
+    if self.unseen: said.append(f"no token reached {len(self.unseen)} of them")
+    if self.raised: said.append(f"more damping was needed in {len(self.raised)} of them")
+    text = f' on {self.calibration}' if self.calibration else ''
+    return one_line(f"{self.method.label}{text}: {len(self.rows)} layers in {blocks} blocks, {'; '.join(said)}")
 
 # %% ../../nbs/compression/80_compression_report.ipynb #355be4b3
 def _kinds(report:CompressionReport)->pd.DataFrame:
@@ -173,31 +218,35 @@ def _kinds(report:CompressionReport)->pd.DataFrame:
     d['depth'] = d.block.str.extract(r'(\d+)$', expand=False).astype(int)
     return d
 
-_looks = dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', damping='{:.3g}', seconds='{:.2f}')
+_looks = dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', damping='{:.3g}',
+              seconds='{:.2f}')
 
-def _table_rows(report:CompressionReport)->list[list[str]]:
+@patch
+def table_rows(self:CompressionReport)->list[list[str]]:
     "A row for each kind of layer, the head first"
-    d = _kinds(report)
+    d = _kinds(self)
     columns = {o: {'damping': 'max', 'seconds': 'sum'}.get(o, 'mean') for o in _looks if o in d}
     kinds = d.groupby(['layer','outputs','inputs'], sort=False)
     rows = [['layer','weights','count',*(o.replace('_',' ') for o in columns)]]
-    for (name,o,i),means in kinds.agg(columns).iterrows():
+    for (name,outputs,inputs),means in kinds.agg(columns).iterrows():
         shown = ('' if pd.isna(v) else _looks[k].format(v) for k,v in means.items())
-        rows.append([name, f'{o} × {i}', str(kinds.size()[name,o,i]), *shown])
+        rows.append([name, f'{outputs} × {inputs}', str(kinds.size()[name,outputs,inputs]), *shown])
     return rows
 
+# %% ../../nbs/compression/80_compression_report.ipynb #4deb8d94
 def _about_errors(report:CompressionReport)->str:
     "What the output errors of a report are, or why there are none"
     if any(o['output_error'] is not None for o in report.rows):
         text = f', on {escape_markdown(report.errors_on)}' if report.errors_on else ''
         return f"Output error: squared change of a layer's output over its square{text}."
-    return "Output errors were not measured: they take second moments of all inputs. Ask `compress` for them with `output_errors=True`."
+    return "Output errors were not measured: they take second moments of all inputs. " \
+           "Ask `compress` for them with `output_errors=True`."
 
-def _markdown(report:CompressionReport)->str:
+@patch
+def _repr_markdown_(self:CompressionReport)->str:
     "What was done, the table, and what its errors are"
-    return '\n\n'.join([f"**{escape_markdown(repr(report))}**", markdown_table(report.table_rows()), _about_errors(report)])
-
-CompressionReport.table_rows,CompressionReport._repr_markdown_ = _table_rows,_markdown
+    head = f"**{escape_markdown(repr(self))}**"
+    return '\n\n'.join([head, markdown_table(self.table_rows()), _about_errors(self)])
 
 # %% ../../nbs/compression/80_compression_report.ipynb #df868455
 def plot_errors(
@@ -208,9 +257,11 @@ def plot_errors(
     "Error by depth, a line for each kind of layer"
     d = _kinds(report)
     if column is None: column = 'output_error' if 'output_error' in d else 'weight_error'
-    if column not in d: raise ValueError(f"`column` must be one of {', '.join(d.select_dtypes('number').columns)}, got {column!r}")
+    if column not in d:
+        raise ValueError(f"`column` must be one of {', '.join(d.select_dtypes('number').columns)}, got {column!r}")
     means = {name: o.groupby('depth')[column].mean() for name,o in d.groupby('layer', sort=False)}
     percent = column in ('sparsity','weight_error','output_error')
     lines = {name: Line([int(i) for i in o.index], list(100*o if percent else o)) for name,o in means.items()}
-    return plot_lines(lines, 'block', column.replace('_', ' ')+', %'*percent, width=width, ratio=.4,
-                      caption=f"{column.replace('_', ' ').capitalize()} of each kind of layer by depth, {report.method.label}")
+    said = column.replace('_', ' ')
+    return plot_lines(lines, 'block', said+', %'*percent, width=width, ratio=.4,
+                      caption=f"{said.capitalize()} of each kind of layer by depth, {report.method.label}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 import torch
 from torch import Tensor
+from ..core.patching import patch
 
 # %% ../../nbs/compression/40_grids.ipynb #c02f1d43
 def check_grid(
@@ -21,11 +22,13 @@ def check_grid(
     group_size:int|None, # Weights of a row that share a grid; `None`: the whole row
 ):
     "Say what is wrong with the settings of a grid"
-    if isinstance(bits, bool) or not isinstance(bits, int): raise TypeError(f"`bits` must be a whole number from 2 to 8, got {bits!r}")
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise TypeError(f"`bits` must be a whole number from 2 to 8, got {bits!r}")
     if not 2<=bits<=8: raise ValueError(f"`bits` must lie from 2 to 8, got {bits}")
     if group_size is None: return
     if isinstance(group_size, bool) or not isinstance(group_size, int):
-        raise TypeError(f"`group_size` must be a whole number of weights, or None for the whole row, got {group_size!r}")
+        raise TypeError("`group_size` must be a whole number of weights, or None for the whole row, "
+                        f"got {group_size!r}")
     if group_size<1: raise ValueError(f"`group_size` must be at least 1, or None for the whole row, got {group_size}")
 
 # %% ../../nbs/compression/40_grids.ipynb #2d829c1b
@@ -35,9 +38,11 @@ def check_weight(
     "The weights to compute with, or what is wrong with them"
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise TypeError(f"`weight` must be a tensor of floats, got {getattr(weight, 'dtype', type(weight).__name__)}")
-    if weight.ndim!=2 or not weight.numel(): raise ValueError(f"`weight` must be a matrix [out, in] that is not empty, got shape {tuple(weight.shape)}")
+    if weight.ndim!=2 or not weight.numel():
+        raise ValueError(f"`weight` must be a matrix [out, in] that is not empty, got shape {tuple(weight.shape)}")
     w = weight.detach().float()
-    if bad := int((~(w.abs()<1e38)).sum()): raise ValueError(f"`weight` must be finite and below 1e38, got {bad} of {w.numel()} that are not")
+    bad = int((~(w.abs()<1e38)).sum())
+    if bad: raise ValueError(f"`weight` must be finite and below 1e38, got {bad} of {w.numel()} that are not")
     return w
 
 # %% ../../nbs/compression/40_grids.ipynb #e7f37e58
@@ -81,7 +86,8 @@ def spqr_levels(
     symmetric:bool=False,  # Must be `False`: there is no such form
 )->tuple[Tensor,Tensor]:   # Scale and zero of each group
     "SpQR's rule: the ends of the range are levels"
-    if symmetric: raise ValueError("`symmetric` must be False for SpQR's rule, whose zeros are not whole numbers, got True")
+    if symmetric:
+        raise ValueError("`symmetric` must be False for SpQR's rule, whose zeros are not whole numbers, got True")
     flat = (high-low)/(2**bits-1)==0
     low,high = low.masked_fill(flat, -1),high.masked_fill(flat, 1)
     scale = (high-low)/(2**bits-1)
@@ -97,8 +103,11 @@ def check_rule(
 ):
     "Say which rules there are, if this is none"
     if rule not in RULES: raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
-    if mse and rule not in ('gptq','balanced'): raise ValueError(f"`mse` must be False unless `rule` is 'gptq' or 'balanced', got {mse!r} with {rule!r}")
-    if symmetric and rule=='spqr': raise ValueError(f"`symmetric` must be False with rule 'spqr', whose zeros are not whole numbers, got {symmetric!r}")
+    if mse and rule not in ('gptq','balanced'):
+        raise ValueError(f"`mse` must be False unless `rule` is 'gptq' or 'balanced', got {mse!r} with {rule!r}")
+    if symmetric and rule=='spqr':
+        raise ValueError("`symmetric` must be False with rule 'spqr', whose zeros are not whole numbers, "
+                         f"got {symmetric!r}")
 
 # %% ../../nbs/compression/40_grids.ipynb #391e48a2
 def quantize(
@@ -134,11 +143,14 @@ def _search(
     scale,zero = torch.empty_like(low),torch.empty_like(low)
     for i in range(80):
         s,z = levels(low*(1-i/100), high*(1-i/100))
-        if i%8==0 and (((reach*(i/100)-s/2).clamp_(min=0).pow_(2.4)>best)|(best==0)).all(): break
-        s_,z_ = s[:,None],z[:,None]
-        error = dequantize(quantize(values, s_, z_, bits), s_, z_).sub_(values).abs_().pow_(2.4).sum(1)
+        if i%8==0: # could any group still find a better range?
+            distance = (reach*(i/100)-s/2).clamp_(min=0) # of the largest weight from the outermost level
+            if ((distance.pow_(2.4)>best)|(best==0)).all(): break
+        rounded = dequantize(quantize(values, s[:,None], z[:,None], bits), s[:,None], z[:,None])
+        error = rounded.sub_(values).abs_().pow_(2.4).sum(1)
         better = error<best
-        best,scale,zero = torch.where(better, error, best),torch.where(better, s, scale),torch.where(better, z, zero)
+        best = torch.where(better, error, best)
+        scale,zero = torch.where(better, s, scale),torch.where(better, z, zero)
     return scale,zero
 
 # %% ../../nbs/compression/40_grids.ipynb #940f03f1
@@ -244,39 +256,51 @@ class Quantized:
     groups:Tensor        # Which group each column belongs to, `[in]`
     bits:int             # Bits of a code
     symmetric:bool=False # Is the zero the middle code everywhere?
-    outliers:tuple[Tensor,Tensor]|None=None # Rows and columns `[2, n]` of the weights kept as they are, and their values `[n]`
+    outliers:tuple[Tensor,Tensor]|None=None # Rows and columns `[2, n]` of weights kept as they are, and values `[n]`
     scale_codes:SecondLevel|None=None       # What `scale` is read from, if it is quantized itself
     zero_codes:SecondLevel|None=None        # What `zero` is read from, likewise
 
     def __post_init__(self): _check_parts(self)
+
     def dequantize(self)->Tensor:
         "The weights that go into the model, `[out, in]` in single precision"
         w = dequantize(self.codes, self.scale[:,self.groups], self.zero[:,self.groups])
         if self.outliers is not None: w[tuple(self.outliers[0])] = self.outliers[1]
         return w
-    def tensors(self)->dict[str,Tensor]: "All parts as named tensors, codes packed, to be stored"; return _flatten(self)
-    @classmethod
-    def from_tensors(cls, tensors:dict[str,Tensor])->"Quantized": "Read what `tensors` returned"; return _unflatten(tensors)
-    @property
-    def bits_per_weight(self)->float: "Average over the matrix of all that `tensors` stores: packed codes, 32-bit scales, zeros, outliers"; return average_bits(self)
-    def __repr__(self):
-        n = 0 if self.outliers is None else len(self.outliers[1])
-        return f"Quantized({' x '.join(map(str, self.codes.shape))}, {self.bits} bits, {self.scale.shape[1]} group{'s'*(self.scale.shape[1]>1)} in a row, " \
-               +f"{n} outlier{'s'*(n>1)}, "*(n>0)+f"{self.bits_per_weight:.2f} bits per weight)"
+
+# %% ../../nbs/compression/40_grids.ipynb #aa28512e
+@patch(as_prop=True)
+def bits_per_weight(self:Quantized)->float:
+    "Average over the matrix of all that `tensors` stores: packed codes, 32-bit scales, zeros, outliers"
+    return average_bits(self)
+
+@patch
+def __repr__(self:Quantized):
+    groups,outliers = self.scale.shape[1],0 if self.outliers is None else len(self.outliers[1])
+    parts = [' x '.join(map(str, self.codes.shape)), f"{self.bits} bits", f"{groups} group{'s'*(groups>1)} in a row"]
+    if outliers: parts.append(f"{outliers} outlier{'s'*(outliers>1)}")
+    return f"Quantized({', '.join(parts)}, {self.bits_per_weight:.2f} bits per weight)"
 
 # %% ../../nbs/compression/40_grids.ipynb #dc5de83e
+def _shapes(*parts): return ' and '.join(f'{tuple(o.shape)} of {o.dtype}' for o in parts)
+
 def _check_parts(q):
     "Say what is wrong with the parts of a `Quantized`"
-    def told(*parts): return ' and '.join(f'{tuple(o.shape)} of {o.dtype}' for o in parts)
-    shape = tuple(q.codes.shape)
+    rows,columns = q.codes.shape if q.codes.ndim==2 else (None,None)
     check_grid(q.bits, None)
-    if q.codes.dtype!=torch.uint8 or q.codes.ndim!=2: raise ValueError(f"`codes` must be a matrix of torch.uint8, got {told(q.codes)}")
-    if q.scale.ndim!=2 or q.scale.shape!=q.zero.shape or len(q.scale)!=shape[0] or not q.scale.dtype==q.zero.dtype==torch.float32:
-        raise ValueError(f"`scale` and `zero` must both be ({shape[0]}, groups) of torch.float32, got {told(q.scale, q.zero)}")
-    if q.groups.shape!=shape[1:] or q.groups.dtype!=torch.int64:
-        raise ValueError(f"`groups` must have one torch.int64 for each of {shape[1]} columns, got {told(q.groups)}")
-    if q.outliers is not None and (q.outliers[0].shape!=(2,len(q.outliers[1])) or q.outliers[0].dtype!=torch.int64):
-        raise ValueError(f"`outliers` must be places (2, n) of torch.int64 and values (n,), got {told(*q.outliers)}")
+    if q.codes.dtype!=torch.uint8 or rows is None:
+        raise ValueError(f"`codes` must be a matrix of torch.uint8, got {_shapes(q.codes)}")
+    floats = q.scale.dtype==q.zero.dtype==torch.float32
+    if q.scale.ndim!=2 or q.scale.shape!=q.zero.shape or len(q.scale)!=rows or not floats:
+        raise ValueError(f"`scale` and `zero` must both be ({rows}, groups) of torch.float32, "
+                         f"got {_shapes(q.scale, q.zero)}")
+    if q.groups.shape!=(columns,) or q.groups.dtype!=torch.int64:
+        raise ValueError(f"`groups` must have one torch.int64 for each of {columns} columns, got {_shapes(q.groups)}")
+    if q.outliers is None: return
+    places,values = q.outliers
+    if places.shape!=(2,len(values)) or places.dtype!=torch.int64:
+        raise ValueError("`outliers` must be places (2, n) of torch.int64 and values (n,), "
+                         f"got {_shapes(places, values)}")
 
 # %% ../../nbs/compression/40_grids.ipynb #77f96596
 def round_to_grid(
@@ -304,6 +328,7 @@ def _column_type(q):
     if size and torch.equal(q.groups, group_index(n, size, q.groups.device)): return None
     return torch.uint8 if q.scale.shape[1]<=2**8 else torch.int16 if q.scale.shape[1]<=2**15 else torch.int32
 
+# %% ../../nbs/compression/40_grids.ipynb #69ea9dad
 def average_bits(
     q:Quantized,         # A quantized matrix
     float_bits:int=32,   # Bits of each number that is not a code: scales, zeros that are not whole
@@ -314,7 +339,8 @@ def average_bits(
     zero,column = _zeros_are(q),_column_type(q)
     total = q.codes.numel()*q.bits
     total += q.scale.numel()*float_bits if q.scale_codes is None else level(q.scale_codes)
-    total += level(q.zero_codes) if zero=='codes' else q.zero.numel()*dict(middle=0, whole=q.bits, numbers=float_bits)[zero]
+    if zero=='codes': total += level(q.zero_codes)
+    else: total += q.zero.numel()*dict(middle=0, whole=q.bits, numbers=float_bits)[zero]
     if q.outliers is not None: total += len(q.outliers[1])*outlier_bits
     if column is not None: total += len(q.groups)*8*column.itemsize
     return total/q.codes.numel()
@@ -335,9 +361,11 @@ def pack_codes(
     bits:int,     # Bits of a code, up to 8
 )->Tensor:        # Bytes, as few as hold all codes
     "Codes one after the other, without gaps"
+    n = -(-codes.numel()*bits//8) # bytes, rounded up
     eights = torch.nn.functional.pad(codes.flatten(), (0, -codes.numel()%8)).view(-1, 8)
-    return _split(_join(eights, bits), 8, bits).flatten()[:-(-codes.numel()*bits//8)].clone()
+    return _split(_join(eights, bits), 8, bits).flatten()[:n].clone()
 
+# %% ../../nbs/compression/40_grids.ipynb #0bf00fb7
 def unpack_codes(
     packed:Tensor, # From `pack_codes`
     bits:int,      # Bits of a code
@@ -345,20 +373,24 @@ def unpack_codes(
 )->Tensor:         # Codes as bytes, of this shape
     "The codes that were packed"
     n = torch.Size(shape).numel()
-    if len(packed)!=-(-n*bits//8): raise ValueError(f"`packed` must have {-(-n*bits//8)} bytes for {n} codes of {bits} bits, got {len(packed)}")
+    size = -(-n*bits//8)
+    if len(packed)!=size:
+        raise ValueError(f"`packed` must have {size} bytes for {n} codes of {bits} bits, got {len(packed)}")
     words = torch.nn.functional.pad(packed, (0, -len(packed)%bits)).view(-1, bits)
     return _split(_join(words, 8), bits, 8).flatten()[:n].view(shape).clone()
 
 # %% ../../nbs/compression/40_grids.ipynb #856aed08
 def _flatten_level(level, name):
     "Name -> tensor for the parts of a second level"
-    parts = {'codes.packed': pack_codes(level.codes, level.bits), 'shape': torch.tensor(level.codes.shape), 'scale': level.scale.contiguous(),
-             'zero': level.zero.contiguous(), 'bits': torch.tensor(level.bits), 'size': torch.tensor(level.size)}
+    parts = {'codes.packed': pack_codes(level.codes, level.bits), 'shape': torch.tensor(level.codes.shape),
+             'scale': level.scale.contiguous(), 'zero': level.zero.contiguous(),
+             'bits': torch.tensor(level.bits), 'size': torch.tensor(level.size)}
     return {f'{name}.{k}': o for k,o in parts.items()}
 
 def _flatten(q):
     "Name -> tensor for the parts of a `Quantized`, numbers as tensors without dimensions"
-    found = {'codes.packed': pack_codes(q.codes, q.bits), 'shape': torch.tensor(q.codes.shape), 'bits': torch.tensor(q.bits), 'symmetric': torch.tensor(q.symmetric)}
+    found = {'codes.packed': pack_codes(q.codes, q.bits), 'shape': torch.tensor(q.codes.shape),
+             'bits': torch.tensor(q.bits), 'symmetric': torch.tensor(q.symmetric)}
     zero,column = _zeros_are(q),_column_type(q)
     if column is None: found['group_size'] = (q.groups==0).sum().cpu()
     else: found['groups'] = q.groups.to(column)
@@ -367,8 +399,10 @@ def _flatten(q):
     elif zero=='whole': found['zero.packed'] = pack_codes(q.zero.byte(), q.bits)
     elif zero=='numbers': found['zero'] = q.zero.contiguous()
     if q.outliers is not None:
-        places = q.outliers[0][0]*q.codes.shape[1]+q.outliers[0][1]
-        found |= {'outliers.places': places.to(torch.int32 if q.codes.numel()<2**31 else torch.int64), 'outliers.values': q.outliers[1].contiguous()}
+        (rows,columns),values = q.outliers
+        kind = torch.int32 if q.codes.numel()<2**31 else torch.int64
+        places = (rows*q.codes.shape[1]+columns).to(kind)
+        found |= {'outliers.places': places, 'outliers.values': values.contiguous()}
     return found
 
 # %% ../../nbs/compression/40_grids.ipynb #d228bf69
@@ -380,7 +414,8 @@ def _read_codes(tensors):
 def _read_level(tensors, name):
     "A second level, if there is one"
     found = {k.removeprefix(f'{name}.'): o for k,o in tensors.items() if k.startswith(f'{name}.')}
-    return SecondLevel(_read_codes(found), found['scale'], found['zero'], int(found['bits']), int(found['size'])) if found else None
+    if not found: return None
+    return SecondLevel(_read_codes(found), found['scale'], found['zero'], int(found['bits']), int(found['size']))
 
 def _read_zero(tensors, scale, level):
     "The zero of each group"
@@ -399,9 +434,11 @@ def _read_outliers(tensors, columns):
 # %% ../../nbs/compression/40_grids.ipynb #634ef145
 def _check_read(q):
     "Say what is wrong with parts that were read from a file"
-    if int(q.codes.max())>=2**q.bits: raise ValueError(f"`tensors` must hold codes of {q.bits} bits, got {int(q.codes.max())}")
+    highest,groups = int(q.codes.max()),q.scale.shape[1]
+    if highest>=2**q.bits: raise ValueError(f"`tensors` must hold codes of {q.bits} bits, got {highest}")
     first,last = int(q.groups.min()),int(q.groups.max())
-    if not 0<=first<=last<q.scale.shape[1]: raise ValueError(f"`tensors` must assign columns to groups 0 to {q.scale.shape[1]-1}, got {first} to {last}")
+    if not 0<=first<=last<groups:
+        raise ValueError(f"`tensors` must assign columns to groups 0 to {groups-1}, got {first} to {last}")
     if q.outliers is None or not len(q.outliers[1]): return
     rows,columns = q.outliers[0]
     if int(rows.min())<0 or int(rows.max())>=len(q.codes) or int(columns.max())>=q.codes.shape[1]:
@@ -409,12 +446,26 @@ def _check_read(q):
 
 def _unflatten(tensors):
     "What `_flatten` took apart"
-    try:
-        scales,zeros,codes = _read_level(tensors, 'scale_codes'),_read_level(tensors, 'zero_codes'),_read_codes(tensors)
-        scale = tensors['scale'] if scales is None else scales.dequantize()
-        groups = group_index(codes.shape[1], int(tensors['group_size'])) if 'group_size' in tensors else tensors['groups'].long()
-        q = Quantized(codes, scale, _read_zero(tensors, scale, zeros), groups, int(tensors['bits']), bool(tensors['symmetric']),
-                      _read_outliers(tensors, codes.shape[1]), scales, zeros)
-    except KeyError as e: raise ValueError(f"`tensors` must hold all parts of a quantized matrix, but has no {e}: got {', '.join(tensors)}") from None
+    scales,zeros = _read_level(tensors, 'scale_codes'),_read_level(tensors, 'zero_codes')
+    codes,bits = _read_codes(tensors),int(tensors['bits'])
+    scale = tensors['scale'] if scales is None else scales.dequantize()
+    if 'group_size' in tensors: groups = group_index(codes.shape[1], int(tensors['group_size']))
+    else: groups = tensors['groups'].long()
+    zero,outliers = _read_zero(tensors, scale, zeros),_read_outliers(tensors, codes.shape[1])
+    return Quantized(codes, scale, zero, groups, bits, bool(tensors['symmetric']), outliers, scales, zeros)
+
+# %% ../../nbs/compression/40_grids.ipynb #08f0eb78
+@patch
+def tensors(self:Quantized)->dict[str,Tensor]:
+    "All parts as named tensors, codes packed, to be stored"
+    return _flatten(self)
+
+@patch(cls_method=True)
+def from_tensors(cls:Quantized, tensors:dict[str,Tensor])->Quantized:
+    "Read what `tensors` returned"
+    try: q = _unflatten(tensors)
+    except KeyError as e:
+        raise ValueError(f"`tensors` must hold all parts of a quantized matrix, but has no {e}: "
+                         f"got {', '.join(tensors)}") from None
     _check_read(q)
     return q

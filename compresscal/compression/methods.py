@@ -16,16 +16,18 @@ from numbers import Real
 from typing import ClassVar
 import torch
 from torch import Tensor
+from ..core.patching import patch
 from .input_statistics import InputStatistics
 from .compensation import Factor,factorize
 from .grids import Quantized,check_grid,check_rule,choose_grid,round_to_grid
 from ..models.blocks import Block,Capture
-from .pruning import magnitude_scores,mask_matrix,mask_n_m,mask_rows,parse_sparsity,sparsegpt,wanda_scores
+from .pruning import (magnitude_scores,mask_matrix,mask_n_m,mask_rows,parse_sparsity,sparsegpt,
+                                             wanda_scores)
 from .quantization import check_spqr,column_rounding,gptq,rtn,spqr
 from .awq import clip_search,clip_weight,may_clip,sample_inputs,scale_block
 
 # %% ../../nbs/compression/70_methods.ipynb #3f48e0a9
-NEEDS = ('nothing','norms','moments','magnitudes') # What a method may need to know of an input; each holds what stands before it
+NEEDS = ('nothing','norms','moments','magnitudes') # What it may need to know of an input; each holds those before it
 
 @dataclass(frozen=True)
 class Method:
@@ -41,55 +43,73 @@ class Method:
                 raise ValueError(f"`{f.name}` of {type(self).__name__} must be True or False, got {value!r}")
 
     @property
-    def label(self)->str: "Short name for tables and figures"; return type(self).__name__
-
-    def settings(self)->dict: # To be written as JSON
-        "Name and settings, as a record of a result holds them"
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        for k,v in found.items():
-            if callable(v): raise ValueError(f"`{k}` must not be a function where settings are recorded; name layers by patterns, got {v!r}")
-        return dict(name=type(self).__name__, **{k: v.settings() if isinstance(v, Method) else v for k,v in found.items()})
-
-    def for_layer(self,
-        name:str, # Full name of a layer, such as `model.layers.0.mlp.down_proj`
-    )->'Method|None': # The method with the settings for this layer, `None` to leave it alone
-        "What to do with one layer"
-        return self
-
-    def check_names(self,
-        names:Iterable[str], # Full names of all layers
-    ):
-        "Raise a `ValueError` where a setting speaks of layers that are not there"
-
-    def check(self,
-        weight:Tensor, # Weight of a layer, `[out, in]`
-    ):
-        "Raise a `ValueError` where the method cannot compress this layer"
-
-    def observe_block(self,
-        block:Block,                              # A block
-        batches:list[Capture],                    # Calibration text at its input
-        statistics:Mapping[str, InputStatistics], # Of the input of each layer that will be compressed on this run
-    ):
-        "Note down in `memo` of the statistics what sums do not hold; called after each run of the block"
+    def label(self)->str:
+        "Short name for tables and figures"
+        return type(self).__name__
 
     @property
-    def prepares(self)->bool: "Does it change a block before its layers are compressed?"; return type(self).prepare_block is not Method.prepare_block
+    def prepares(self)->bool:
+        "Does it change a block before its layers are compressed?"
+        return type(self).prepare_block is not Method.prepare_block
 
-    def prepare_block(self,
-        block:Block,                              # A block, still dense
-        batches:list[Capture],                    # Calibration text at its input
-        statistics:Mapping[str, InputStatistics], # Of the input of each layer, by its name; to be kept in step with what is changed
-    )->list[dict]:                                # What was done, for the report
-        "Change a block before its layers are compressed; called once a block"
-        return []
+# %% ../../nbs/compression/70_methods.ipynb #675a7d57
+@patch
+def compress_layer(self:Method,
+    weight:Tensor,                   # Weight of a layer, `[out, in]`; not to be changed
+    statistics:InputStatistics|None, # Of the layer's input; `None` for a method that needs nothing
+)->Tensor|Quantized:                 # New weight, `[out, in]`, or what it is made of
+    "What becomes of the weight of one layer"
+    raise NotImplementedError(f"{type(self).__name__} must define compress_layer")
 
-    def compress_layer(self,
-        weight:Tensor,                   # Weight of a layer, `[out, in]`; not to be changed
-        statistics:InputStatistics|None, # Of the layer's input; `None` for a method that needs nothing
-    )->Tensor|Quantized:                 # New weight, `[out, in]`, or what it is made of
-        "What becomes of the weight of one layer"
-        raise NotImplementedError(f"{type(self).__name__} must define compress_layer")
+# %% ../../nbs/compression/70_methods.ipynb #2864d2db
+@patch
+def settings(self:Method)->dict: # To be written as JSON
+    "Name and settings, as a record of a result holds them"
+    found = {f.name: getattr(self, f.name) for f in fields(self)}
+    for k,v in found.items():
+        if not callable(v): continue
+        raise ValueError(f"`{k}` must not be a function where settings are recorded; "
+                         f"name layers by patterns, got {v!r}")
+    found = {k: v.settings() if isinstance(v, Method) else v for k,v in found.items()}
+    return dict(name=type(self).__name__, **found)
+
+# %% ../../nbs/compression/70_methods.ipynb #8e8f71ca
+@patch
+def for_layer(self:Method,
+    name:str, # Full name of a layer, such as `model.layers.0.mlp.down_proj`
+)->'Method|None': # The method with the settings for this layer, `None` to leave it alone
+    "What to do with one layer"
+    return self
+
+@patch
+def check_names(self:Method,
+    names:Iterable[str], # Full names of all layers
+):
+    "Raise a `ValueError` where a setting speaks of layers that are not there"
+
+@patch
+def check(self:Method,
+    weight:Tensor, # Weight of a layer, `[out, in]`
+):
+    "Raise a `ValueError` where the method cannot compress this layer"
+
+# %% ../../nbs/compression/70_methods.ipynb #e3e42dcc
+@patch
+def observe_block(self:Method,
+    block:Block, # A block
+    batches:list[Capture], # Calibration text at its input
+    statistics:Mapping[str, InputStatistics], # Of the input of each layer that will be compressed on this run
+):
+    "Note down in `memo` of the statistics what sums do not hold; called after each run of the block"
+
+@patch
+def prepare_block(self:Method,
+    block:Block, # A block, still dense
+    batches:list[Capture], # Calibration text at its input
+    statistics:Mapping[str, InputStatistics], # Of the input of each layer; to be kept in step with what is changed
+)->list[dict]: # What was done, for the report
+    "Change a block before its layers are compressed; called once a block"
+    return []
 
 # %% ../../nbs/compression/70_methods.ipynb #cfc54f9f
 def matches(name:str, pattern:str)->bool:
@@ -97,56 +117,81 @@ def matches(name:str, pattern:str)->bool:
     parts = name.split('.')
     return any(fnmatchcase('.'.join(parts[i:]), pattern) for i in range(len(parts)))
 
+# %% ../../nbs/compression/70_methods.ipynb #af8e4ba1
+def _read_one(sparsity):
+    "A fraction as a float, a pattern without spaces; a function and `None` as they are"
+    if sparsity is None or callable(sparsity): return sparsity
+    found = parse_sparsity(sparsity)
+    return f'{found[0]}:{found[1]}' if isinstance(found, tuple) else found
+
+def _read_sparsity(sparsity):
+    "One sparsity, or pairs of a pattern of names and the sparsity of the layers it means"
+    if not isinstance(sparsity, (tuple,Mapping)): return _read_one(sparsity)
+    pairs = tuple(sparsity.items()) if isinstance(sparsity, Mapping) else sparsity
+    if not pairs: raise ValueError(f"`sparsity` by pattern must name at least one pattern, got {sparsity!r}")
+    return tuple((names, _read_one(own)) for names,own in pairs)
+
+# %% ../../nbs/compression/70_methods.ipynb #f1757eff
 @dataclass(frozen=True)
 class Pruning(Method):
     "Settings that pruning methods share"
-    sparsity:float|str|Mapping|Callable # Fraction to remove, in (0, 1), or a pattern such as `"2:4"`; or one of these by pattern of names or as a function of the name
+    sparsity:float|str|Mapping|Callable # Fraction in (0, 1) or pattern such as `"2:4"`; or these by the name of a layer
 
     def __post_init__(self):
         super().__post_init__()
-        def read(s): return s if s is None or callable(s) else f'{o[0]}:{o[1]}' if isinstance(o:=parse_sparsity(s), tuple) else o
-        pairs = self.sparsity.items() if isinstance(self.sparsity, Mapping) else self.sparsity if self._varied else None
-        if pairs is not None and not pairs: raise ValueError(f"`sparsity` by pattern must name at least one pattern, got {self.sparsity!r}")
-        object.__setattr__(self, 'sparsity', read(self.sparsity) if pairs is None else tuple((k, read(v)) for k,v in pairs))
+        object.__setattr__(self, 'sparsity', _read_sparsity(self.sparsity)) # a frozen dataclass allows no other way
         if self.pattern and getattr(self, 'exact', False):
-            raise ValueError(f"`exact` must be False for a pattern, of which always exactly so many go, got True with {self.sparsity!r}")
+            raise ValueError("`exact` must be False for a pattern, of which always exactly so many go, "
+                             f"got True with {self.sparsity!r}")
 
-    @property
-    def _varied(self): return isinstance(self.sparsity, (tuple,Mapping))
     @property
     def pattern(self)->tuple[int,int]|None:
         "`(n, m)`, or `None` for a fraction"
         return parse_sparsity(self.sparsity) if isinstance(self.sparsity, str) else None
     @property
+    def _varied(self): return isinstance(self.sparsity, tuple)
+    @property
     def label(self)->str:
-        share = 'by layer' if self._varied or callable(self.sparsity) else self.sparsity if self.pattern else f'{100*self.sparsity:g}%'
+        if self._varied or callable(self.sparsity): share = 'by layer'
+        else: share = self.sparsity if self.pattern else f'{100*self.sparsity:g}%'
         return f"{type(self).__name__} {share}"
 
-    def for_layer(self, name):
-        if not (self._varied or callable(self.sparsity)): return self
-        own = self.sparsity(name) if callable(self.sparsity) else next((v for k,v in self.sparsity if matches(name, k)), None)
-        if own is None: return None
-        fitting = dict(exact=False) if isinstance(own, str) and getattr(self, 'exact', False) else {} # of no use to a pattern
-        return replace(self, sparsity=own, **fitting)
+# %% ../../nbs/compression/70_methods.ipynb #a2964948
+@patch
+def for_layer(self:Pruning, name):
+    "The method with the sparsity of this layer, `None` where it stays dense"
+    if callable(self.sparsity): own = self.sparsity(name)
+    elif self._varied: own = next((sparsity for names,sparsity in self.sparsity if matches(name, names)), None)
+    else: return self
+    if own is None: return None
+    pattern = isinstance(own, str) and getattr(self, 'exact', False) # to be exact is of no use to a pattern
+    return replace(self, sparsity=own, exact=False) if pattern else replace(self, sparsity=own)
 
-    def check_names(self, names):
-        for k in dict(self.sparsity) if self._varied else ():
-            if not any(matches(o, k) for o in names): raise ValueError(f"`sparsity` must name layers by patterns that match some, got {k!r}")
+@patch
+def check_names(self:Pruning, names):
+    "Raise a `ValueError` where a pattern of names matches no layer"
+    for k in dict(self.sparsity) if self._varied else ():
+        if any(matches(o, k) for o in names): continue
+        raise ValueError(f"`sparsity` must name layers by patterns that match some, got {k!r}")
 
-    def check(self, weight):
-        if self.pattern and not self.ragged and weight.shape[1]%self.pattern[1]:
-            raise ValueError(f"`sparsity` {self.sparsity} must divide the number of input features, got {weight.shape[1]}")
+@patch
+def check(self:Pruning, weight):
+    "Raise a `ValueError` where groups of a pattern do not fit"
+    if self.pattern and not self.ragged and weight.shape[1]%self.pattern[1]:
+        raise ValueError(f"`sparsity` {self.sparsity} must divide the number of input features, got {weight.shape[1]}")
 
 # %% ../../nbs/compression/70_methods.ipynb #5041eb75
 @dataclass(frozen=True)
 class Magnitude(Pruning):
     "Remove the smallest weights of each matrix"
-    exact:bool = False  # Remove exactly the fraction, instead of all scores up to and including the threshold's? See `mask_matrix`
+    exact:bool = False  # Remove exactly the fraction, instead of all scores up to the threshold's? See `mask_matrix`
     ragged:bool = False # Accept n:m where it does not divide? See `mask_n_m`
 
     def compress_layer(self, weight, statistics=None):
         scores = magnitude_scores(weight)
-        return weight.masked_fill(mask_n_m(scores, *self.pattern, self.ragged) if self.pattern else mask_matrix(scores, self.sparsity, self.exact), 0)
+        if self.pattern: mask = mask_n_m(scores, *self.pattern, self.ragged)
+        else: mask = mask_matrix(scores, self.sparsity, self.exact)
+        return weight.masked_fill(mask, 0)
 
 # %% ../../nbs/compression/70_methods.ipynb #0f871057
 @dataclass(frozen=True)
@@ -156,16 +201,13 @@ class Wanda(Pruning):
     ragged:bool = False # Accept n:m where it does not divide? See `mask_n_m`
 
     def compress_layer(self, weight, statistics):
-        scores = wanda_scores(weight, statistics.norms if statistics.tokens else torch.ones_like(statistics.norms))
-        return weight.masked_fill(mask_n_m(scores, *self.pattern, self.ragged) if self.pattern else mask_rows(scores, self.sparsity), 0)
+        norms = statistics.norms if statistics.tokens else torch.ones_like(statistics.norms)
+        scores = wanda_scores(weight, norms)
+        if self.pattern: mask = mask_n_m(scores, *self.pattern, self.ragged)
+        else: mask = mask_rows(scores, self.sparsity)
+        return weight.masked_fill(mask, 0)
 
 # %% ../../nbs/compression/70_methods.ipynb #3315df92
-def _check_solver(method):
-    "Settings of the methods that solve for a compensation"
-    if isinstance(method.block_size, bool) or not isinstance(method.block_size, int) or method.block_size<1: raise ValueError(f"`block_size` must be a whole number of columns above 0, got {method.block_size!r}")
-    if isinstance(method.damping, bool) or not isinstance(method.damping, Real) or not 0<=method.damping<float('inf'):
-        raise ValueError(f"`damping` must be a fraction of at least 0, got {method.damping!r}")
-
 def damped_factor(
     statistics:InputStatistics, # Of an input
     damping:float,              # As in `factorize`
@@ -175,11 +217,21 @@ def damped_factor(
     "The factor of an input's Hessian, computed once"
     key,memo = (damping,order,damp_first),statistics.memo
     if key not in memo:
-        hessian = statistics.hessian if statistics.tokens else torch.eye(statistics.width, device=statistics.squares.device)
+        if statistics.tokens: hessian = statistics.hessian
+        else: hessian = torch.eye(statistics.width, device=statistics.squares.device)
         memo[key] = factorize(hessian, damping, order=order, damp_first=damp_first)
     memo['damping'] = memo[key].damping
     memo['raised'] = memo.get('raised', False) or memo[key].damping>damping
     return memo[key]
+
+# %% ../../nbs/compression/70_methods.ipynb #fcb7f307
+def _check_solver(method):
+    "Settings of the methods that solve for a compensation"
+    size,damping = method.block_size,method.damping
+    if isinstance(size, bool) or not isinstance(size, int) or size<1:
+        raise ValueError(f"`block_size` must be a whole number of columns above 0, got {size!r}")
+    if isinstance(damping, bool) or not isinstance(damping, Real) or not 0<=damping<float('inf'):
+        raise ValueError(f"`damping` must be a fraction of at least 0, got {damping!r}")
 
 @dataclass(frozen=True)
 class SparseGPT(Pruning):
@@ -188,15 +240,19 @@ class SparseGPT(Pruning):
     block_size:int = 128          # Columns that compete for a place and are compensated together
     damping:float = 0.01          # Added to the Hessian's diagonal, as a fraction of its mean
     true_sequential:bool = False  # Let each input see the layers before it in the block pruned already?
-    exact:bool = False            # Remove exactly the fraction, instead of all scores up to and including the threshold's?
+    exact:bool = False            # Remove exactly the fraction, instead of all scores up to the threshold's?
     ragged:bool = False           # Accept n:m where it does not divide?
 
     def __post_init__(self):
         super().__post_init__()
         _check_solver(self)
 
-    def compress_layer(self, weight, statistics, round=None):
-        return sparsegpt(weight, damped_factor(statistics, damping=self.damping), self.sparsity, block_size=self.block_size, exact=self.exact, round=round)
+# %% ../../nbs/compression/70_methods.ipynb #d559578a
+@patch
+def compress_layer(self:SparseGPT, weight, statistics, round=None):
+    "The weight with some of its entries removed and the others changed"
+    factor = damped_factor(statistics, damping=self.damping)
+    return sparsegpt(weight, factor, self.sparsity, block_size=self.block_size, exact=self.exact, round=round)
 
 # %% ../../nbs/compression/70_methods.ipynb #15812dfd
 @dataclass(frozen=True)
@@ -210,7 +266,9 @@ class Quantization(Method):
         check_grid(self.bits, self.group_size)
 
     @property
-    def label(self)->str: return f"{type(self).__name__} {self.bits}-bit" + (f" g{self.group_size}" if self.group_size else '')
+    def label(self)->str:
+        group = f" g{self.group_size}" if self.group_size else ''
+        return f"{type(self).__name__} {self.bits}-bit{group}"
 
 # %% ../../nbs/compression/70_methods.ipynb #8aeb391e
 @dataclass(frozen=True)
@@ -234,12 +292,12 @@ class GPTQ(Quantization):
     needs:ClassVar[str] = 'moments'
     symmetric:bool = False       # Levels symmetric around zero?
     act_order:bool = False       # Round the loudest inputs first?
-    static_groups:bool = False   # Choose all groups' scales beforehand, from the original weights in their original order?
+    static_groups:bool = False   # Choose all groups' scales beforehand, from the original weights in their order?
     mse:bool = False             # Search the range of a group with the smallest error?
     damping:float = 0.01         # Added to the Hessian's diagonal, as a fraction of its mean
     block_size:int = 128         # Columns that are compensated together
     true_sequential:bool = False # Let each input see the layers before it in the block quantized already?
-    refresh:bool = False         # Choose a group's scales from the weights as they are when it begins? The original's are older, see `gptq`
+    refresh:bool = False         # Choose a group's scales from the weights as they are when it begins? See `gptq`
     rule:str = 'gptq'            # Whose grid, a key of `RULES`
     round_dead:bool = False      # Round weights of inputs that never fire, instead of setting them to 0?
 
@@ -247,12 +305,18 @@ class GPTQ(Quantization):
         super().__post_init__()
         _check_solver(self)
         check_rule(self.rule, self.mse, self.symmetric)
-        if self.refresh and self.static_groups: raise ValueError("`refresh` must be False where `static_groups` is set, got True")
+        if self.refresh and self.static_groups:
+            raise ValueError("`refresh` must be False where `static_groups` is set, got True")
 
-    def compress_layer(self, weight, statistics, keep=None):
-        factor = damped_factor(statistics, damping=self.damping, order='activation' if self.act_order else None)
-        return gptq(weight, factor, self.bits, self.group_size, self.symmetric, self.static_groups, self.mse, self.block_size, self.refresh,
-                    keep, self.rule, self.round_dead)
+# %% ../../nbs/compression/70_methods.ipynb #7083760e
+@patch
+def compress_layer(self:GPTQ, weight, statistics, keep=None):
+    "Codes and grids of the weight"
+    order = 'activation' if self.act_order else None
+    factor = damped_factor(statistics, damping=self.damping, order=order)
+    return gptq(weight, factor, self.bits, self.group_size, symmetric=self.symmetric, static_groups=self.static_groups,
+                mse=self.mse, block_size=self.block_size, refresh=self.refresh, keep=keep, rule=self.rule,
+                round_dead=self.round_dead)
 
 # %% ../../nbs/compression/70_methods.ipynb #b9cb18c1
 @dataclass(frozen=True)
@@ -263,10 +327,10 @@ class SpQR(Quantization):
     scale_bits:int|None = 3          # Width of a scale's code; `None`: scales in full precision
     zero_bits:int|None = 3           # Width of a zero's code; `None`: zeros in full precision
     second_group_size:int = 16       # Neighbouring outputs whose scales share a grid
-    outlier_threshold:float|None = 0.2 # A weight whose rounding costs more than this share of the mean is an outlier; `None`: no outliers
+    outlier_threshold:float|None = 0.2 # Weights that cost more than this share of the mean are outliers; `None`: none
     damping:float = 1.0              # Added to the Hessian's diagonal, as a fraction of its mean
     act_order:bool = True            # Round the loudest inputs first?
-    simplified_outliers:bool = False # Judge a weight by its own rounding error, instead of by what the group gains without it?
+    simplified_outliers:bool = False # Judge a weight by its own error, instead of by what the group gains without it?
     block_size:int = 128             # Columns that are compensated together
     true_sequential:bool = False     # Let each input see the layers before it in the block quantized already?
     round_dead:bool = False          # Round weights of inputs that never fire, instead of rounding 0 in their place?
@@ -278,10 +342,15 @@ class SpQR(Quantization):
         if self.simplified_outliers and self.outlier_threshold is None:
             raise ValueError("`simplified_outliers` must be False where `outlier_threshold` is None, got True")
 
-    def compress_layer(self, weight, statistics):
-        factor = damped_factor(statistics, damping=self.damping, damp_first=True, order='activation' if self.act_order else None)
-        return spqr(weight, factor, self.bits, self.group_size, self.scale_bits, self.zero_bits, self.second_group_size, self.outlier_threshold,
-                    self.simplified_outliers, self.block_size, self.round_dead)
+# %% ../../nbs/compression/70_methods.ipynb #e38a78f7
+@patch
+def compress_layer(self:SpQR, weight, statistics):
+    "Codes, grids and outliers of the weight"
+    order = 'activation' if self.act_order else None
+    factor = damped_factor(statistics, damping=self.damping, damp_first=True, order=order)
+    return spqr(weight, factor, self.bits, self.group_size, scale_bits=self.scale_bits, zero_bits=self.zero_bits,
+                second_group_size=self.second_group_size, outlier_threshold=self.outlier_threshold,
+                simplified_outliers=self.simplified_outliers, block_size=self.block_size, round_dead=self.round_dead)
 
 # %% ../../nbs/compression/70_methods.ipynb #a9db5129
 @dataclass(frozen=True)
@@ -291,53 +360,76 @@ class AWQ(Quantization):
     zero_point:bool = True        # A zero for each group? Without it levels are symmetric around zero
     scale:bool = True             # Search for scales?
     clip:bool = True              # Search for how far each group reaches?
-    search:str = 'block'          # Score scales by the output of the module around the layers, as the original does, or of the `'linear'` layers alone: another objective, much faster
+    search:str = 'block'          # Score by the module around the layers, as the original, or the layers, `'linear'`
     grouped_query:bool = False    # Scale output projections behind grouped-query attention, too?
     clip_tokens:int|None = 512    # About how many tokens decide the clipping; `None`: all of them
     dense_past:bool = True        # Let a block see the uncompressed past?
 
     def __post_init__(self):
         super().__post_init__()
-        if self.search not in ('block','linear'): raise ValueError(f"`search` must be 'block' or 'linear', got {self.search!r}")
-        if not self.scale and (self.grouped_query or self.search!='block'):
-            raise ValueError(f"`search` and `grouped_query` say how to scale, but `scale` is False; got {self.search!r} and {self.grouped_query}")
         tokens = self.clip_tokens
+        if self.search not in ('block','linear'):
+            raise ValueError(f"`search` must be 'block' or 'linear', got {self.search!r}")
+        if not self.scale and (self.grouped_query or self.search!='block'):
+            raise ValueError("`search` and `grouped_query` say how to scale, but `scale` is False; "
+                             f"got {self.search!r} and {self.grouped_query}")
         if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens<1):
-            raise ValueError(f"`clip_tokens` must be a whole number above 0, or None for all tokens, got {self.clip_tokens!r}")
+            raise ValueError(f"`clip_tokens` must be a whole number above 0, or None for all tokens, got {tokens!r}")
 
-    def for_layer(self, name): return self if may_clip(name) else replace(self, clip=False)
+# %% ../../nbs/compression/70_methods.ipynb #26a7d882
+@patch
+def for_layer(self:AWQ, name):
+    "The method, without clipping for queries and keys"
+    return self if may_clip(name) else replace(self, clip=False)
 
-    def observe_block(self, block, batches, statistics):
-        clipped = {k: v for k,v in statistics.items() if may_clip(k)}
-        if self.clip and self.clip_tokens is not None and clipped: sample_inputs(block, batches, clipped, self.clip_tokens)
+@patch
+def observe_block(self:AWQ, block, batches, statistics):
+    "Sample the inputs of layers that will be clipped"
+    clipped = {k: v for k,v in statistics.items() if may_clip(k)}
+    if self.clip and self.clip_tokens is not None and clipped: sample_inputs(block, batches, clipped, self.clip_tokens)
 
-    def prepare_block(self, block, batches, statistics):
-        if not self.scale: return []
-        done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point,
-                           search=self.search, grouped_query=self.grouped_query)
-        return [dict(block=block.name, **o.row) for o in done]
+@patch
+def prepare_block(self:AWQ, block, batches, statistics):
+    "Scale the inputs of the layers"
+    if not self.scale: return []
+    done = scale_block(block, batches, statistics, self.bits, self.group_size, not self.zero_point,
+                       search=self.search, grouped_query=self.grouped_query)
+    return [dict(block=block.name, **o.row) for o in done]
 
-    def compress_layer(self, weight, statistics, keep=None):
-        if self.clip and statistics.tokens:
-            maxima = clip_search(weight, self.bits, self.group_size, not self.zero_point, rows=statistics.memo.get('rows'), moments=statistics.moments)
-            weight = clip_weight(weight, maxima, self.group_size)
-        return rtn(weight, self.bits, self.group_size, not self.zero_point, rule='awq', keep=keep)
+# %% ../../nbs/compression/70_methods.ipynb #8d07d4d5
+@patch
+def compress_layer(self:AWQ, weight, statistics, keep=None):
+    "Codes and grids of the weight, clipped before"
+    symmetric = not self.zero_point
+    if self.clip and statistics.tokens:
+        rows = statistics.memo.get('rows')
+        maxima = clip_search(weight, self.bits, self.group_size, symmetric, rows=rows, moments=statistics.moments)
+        weight = clip_weight(weight, maxima, self.group_size)
+    return rtn(weight, self.bits, self.group_size, symmetric, rule='awq', keep=keep)
 
 # %% ../../nbs/compression/70_methods.ipynb #99be8f03
-def _check_parts(combined):
-    "Raise where two methods do not go together"
-    joint,where = combined.joint,' where `joint` is set'*combined.joint
-    if not isinstance(combined.pruning, SparseGPT if joint else Pruning):
-        names = 'SparseGPT' if joint else 'Magnitude or Wanda or SparseGPT'
-        raise TypeError(f"`pruning` must be {names}{where}, got {combined.pruning!r}")
-    grid = combined.quantization
-    if not isinstance(grid, (RTN,GPTQ) if joint else (RTN,GPTQ,AWQ)):
-        raise TypeError(f"`quantization` must be RTN or GPTQ{'' if joint else ' or AWQ'}{where}, got {grid!r}")
-    if getattr(grid, 'rule', None)=='spqr': raise ValueError("`quantization` must have a rule whose grids hold 0, got 'spqr'")
-    heard = ('bits','group_size','symmetric','mse','rule','true_sequential')
-    ignored = [f.name for f in fields(grid) if f.name not in heard and getattr(grid, f.name)!=f.default] if joint else []
-    if ignored: raise ValueError(f"`quantization` must only say which grid{where}, got {ignored[0]}={getattr(grid, ignored[0])!r}")
+_GRID = 'bits','group_size','symmetric','mse','rule' # Settings that say which grid, and nothing else
 
+def _check_types(pruning, quantization, joint):
+    "Raise where a part is of a kind that does not go with the other"
+    where = ' where `joint` is set' if joint else ''
+    if not isinstance(pruning, SparseGPT if joint else Pruning):
+        kinds = 'SparseGPT' if joint else 'Magnitude or Wanda or SparseGPT'
+        raise TypeError(f"`pruning` must be {kinds}{where}, got {pruning!r}")
+    if not isinstance(quantization, (RTN,GPTQ) if joint else (RTN,GPTQ,AWQ)):
+        kinds = 'RTN or GPTQ' if joint else 'RTN or GPTQ or AWQ'
+        raise TypeError(f"`quantization` must be {kinds}{where}, got {quantization!r}")
+
+def _check_settings(quantization, joint):
+    "Raise where a grid need not hold 0, or where a setting is not heard"
+    if getattr(quantization, 'rule', None)=='spqr':
+        raise ValueError("`quantization` must have a rule whose grids hold 0, got 'spqr'")
+    for f in fields(quantization) if joint else ():
+        value = getattr(quantization, f.name)
+        if f.name in (*_GRID,'true_sequential') or value==f.default: continue
+        raise ValueError(f"`quantization` must only say which grid where `joint` is set, got {f.name}={value!r}")
+
+# %% ../../nbs/compression/70_methods.ipynb #85de5929
 @dataclass(frozen=True)
 class Combined(Method):
     "Prune, and quantize what is left"
@@ -347,7 +439,8 @@ class Combined(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_parts(self)
+        _check_types(self.pruning, self.quantization, self.joint)
+        _check_settings(self.quantization, self.joint)
 
     @property
     def needs(self): return max(self.pruning.needs, self.quantization.needs, key=NEEDS.index)
@@ -360,22 +453,46 @@ class Combined(Method):
     @property
     def label(self)->str: return f"{self.pruning.label} + {self.quantization.label}{' joint' if self.joint else ''}"
 
-    def for_layer(self, name):
-        first,then = self.pruning.for_layer(name),self.quantization.for_layer(name)
-        return replace(self, pruning=first, quantization=then) if first and then else first or then
-    def check_names(self, names): self.pruning.check_names(names)
-    def check(self, weight): self.pruning.check(weight); self.quantization.check(weight)
-    def observe_block(self, block, batches, statistics):
-        for o in (self.pruning,self.quantization): o.observe_block(block, batches, statistics)
-    def prepare_block(self, block, batches, statistics):
-        return [note for o in (self.pruning,self.quantization) for note in o.prepare_block(block, batches, statistics)]
+# %% ../../nbs/compression/70_methods.ipynb #14bbc348
+@patch
+def for_layer(self:Combined, name):
+    "Both methods with the settings for this layer, or the one that does not leave it alone"
+    first,then = self.pruning.for_layer(name),self.quantization.for_layer(name)
+    return replace(self, pruning=first, quantization=then) if first and then else first or then
 
-    def compress_layer(self, weight, statistics):
-        if not self.joint:
-            pruned = self.pruning.compress_layer(weight, statistics)
-            return self.quantization.compress_layer(pruned, statistics, keep=pruned!=0)
-        grid = choose_grid(weight, *(getattr(self.quantization, o) for o in ('bits','group_size','symmetric','mse','rule')))
-        return round_to_grid(self.pruning.compress_layer(weight, statistics, round=column_rounding(grid)), grid)
+@patch
+def check_names(self:Combined, names):
+    "Raise a `ValueError` where pruning speaks of layers that are not there"
+    self.pruning.check_names(names)
+
+@patch
+def check(self:Combined, weight):
+    "Raise a `ValueError` where one of the two cannot compress this layer"
+    self.pruning.check(weight)
+    self.quantization.check(weight)
+
+# %% ../../nbs/compression/70_methods.ipynb #80418ebc
+@patch
+def observe_block(self:Combined, block, batches, statistics):
+    "Let both note down what they need"
+    for o in (self.pruning,self.quantization): o.observe_block(block, batches, statistics)
+
+@patch
+def prepare_block(self:Combined, block, batches, statistics):
+    "Let both change the block"
+    parts = self.pruning,self.quantization
+    return [note for o in parts for note in o.prepare_block(block, batches, statistics)]
+
+# %% ../../nbs/compression/70_methods.ipynb #c151d47b
+@patch
+def compress_layer(self:Combined, weight, statistics):
+    "Codes and grids of the pruned weight"
+    if not self.joint:
+        pruned = self.pruning.compress_layer(weight, statistics)
+        return self.quantization.compress_layer(pruned, statistics, keep=pruned!=0)
+    grid = choose_grid(weight, **{o: getattr(self.quantization, o) for o in _GRID})
+    pruned = self.pruning.compress_layer(weight, statistics, round=column_rounding(grid))
+    return round_to_grid(pruned, grid)
 
 # %% ../../nbs/compression/70_methods.ipynb #5dbfcdde
-METHODS = {o.__name__.lower(): o for o in (Magnitude,Wanda,SparseGPT,RTN,GPTQ,AWQ,SpQR)} # by the names that commands and tables use
+METHODS = {o.__name__.lower(): o for o in (Magnitude,Wanda,SparseGPT,RTN,GPTQ,AWQ,SpQR)} # by name, for commands

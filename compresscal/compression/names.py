@@ -16,34 +16,54 @@ from ..calibration.sources import read_value
 from ..core.spelling import no_such
 
 # %% ../../nbs/compression/75_names.ipynb #c31231ba
+def _settings(kind, name, rest, text):
+    "A method of this kind, from the text of its settings"
+    takes = [f.name for f in fields(kind)]
+    parts = [p.strip().rpartition('=') for p in rest.split(',')] if rest else []
+    odd = [k for k,_,_ in parts if k and k not in takes]
+    if odd: raise no_such(f'a setting of {kind.__name__}', odd[0], takes)
+    positional = [read_value(v) for k,_,v in parts if not k]
+    named = {k: read_value(v) for k,_,v in parts if k}
+    try: return kind(*positional, **named)
+    except TypeError as e:
+        if not rest:
+            raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', "
+                             f"got {text!r}") from None
+        raise ValueError(f"`method` {text!r} must give {kind.__name__} settings that it takes, "
+                         f"{', '.join(takes)}: {e}") from None
+
+# %% ../../nbs/compression/75_names.ipynb #06bab3c3
 def parse_method(
-    text:str|Method, # Such as `wanda:0.5`, `gptq:4,group_size=none` or `sparsegpt:2:4+gptq`; a method is returned as it is
+    text:str|Method, # Such as `wanda:0.5` or `sparsegpt:2:4+gptq:4,group_size=none`; a method is returned as it is
 )->Method:           # The method
     "Read a method and its settings"
     if not isinstance(text, str): return text
     parts = re.split(r'\+(?=\s*[a-zA-Z])', text)
-    if len(parts)>2: raise ValueError(f"`method` must be one method, or a pruning and a quantizing one joined by +, got {text!r}")
+    if len(parts)>2:
+        raise ValueError("`method` must be one method, or a pruning and a quantizing one joined by +, "
+                         f"got {text!r}")
     if len(parts)==2: return Combined(*map(parse_method, parts))
     name, _, rest = text.strip().partition(':')
-    if (kind:=METHODS.get(name.strip().lower())) is None: raise no_such('method', name, METHODS)
-    parts, takes = [p.strip().rpartition('=') for p in rest.split(',')] if rest else [], [f.name for f in fields(kind)]
-    if odd := [k for k,_,_ in parts if k and k not in takes]: raise no_such(f'a setting of {kind.__name__}', odd[0], takes)
-    try: return kind(*(read_value(v) for k,_,v in parts if not k), **{k: read_value(v) for k,_,v in parts if k})
-    except TypeError as e:
-        if not rest: raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', got {text!r}") from None
-        raise ValueError(f"`method` {text!r} must give {kind.__name__} settings that it takes, {', '.join(takes)}: {e}") from None
+    kind = METHODS.get(name.strip().lower())
+    if kind is None: raise no_such('method', name, METHODS)
+    return _settings(kind, name, rest, text)
 
 # %% ../../nbs/compression/75_names.ipynb #16a4ebbd
 def spell_method(
     method:Method, # A method of the library
 )->str:            # As `parse_method` reads it
     "The name of a method and its settings"
-    if isinstance(method, Combined) and not method.joint: return '+'.join(map(spell_method, (method.pruning, method.quantization)))
+    if isinstance(method, Combined) and not method.joint:
+        return '+'.join(map(spell_method, (method.pruning, method.quantization)))
     names = [k for k,v in METHODS.items() if v is type(method)]
-    changed = {f.name: v for f in fields(method) if (v:=getattr(method, f.name))!=f.default or f.default is MISSING}
+    values = {f.name: (getattr(method, f.name), f.default) for f in fields(method)}
+    changed = {k: v for k,(v,default) in values.items() if v!=default or default is MISSING}
     odd = [k for k,v in changed.items() if not isinstance(v, (int, float, str, type(None)))]
-    if not names or odd: raise ValueError(f"`method` must be one of {', '.join(METHODS)} with plain settings to be written as a name, got {method!r}")
-    return ':'.join([names[0], *filter(None, [','.join(f'{k}={v if isinstance(v, str) else str(v).lower()}' for k,v in changed.items())])])
+    if not names or odd:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)} with plain settings to be written as a name, "
+                         f"got {method!r}")
+    settings = ','.join(f'{k}={v if isinstance(v, str) else str(v).lower()}' for k,v in changed.items())
+    return f'{names[0]}:{settings}' if settings else names[0]
 
 # %% ../../nbs/compression/75_names.ipynb #691a8902
 def refuse_unused(
@@ -52,4 +72,5 @@ def refuse_unused(
 ):
     "Raise where something was given that does nothing"
     for name,value in given.items():
-        if value is not None: raise ValueError(f"`{name}` must not be given {why}, where it does nothing; got {value!r}")
+        if value is None: continue
+        raise ValueError(f"`{name}` must not be given {why}, where it does nothing; got {value!r}")

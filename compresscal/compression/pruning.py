@@ -29,20 +29,23 @@ def wanda_scores(
     norms:Tensor, # L2 norm of each input feature over the calibration text, `[in]`
 )->Tensor:        # One score per weight, `[out, in]`; small means safe to remove
     "Weight magnitude times the loudness of its input"
-    if norms.shape!=w.shape[1:]: raise ValueError(f"`norms` must have shape {tuple(w.shape[1:])}, got {tuple(norms.shape)}")
+    if norms.shape!=w.shape[1:]:
+        raise ValueError(f"`norms` must have shape {tuple(w.shape[1:])}, got {tuple(norms.shape)}")
     require_finite(norms=norms)
     return magnitude_scores(w)*norms.to(w.device, torch.float32)
 
 # %% ../../nbs/compression/30_pruning.ipynb #5881daf5
+def _parse_pattern(text):
+    "Both numbers of a pattern"
+    n,colon,m = (o.strip() for o in text.partition(':'))
+    if colon and n.isdecimal() and m.isdecimal() and 0<int(n)<int(m): return int(n),int(m)
+    raise ValueError(f"`sparsity` as text must be a pattern 'n:m' of whole numbers with 0 < n < m, got {text!r}")
+
 def parse_sparsity(
     sparsity:float|str, # Fraction of the weights to remove, in (0, 1), or a pattern such as `"2:4"`
 )->float|tuple[int,int]: # The fraction, or `(n, m)`: `n` weights go of every `m` consecutive ones
     "Read a sparsity, or say what is wrong with it"
-    if isinstance(sparsity, str):
-        n,colon,m = (o.strip() for o in sparsity.partition(':'))
-        if not (colon and n.isdecimal() and m.isdecimal() and 0<int(n)<int(m)):
-            raise ValueError(f"`sparsity` as text must be a pattern 'n:m' of whole numbers with 0 < n < m, got {sparsity!r}")
-        return int(n),int(m)
+    if isinstance(sparsity, str): return _parse_pattern(sparsity)
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
         raise TypeError(f"`sparsity` must be a fraction in (0, 1) or a pattern such as '2:4', got {sparsity!r}")
     if not 0<sparsity<1: raise ValueError(f"`sparsity` must lie in (0, 1), got {sparsity!r}")
@@ -54,7 +57,8 @@ def _count(
     sparsity:float, # Fraction of them to remove, in (0, 1)
 )->int:             # How many go, rounded down
     "How many weights a fraction is"
-    if isinstance(sparsity, str): raise TypeError(f"`sparsity` must be a fraction in (0, 1) here, got {sparsity!r}; patterns are for `mask_n_m`")
+    if isinstance(sparsity, str):
+        raise TypeError(f"`sparsity` must be a fraction in (0, 1) here, got {sparsity!r}; patterns are for `mask_n_m`")
     return int(total*parse_sparsity(sparsity))
 
 # %% ../../nbs/compression/30_pruning.ipynb #77c64496
@@ -111,6 +115,11 @@ def mask_rows(
     return _lowest(scores, _count(scores.shape[1], sparsity))
 
 # %% ../../nbs/compression/30_pruning.ipynb #abfd5928
+def _lowest_of_group(groups, k):
+    "`True` at the `k` lowest of each row"
+    lowest = groups.topk(k, largest=False)[1]
+    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, lowest, True)
+
 def mask_n_m(
     scores:Tensor, # Scores, `[out, in]`
     n:int,         # How many weights go ...
@@ -119,35 +128,55 @@ def mask_n_m(
 )->Tensor:         # `True` where a weight goes, `[out, in]`
     "Compare each weight with its neighbours in groups of `m`"
     if not 0<n<m: raise ValueError(f"`n` and `m` must satisfy 0 < n < m, got n={n}, m={m}")
-    rest = scores.shape[1]%m
-    if rest and not ragged: raise ValueError(f"`m` must divide the number of input features, got {m} for {scores.shape[1]}")
+    columns = scores.shape[1]
+    rest = columns%m
+    if rest and not ragged: raise ValueError(f"`m` must divide the number of input features, got {m} for {columns}")
     require_finite(scores=scores)
-    def lowest(groups, k): return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, groups.topk(k, largest=False)[1], True)
-    whole,short = scores.split([scores.shape[1]-rest, rest], dim=1)
-    return torch.cat([lowest(whole.reshape(-1,m), n).view_as(whole), lowest(short, min(n,rest))], dim=1)
+    whole,short = scores.split([columns-rest, rest], dim=1)
+    whole = _lowest_of_group(whole.reshape(-1,m), n).view_as(whole)
+    return torch.cat([whole, _lowest_of_group(short, min(n,rest))], dim=1)
 
 # %% ../../nbs/compression/30_pruning.ipynb #3013d5a4
+def _kept_of_pattern(scores, n):
+    "1 where a weight stays and 0 where it goes: in each group, a column of `scores`, the `n` lowest"
+    gone = scores.topk(min(n, len(scores)), dim=0, largest=False)[1]
+    return torch.ones_like(scores).scatter_(0, gone, 0)
+
+def _kept_of_fraction(scores, fraction, exact):
+    "1 where a weight stays and 0 where it goes, all weights of a block compared with each other"
+    return (~_mask_matrix(scores, int(scores.numel()*fraction), exact)).float()
+
+def _check_sparsegpt(weight, block_size, pattern, order, sparsity):
+    "Say what is wrong with the arguments of `sparsegpt`"
+    require_finite(weight=weight)
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size<1:
+        raise ValueError(f"`block_size` must be a whole number, 1 or more, got {block_size!r}")
+    if pattern and order is not None:
+        raise ValueError(f"`factor` must take the columns from left to right for the pattern {sparsity!r}, "
+                         "got an order of its own")
+
+# %% ../../nbs/compression/30_pruning.ipynb #ee3a3316
 def sparsegpt(
     weight:Tensor,       # Weights, `[out, in]`
     factor:Factor,       # From `factorize`, of the input's Hessian
     sparsity:float|str,  # Fraction of the weights to remove, in (0, 1), or a pattern such as `"2:4"`
     *,
     block_size:int=128,  # Columns whose weights compete for a fraction; a pattern takes whole groups
-    exact:bool=False,    # Remove exactly the fraction of each block, instead of every score up to and including the threshold's?
-    round:Callable|None=None, # `round(values, column)`: what the weights of a column become if they stay, `[out]` from `[out]`
+    exact:bool=False,    # Remove exactly the fraction of each block, instead of every score up to the threshold's?
+    round:Callable|None=None, # `round(values, column)`: what weights that stay become, `[out]` from `[out]`
 )->Tensor:               # New weights, `[out, in]` fp32
     "Remove the weights that cost least, and let those after them make good"
-    require_finite(weight=weight)
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size<1: raise ValueError(f"`block_size` must be a whole number, 1 or more, got {block_size!r}")
     fraction = parse_sparsity(sparsity)
     n,m = fraction if isinstance(fraction, tuple) else (None, block_size)
-    if n and factor.order is not None: raise ValueError(f"`factor` must take the columns from left to right for the pattern {sparsity!r}, got an order of its own")
+    _check_sparsegpt(weight, block_size, n, factor.order, sparsity)
     columns = range(weight.shape[1]) if factor.order is None else factor.order.tolist()
     costs,kept = factor.upper.diagonal().square()[:,None],[None]*m
-    def choose(place, values):
+    def begin(place, values):
         scores = values[:m].square()/costs[place:place+m]
-        if n: keep = torch.ones_like(scores).scatter_(0, scores.topk(min(n, len(scores)), dim=0, largest=False)[1], 0)
-        else: keep = (~_mask_matrix(scores, int(scores.numel()*fraction), exact)).float()
+        keep = _kept_of_pattern(scores, n) if n else _kept_of_fraction(scores, fraction, exact)
         kept[:len(keep)] = keep.unbind()
-    def decide(values, place): return (round(values, columns[place]) if round else values)*kept[place%m]
-    return sweep(weight, factor, decide, begin=choose, every=m, block_size=max(block_size//m, 1)*m).add_(0) # -0.0 becomes 0.0
+    def decide(values, place):
+        if round: values = round(values, columns[place])
+        return values*kept[place%m]
+    new = sweep(weight, factor, decide, begin=begin, every=m, block_size=max(block_size//m, 1)*m)
+    return new.add_(0) # -0.0 becomes 0.0

@@ -14,15 +14,18 @@ from numbers import Real
 import torch
 from torch import Tensor
 from .compensation import Factor,sweep
-from .grids import (Grid,Quantized,SecondLevel,check_grid,check_rule,check_weight,choose,choose_grid,dequantize,group_index,
-                               quantize,round_to_grid,second_level,spqr_levels)
+from .grids import (Grid,Quantized,SecondLevel,check_grid,check_rule,check_weight,choose,
+                                           choose_grid,dequantize,group_index,quantize,round_to_grid,second_level,
+                                           spqr_levels)
+from ..core.patching import patch
 
 # %% ../../nbs/compression/50_quantization.ipynb #174e6ee1
 def _check_keep(keep, weight, rule):
     "Say what is wrong with a mask"
     if keep is None: return
     if keep.dtype!=torch.bool or keep.shape!=weight.shape:
-        raise ValueError(f"`keep` must be a bool tensor of shape {tuple(weight.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}")
+        raise ValueError(f"`keep` must be a bool tensor of shape {tuple(weight.shape)}, "
+                         f"got {keep.dtype} of shape {tuple(keep.shape)}")
     if rule=='spqr': raise ValueError("`keep` must be None with rule 'spqr', whose grids need not hold 0, got a mask")
 
 # %% ../../nbs/compression/50_quantization.ipynb #7001d76d
@@ -45,30 +48,72 @@ def rtn(
 class _Columns:
     "Codes of the columns of a sweep, and the grids of their groups"
     def __init__(self, weight, factor, bits, size, whole):
-        n,self.order,self.bits,self.whole = weight.shape[1],factor.order,bits,whole
-        if n!=len(factor.upper): raise ValueError(f"`factor` must have as many columns as `weight`, {n}, got {len(factor.upper)}")
-        self.groups,self.scales,self.zeros = group_index(n, size, weight.device),[],[]
+        n = weight.shape[1]
+        if n!=len(factor.upper):
+            raise ValueError(f"`factor` must have as many columns as `weight`, {n}, got {len(factor.upper)}")
+        self.order,self.bits,self.whole = factor.order,bits,whole
+        self.scales,self.zeros = [],[] # of the groups so far
         self.codes = torch.empty(n, len(weight), dtype=torch.uint8, device=weight.device)
-        self.rows,self.which = self.codes.unbind(),self.groups.tolist()
+        self.rows = self.codes.unbind()
+        self.set_groups(group_index(n, size, weight.device))
 
+    def set_groups(self, groups):
+        "Say which group the column at each place of the sweep belongs to"
+        self.groups,self.which = groups,groups.tolist()
+    def in_order(self, columns): return columns if self.order is None else columns[self.order]
     def place_grid(self, grid):
         "Use a grid that is known for all columns of the layer"
-        self.scales,self.zeros,self.groups = list(grid.scale.T.contiguous()),list(grid.zero.T.contiguous()),self.in_order(grid.groups)
-        self.which = self.groups.tolist()
-    def in_order(self, columns): return columns if self.order is None else columns[self.order]
-    def nearest(self, values, place, keep=None):
-        "The nearest levels, or 0 where a weight is not kept"
-        scale,zero = self.scales[self.which[place]],self.zeros[self.which[place]]
-        codes = quantize(values, scale, zero, self.bits, self.whole)
-        if keep is not None: codes = torch.where(keep, codes, zero)
-        self.rows[place].copy_(codes)
-        return dequantize(codes, scale, zero)
-    def assemble(self, **more):
-        "All columns, in the order of the layer"
-        back = slice(None) if self.order is None else self.order.argsort()
-        return Quantized(self.codes[back].T.contiguous(), torch.stack(self.scales, 1), torch.stack(self.zeros, 1), self.groups[back], self.bits, **more)
+        self.scales,self.zeros = list(grid.scale.T.contiguous()),list(grid.zero.T.contiguous())
+        self.set_groups(self.in_order(grid.groups))
+
+# %% ../../nbs/compression/50_quantization.ipynb #1767e52d
+@patch
+def nearest(self:_Columns, values, place, keep=None):
+    "The nearest levels, or 0 where a weight is not kept"
+    group = self.which[place]
+    scale,zero = self.scales[group],self.zeros[group]
+    codes = quantize(values, scale, zero, self.bits, self.whole)
+    if keep is not None: codes = torch.where(keep, codes, zero)
+    self.rows[place].copy_(codes)
+    return dequantize(codes, scale, zero)
+
+@patch
+def assemble(self:_Columns, **more):
+    "All columns, in the order of the layer"
+    back = slice(None) if self.order is None else self.order.argsort()
+    scale,zero = torch.stack(self.scales, 1),torch.stack(self.zeros, 1)
+    return Quantized(self.codes[back].T.contiguous(), scale, zero, self.groups[back], self.bits, **more)
 
 # %% ../../nbs/compression/50_quantization.ipynb #3e146ba3
+def _prepare(weight, factor, group_size, keep, round_dead):
+    "The weights that the sweep begins with, and its factor"
+    if keep is not None: weight = weight.masked_fill(~keep.to(weight.device), 0)
+    if round_dead: return weight,replace(factor, dead=torch.zeros_like(factor.dead))
+    if group_size is None: return weight,factor # the original chooses the grid of a row before it looks for dead inputs
+    return weight.masked_fill(factor.dead, 0),factor
+
+def _groups_from(place, every, size, n):
+    "First places of the groups that begin in the next `every` places"
+    first = -(-place//size)*size # rounded up
+    return range(first, min(place+every, n), size)
+
+# %% ../../nbs/compression/50_quantization.ipynb #d0ff1b7d
+def _sweep_columns(done, w, factor, group_size, keep, grid, choice, block_size, refresh):
+    "Round all columns, to a grid that is given or to grids that are chosen as their groups begin"
+    n,(bits,symmetric,mse,rule) = w.shape[1],choice
+    size,every = min(group_size or n, n),block_size
+    if grid is not None: done.place_grid(grid)
+    if refresh and size%block_size: every,block_size = size,size*max(1, block_size//size)
+    def begin(place, columns):
+        for first in _groups_from(place, every, size, n):
+            group = columns[first-place:first-place+size]
+            scale,zero = choose(group, bits, symmetric, mse, rule, dim=0)
+            done.scales.append(scale)
+            done.zeros.append(zero)
+    def decide(values, place): return done.nearest(values, place, None if keep is None else keep[place])
+    sweep(w, factor, decide, begin=None if grid is not None else begin, every=every, block_size=block_size)
+
+# %% ../../nbs/compression/50_quantization.ipynb #d7b0b75d
 def gptq(
     weight:Tensor,           # Weights, `[out, in]`
     factor:Factor,           # From `factorize`; it also says in which order columns come
@@ -86,22 +131,13 @@ def gptq(
     "Round one column after the other; those that follow make good the errors"
     check_grid(bits, group_size)
     check_rule(rule, mse, symmetric)
-    w,n = check_weight(weight),weight.shape[1]
+    w,choice = check_weight(weight),(bits, symmetric, mse, rule)
     _check_keep(keep, w, rule)
-    size,every = min(group_size or n, n),block_size
-    done = _Columns(w, factor, bits, size, rule!='spqr')
-    if keep is not None: w,keep = w.masked_fill(~keep.to(w.device), 0),done.in_order(keep.to(w.device).T)
-    if round_dead: factor = replace(factor, dead=torch.zeros_like(factor.dead))
-    elif group_size: w = w.masked_fill(factor.dead, 0) # per channel, the original chooses the grid before it looks for dead inputs
-    fixed = group_size is None or static_groups
-    if fixed: done.place_grid(choose_grid(w, bits, group_size, symmetric, mse, rule))
-    if refresh and size%block_size: every,block_size = size,size*max(1, block_size//size)
-    def begin(place, columns):
-        for first in range(-(-place//size)*size, min(place+every, n), size):
-            scale,zero = choose(columns[first-place:first-place+size], bits, symmetric, mse, rule, dim=0)
-            done.scales.append(scale); done.zeros.append(zero)
-    def decide(values, place): return done.nearest(values, place, keep if keep is None else keep[place])
-    sweep(w, factor, decide, begin=None if fixed else begin, every=every, block_size=block_size)
+    done = _Columns(w, factor, bits, group_size or w.shape[1], rule!='spqr')
+    w,factor = _prepare(w, factor, group_size, keep, round_dead)
+    if keep is not None: keep = done.in_order(keep.to(w.device).T)
+    grid = choose_grid(w, bits, group_size, *choice[1:]) if group_size is None or static_groups else None
+    _sweep_columns(done, w, factor, group_size, keep, grid, choice, block_size, refresh)
     return done.assemble(symmetric=symmetric)
 
 # %% ../../nbs/compression/50_quantization.ipynb #702d210c
@@ -109,7 +145,8 @@ def column_rounding(
     grid:Grid, # Levels of each group
 )->Callable:   # `round(values, column)`: the values of one column of the layer, `[out]`, each to its nearest level
     "Rounding to a grid, one column at a time"
-    scales,zeros,which = list(grid.scale.T.contiguous()),list(grid.zero.T.contiguous()),grid.groups.tolist()
+    scales,zeros = list(grid.scale.T.contiguous()),list(grid.zero.T.contiguous())
+    which = grid.groups.tolist()
     def nearest(values, column):
         scale,zero = scales[which[column]],zeros[which[column]]
         return dequantize(quantize(values, scale, zero, grid.bits, grid.whole), scale, zero)
@@ -124,13 +161,18 @@ def leave_one_out(
     "What it would gain a group to leave out one of its weights"
     def errors(low, high):
         scale,zero = spqr_levels(low, high, bits)
-        return dequantize(quantize(columns, scale, zero, bits, whole=False), scale, zero).sub_(columns).mul_(cost).square_()
-    (low,lowest),(high,highest) = columns.min(0, keepdim=True),columns.max(0, keepdim=True)
+        rounded = dequantize(quantize(columns, scale, zero, bits, whole=False), scale, zero)
+        return rounded.sub_(columns).mul_(cost).square_()
+    low,lowest = columns.min(0, keepdim=True)
+    high,highest = columns.max(0, keepdim=True)
     own = errors(low, high)
     if len(columns)==1: return own
-    gain,total = own.clone(),own.sum(0, keepdim=True)
-    for at,ends in ((lowest,(columns.scatter(0, lowest, torch.inf).amin(0),high[0])), (highest,(low[0],columns.scatter(0, highest, -torch.inf).amax(0)))):
-        gain.scatter_(0, at, total-errors(*ends).scatter_(0, at, 0).sum(0, keepdim=True))
+    gain,total = own.clone(),own.sum(0, keepdim=True) # without any but the lowest and the highest, the grid stays
+    second_lowest = columns.scatter(0, lowest, torch.inf).amin(0)
+    second_highest = columns.scatter(0, highest, -torch.inf).amax(0)
+    for left_out,ends in ((lowest,(second_lowest,high[0])), (highest,(low[0],second_highest))):
+        others = errors(*ends).scatter_(0, left_out, 0)
+        gain.scatter_(0, left_out, total-others.sum(0, keepdim=True))
     return gain
 
 # %% ../../nbs/compression/50_quantization.ipynb #d44769ae
@@ -141,13 +183,17 @@ def check_spqr(
     outlier_threshold:float|None # As in `spqr`
 ):
     "Say what is wrong with the settings of SpQR"
+    def whole(o): return isinstance(o, int) and not isinstance(o, bool)
     for name,o in dict(scale_bits=scale_bits, zero_bits=zero_bits).items():
-        if o is not None and (isinstance(o, bool) or not isinstance(o, int) or not 2<=o<=8):
-            raise ValueError(f"`{name}` must be a whole number from 2 to 8, or None for no second level, got {o!r}")
-    if isinstance(second_group_size, bool) or not isinstance(second_group_size, int) or second_group_size<2:
+        if o is None or whole(o) and 2<=o<=8: continue
+        raise ValueError(f"`{name}` must be a whole number from 2 to 8, or None for no second level, got {o!r}")
+    if not whole(second_group_size) or second_group_size<2:
         raise ValueError(f"`second_group_size` must be a whole number, 2 or more, got {second_group_size!r}")
-    if outlier_threshold is not None and (isinstance(outlier_threshold, bool) or not isinstance(outlier_threshold, Real) or not outlier_threshold>=0):
-        raise ValueError(f"`outlier_threshold` must be a number, 0 or more, or None for no outliers, got {outlier_threshold!r}")
+    if outlier_threshold is None: return
+    number = isinstance(outlier_threshold, Real) and not isinstance(outlier_threshold, bool)
+    if not number or not outlier_threshold>=0:
+        raise ValueError("`outlier_threshold` must be a number, 0 or more, or None for no outliers, "
+                         f"got {outlier_threshold!r}")
 
 # %% ../../nbs/compression/50_quantization.ipynb #372323af
 class _Outliers:
@@ -155,28 +201,64 @@ class _Outliers:
     def __init__(self, weight, factor, threshold, bits):
         diagonal,self.order,self.bits = factor.upper.diagonal(),factor.order,bits
         spread = weight.masked_fill(factor.dead, 0).var(0)
-        self.limit = threshold*((spread if self.order is None else spread[self.order])/diagonal.square()).mean()
-        self.cost,self.limits = 1/diagonal[:,None],(diagonal*self.limit.sqrt()).tolist()
+        if self.order is not None: spread = spread[self.order]
+        self.limit = threshold*(spread/diagonal.square()).mean() # of the cost
+        self.cost = 1/diagonal[:,None]
+        self.limits = (diagonal*self.limit.sqrt()).tolist()      # of the error in each column
         self.mask = torch.zeros(weight.shape[1], len(weight), dtype=torch.bool, device=weight.device)
         self.rows = self.mask.unbind()
 
     def replaced(self, columns, place):
         "A group in which the mean of the others stands for each likely outlier"
-        usual = (leave_one_out(columns, self.cost[place:place+len(columns)], self.bits)<=self.limit).float()
-        return torch.lerp((columns*usual).sum(0)/usual.sum(0).clamp_(min=1), columns, usual)
-    def kept(self, values, rounded, place):
-        "Values rounded or, where that costs too much, as they are"
-        return torch.where(torch.gt((values-rounded).abs_(), self.limits[place], out=self.rows[place]), values, rounded)
-    def found(self, new):
-        "Rows and columns of the outliers, and their values"
-        places = (self.mask if self.order is None else self.mask[self.order.argsort()]).T.nonzero().T.contiguous()
-        return places,new[tuple(places)]
+        gain = leave_one_out(columns, self.cost[place:place+len(columns)], self.bits)
+        usual = (gain<=self.limit).float()
+        mean = (columns*usual).sum(0)/usual.sum(0).clamp_(min=1)
+        return torch.lerp(mean, columns, usual)
+
+# %% ../../nbs/compression/50_quantization.ipynb #4a566751
+@patch
+def kept(self:_Outliers, values, rounded, place):
+    "Values rounded or, where that costs too much, as they are"
+    outlier = torch.gt((values-rounded).abs_(), self.limits[place], out=self.rows[place])
+    return torch.where(outlier, values, rounded)
+
+@patch
+def found(self:_Outliers, new):
+    "Rows and columns of the outliers, and their values"
+    mask = self.mask if self.order is None else self.mask[self.order.argsort()]
+    places = mask.T.nonzero().T.contiguous()
+    return places,new[tuple(places)]
 
 # %% ../../nbs/compression/50_quantization.ipynb #e9a3279c
-def _join(levels):
-    "Second levels of single columns as one"
-    if not levels: return
-    return SecondLevel(*(torch.cat([getattr(o, name) for o in levels], 1) for name in ('codes','scale','zero')), levels[0].bits, levels[0].size)
+class _Levels:
+    "Scales, or zeros, of the groups, each quantized as it comes if there is a second level"
+    def __init__(self, values, bits, size): self.values,self.bits,self.size,self.second = values,bits,size,[]
+
+    def append(self, values):
+        "Take those of the next group, `[out]`"
+        if self.bits is not None:
+            self.second.append(second_level(values[:,None], self.bits, self.size))
+            values = self.second[-1].dequantize()[:,0]
+        self.values.append(values)
+
+    def joined(self):
+        "The second levels of all groups as one, if there are any"
+        if not self.second: return None
+        parts = (torch.cat([getattr(o, name) for o in self.second], 1) for name in ('codes','scale','zero'))
+        return SecondLevel(*parts, self.bits, self.second[0].size)
+
+# %% ../../nbs/compression/50_quantization.ipynb #b509431a
+def _sweep_groups(done, w, factor, group_size, levels, outliers, simplified, block_size):
+    "Choose the grid of each group as it begins, round its columns, and keep outliers; the new weights"
+    size = min(group_size or w.shape[1], w.shape[1])
+    def begin(place, columns):
+        columns = columns[:size]
+        if outliers and not simplified: columns = outliers.replaced(columns, place)
+        for level,values in zip(levels, choose(columns, done.bits, rule='spqr', dim=0)): level.append(values)
+    def decide(values, place):
+        new = done.nearest(values, place)
+        return new if outliers is None else outliers.kept(values, new, place)
+    return sweep(w, factor, decide, begin=begin, every=size, block_size=size*max(1, block_size//size))
 
 # %% ../../nbs/compression/50_quantization.ipynb #daf6eb4c
 def spqr(
@@ -195,20 +277,12 @@ def spqr(
     "Small groups, quantized grids, and outliers that are kept as they are"
     check_grid(bits, group_size)
     check_spqr(scale_bits, zero_bits, second_group_size, outlier_threshold)
-    w,n = check_weight(weight),weight.shape[1]
-    size = min(group_size or n, n)
-    done = _Columns(w, factor, bits, size, whole=False)
+    w = check_weight(weight)
+    done = _Columns(w, factor, bits, group_size or w.shape[1], whole=False)
     if round_dead: factor = replace(factor, dead=torch.zeros_like(factor.dead))
-    outliers = None if outlier_threshold in (None,torch.inf) or len(w)<2 else _Outliers(w, factor, outlier_threshold, bits)
-    second = [],[]
-    def begin(place, columns):
-        columns = columns[:size]
-        if outliers and not simplified_outliers: columns = outliers.replaced(columns, place)
-        for found,codes,b,o in zip((done.scales,done.zeros), second, (scale_bits,zero_bits), choose(columns, bits, rule='spqr', dim=0)):
-            if b is not None: codes.append(second_level(o[:,None], b, second_group_size))
-            found.append(o if b is None else codes[-1].dequantize()[:,0])
-    def decide(values, place):
-        new = done.nearest(values, place)
-        return new if outliers is None else outliers.kept(values, new, place)
-    new = sweep(w, factor, decide, begin=begin, every=size, block_size=size*max(1, block_size//size))
-    return done.assemble(outliers=outliers and outliers.found(new), scale_codes=_join(second[0]), zero_codes=_join(second[1]))
+    rounds_all = outlier_threshold in (None,torch.inf) or len(w)<2
+    outliers = None if rounds_all else _Outliers(w, factor, outlier_threshold, bits)
+    levels = _Levels(done.scales, scale_bits, second_group_size),_Levels(done.zeros, zero_bits, second_group_size)
+    new = _sweep_groups(done, w, factor, group_size, levels, outliers, simplified_outliers, block_size)
+    found = None if outliers is None else outliers.found(new)
+    return done.assemble(outliers=found, scale_codes=levels[0].joined(), zero_codes=levels[1].joined())

@@ -16,35 +16,48 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..core.patching import patch
 from ..core.plots import Line
 from ..core.tables import escape_markdown, markdown_table, one_line
 from .uncertainty import FEWEST, check_level, standard_error
 
 # %% ../../nbs/statistics/20_association.ipynb #8c893c74
+def _column(values)->pd.Series:
+    "One value for each row, whatever holds them, rows counted from 0"
+    return pd.Series(values if isinstance(values, pd.Series) else list(values)).reset_index(drop=True)
+
 def _numbers(values, name)->np.ndarray:
     "A column of numbers, missing ones nan"
-    try: v = np.asarray(pd.to_numeric(pd.Series(values if isinstance(values, pd.Series) else list(values)).reset_index(drop=True)), dtype=float)
-    except (TypeError, ValueError) as e: raise TypeError(f"`{name}` must be a column of numbers, got {type(values).__name__}: {e}") from e
-    if np.isinf(v).any(): raise ValueError(f"`{name}` must hold finite numbers or nan, got an infinite one in row {int(np.isinf(v).argmax())}")
+    try: v = np.asarray(pd.to_numeric(_column(values)), dtype=float)
+    except (TypeError, ValueError) as e:
+        raise TypeError(f"`{name}` must be a column of numbers, got {type(values).__name__}: {e}") from e
+    if np.isinf(v).any():
+        first = int(np.isinf(v).argmax())
+        raise ValueError(f"`{name}` must hold finite numbers or nan, got an infinite one in row {first}")
     return v
 
 def _codes(values, name)->np.ndarray:
     "The number of each row's group, -1 where it is missing"
-    if isinstance(values, str): raise TypeError(f"`{name}` must be a column with a group for each row, got the string {values!r}")
+    if isinstance(values, str):
+        raise TypeError(f"`{name}` must be a column with a group for each row, got the string {values!r}")
     return pd.factorize(pd.Series(list(values)))[0]
 
+# %% ../../nbs/statistics/20_association.ipynb #1c807a0a
 def _rows(columns:Mapping, groups:Mapping|None=None)->tuple[dict, dict, int]:
     "Columns and groups of the rows that are complete, and how many are not"
     found = {k: _numbers(v, k) for k,v in columns.items()}
     codes = {k: _codes(v, k) for k,v in (groups or {}).items() if v is not None}
     lengths = {k: len(v) for k,v in (found | codes).items()}
     if len(set(lengths.values()))>1:
-        raise ValueError("columns must have a value for each row, got "+', '.join(f'{v} in `{k}`' for k,v in lengths.items()))
+        said = ', '.join(f'{v} in `{k}`' for k,v in lengths.items())
+        raise ValueError(f"columns must have a value for each row, got {said}")
     n = next(iter(lengths.values()))
     keep = np.ones(n, dtype=bool)
     for v in found.values(): keep &= ~np.isnan(v)
     for v in codes.values(): keep &= v>=0
-    return {k: v[keep] for k,v in found.items()}, {k: pd.factorize(v[keep])[0] for k,v in codes.items()}, int(n-keep.sum())
+    found = {k: v[keep] for k,v in found.items()}
+    codes = {k: pd.factorize(v[keep])[0] for k,v in codes.items()}
+    return found, codes, int(n-keep.sum())
 
 # %% ../../nbs/statistics/20_association.ipynb #62b1e0af
 HOW = ('spearman', 'pearson', 'kendall') # Kinds of correlation
@@ -60,14 +73,24 @@ class Estimate:
     left_out: int=0  # Units left out because nothing varies in them
     groups: int=0    # Groups that the bootstrap draws with all their rows; 0: it draws the units
 
-    @property
-    def over(self)->str: "What it was taken over, in words"; return f'{self.n} {self.unit}'+(f' in {self.groups} groups' if self.groups else '')
-    @property
-    def around(self)->str: "The interval in words"; return f'{self.low:+.2f} to {self.high:+.2f}' if math.isfinite(self.low) else ''
-    def __repr__(self):
-        interval = f' [{self.low:+.2f}, {self.high:+.2f}]' if self.around else ''
-        return f"{self.value:+.3f}{interval} over {self.over}{f', {self.left_out} left out' if self.left_out else ''}"
+# %% ../../nbs/statistics/20_association.ipynb #dd484604
+@patch(as_prop=True)
+def over(self:Estimate)->str:
+    "What it was taken over, in words"
+    return f'{self.n} {self.unit}'+(f' in {self.groups} groups' if self.groups else '')
 
+@patch(as_prop=True)
+def around(self:Estimate)->str:
+    "The interval in words"
+    return f'{self.low:+.2f} to {self.high:+.2f}' if math.isfinite(self.low) else ''
+
+@patch
+def __repr__(self:Estimate):
+    interval = f' [{self.low:+.2f}, {self.high:+.2f}]' if self.around else ''
+    left_out = f', {self.left_out} left out' if self.left_out else ''
+    return f"{self.value:+.3f}{interval} over {self.over}{left_out}"
+
+# %% ../../nbs/statistics/20_association.ipynb #95435bc4
 def _correlation(x, y, how)->float:
     "nan where one of the two does not vary"
     if len(x)<2 or np.ptp(x)==0 or np.ptp(y)==0: return math.nan
@@ -77,15 +100,18 @@ def _correlation(x, y, how)->float:
     size = math.sqrt((x@x)*(y@y))
     return float(np.clip((x@y)/size, -1, 1)) if size>0 else math.nan
 
+# %% ../../nbs/statistics/20_association.ipynb #93f40160
 def _bootstrap(statistic:Callable, n:int, level, n_resamples, seed)->tuple[float, float]:
-    "Ends of an interval for a function of the numbers of drawn units: BCa for up to 200 units, percentile beyond or where BCa fails"
+    "Ends of an interval for a function of the numbers of drawn units: BCa up to 200, else or where it fails percentile"
     if n<FEWEST or not n_resamples: return math.nan, math.nan
+    method, rng = 'BCa' if n<=200 else 'percentile', np.random.default_rng(seed)
     with warnings.catch_warnings(), np.errstate(all='ignore'):
         warnings.simplefilter('ignore')
-        found = stats.bootstrap((np.arange(n),), statistic, vectorized=False, confidence_level=level, n_resamples=n_resamples,
-                                method='BCa' if n<=200 else 'percentile', rng=np.random.default_rng(seed))
+        found = stats.bootstrap((np.arange(n),), statistic, vectorized=False, confidence_level=level,
+                                n_resamples=n_resamples, method=method, rng=rng)
         ends = found.confidence_interval
-        if not np.isfinite(ends).all(): ends = np.nanquantile(found.bootstrap_distribution, [(1-level)/2, (1+level)/2])
+        if not np.isfinite(ends).all():
+            ends = np.nanquantile(found.bootstrap_distribution, [(1-level)/2, (1+level)/2])
     return float(ends[0]), float(ends[1])
 
 # %% ../../nbs/statistics/20_association.ipynb #4e480a6e
@@ -102,25 +128,67 @@ class Correlation:
     @property
     def kinds(self)->dict[str, Estimate]:
         "The estimates there are, by name"
-        return {k: e for k in ('pooled', 'within', 'between') if (e := getattr(self, k))}
-    def to_pandas(self)->pd.DataFrame: "One row for each kind of correlation"; return pd.DataFrame([dict(kind=k, **asdict(e)) for k,e in self.kinds.items()])
-    def __repr__(self):
-        head = f'{self.how} correlation, {100*self.level:g} % bootstrap intervals'+(f', {self.missing} rows with missing values' if self.missing else '')
-        return '\n'.join([head, *(f'{k:<8}{e!r}' for k,e in self.kinds.items())])
-    def _repr_markdown_(self):
-        lines = [(k, f'{e.value:+.3f}', e.around, e.over, f'{e.left_out or ""}') for k,e in self.kinds.items()]
-        return markdown_table([(self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out'), *lines])
+        found = {k: getattr(self, k) for k in ('pooled', 'within', 'between')}
+        return {k: e for k,e in found.items() if e}
+
+# %% ../../nbs/statistics/20_association.ipynb #a17fa602
+@patch
+def to_pandas(self:Correlation)->pd.DataFrame:
+    "One row for each kind of correlation"
+    return pd.DataFrame([dict(kind=k, **asdict(e)) for k,e in self.kinds.items()])
+
+@patch
+def __repr__(self:Correlation):
+    missing = f', {self.missing} rows with missing values' if self.missing else ''
+    head = f'{self.how} correlation, {100*self.level:g} % bootstrap intervals{missing}'
+    return '\n'.join([head, *(f'{k:<8}{e!r}' for k,e in self.kinds.items())])
+
+@patch
+def _repr_markdown_(self:Correlation):
+    head = (self.how, 'correlation', f'{100*self.level:g} % interval', 'over', 'left out')
+    lines = [(k, f'{e.value:+.3f}', e.around, e.over, f'{e.left_out or ""}') for k,e in self.kinds.items()]
+    return markdown_table([head, *lines])
 
 # %% ../../nbs/statistics/20_association.ipynb #61fc59ff
 def _check_how(how):
     if how not in HOW: raise ValueError(f"`how` must be one of {', '.join(HOW)}, got {how!r}")
 
-def _gather(code)->tuple[Callable, int]:
-    "The rows of drawn groups, as a function of the groups' numbers, and how many groups there are"
-    if code is None: return lambda drawn: drawn, 0
-    members = [np.flatnonzero(code==g) for g in range(code.max(initial=-1)+1)]
-    return lambda drawn: np.concatenate([members[g] for g in drawn]) if len(drawn) else np.arange(0), len(members)
+class _Units:
+    "What the bootstrap draws: rows, or groups with all their rows"
+    def __init__(self, rows:int, code:np.ndarray|None):
+        self.groups = 0 if code is None else int(code.max(initial=-1)+1)
+        self.members = None if code is None else [np.flatnonzero(code==g) for g in range(self.groups)]
+        self.n = rows if code is None else self.groups
 
+    def rows(self, drawn)->np.ndarray:
+        "The rows of the units whose numbers were drawn"
+        if self.members is None: return drawn
+        if not len(drawn): return np.arange(0)
+        return np.concatenate([self.members[g] for g in drawn])
+
+# %% ../../nbs/statistics/20_association.ipynb #a60e7ffe
+def _pooled(x, y, how, units:_Units, *draws)->Estimate:
+    "Of all rows together; groups are drawn with all their rows"
+    def of_draw(drawn):
+        rows = units.rows(drawn)
+        return _correlation(x[rows], y[rows], how)
+    return Estimate(_correlation(x, y, how), *_bootstrap(of_draw, units.n, *draws), len(x), 'rows', groups=units.groups)
+
+def _within(x, y, how, members, fewest, *draws)->Estimate:
+    "Mean of the correlations inside the groups that have one; the bootstrap draws these"
+    own = [_correlation(x[i], y[i], how) if len(i)>=fewest else math.nan for i in members]
+    known = np.array([o for o in own if not math.isnan(o)])
+    mean = float(known.mean()) if len(known) else math.nan
+    ends = _bootstrap(lambda drawn: known[drawn].mean(), len(known), *draws)
+    return Estimate(mean, *ends, len(known), 'groups', len(own)-len(known))
+
+def _between(x, y, how, members, *draws)->Estimate:
+    "Of the means of the groups; the bootstrap draws pairs of means"
+    a, b = (np.array([v[i].mean() for i in members]) for v in (x, y))
+    def of_draw(drawn): return _correlation(a[drawn], b[drawn], how)
+    return Estimate(_correlation(a, b, how), *_bootstrap(of_draw, len(members), *draws), len(members), 'groups')
+
+# %% ../../nbs/statistics/20_association.ipynb #6b784650
 def correlate(
     x:Sequence[float], # One measure, `[rows]`
     y:Sequence[float], # Another, `[rows]`
@@ -135,46 +203,69 @@ def correlate(
     check_level(level)
     _check_how(how)
     found, codes, missing = _rows(dict(x=x, y=y), dict(groups=groups))
-    x, y, (rows, n), again = found['x'], found['y'], _gather(codes.get('groups')), (level, n_resamples, seed)
-    of = lambda a, b, i: _correlation(a[i], b[i], how)
-    pooled = Estimate(_correlation(x, y, how), *_bootstrap(lambda d: of(x, y, rows(d)), n if codes else len(x), *again), len(x), 'rows', groups=n)
+    x, y = found['x'], found['y']
+    units, draws = _Units(len(x), codes.get('groups')), (level, n_resamples, seed)
+    pooled = _pooled(x, y, how, units, *draws)
     if groups is None: return Correlation(how, pooled, None, None, missing, level)
-    members = [rows([g]) for g in range(n)]
-    own = np.array([of(x, y, i) if len(i)>=fewest else math.nan for i in members])
-    told = own[~np.isnan(own)]
-    mean = float(told.mean()) if len(told) else math.nan
-    within = Estimate(mean, *_bootstrap(lambda d: told[d].mean(), len(told), *again), len(told), 'groups', n-len(told))
-    a, b = (np.array([v[i].mean() for i in members]) for v in (x, y))
-    between = Estimate(_correlation(a, b, how), *_bootstrap(lambda d: of(a, b, d), n, *again), n, 'groups')
+    within = _within(x, y, how, units.members, fewest, *draws)
+    between = _between(x, y, how, units.members, *draws)
     return Correlation(how, pooled, within, between, missing, level)
 
 # %% ../../nbs/statistics/20_association.ipynb #f496fe91
 def _explained_by(given, n)->np.ndarray:
     "Columns of a regression: a one, numbers as they are, a column for each category but the first; missing ones nan"
     parts = [np.ones((n, 1))]
-    for name,v in given.items():
-        v = pd.Series(v if isinstance(v, pd.Series) else list(v)).reset_index(drop=True)
+    for name,values in given.items():
+        v = _column(values)
         if len(v)!=n: raise ValueError(f"`given` must have a value for each of {n} rows, got {len(v)} in {name!r}")
-        if pd.api.types.is_numeric_dtype(v) and not pd.api.types.is_bool_dtype(v): parts.append(_numbers(v, name)[:, None])
-        else:
-            code = pd.factorize(v)[0]
-            parts.append(np.where(code[:, None]<0, np.nan, code[:, None]==np.arange(1, code.max(initial=0)+1)).astype(float))
+        numbers = pd.api.types.is_numeric_dtype(v) and not pd.api.types.is_bool_dtype(v)
+        parts.append(_numbers(v, name)[:, None] if numbers else _dummies(v))
     return np.hstack(parts)
 
+def _dummies(v)->np.ndarray:
+    "For each category but the first a column that is 1 where a row is of it; nan where its category is missing"
+    code = pd.factorize(v)[0][:, None]
+    others = np.arange(1, code.max(initial=0)+1)
+    return np.where(code<0, np.nan, code==others).astype(float)
+
+# %% ../../nbs/statistics/20_association.ipynb #c5116683
 def _residuals(v, z):
     "What is left of a column, rounding errors taken off: ranks would tell apart what is tied but for them"
+    weights = np.linalg.lstsq(z, v, rcond=None)[0]
     unit = 1e-11*np.abs(v).max(initial=0) or 1.
-    return np.round((v-z@np.linalg.lstsq(z, v, rcond=None)[0])/unit)*unit
+    return np.round((v-z@weights)/unit)*unit
 
 def _by_name(given)->Mapping:
     "One column or several, by name"
     if isinstance(given, str): raise TypeError(f"`given` must be columns, got the string {given!r}")
     if not hasattr(given, '__iter__'): raise TypeError(f"`given` must be columns, got {type(given).__name__}")
     if isinstance(given, Mapping): return given
-    several = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], (list, tuple, np.ndarray, pd.Series))
+    columns = list, tuple, np.ndarray, pd.Series
+    several = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], columns)
     return {f'given {i}': v for i,v in enumerate(given)} if several else dict(given=given)
 
 # %% ../../nbs/statistics/20_association.ipynb #6685b5b1
+def _check_ranks(ranks, how):
+    "Say what is wrong with a convention of ranks"
+    if ranks not in ('residuals', 'values'): raise ValueError(f"`ranks` must be residuals or values, got {ranks!r}")
+    if ranks=='values' and how!='spearman':
+        raise ValueError(f"`ranks` must be residuals unless `how` is spearman, got 'values' with {how!r}")
+
+def _partial_correlation(x, y, z, how, ranks)->float:
+    "Correlation of what the columns `z` leave of `x` and of `y`"
+    if ranks=='values': # ranks first, and Pearson's of what is left of them
+        x, y, how = stats.rankdata(x), stats.rankdata(y), 'pearson'
+    return _correlation(_residuals(x, z), _residuals(y, z), how)
+
+# %% ../../nbs/statistics/20_association.ipynb #dd6ebd03
+def _complete(x, y, z, groups):
+    "The rows that are complete, the numbers of their groups, and how many are not"
+    columns = dict(x=x, y=y) | {f'given {i}': c for i,c in enumerate(z.T)}
+    found, codes, missing = _rows(columns, dict(groups=groups))
+    x, y, *z = found.values()
+    return x, y, np.stack(z, 1), codes.get('groups'), missing
+
+# %% ../../nbs/statistics/20_association.ipynb #aaa1dd10
 def partial(
     x:Sequence[float], # One measure, `[rows]`
     y:Sequence[float], # Another, `[rows]`
@@ -189,16 +280,15 @@ def partial(
     "Correlation of what is left of two measures when others have explained what they can"
     check_level(level)
     _check_how(how)
-    if ranks not in ('residuals', 'values'): raise ValueError(f"`ranks` must be residuals or values, got {ranks!r}")
-    if ranks=='values' and how!='spearman': raise ValueError(f"`ranks` must be residuals unless `how` is spearman, got 'values' with {how!r}")
-    z = _explained_by(_by_name(given), len(_numbers(x, 'x')))
-    found, codes, missing = _rows(dict(x=x, y=y) | {f'given {i}': c for i,c in enumerate(z.T)}, dict(groups=groups))
-    x, y, *z = found.values()
-    z, (rows, n), early = np.stack(z, 1), _gather(codes.get('groups')), ranks=='values'
-
-    def of(i): return _correlation(*(_residuals(stats.rankdata(v[i]) if early else v[i], z[i]) for v in (x, y)), 'pearson' if early else how)
-    ends = _bootstrap(lambda d: of(rows(d)), n if codes else len(x), level, n_resamples, seed)
-    return Estimate(of(np.arange(len(x))), *ends, len(x), 'rows', missing, n)
+    _check_ranks(ranks, how)
+    given = _explained_by(_by_name(given), len(_numbers(x, 'x')))
+    x, y, z, codes, missing = _complete(x, y, given, groups)
+    units = _Units(len(x), codes)
+    def of_draw(drawn):
+        rows = units.rows(drawn)
+        return _partial_correlation(x[rows], y[rows], z[rows], how, ranks)
+    ends = _bootstrap(of_draw, units.n, level, n_resamples, seed)
+    return Estimate(_partial_correlation(x, y, z, how, ranks), *ends, len(x), 'rows', missing, units.groups)
 
 # %% ../../nbs/statistics/20_association.ipynb #a79398d8
 @dataclass(frozen=True)
@@ -213,6 +303,7 @@ class Coefficient:
     standardized: float # Change of y in standard deviations, for one standard deviation
     vif: float     # Variance inflation: how much of the error is owed to other columns that go with this one; 1 is none
 
+# %% ../../nbs/statistics/20_association.ipynb #b7475906
 @dataclass(frozen=True)
 class Regression:
     "A linear regression: coefficients by name, and what to be wary of"
@@ -226,43 +317,73 @@ class Regression:
     warnings: tuple[str, ...]=field(default=(), compare=False) # What may be wrong
 
     def __getitem__(self, name): return self.coefficients[name]
-    @property
-    def about(self)->str:
-        "What was fitted, in words"
-        errors = f'errors clustered in {self.clusters}' if self.clusters else 'HC3 errors'
-        parts = [f'{self.n} rows', f'{self.groups} fixed effects' if self.groups else '', errors, f"R² {self.r2:.3f}{' within' if self.groups else ''}",
-                 f'{self.missing} rows with missing values' if self.missing else '']
-        return ', '.join(filter(None, parts))
-    def to_pandas(self)->pd.DataFrame: "One row for each column"; return pd.DataFrame([asdict(c) for c in self.coefficients.values()])
-    def _shown(self):
-        unless = lambda v, f: '' if math.isnan(v) else f'{v:{f}}'
-        return [dict(column=one_line(c.name), coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}', p=f'{c.p:.2g}',
-                     standardised=unless(c.standardized, '+.3f'), VIF=unless(c.vif, '.2f')) for c in self.coefficients.values()]
-    def __repr__(self): return '\n'.join([f'Regression: {self.about}', pd.DataFrame(self._shown()).to_string(index=False), *(f'! {one_line(w)}' for w in self.warnings)])
-    def _repr_markdown_(self):
-        rows = self._shown()
-        said = [self.about, *(f'**{escape_markdown(w)}**' for w in self.warnings)]
-        return '\n\n'.join([markdown_table([rows[0], *(r.values() for r in rows)]), *said])
+    def to_pandas(self)->pd.DataFrame:
+        "One row for each column"
+        return pd.DataFrame([asdict(c) for c in self.coefficients.values()])
+
+# %% ../../nbs/statistics/20_association.ipynb #d7599145
+@patch(as_prop=True)
+def about(self:Regression)->str:
+    "What was fitted, in words"
+    return ', '.join(filter(None, [
+        f'{self.n} rows',
+        f'{self.groups} fixed effects' if self.groups else '',
+        f'errors clustered in {self.clusters}' if self.clusters else 'HC3 errors',
+        f"R² {self.r2:.3f}{' within' if self.groups else ''}",
+        f'{self.missing} rows with missing values' if self.missing else '']))
+
+def _unless_nan(v, how): return '' if math.isnan(v) else f'{v:{how}}'
+
+def _shown_coefficient(c:Coefficient)->dict:
+    "A row of the table"
+    return dict(column=one_line(c.name), coefficient=f'{c.value:.4g}', interval=f'{c.low:.4g} to {c.high:.4g}',
+                p=f'{c.p:.2g}', standardised=_unless_nan(c.standardized, '+.3f'), VIF=_unless_nan(c.vif, '.2f'))
+
+# %% ../../nbs/statistics/20_association.ipynb #02c141aa
+@patch
+def __repr__(self:Regression):
+    table = pd.DataFrame([_shown_coefficient(c) for c in self.coefficients.values()]).to_string(index=False)
+    return '\n'.join([f'Regression: {self.about}', table, *(f'! {one_line(w)}' for w in self.warnings)])
+
+@patch
+def _repr_markdown_(self:Regression):
+    rows = [_shown_coefficient(c) for c in self.coefficients.values()]
+    table = markdown_table([rows[0], *(r.values() for r in rows)])
+    return '\n\n'.join([table, self.about, *(f'**{escape_markdown(w)}**' for w in self.warnings)])
 
 # %% ../../nbs/statistics/20_association.ipynb #bbdc8cd3
-def _demean(v, code): return v-(np.bincount(code, v)/np.bincount(code))[code]
+def _demean(v, code):
+    "A column less the mean of each group, or less its mean if there are none"
+    if code is None: return v-v.mean()
+    means = np.bincount(code, v)/np.bincount(code)
+    return v-means[code]
 
+def _varies(v, before):
+    "Does a column differ by more than rounding errors of what it was `before`?"
+    return np.ptp(v)>1e-9*max(np.abs(before).max(initial=0), 1e-300)
+
+# %% ../../nbs/statistics/20_association.ipynb #e823b4ae
 def _check_columns(y, columns, fixed):
     "Columns less the means of their groups, if each has something to say"
-    varies = lambda v, before: np.ptp(v)>1e-9*max(np.abs(before).max(initial=0), 1e-300)
-    for k,v in ({'y': y} | columns).items():
-        if not varies(v, v): raise ValueError(f"column {k!r} must vary, got the same value in each of {len(v)} rows")
-    if fixed is not None:
-        for k,v in ({'y': y} | columns).items():
-            if not varies(_demean(v, fixed), v): raise ValueError(f"column {k!r} must vary within the groups of `fixed`, got one value in each of them")
-    center = (lambda v: v-v.mean()) if fixed is None else lambda v: _demean(v, fixed)
-    within, seen = {k: center(v) for k,v in columns.items()}, []
+    both = {'y': y} | columns
+    for k,v in both.items():
+        if not _varies(v, v): raise ValueError(f"column {k!r} must vary, got the same value in each of {len(v)} rows")
+    for k,v in both.items() if fixed is not None else ():
+        if not _varies(_demean(v, fixed), v):
+            raise ValueError(f"column {k!r} must vary within the groups of `fixed`, got one value in each of them")
+    within, seen = {k: _demean(v, fixed) for k,v in columns.items()}, []
     for k,v in within.items():
-        if seen and np.linalg.norm(_residuals(v, np.stack([within[s] for s in seen], 1)))<1e-8*np.linalg.norm(v):
-            raise ValueError(f"column {k!r} is a linear combination of {', '.join(map(repr, seen))}: leave one of them out")
+        if seen and _follows(v, [within[s] for s in seen]):
+            others = ', '.join(map(repr, seen))
+            raise ValueError(f"column {k!r} is a linear combination of {others}: leave one of them out")
         seen.append(k)
-    return center(y), within
+    return _demean(y, fixed), within
 
+def _follows(v, others):
+    "Is a column a combination of others?"
+    return np.linalg.norm(_residuals(v, np.stack(others, 1)))<1e-8*np.linalg.norm(v)
+
+# %% ../../nbs/statistics/20_association.ipynb #1fcb5d10
 def _inflation(within)->dict:
     "Variance inflation factor of each column"
     vif = {}
@@ -276,22 +397,54 @@ def _inflation(within)->dict:
 def _fit(y, columns, group, shared)->tuple:
     "Coefficients, their standard errors, degrees of freedom of the t intervals, and residuals"
     import statsmodels.api as sm # here, for it takes a second to import
-    X = np.stack([*([np.ones(len(y))] if group is None else []), *columns.values()], 1)
+    intercept = [np.ones(len(y))] if group is None else []
+    X = np.stack([*intercept, *columns.values()], 1)
     if shared is None:
         fit = sm.OLS(y, X).fit(cov_type='HC3')
         return fit.params, fit.bse, fit.df_resid, fit.resid
-    fit, (n, k) = sm.OLS(y, X).fit(cov_type='cluster', cov_kwds=dict(groups=shared)), X.shape
-    apart = group is not None and len(set(zip(group, shared)))>group.max()+1 # intercepts that lie across clusters cost degrees of freedom
-    return fit.params, fit.bse*math.sqrt((n-k)/(n-k-group.max()-1) if apart else 1), shared.max(), fit.resid
+    fit = sm.OLS(y, X).fit(cov_type='cluster', cov_kwds=dict(groups=shared))
+    return fit.params, fit.bse*_across(X.shape, group, shared), shared.max(), fit.resid
 
+def _across(shape, group, shared)->float:
+    "By what errors grow where groups extend across clusters, since their intercepts cost degrees of freedom"
+    if group is None or len(set(zip(group, shared)))==group.max()+1: return 1
+    rows, columns = shape
+    return math.sqrt((rows-columns)/(rows-columns-group.max()-1))
+
+# %% ../../nbs/statistics/20_association.ipynb #f6947cae
 def _wary(vif, group, clusters)->tuple[str, ...]:
     "What a reader must know"
-    said = [f"{k!r} nearly follows from the other columns (VIF {v:.0f}): its coefficient can hardly be told from theirs" for k,v in vif.items() if v>10]
+    said = [f"{k!r} nearly follows from the other columns (VIF {v:.0f}): its coefficient can hardly be told from theirs"
+            for k,v in vif.items() if v>10]
     if 0<clusters<20: said.append(f'only {clusters} clusters: clustered errors are then too small')
     alone = 0 if group is None else int((np.bincount(group)==1).sum())
-    return (*said, *([f'{alone} of {group.max()+1} groups have a single row and say nothing'] if alone else []))
+    if alone: said.append(f'{alone} of {group.max()+1} groups have a single row and say nothing')
+    return tuple(said)
 
 # %% ../../nbs/statistics/20_association.ipynb #c3b5dba2
+def _check_names(columns):
+    "Say what is wrong with the columns that are to explain"
+    if not isinstance(columns, Mapping) or not columns:
+        raise TypeError(f"`columns` must hold at least one column by its name, got {columns!r:.80}")
+    taken = columns.keys() & {'y', 'intercept', 'fixed', 'cluster'}
+    if taken: raise ValueError(f"`columns` must have names of their own, got {', '.join(map(repr, sorted(taken)))}")
+
+def _check_rows(rows, columns, groups, clusters):
+    "Say if there are too few rows or clusters"
+    intercepts = max(groups, 1)
+    if rows<columns+intercepts+1:
+        raise ValueError("`y` must have more complete rows than there are coefficients, "
+                         f"got {rows} for {columns} columns and {intercepts} intercepts")
+    if clusters==1: raise ValueError("`cluster` must name at least two clusters, got 1")
+
+def _coefficient(name, value, error, freedom, level, size, vif)->Coefficient:
+    "A coefficient with its t interval and p; `size`: the norm of its column over that of y"
+    value, error = float(value), float(error)
+    half = stats.t.ppf((1+level)/2, freedom)*error
+    p = 2*stats.t.sf(abs(value)/error, freedom) if error>0 else math.nan
+    return Coefficient(name, value, error, float(value-half), float(value+half), float(p), float(value*size), vif)
+
+# %% ../../nbs/statistics/20_association.ipynb #f254a701
 def regress(
     y:Sequence[float],  # What is to be explained, `[rows]`
     columns:Mapping[str, Sequence[float]], # What may go with it, by name, `[rows]` each
@@ -301,23 +454,20 @@ def regress(
 )->Regression:          # Coefficients by name
     "Linear regression, with fixed effects and clustered errors if rows come in groups"
     check_level(level)
-    if not isinstance(columns, Mapping) or not columns: raise TypeError(f"`columns` must hold at least one column by its name, got {columns!r:.80}")
-    taken = columns.keys() & {'y', 'intercept', 'fixed', 'cluster'}
-    if taken: raise ValueError(f"`columns` must have names of their own, got {', '.join(map(repr, sorted(taken)))}")
-    found, codes, missing = _rows({'y': y} | dict(columns), dict(fixed=fixed, cluster=fixed if cluster is None else cluster))
+    _check_names(columns)
+    who = dict(fixed=fixed, cluster=fixed if cluster is None else cluster)
+    found, codes, missing = _rows({'y': y} | dict(columns), who)
     y, group, shared = found.pop('y'), codes.get('fixed'), codes.get('cluster')
     groups, clusters = (0 if o is None else int(o.max(initial=-1)+1) for o in (group, shared))
-    if len(y)<len(found)+max(groups, 1)+1:
-        raise ValueError(f"`y` must have more complete rows than there are coefficients, got {len(y)} for {len(found)} columns and {max(groups, 1)} intercepts")
-    if clusters==1: raise ValueError("`cluster` must name at least two clusters, got 1")
-    left, within = _check_columns(y, found, group)
-    vif, sizes = _inflation(within), {k: np.linalg.norm(v)/np.linalg.norm(left) for k,v in within.items()}
+    _check_rows(len(y), len(found), groups, clusters)
+    left, within = _check_columns(y, found, group) # less their means
     values, errors, freedom, rest = _fit(*((y, found) if group is None else (left, within)), group, shared)
-    table, half = {}, stats.t.ppf((1+level)/2, freedom)
-    for k,v,e in zip([*(['intercept'] if group is None else []), *found], map(float, values), map(float, errors)):
-        p = 2*stats.t.sf(abs(v)/e, freedom) if e>0 else math.nan
-        table[k] = Coefficient(k, v, e, float(v-half*e), float(v+half*e), float(p), float(v*sizes.get(k, math.nan)), vif.get(k, math.nan))
-    return Regression(table, len(y), groups, clusters, float(1-(rest@rest)/(left@left)), missing, level, _wary(vif, group, clusters))
+    vif, sizes = _inflation(within), {k: np.linalg.norm(v)/np.linalg.norm(left) for k,v in within.items()}
+    names = [*(['intercept'] if group is None else []), *found]
+    table = {k: _coefficient(k, v, e, freedom, level, sizes.get(k, math.nan), vif.get(k, math.nan))
+             for k,v,e in zip(names, values, errors)}
+    r2 = float(1-(rest@rest)/(left@left))
+    return Regression(table, len(y), groups, clusters, r2, missing, level, _wary(vif, group, clusters))
 
 # %% ../../nbs/statistics/20_association.ipynb #4a54ca48
 @dataclass(frozen=True, eq=False)
@@ -329,25 +479,61 @@ class Binned:
     outside: int           # Rows below the first edge or above the last
     level: float           # Of the intervals
 
-    def to_pandas(self)->pd.DataFrame: "One row for each bin and kind"; return pd.DataFrame(list(self.rows))
-    def lines(self)->dict[str, Line]:
-        "Curves for `plot_lines`: means of y over means of x, intervals as band"
-        kinds = {k: [r for r in self.rows if r['kind']==k] for k in dict.fromkeys(r['kind'] for r in self.rows)}
-        return {k: Line([r['x'] for r in o], [r['y'] for r in o], ([r['low'] for r in o], [r['high'] for r in o])) for k,o in kinds.items()}
-    def _shown(self):
-        return [dict(kind=one_line(r['kind']), bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']), x=f"{r['x']:.4g}", y=f"{r['y']:.4g}",
-                     interval='' if math.isnan(r['low']) else f"{r['low']:.4g} to {r['high']:.4g}") for r in self.rows]
-    def __repr__(self): return pd.DataFrame(self._shown()).to_string(index=False)
-    def _repr_markdown_(self): return markdown_table([('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval'), *(r.values() for r in self._shown())], 2)
+    def to_pandas(self)->pd.DataFrame:
+        "One row for each bin and kind"
+        return pd.DataFrame(list(self.rows))
+
+# %% ../../nbs/statistics/20_association.ipynb #122e5c0b
+@patch
+def lines(self:Binned)->dict[str, Line]:
+    "Curves for `plot_lines`: means of y over means of x, intervals as band"
+    found = {}
+    for kind in dict.fromkeys(r['kind'] for r in self.rows):
+        x, y, low, high = ([r[k] for r in self.rows if r['kind']==kind] for k in ('x', 'y', 'low', 'high'))
+        found[kind] = Line(x, y, (low, high))
+    return found
+
+def _shown_bin(r:dict)->dict:
+    "A row of the table"
+    interval = '' if math.isnan(r['low']) else f"{r['low']:.4g} to {r['high']:.4g}"
+    return dict(kind=one_line(r['kind']), bin=f"{r['from']:.4g} to {r['to']:.4g}", n=str(r['n']),
+                x=f"{r['x']:.4g}", y=f"{r['y']:.4g}", interval=interval)
+
+@patch
+def __repr__(self:Binned): return pd.DataFrame([_shown_bin(r) for r in self.rows]).to_string(index=False)
+
+@patch
+def _repr_markdown_(self:Binned):
+    head = ('kind', 'bin of x', 'rows', 'mean x', 'mean y', 'interval')
+    return markdown_table([head, *(_shown_bin(r).values() for r in self.rows)], 2)
 
 # %% ../../nbs/statistics/20_association.ipynb #1c558c32
 def _summed(x, y, group, level)->dict:
     "Means of the rows of a bin, and a t interval for that of y"
     code = pd.factorize(group)[0]
-    count, total, mean = np.bincount(code), np.bincount(code, y), float(y.mean())
-    half = float(stats.t.ppf((1+level)/2, len(count)-1)*standard_error(total, count, 'ratio')) if len(count)>1 else math.nan
+    count, total, mean, half = np.bincount(code), np.bincount(code, y), float(y.mean()), math.nan
+    if len(count)>1:
+        error = standard_error(total, count, 'ratio')
+        half = float(stats.t.ppf((1+level)/2, len(count)-1)*error)
     return dict(n=len(y), groups=len(count), x=float(x.mean()), y=mean, low=mean-half, high=mean+half)
 
+# %% ../../nbs/statistics/20_association.ipynb #b4da0c44
+def _edges(x, bins)->np.ndarray:
+    "Edges as they are given, or for so many bins of equally many rows"
+    if np.ndim(bins)==0 and bins<1: raise ValueError(f"`bins` must be at least 1, or edges, got {bins!r}")
+    if not len(x): raise ValueError("`x` must hold at least one row without a missing value, got none")
+    if np.ndim(bins)==0: edges = np.unique(np.quantile(x, np.linspace(0, 1, int(bins)+1)))
+    else: edges = np.asarray(bins, dtype=float)
+    if len(edges)<2 or (np.diff(edges)<=0).any():
+        raise ValueError(f"`bins` must be edges that rise, of an `x` that varies, got {edges.tolist()}")
+    return edges
+
+def _places(x, edges)->np.ndarray:
+    "The bin of each row; -1 below the first edge and the number of bins above the last"
+    place = np.searchsorted(edges, x, side='right')-1
+    return np.where(x==edges[-1], len(edges)-2, place) # the last bin holds its upper edge
+
+# %% ../../nbs/statistics/20_association.ipynb #1e89a930
 def binned(
     x:Sequence[float], # What rows are binned by, `[rows]`
     y:Sequence[float], # What is averaged, `[rows]`
@@ -359,16 +545,17 @@ def binned(
     "Mean of y among rows of similar x"
     check_level(level)
     names = ['']*len(x) if kinds is None else [str(k) for k in kinds]
-    found, codes, missing = _rows(dict(x=x, y=y, row=np.arange(len(x))), dict(groups=range(len(x)) if groups is None else groups, kinds=names))
-    x, y, group, kind = found['x'], found['y'], codes['groups'], np.array(names, dtype=object)[found['row'].astype(int)]
-    if np.ndim(bins)==0 and bins<1: raise ValueError(f"`bins` must be at least 1, or edges, got {bins!r}")
-    if not len(x): raise ValueError("`x` must hold at least one row without a missing value, got none")
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, int(bins)+1))) if np.ndim(bins)==0 else np.asarray(bins, dtype=float)
-    if len(edges)<2 or (np.diff(edges)<=0).any(): raise ValueError(f"`bins` must be edges that rise, of an `x` that varies, got {edges.tolist()}")
-    at = np.where(x==edges[-1], len(edges)-2, np.searchsorted(edges, x, side='right')-1)
-    rows = []
+    who = dict(groups=range(len(x)) if groups is None else groups, kinds=names)
+    found, codes, missing = _rows(dict(x=x, y=y, row=np.arange(len(x))), who)
+    x, y, group = found['x'], found['y'], codes['groups']
+    kind = np.array(names, dtype=object)[found['row'].astype(int)]
+    edges, rows = _edges(x, bins), []
+    at = _places(x, edges)
     for k in dict.fromkeys(kind):
-        for b in range(len(edges)-1):
+        for b,(start,end) in enumerate(zip(edges, edges[1:])):
             here = (at==b) & (kind==k)
-            if here.any(): rows.append({'kind': k, 'bin': b, 'from': float(edges[b]), 'to': float(edges[b+1])} | _summed(x[here], y[here], group[here], level))
-    return Binned(tuple(rows), edges, missing, int(((at<0) | (at>=len(edges)-1)).sum()), level)
+            if not here.any(): continue
+            place = {'kind': k, 'bin': b, 'from': float(start), 'to': float(end)}
+            rows.append(place | _summed(x[here], y[here], group[here], level))
+    outside = int(((at<0) | (at>=len(edges)-1)).sum())
+    return Binned(tuple(rows), edges, missing, outside, level)

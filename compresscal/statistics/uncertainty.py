@@ -34,15 +34,18 @@ class Interval:
     method: str   # How it was computed
 
     def __post_init__(self):
-        if self.covers not in COVERS: raise ValueError(f"`covers` must be one of {', '.join(map(repr, COVERS))}, got {self.covers!r}")
+        if self.covers not in COVERS:
+            raise ValueError(f"`covers` must be one of {', '.join(map(repr, COVERS))}, got {self.covers!r}")
 
     @property
     def width(self)->float: return self.high-self.low
     def __len__(self): return 2
     def __getitem__(self, i): return (self.low, self.high)[i]
     def __contains__(self, x): return self.low<=x<=self.high
-    def __repr__(self): return f'{self.low:.4g} to {self.high:.4g} ({100*self.level:g} % {self.method}; {self.covers})'
+    def __repr__(self):
+        return f'{self.low:.4g} to {self.high:.4g} ({100*self.level:g} % {self.method}; {self.covers})'
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #c56d564d
 def check_level(level:float):
     "Refuse a level that is no probability"
     if not 0<level<1: raise ValueError(f"`level` must lie between 0 and 1, got {level!r}")
@@ -64,6 +67,7 @@ class Summary:
 
     def __repr__(self): return f'{self.mean:.4g} ± {self.sd:.2g} (n={self.n}, {self.low:.4g} to {self.high:.4g})'
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #43bd32a2
 def summarize_values(
     values:Iterable[float], # One value for each calibration set
     level:float=.95,        # Of the interval
@@ -74,10 +78,13 @@ def summarize_values(
     values = [float(v) for v in values]
     n = len(values)
     if not n: raise ValueError("`values` must hold at least one number, got none")
-    if not all(map(math.isfinite, values)): return Summary(n, math.nan, math.nan, min(values), max(values), None, level)
-    m, sd = mean(values), stdev(values) if n>1 else math.nan
-    half = stats.t.ppf((1+level)/2, n-1)*sd/math.sqrt(n) if n>1 else 0
-    return Summary(n, m, sd, min(values), max(values), Interval(float(m-half), float(m+half), level, covers, 't interval') if n>1 else None, level)
+    least, most = min(values), max(values)
+    if not all(map(math.isfinite, values)): return Summary(n, math.nan, math.nan, least, most, None, level)
+    if n==1: return Summary(n, mean(values), math.nan, least, most, None, level)
+    m, sd = mean(values), stdev(values)
+    half = stats.t.ppf((1+level)/2, n-1)*sd/math.sqrt(n)
+    interval = Interval(float(m-half), float(m+half), level, covers, 't interval')
+    return Summary(n, m, sd, least, most, interval, level)
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #5711fdcf
 STATISTICS = ('mean', 'ratio', 'perplexity') # A mean over documents; a ratio of sums; e to the power of that ratio
@@ -85,69 +92,95 @@ STATISTICS = ('mean', 'ratio', 'perplexity') # A mean over documents; a ratio of
 def _sums(values, denominators, statistic):
     "Numerators, denominators and the statistic's name, checked"
     x = np.asarray(values, dtype=float)
-    y = np.ones(x.shape) if denominators is None else np.broadcast_to(np.asarray(denominators, dtype=float), x.shape)
+    if denominators is None: y = np.ones(x.shape)
+    else: y = np.broadcast_to(np.asarray(denominators, dtype=float), x.shape)
     statistic = statistic or ('mean' if denominators is None else 'ratio')
-    if statistic not in STATISTICS: raise ValueError(f"`statistic` must be one of {', '.join(STATISTICS)}, got {statistic!r}")
+    if statistic not in STATISTICS:
+        raise ValueError(f"`statistic` must be one of {', '.join(STATISTICS)}, got {statistic!r}")
     if (statistic=='mean')!=(denominators is None):
-        raise ValueError(f"`denominators` belong to a ratio or a perplexity and not to a mean, got statistic {statistic!r}")
+        raise ValueError("`denominators` belong to a ratio or a perplexity and not to a mean, "
+                         f"got statistic {statistic!r}")
     if x.size and not (y.sum(-1)>0).all(): raise ValueError("`denominators` must have a sum above 0")
     return x, y, statistic
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #8bd164d8
 def standard_error(
-    values:Sequence[float],                  # One number for each document: right or wrong, or the numerator of a ratio, `[documents]`
-    denominators:Sequence[float]|None=None,  # Denominators of a ratio, such as tokens, `[documents]`
-    statistic:str|None=None,                 # One of `STATISTICS` (default: mean, or ratio if there are denominators)
-)->float:                                    # nan for one document
+    values:Sequence[float], # One number for each document: right or wrong, or the numerator of a ratio, `[documents]`
+    denominators:Sequence[float]|None=None, # Denominators of a ratio, such as tokens, `[documents]`
+    statistic:str|None=None, # One of `STATISTICS` (default: mean, or ratio if there are denominators)
+)->float: # nan for one document
     "What another choice of documents would change, as a standard deviation"
     x, y, statistic = _sums(values, denominators, statistic)
-    if len(x)<2: return math.nan
+    n = len(x)
+    if n<2: return math.nan
     ratio = x.sum()/y.sum()
-    error = math.sqrt(len(x)/(len(x)-1)*((x-ratio*y)**2).sum())/y.sum()
+    residuals = x-ratio*y
+    error = math.sqrt(n/(n-1)*(residuals**2).sum())/y.sum()
     return float(error*np.exp(ratio) if statistic=='perplexity' else error)
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #5760b883
-def _by_group(groups, data, statistic):
-    "Numbers of the documents in each group, and the statistic as a function of such numbers"
-    names, of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if len(of)!=len(data[0]): raise ValueError(f"`groups` must have one for each of the {len(data[0])} documents, got {len(of)}")
-    places = [np.flatnonzero(of==i) for i in range(len(names))]
-    if few := [n for n,o in zip(names, places) if len(o)<2]: raise ValueError(f"`groups` must have at least two documents each, got one of {str(few[0])!r}")
-    def gathered(*drawn, axis=-1):
-        at = np.concatenate(drawn, axis=axis).astype(int)
-        return statistic(*(o[at] for o in data), axis=axis)
-    return places, gathered
+def _ratio_of_sums(x, y=None, axis=-1):
+    "A ratio of sums or, without denominators, a mean"
+    return x.sum(axis)/(x.shape[axis] if y is None else y.sum(axis))
 
+def _perplexity(x, y, axis=-1):
+    "e to the power of that ratio"
+    return np.exp(_ratio_of_sums(x, y, axis=axis))
+
+def _as_function(statistic, values, denominators)->Callable:
+    "A statistic as a function of values, denominators (if given) and `axis`"
+    if callable(statistic): return statistic
+    name = _sums(values, denominators, statistic)[2]
+    return _perplexity if name=='perplexity' else _ratio_of_sums
+
+# %% ../../nbs/statistics/10_uncertainty.ipynb #e4c11dac
 def _resampled(data, statistic, paired, **how):
     "Ends of SciPy's interval, and whether every draw gave the same, where BCa would divide by nothing"
     with warnings.catch_warnings(), np.errstate(all='ignore'):
         warnings.simplefilter('ignore', stats.DegenerateDataWarning)
         found = stats.bootstrap(data, statistic, paired=paired, vectorized=True, **how)
-    draws = found.bootstrap_distribution
-    if not np.ptp(draws)<=1e-12*np.abs(draws).max(): return (float(found.confidence_interval.low), float(found.confidence_interval.high)), False
-    return (float(statistic(*data, axis=-1)),)*2, True
+    draws, ends = found.bootstrap_distribution, found.confidence_interval
+    constant = np.ptp(draws)<=1e-12*np.abs(draws).max()
+    if not constant: return (float(ends.low), float(ends.high)), False
+    value = float(statistic(*data, axis=-1))
+    return (value, value), True
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #c602d01f
+def _by_group(groups, data, statistic):
+    "Numbers of the documents in each group, and the statistic as a function of such numbers"
+    names, of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(of)!=len(data[0]):
+        raise ValueError(f"`groups` must have one for each of the {len(data[0])} documents, got {len(of)}")
+    places = [np.flatnonzero(of==i) for i in range(len(names))]
+    few = [str(n) for n,o in zip(names, places) if len(o)<2]
+    if few: raise ValueError(f"`groups` must have at least two documents each, got one of {few[0]!r}")
+    def gathered(*drawn, axis=-1):
+        at = np.concatenate(drawn, axis=axis).astype(int)
+        return statistic(*(o[at] for o in data), axis=axis)
+    return places, gathered
+
+# %% ../../nbs/statistics/10_uncertainty.ipynb #29cadefc
 def bootstrap_documents(
-    values:Sequence[float],                  # One number for each document, or the numerator of a ratio, `[documents]`
-    denominators:Sequence[float]|None=None,  # Denominators of a ratio, such as tokens, `[documents]`
-    *, statistic:str|Callable|None=None,     # One of `STATISTICS`, or a function of values, denominators (if given) and `axis`
+    values:Sequence[float], # One number for each document, or the numerator of a ratio, `[documents]`
+    denominators:Sequence[float]|None=None, # Denominators of a ratio, such as tokens, `[documents]`
+    *, statistic:str|Callable|None=None, # One of `STATISTICS`, or a function of values, denominators and `axis`
     level:float=.95, # Of the interval
     n_resamples:int=9999, # How many times to draw
-    seed:int=0,           # Of the draws
-    method:str='BCa',     # As SciPy names them: BCa, basic or percentile
-    groups:Sequence|None=None, # What each document belongs to, such as its data set: each group keeps its size in every draw
-)->Interval:              # Covers documents, the set fixed
+    seed:int=0, # Of the draws
+    method:str='BCa', # As SciPy names them: BCa, basic or percentile
+    groups:Sequence|None=None, # What each document belongs to, such as its data set, of one size in all draws
+)->Interval: # Covers documents, the set fixed
     "An interval for one compressed model: other documents of the same kind"
     check_level(level)
     data = [np.asarray(o, dtype=float) for o in (values, denominators) if o is not None]
-    if len(data[0])<FEWEST: raise ValueError(f"`values` must hold at least {FEWEST} documents for a bootstrap, got {len(data[0])}")
-    if not callable(statistic):
-        name = _sums(values, denominators, statistic)[2]
-        ratio = lambda x, *y, axis=-1: x.sum(axis)/(y[0].sum(axis) if y else x.shape[axis])
-        statistic = (lambda *o, axis=-1: np.exp(ratio(*o, axis=axis))) if name=='perplexity' else ratio
-    drawn, statistic = (data, statistic) if groups is None else _by_group(groups, data, statistic)
-    how = dict(confidence_level=level, n_resamples=n_resamples, method=method, batch=max(1, 2**20//len(data[0])), rng=np.random.default_rng(seed))
-    found, constant = _resampled(drawn, statistic, paired=groups is None, **how)
-    return Interval(*found, level, COVERS[1], 'bootstrap, nothing varies' if constant else f'{method} bootstrap')
+    n = len(data[0])
+    if n<FEWEST: raise ValueError(f"`values` must hold at least {FEWEST} documents for a bootstrap, got {n}")
+    statistic = _as_function(statistic, values, denominators)
+    drawn = data
+    if groups is not None: drawn, statistic = _by_group(groups, data, statistic)
+    how = dict(confidence_level=level, n_resamples=n_resamples, method=method, batch=max(1, 2**20//n))
+    ends, constant = _resampled(drawn, statistic, groups is None, rng=np.random.default_rng(seed), **how)
+    return Interval(*ends, level, COVERS[1], 'bootstrap, nothing varies' if constant else f'{method} bootstrap')
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #fe5e017d
 def ratio_interval(
@@ -158,20 +191,30 @@ def ratio_interval(
     "Fieller's interval for the ratio of two means"
     check_level(level)
     x, y = _sums(values, denominators, 'ratio')[:2]
-    if len(x)<2 or min(x.min(), y.min())<0: raise ValueError(f"`values` and `denominators` must be two or more numbers that are not negative, got {len(x)} and least {min(x.min(), y.min(), 0):g}")
+    if len(x)<2 or min(x.min(), y.min())<0:
+        least = min(x.min(), y.min(), 0)
+        raise ValueError("`values` and `denominators` must be two or more numbers that are not negative, "
+                         f"got {len(x)} and least {least:g}")
     t, v = stats.t.ppf((1+level)/2, len(x)-1)**2, np.cov(x, y)/len(x)
-    a, b, c = y.mean()**2-t*v[1, 1], x.mean()*y.mean()-t*v[0, 1], x.mean()**2-t*v[0, 0] # a rho^2 - 2 b rho + c <= 0
-    root = math.sqrt(max(b*b-a*c, 0))
-    if a>0: low, high = (b-root)/a, (b+root)/a
-    else: low, high = (0 if c<=0 else (b-root)/a if a else c/2/b), math.inf
+    a = y.mean()**2-t*v[1, 1] # the interval is where a rho^2 - 2 b rho + c <= 0
+    b = x.mean()*y.mean()-t*v[0, 1]
+    c = x.mean()**2-t*v[0, 0]
+    low, high = _roots(a, b, c)
     return Interval(max(0., float(low)), float(high), level, COVERS[1], "Fieller's interval")
+
+def _roots(a, b, c):
+    "Ends of the ratios from 0 on for which a rho^2 - 2 b rho + c is not above zero"
+    root = math.sqrt(max(b*b-a*c, 0))
+    if a>0: return (b-root)/a, (b+root)/a
+    if c<=0: return 0, math.inf
+    return (b-root)/a if a else c/2/b, math.inf
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #5302dbda
 def linear_scores(
-    values:Sequence,                         # One number for each document, or the numerator of a ratio, `[documents]` or `[sets, documents]`
-    denominators:Sequence|None=None,         # Denominators of a ratio, such as tokens
-    statistic:str|None=None,                 # One of `STATISTICS`
-)->np.ndarray:                               # Of the same shape
+    values:Sequence, # One number for each document, or the numerator of a ratio, `[documents]` or `[sets, documents]`
+    denominators:Sequence|None=None, # Denominators of a ratio, such as tokens
+    statistic:str|None=None, # One of `STATISTICS`
+)->np.ndarray: # Of the same shape
     "A score for each document, with the statistic as their mean and its standard error as theirs"
     x, y, statistic = _sums(values, denominators, statistic)
     ratio = x.sum(-1, keepdims=True)/y.sum(-1, keepdims=True)
@@ -182,45 +225,51 @@ def linear_scores(
 def _crossed(values, denominators, statistic):
     "Numerators and denominators `[sets, documents]` and the statistic's name, checked"
     x, y, statistic = _sums(values, denominators, statistic)
-    if x.ndim!=2 or min(x.shape)<2: raise ValueError(f"`values` must have at least two sets and two documents, `[sets, documents]`, got shape {list(x.shape)}")
+    if x.ndim!=2 or min(x.shape)<2:
+        raise ValueError("`values` must have at least two sets and two documents, `[sets, documents]`, "
+                         f"got shape {list(x.shape)}")
     return x, y, statistic
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #89e208ce
 def crossed_interval(
-    values:Sequence[Sequence[float]],        # One number for each set and document, `[sets, documents]`
-    denominators:Sequence|None=None,         # Denominators of a ratio, such as tokens, `[documents]` or `[sets, documents]`
-    *, statistic:str|None=None,              # One of `STATISTICS`
-    level:float=.95,                         # Of the interval
-)->Interval:                                 # Covers sets and documents, for the mean over sets
+    values:Sequence[Sequence[float]], # One number for each set and document, `[sets, documents]`
+    denominators:Sequence|None=None, # Denominators of a ratio, such as tokens, `[documents]` or `[sets, documents]`
+    *, statistic:str|None=None, # One of `STATISTICS`
+    level:float=.95, # Of the interval
+)->Interval: # Covers sets and documents, for the mean over sets
     "A t interval for other sets and other documents"
     check_level(level)
     S, D = _crossed(values, denominators, statistic)[0].shape
     scores = linear_scores(values, denominators, statistic)
     grand, by_set, by_document = scores.mean(), scores.mean(1), scores.mean(0)
     rest = scores-by_set[:, None]-by_document+grand
-    squares = np.array([D*((by_set-grand)**2).sum()/(S-1), S*((by_document-grand)**2).sum()/(D-1), (rest**2).sum()/((S-1)*(D-1))])/(S*D)
+    freedom = [S-1, D-1, (S-1)*(D-1)]
+    sums = [D*((by_set-grand)**2).sum(), S*((by_document-grand)**2).sum(), (rest**2).sum()]
+    squares = np.array([s/f for s,f in zip(sums, freedom)])/(S*D)
     variance = max(squares[0]+squares[1]-squares[2], squares[0], squares[1])
-    degrees = variance**2/max((squares**2/[S-1, D-1, (S-1)*(D-1)]).sum(), 1e-300)
+    degrees = variance**2/max((squares**2/freedom).sum(), 1e-300)
     half = stats.t.ppf((1+level)/2, max(degrees, 1))*math.sqrt(variance)
     return Interval(float(grand-half), float(grand+half), level, COVERS[2], 'two-way t interval')
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #04852aad
 def crossed_bootstrap(
-    values:Sequence[Sequence[float]],        # One number for each set and document, `[sets, documents]`
-    denominators:Sequence|None=None,         # Denominators of a ratio, such as tokens, `[documents]` or `[sets, documents]`
-    *, statistic:str|None=None,              # One of `STATISTICS`
-    level:float=.95,                         # Of the interval
-    n_resamples:int=4999,                    # How many times to draw
-    seed:int=0,                              # Of the draws
-)->Interval:                                 # Covers sets and documents, for the mean over sets
+    values:Sequence[Sequence[float]], # One number for each set and document, `[sets, documents]`
+    denominators:Sequence|None=None, # Denominators of a ratio, such as tokens, `[documents]` or `[sets, documents]`
+    *, statistic:str|None=None, # One of `STATISTICS`
+    level:float=.95, # Of the interval
+    n_resamples:int=4999, # How many times to draw
+    seed:int=0, # Of the draws
+)->Interval: # Covers sets and documents, for the mean over sets
     "Resample sets and documents independently"
     check_level(level)
     x, y, statistic = _crossed(values, denominators, statistic)
     S, D = x.shape
     if min(S, D)<FEWEST:
-        raise ValueError(f"`values` must have at least {FEWEST} sets and {FEWEST} documents for a bootstrap, got {S} and {D}; `crossed_interval` takes fewer")
+        raise ValueError(f"`values` must have at least {FEWEST} sets and {FEWEST} documents for a bootstrap, "
+                         f"got {S} and {D}; `crossed_interval` takes fewer")
     rng, means = np.random.default_rng(seed), []
-    set_counts = rng.multinomial(S, [1/S]*S, n_resamples)/S
-    for part in np.array_split(set_counts, max(1, n_resamples*D//2**22)):
+    set_shares = rng.multinomial(S, [1/S]*S, n_resamples)/S
+    for part in np.array_split(set_shares, max(1, n_resamples*D//2**22)): # some draws at a time, to save memory
         counts = rng.multinomial(D, [1/D]*D, len(part)).astype(float)
         ratio = np.einsum('bd,sd->bs', counts, x)/np.einsum('bd,sd->bs', counts, y)
         means.append((part*(np.exp(ratio) if statistic=='perplexity' else ratio)).sum(1))
@@ -242,14 +291,17 @@ class Comparison:
 
     def __repr__(self):
         around = f' [{self.interval.low:.4g}, {self.interval.high:.4g}]' if self.interval else ''
-        return f'{self.difference:+.4g}{around}, P(a>b) {self.greater:.2f}, p {self.p:.3g} ({self.test}, n={self.n[0]}, {self.n[1]})'
+        test = f'({self.test}, n={self.n[0]}, {self.n[1]})'
+        return f'{self.difference:+.4g}{around}, P(a>b) {self.greater:.2f}, p {self.p:.3g} {test}'
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #7eb5a9d6
 def _paired_interval(more, less, n, level):
-    "Agresti and Min's interval for the difference of two shares of the same `n`: `more` count for it and `less` against it"
+    "Agresti and Min's interval for the difference of two shares of the same `n`: `more` for it, `less` against it"
     b, c = (more+.5)/(n+2), (less+.5)/(n+2)
     half = stats.norm.ppf((1+level)/2)*math.sqrt((b+c-(b-c)**2)/(n+2))
     return Interval(max(-1., float(b-c-half)), min(1., float(b-c+half)), level, COVERS[1], "Agresti and Min's interval")
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #a0eb02ca
 def _weights(weights, values):
     "Weights with a mean of 1"
     if weights is None: return np.ones(len(values))
@@ -260,36 +312,54 @@ def _weights(weights, values):
 
 def _greater_interval(a, b, w, level):
     "Interval for P(a > b), ties counting half; weights make fewer of the documents"
-    n, size = len(a), len(a)/(w**2).mean()
-    shares = _paired_interval((w*(a>b)).sum()*size/n, (w*(a<b)).sum()*size/n, size, level)
+    n = len(a)
+    size = n/(w**2).mean()
+    more, less = (w*(a>b)).sum()*size/n, (w*(a<b)).sum()*size/n
+    shares = _paired_interval(more, less, size, level)
     return Interval((1+shares.low)/2, (1+shares.high)/2, level, COVERS[1], shares.method)
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #47643401
+def _signs_p(d, test, n_resamples, seed)->float:
+    "p of differences if their signs are chance; nan where there is no test or no number"
+    if test is None or not np.isfinite(d).all(): return math.nan
+    if len(d)==1 or not d.any(): return 1.
+    how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed), batch=max(1, 2**20//len(d)))
+    if test=='wilcoxon':
+        found = stats.wilcoxon(d, zero_method='pratt', method=stats.PermutationMethod(**how))
+    else: found = stats.permutation_test((d,), lambda x, axis: x.mean(axis), permutation_type='samples', **how)
+    return float(found.pvalue)
+
+def _check_pairs(a, b, test, covers):
+    "Say what is wrong with two samples that are to be compared pair by pair"
+    if a.shape!=b.shape or a.ndim!=1 or not len(a):
+        raise ValueError(f"`a` and `b` must hold a value for each of the same {covers.split()[0]}, "
+                         f"got shapes {list(a.shape)} and {list(b.shape)}")
+    if test not in ('signs', 'wilcoxon', None):
+        raise ValueError(f"`test` must be signs, wilcoxon or None, got {test!r}")
+
+# %% ../../nbs/statistics/10_uncertainty.ipynb #2ef72695
 def compare_paired(
     a:Sequence[float], # One value for each calibration set, or for each document
     b:Sequence[float], # Of the same sets or documents, in the same order
     *, weights:Sequence[float]|None=None, # How much each counts (default: all alike)
-    test:str|None='signs', # `signs`: permutation of the signs of the differences; `wilcoxon`: of the signs of their ranks; `None`: no p
-    level:float=.95,   # Of the interval
+    test:str|None='signs', # Permutation of the `signs` of the differences, or of their ranks (`wilcoxon`); `None`: no p
+    level:float=.95, # Of the interval
     n_resamples:int=9999, # Exact if there are no more choices of signs than this
-    seed:int=0,        # Of the draws where it is not exact
+    seed:int=0, # Of the draws where it is not exact
     covers:str=COVERS[0], # What the values are values of, one of `COVERS`
-)->Comparison:         # Of `a` with `b`
+)->Comparison: # Of `a` with `b`
     "Two methods on the same calibration sets, or two models on the same documents"
     a, b = (np.asarray(o, dtype=float) for o in (a, b))
-    if a.shape!=b.shape or a.ndim!=1 or not len(a):
-        raise ValueError(f"`a` and `b` must hold a value for each of the same {covers.split()[0]}, got shapes {list(a.shape)} and {list(b.shape)}")
-    if test not in ('signs', 'wilcoxon', None): raise ValueError(f"`test` must be signs, wilcoxon or None, got {test!r}")
-    w = _weights(weights, a)
-    n, d, p = len(a), (a-b)*w, math.nan
-    s, around = summarize_values(d, level, covers), _greater_interval(a, b, w, level) if covers==COVERS[1] else None
-    if test and np.isfinite(d).all() and (n==1 or not d.any()): p = 1. # a single difference is as large with the other sign
-    elif test and np.isfinite(d).all():
-        how = dict(n_resamples=n_resamples, rng=np.random.default_rng(seed), batch=max(1, 2**20//n))
-        p = stats.permutation_test((d,), lambda x, axis: x.mean(axis), permutation_type='samples', **how).pvalue if test=='signs' else \
-            stats.wilcoxon(d, zero_method='pratt', method=stats.PermutationMethod(**how)).pvalue
+    _check_pairs(a, b, test, covers)
+    n, w = len(a), _weights(weights, a)
+    d = (a-b)*w
+    summary, p = summarize_values(d, level, covers), _signs_p(d, test, n_resamples, seed)
+    greater = float((w*((a>b)+(a==b)/2)).mean())
+    around = _greater_interval(a, b, w, level) if covers==COVERS[1] else None
     exact = 2**n<=n_resamples
     said = f"{'exact' if exact else 'sampled'} {test}" if test else 'no test'
-    return Comparison((n, n), s.mean, s.interval, float((w*((a>b)+(a==b)/2)).mean()), around, float(p), 2/2**n if exact else 2/(n_resamples+1), said)
+    smallest = 2/2**n if exact else 2/(n_resamples+1)
+    return Comparison((n, n), summary.mean, summary.interval, greater, around, p, smallest, said)
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #9010e3e5
 def superiority_interval(
@@ -301,12 +371,34 @@ def superiority_interval(
     "A score interval for the probability that one source's value is larger"
     check_level(level)
     z = stats.norm.ppf((1+level)/2)
-    variance = lambda t: t*(1-t)/(n*m)*(1+((n+m)/2-1)*((1-t)/(2-t)+t/(1+t)))
-    outside = lambda t: (greater-t)**2-z**2*variance(t)
+    def variance(t): return t*(1-t)/(n*m)*(1+((n+m)/2-1)*((1-t)/(2-t)+t/(1+t)))
+    def outside(t): return (greater-t)**2-z**2*variance(t) # above zero outside of the interval
     low = 0. if greater<=0 else optimize.brentq(outside, 0, min(greater, 1-1e-12))
     high = 1. if greater>=1 else optimize.brentq(outside, max(greater, 1e-12), 1)
     return Interval(float(low), float(high), level, COVERS[0], "Newcombe's score interval")
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #b9e87934
+def _welch(a, b, level)->Interval|None:
+    "Welch's interval for the difference of two means; `None` where a source has a single value"
+    n, m = len(a), len(b)
+    if min(n, m)<2: return None
+    difference, half = float(a.mean()-b.mean()), 0
+    u, v = a.var(ddof=1)/n, b.var(ddof=1)/m
+    if u+v>0:
+        freedom = (u+v)**2/(u**2/(n-1)+v**2/(m-1))
+        half = stats.t.ppf((1+level)/2, freedom)*math.sqrt(u+v)
+    return Interval(float(difference-half), float(difference+half), level, COVERS[0], 'Welch t interval')
+
+# %% ../../nbs/statistics/10_uncertainty.ipynb #2fb2e4da
+def _mann_whitney(a, b)->tuple[bool, object]:
+    "Is the test exact, and by which of SciPy's methods?"
+    n, m = len(a), len(b)
+    ways, ties = math.comb(n+m, n), len({*a, *b})<n+m
+    exact = ways<=20_000 if ties else n*m<=2500
+    if not exact: return exact, 'asymptotic'
+    return exact, stats.PermutationMethod(n_resamples=ways) if ties else 'exact'
+
+# %% ../../nbs/statistics/10_uncertainty.ipynb #592ac978
 def compare_unpaired(
     a:Sequence[float], # One value for each set of a source
     b:Sequence[float], # One value for each set of another
@@ -317,18 +409,16 @@ def compare_unpaired(
     a, b = (np.asarray(o, dtype=float) for o in (a, b))
     if a.ndim!=1 or b.ndim!=1 or not len(a) or not len(b):
         raise ValueError(f"`a` and `b` must hold a value for each set, got shapes {list(a.shape)} and {list(b.shape)}")
-    n, m, finite, p, interval = len(a), len(b), np.isfinite([*a, *b]).all(), math.nan, None
-    greater, difference = float(((a[:, None]>b)+(a[:, None]==b)/2).mean()), float(a.mean()-b.mean()) if finite else math.nan
-    if finite and min(n, m)>1:
-        u, v = a.var(ddof=1)/n, b.var(ddof=1)/m
-        half = stats.t.ppf((1+level)/2, (u+v)**2/(u**2/(n-1)+v**2/(m-1)))*math.sqrt(u+v) if u+v>0 else 0
-        interval = Interval(float(difference-half), float(difference+half), level, COVERS[0], 'Welch t interval')
-    ways, ties = math.comb(n+m, n), len({*a, *b})<n+m
-    exact = ways<=20_000 if ties else n*m<=2500
-    how = (stats.PermutationMethod(n_resamples=ways) if ties else 'exact') if exact else 'asymptotic'
-    if finite and test: p = min(1., float(stats.mannwhitneyu(a, b, method=how).pvalue))
+    n, m = len(a), len(b)
+    greater = float(((a[:, None]>b)+(a[:, None]==b)/2).mean()) # share of all pairs
+    difference, interval, p = math.nan, None, math.nan
+    exact, method = _mann_whitney(a, b)
+    if np.isfinite([*a, *b]).all():
+        difference, interval = float(a.mean()-b.mean()), _welch(a, b, level)
+        if test: p = min(1., float(stats.mannwhitneyu(a, b, method=method).pvalue))
     said = f"{'exact' if exact else 'asymptotic'} Mann-Whitney" if test else 'no test'
-    return Comparison((n, m), difference, interval, greater, superiority_interval(greater, n, m, level), p, min(1., 2/ways), said)
+    around, smallest = superiority_interval(greater, n, m, level), min(1., 2/math.comb(n+m, n))
+    return Comparison((n, m), difference, interval, greater, around, p, smallest, said)
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #0001abbe
 def holm(
@@ -352,7 +442,8 @@ def distinct_pairs(
     for pair in pairs:
         if len(pair)!=2: raise ValueError(f"`{name}` must be pairs, got {pair!r}")
         if pair[0]==pair[1]: raise ValueError(f"`{name}` must compare two different things, got {pair!r}")
-        if frozenset(pair) in seen: raise ValueError(f"`{name}` must hold each pair once, whichever way round, got {pair!r} again")
+        if frozenset(pair) in seen:
+            raise ValueError(f"`{name}` must hold each pair once, whichever way round, got {pair!r} again")
         seen.add(frozenset(pair))
     return pairs
 
@@ -368,29 +459,43 @@ class RangeTest:
     permutations: int # Deals looked at
     exact: bool       # Are these all?
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #cb62b727
 def _deals(n, sizes):
     "Every way to deal `n` values to groups of `sizes`, as orders of their indices"
     def deal(left, sizes):
         if not sizes: yield ()
-        else: yield from (one+rest for one in combinations(left, sizes[0]) for rest in deal([i for i in left if i not in one], sizes[1:]))
+        else:
+            for one in combinations(left, sizes[0]):
+                others = [i for i in left if i not in one]
+                yield from (one+rest for rest in deal(others, sizes[1:]))
     return np.array([*deal(range(n), sizes)])
 
+def _orders(sizes, n_permutations, seed)->tuple[np.ndarray, bool]:
+    "Orders in which values are dealt, and whether these are all"
+    n = sum(sizes)
+    ways = math.factorial(n)//math.prod(map(math.factorial, sizes))
+    if ways<=n_permutations: return _deals(n, sizes), True
+    same = np.tile(np.arange(n), (n_permutations, 1))
+    return np.random.default_rng(seed).permuted(same, axis=1), False
+
+# %% ../../nbs/statistics/10_uncertainty.ipynb #4f59e60b
 def range_under_permutation(
     groups:Mapping[str, Sequence[float]], # For each source a value for each of its sets
     n_permutations:int=9999, # All deals if there are no more, else so many drawn
     seed:int=0,              # Of the draws
 )->RangeTest:                # Range, expectation and p
     "The best-to-worst range of source means beside its expectation"
-    sizes, pooled = [len(v) for v in groups.values()], np.array([float(x) for v in groups.values() for x in v])
-    if len(sizes)<2 or min(sizes)<1: raise ValueError(f"`groups` must hold at least two sources of at least one set, got {dict(zip(groups, sizes))}")
-    starts, ways = np.cumsum([0, *sizes[:-1]]), math.factorial(len(pooled))//math.prod(map(math.factorial, sizes))
-    exact = ways<=n_permutations
-    orders = _deals(len(pooled), sizes) if exact else np.random.default_rng(seed).permuted(np.tile(np.arange(len(pooled)), (n_permutations, 1)), axis=1)
-    means, dealt = (np.add.reduceat(o, starts, axis=-1)/sizes for o in (pooled, pooled[orders]))
-    reach, names = np.ptp(dealt, axis=1), [*groups]
-    far = int((reach>=np.ptp(means)*(1-1e-12)).sum())
-    p = far/ways if exact else (far+1)/(n_permutations+1)
-    return RangeTest(float(np.ptp(means)), names[means.argmin()], names[means.argmax()], float(reach.mean()), p, len(orders), exact)
+    names, sizes = [*groups], [len(v) for v in groups.values()]
+    if len(sizes)<2 or min(sizes)<1:
+        raise ValueError(f"`groups` must hold at least two sources of at least one set, got {dict(zip(groups, sizes))}")
+    pooled, starts = np.array([float(x) for v in groups.values() for x in v]), np.cumsum([0, *sizes[:-1]])
+    orders, exact = _orders(sizes, n_permutations, seed)
+    def means_of(values): return np.add.reduceat(values, starts, axis=-1)/sizes
+    means = means_of(pooled)
+    found, reach = float(np.ptp(means)), np.ptp(means_of(pooled[orders]), axis=1)
+    far = int((reach>=found*(1-1e-12)).sum())
+    p = far/len(orders) if exact else (far+1)/(n_permutations+1)
+    return RangeTest(found, names[means.argmin()], names[means.argmax()], float(reach.mean()), p, len(orders), exact)
 
 # %% ../../nbs/statistics/10_uncertainty.ipynb #76b71edb
 def accuracy_interval(
@@ -401,10 +506,12 @@ def accuracy_interval(
     "Wilson's interval for a share of right answers"
     from statsmodels.stats.proportion import proportion_confint
     check_level(level)
-    if n<1 or not 0<=correct<=n: raise ValueError(f"`correct` must lie between 0 and `n`, which is at least 1, got {correct} of {n}")
+    if n<1 or not 0<=correct<=n:
+        raise ValueError(f"`correct` must lie between 0 and `n`, which is at least 1, got {correct} of {n}")
     low, high = proportion_confint(correct, n, 1-level, method='wilson')
     return Interval(float(low), float(high), level, COVERS[1], "Wilson's interval")
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #fedb0c03
 def includes_chance(
     correct:int,     # Questions answered right
     n:int,           # Questions
@@ -428,6 +535,7 @@ class Flips:
     @property
     def share(self)->float: return (self.lost+self.gained)/self.n
 
+# %% ../../nbs/statistics/10_uncertainty.ipynb #1b073213
 def compare_answers(
     before:Sequence[float], # 1 for each question the dense model answers right, 0 for the others
     after:Sequence[float],  # The same for the compressed model, in the same order
@@ -441,4 +549,5 @@ def compare_answers(
     if not np.isin([before, after], [0, 1]).all(): raise ValueError("`before` and `after` must hold only 0 and 1")
     n, lost, gained = len(before), int((before>after).sum()), int((before<after).sum())
     p = stats.binomtest(lost, lost+gained).pvalue if lost+gained else 1.
-    return Flips(n, lost, gained, (gained-lost)/n, _paired_interval(gained, lost, n, level), float(p))
+    interval = _paired_interval(gained, lost, n, level)
+    return Flips(n, lost, gained, (gained-lost)/n, interval, float(p))

@@ -8,7 +8,7 @@ from compresscal.models.loading import load_model
 from compresscal.models.blocks import capture,decoder_blocks,evaluation_mode
 from compresscal.compression.awq import (block_losses,clip_search,clip_weight,divide_inputs,linear_losses,may_clip,round_scaled,sample_inputs,
                                  scale_block,scale_candidates)
-from test_models import batch,build,each_family,std
+from test_blocks import batch,build,each_family,std
 
 layers = ["real_L0_self_attn_q_proj","syn_128x256_dead7","syn_128x256_ties","syn_256x256","syn_96x320_ragged"]
 

@@ -6,12 +6,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.methods import RTN, Method
-from compresscal.compression.compress import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda, compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.evaluation.perplexity import perplexity
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.pruning import mask_n_m, mask_rows, wanda_scores
-from test_models import families
+from test_blocks import families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -5,10 +5,11 @@ from safetensors.torch import save_file
 from compresscal.compression import compression_report as reports
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.methods import RTN
-from compresscal.compression.compress import AWQ, GPTQ, Combined, Magnitude, SparseGPT, SpQR, Wanda, compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import AWQ, GPTQ, Combined, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.compression.grids import choose_grid, round_to_grid
 from compresscal.compression.compression_report import CompressionReport, StoredCodes, output_energy, saved_facts
-from test_compression import make, rows
+from test_compress import make, rows
 from test_grids import old_tensors, quantized
 
 pytestmark = pytest.mark.usefixtures('one_thread')

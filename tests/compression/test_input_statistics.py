@@ -3,7 +3,7 @@ import pytest, torch
 from transformers import AutoModelForCausalLM
 from compresscal.compression.input_statistics import InputStatistics, collect, merge, pad_right
 from compresscal.models.blocks import capture, decoder_blocks
-from test_models import families
+from test_blocks import families
 
 def make(family):
     with torch.random.fork_rng():

@@ -4,12 +4,13 @@ from dataclasses import dataclass, fields
 import pytest, torch
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.methods import RTN
-from compresscal.compression.compress import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda, compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.names import parse_method
 from compresscal.compression.compression_report import plot_errors
-from test_compression import make, rows, same
-from test_models import families
+from test_compress import make, rows, same
+from test_blocks import families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

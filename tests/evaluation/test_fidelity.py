@@ -4,7 +4,8 @@ import pytest, torch
 import torch.nn.functional as F
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.sampling import mix
-from compresscal.compression.compress import GPTQ, Wanda, compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import GPTQ, Wanda
 from compresscal.evaluation.perplexity import perplexity
 from compresscal.evaluation.fidelity import Reference, divergence, fidelity, has_written_text, head_hash, remember
 from test_evaluation import make, rows

@@ -12,7 +12,7 @@ from compresscal.experiments import store as store_module
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.sampling import sample_sets
 from compresscal.core.checks import CheckFailed
-from compresscal.compression.compress import Magnitude, Wanda
+from compresscal.compression.methods import Magnitude, Wanda
 from compresscal.experiments.engines import Local, Pool, Ray
 from compresscal.experiments.measures import Measure, parse_measure
 from compresscal.compression.names import parse_method

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM,LlamaConfig,LlamaForCausalLM,T5Con
 from compresscal.models import loading
 from compresscal.models import new_checkpoint as streaming
 from compresscal.compression.input_statistics import collect
-from compresscal.compression.compress import Magnitude,Wanda,compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import Magnitude, Wanda
 from compresscal.models.loading import BlockOnDisk,each_tensor,find_blocks,is_offloaded,load_model,release_memory,stored_tensors
 from compresscal.core.files import embedded_folder
 from compresscal.models.blocks import capture, check_finite, check_replay, decoder_blocks, fingerprint, watch_inputs
@@ -514,7 +515,8 @@ def python(code, *args, **env):
 trials = """
 import os,sys,torch
 from pathlib import Path
-from compresscal.compression.compress import Wanda,compress
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import Wanda
 from compresscal.models.loading import load_model
 def peak(): return int(next(o for o in Path("/proc/self/status").read_text().splitlines() if o.startswith("VmHWM")).split()[1])/1024
 def trial(source, way):
