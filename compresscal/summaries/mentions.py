@@ -77,7 +77,8 @@ def _is_identifier(o, call):
     parts = o.split('.')
     mixed = any(map(str.isdigit, o)) and any(map(str.isalpha, o))
     underscore = '_' in o.strip('_') or o.startswith('_') and o.strip('_')!=''
-    return bool(call) or mixed or underscore or len(parts)>1 and any(len(p)>1 for p in parts) or bool(re.match(r'[a-z]+[A-Z]', o))
+    dotted = len(parts)>1 and any(len(p)>1 for p in parts)
+    return bool(call) or mixed or underscore or dotted or bool(re.match(r'[a-z]+[A-Z]', o))
 
 # %% ../../nbs/summaries/70_mentions.ipynb #c9425ec0
 def _numbers(pieces, joints):
@@ -86,11 +87,14 @@ def _numbers(pieces, joints):
     while i<len(pieces):
         m,n = pieces[i],1
         if m['digits']:
-            unit,then = m['unit'].lower(),lower[i+1] if i+1<len(pieces) and joints[i] in (' ', '-', '\xa0') and not m['unit'] else ''
+            joined = i+1<len(pieces) and joints[i] in (' ', '-', '\xa0')
+            unit,then = m['unit'].lower(),lower[i+1] if joined and not m['unit'] else ''
             n += then in _scales and len(then)>1
-            yield i,n,frozenset([_value(m['digits'])]+[_value(m['digits'], _scales[o]) for o in (unit, then) if o in _scales])
+            yield i,n,frozenset(
+                [_value(m['digits'])]+[_value(m['digits'], _scales[o]) for o in (unit, then) if o in _scales])
         elif lower[i] in _digits:
-            run = next((j for j in range(i, min(i+12, len(pieces)-1)) if joints[j] not in (' ', '-', '\xa0')), min(i+12, len(pieces)-1))
+            last = min(i+12, len(pieces)-1)
+            run = next((j for j in range(i, last) if joints[j] not in (' ', '-', '\xa0')), last)
             value,n = _spelled(lower[i:run+1])
             yield i,n,frozenset([value])
         i += n

@@ -200,5 +200,6 @@ def rouge(
     if len(predictions)!=len(references):
         raise ValueError(f"`references` must be as many as `predictions`, got {len(references)} for {len(predictions)}")
     hidden = not progress or bool(os.environ.get('IN_TEST'))
-    bar = tqdm(zip(predictions, references), total=len(predictions), desc='ROUGE', unit='text', disable=hidden, leave=False)
+    pairs = zip(predictions, references)
+    bar = tqdm(pairs, total=len(predictions), desc='ROUGE', unit='text', disable=hidden, leave=False)
     return pd.DataFrame([scorer.all(p, r) for p,r in bar], columns=scorer.columns, dtype=float)
