@@ -15,10 +15,11 @@ from functools import lru_cache
 import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..core.marked_text import Mark, MarkedText, MarkedTexts
-from .mentions import MENTION_KINDS, _Source, mentions, unsupported
-from .rouge import ROUGE_KINDS, _Rouge, rouge
+from .mentions import MENTION_KINDS, MentionIndex, mentions, unsupported
+from .rouge import ROUGE_KINDS, RougeCounter
 from .scores import check_pairs, check_text
 from ..text.sentences import sentence_spans, splitter_name, word_spans, words
+from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, plain_text
 
 # %% ../../nbs/summaries/80_overlap.ipynb #aeb9016d
@@ -48,6 +49,7 @@ class Fragment:
 
 OVERLAP_RULES = ('paper', 'newsroom')
 
+# %% ../../nbs/summaries/80_overlap.ipynb #78ac3ec0
 def _newsroom(summary, source, start, where):
     "As `_run`, but a place within a run that was compared is passed over"
     best,at,behind = 0,0,0
@@ -78,13 +80,17 @@ def _words(text, name):
     if isinstance(text, (list, tuple)): return list(text)
     raise TypeError(f"`{name}` must be a text or a list of its words, got {type(text).__name__}")
 
+def _check_rule(rule):
+    if rule in OVERLAP_RULES: return
+    raise ValueError(f"`rule` must be one of {', '.join(map(repr, OVERLAP_RULES))}, got {rule!r}")
+
 def fragments(
     source:str|Sequence[str],  # A text, or its words
     summary:str|Sequence[str], # The same
     rule:str='paper',          # One of `RULES`
 )->list[Fragment]:             # In the order of the summary; they do not overlap there
     "The runs of words that a summary took from its source"
-    if rule not in OVERLAP_RULES: raise ValueError(f"`rule` must be one of {', '.join(map(repr, OVERLAP_RULES))}, got {rule!r}")
+    _check_rule(rule)
     source,summary = _words(source, 'source'),_words(summary, 'summary')
     return list(_fragments(summary, source, _places(source, {*summary}), rule))
 
@@ -105,36 +111,56 @@ def _longest(tokens, places):
         best = max(best, length)
     return best
 
+# %% ../../nbs/summaries/80_overlap.ipynb #f360a87e
+def _novelty(depth, n):
+    "Share of the runs of `n` words that are new"
+    runs = len(depth)-n+1
+    return sum(d<n for d in depth[:runs])/runs if runs>0 else math.nan
+
 def _copying(summary, source, places, rule):
     "Novelty, fragments and the longest run of a summary that has words"
     depth = [_run(summary, i, places, 4)[0] for i in range(len(summary))]
-    row = {f'novelty{n}': sum(d<n for d in depth[:len(summary)-n+1])/(len(summary)-n+1) if len(summary)>=n else math.nan for n in (1, 2, 3, 4)}
     lengths = [o.length for o in _fragments(summary, source, places, rule)]
-    return row|dict(coverage=sum(lengths)/len(summary), density=sum(n*n for n in lengths)/len(summary), compression=len(source)/len(summary),
-                    longest_copy=_longest(summary, places))
+    shares = dict(coverage=sum(lengths), density=sum(n*n for n in lengths), compression=len(source))
+    novelty = {f'novelty{n}': _novelty(depth, n) for n in (1, 2, 3, 4)}
+    return novelty | {k: v/len(summary) for k,v in shares.items()} | dict(longest_copy=_longest(summary, places))
 
 # %% ../../nbs/summaries/80_overlap.ipynb #f78ad362
-OVERLAP_COLUMNS = ('words', 'source_words', *(f'{k}_{p}' for k in ROUGE_KINDS for p in ('precision', 'recall', 'f')),
-           'novelty1', 'novelty2', 'novelty3', 'novelty4', 'coverage', 'density', 'compression', 'longest_copy', 'copied_sentences',
-           'unsupported_names', 'unsupported_numbers', 'unsupported_identifiers', 'unsupported')
+OVERLAP_COLUMNS = (
+    'words', 'source_words', *(f'{k}_{p}' for k in ROUGE_KINDS for p in ('precision', 'recall', 'f')),
+    'novelty1', 'novelty2', 'novelty3', 'novelty4', 'coverage', 'density', 'compression', 'longest_copy',
+    'copied_sentences', 'unsupported_names', 'unsupported_numbers', 'unsupported_identifiers', 'unsupported')
 
+# %% ../../nbs/summaries/80_overlap.ipynb #bb0421a1
+def _copied_sentences(summary, places, splitter):
+    "Share of the sentences that stand in the source word by word"
+    sentences = [words(summary[a:b]) for a,b in sentence_spans(summary, splitter)]
+    lengths = [(len(o), _run(o, 0, places)[0]) for o in sentences if o]
+    return sum(n==run for n,run in lengths)/len(lengths) if lengths else math.nan
+
+def _support(held, summary, splitter):
+    "How many mentions of a summary its source does not hold"
+    distinct = {(o.kind, o.values): o for o in mentions(summary, splitter)}.values()
+    missing = [o.kind for o in distinct if not held.holds(o)]
+    row = {f'unsupported_{k}s': missing.count(k) for k in MENTION_KINDS}
+    return row|dict(unsupported=len(missing)/len(distinct) if distinct else math.nan)
+
+# %% ../../nbs/summaries/80_overlap.ipynb #f92c4324
 class _Counter:
-    "Makes rows, and prepares a source once for all its summaries"
+    "Makes rows"
     def __init__(self, stem, splitter, tokenizer, rule):
-        self.rouge,self.splitter,self.rule = _Rouge(ROUGE_KINDS, stem, splitter, tokenizer),splitter,rule
-        self.prepare = lru_cache(64)(lambda source: (words(source), _Source(source)))
+        self.rouge = RougeCounter(ROUGE_KINDS, stem, splitter, tokenizer)
+        self.splitter,self.rule = splitter,rule
+        self.prepare = lru_cache(64)(lambda source: (words(source), MentionIndex(source)))
     def row(self, source, summary):
         inside,(outside,held) = words(summary),self.prepare(source)
-        row = dict(words=len(inside), source_words=len(outside))|dict(zip(self.rouge.columns, self.rouge.all(summary, [source])))
+        row = dict(words=len(inside), source_words=len(outside))
+        row |= dict(zip(self.rouge.columns, self.rouge.all(summary, [source])))
         if not inside or not outside: return row
         places = _places(outside, {*inside})
-        sentences = [o for a,b in sentence_spans(summary, self.splitter) if (o := words(summary[a:b]))]
-        copied = sum(_run(o, 0, places)[0]==len(o) for o in sentences)/len(sentences) if sentences else math.nan
-        return row|_copying(inside, outside, places, self.rule)|dict(copied_sentences=copied)|self.support(held, summary)
-    def support(self, held, summary):
-        distinct = {(o.kind, o.values): o for o in mentions(summary, self.splitter)}.values()
-        missing = [o.kind for o in distinct if not held.holds(o)]
-        return {f'unsupported_{k}s': missing.count(k) for k in MENTION_KINDS}|dict(unsupported=len(missing)/len(distinct) if distinct else math.nan)
+        row |= _copying(inside, outside, places, self.rule)
+        row['copied_sentences'] = _copied_sentences(summary, places, self.splitter)
+        return row|_support(held, summary, self.splitter)
 
 # %% ../../nbs/summaries/80_overlap.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,25 +176,38 @@ class Overlap:
     def summary(self)->pd.DataFrame: # A row for each column: mean, quartiles, and how many summaries have a number
         "What the columns are like"
         rows = self.table.describe().T.reindex(columns=['mean', 'min', '25%', '50%', '75%', 'max', 'count'])
-        return rows.set_axis(['mean', 'least', 'quarter', 'median', 'three quarters', 'greatest', 'summaries'], axis=1).astype(dict(summaries=int))
+        names = ['mean', 'least', 'quarter', 'median', 'three quarters', 'greatest', 'summaries']
+        return rows.set_axis(names, axis=1).astype(dict(summaries=int))
 
 # %% ../../nbs/summaries/80_overlap.ipynb #f94f500d
-def _cells(self):
-    rows = zip(self.table, self.summary().to_numpy())
+def _cells(found):
+    rows = zip(found.table, found.summary().to_numpy())
     return [[k, *('–' if math.isnan(x) else f'{x:.4g}' for x in v[:-1]), f'{v[-1]:.0f}'] for k,v in rows]
 
-def _plain(self):
+@patch
+def __repr__(self:Overlap):
     rows = [['', *self.summary().columns], *_cells(self)]
     widths = [max(map(len, o)) for o in zip(*rows)]
-    return '\n'.join(['  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows]+[*map(plain_text, self.notes)])
+    lines = ['  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows]
+    return '\n'.join([*lines, *map(plain_text, self.notes)])
 
-def _markdown(self):
+@patch
+def _repr_markdown_(self:Overlap):
     head = ['overlap', *self.summary().columns]
     return '\n\n'.join([markdown_table([head, *_cells(self)]), *map(escape_markdown, self.notes)])
 
-Overlap.__repr__,Overlap._repr_markdown_ = _plain,_markdown
-
 # %% ../../nbs/summaries/80_overlap.ipynb #f74f484d
+def _notes(table):
+    "What must be said beside a table of rows"
+    empty = (table[['words', 'source_words']]==0).any(axis=1)
+    letters = table.rouge1_f.isna() & ~empty
+    notes,pairs = [],f'of {len(table)} pairs'
+    if empty.any(): notes.append(f'{empty.sum()} {pairs} have no words on one side, and no overlap')
+    if letters.any():
+        notes.append(f"{letters.sum()} {pairs} have no words that ROUGE knows on one side: see tokenizer='unicode'")
+    return tuple(notes)
+
+# %% ../../nbs/summaries/80_overlap.ipynb #577a088c
 def overlap(
     sources:Sequence[str],         # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str],       # A summary of each
@@ -180,17 +219,15 @@ def overlap(
 )->Overlap:
     "How much of each summary stands in its source, counted in many ways"
     sources,summaries = check_pairs(sources, summaries)
-    if rule not in OVERLAP_RULES: raise ValueError(f"`rule` must be one of {', '.join(map(repr, OVERLAP_RULES))}, got {rule!r}")
+    _check_rule(rule)
     counter = _Counter(stem, splitter, tokenizer, rule)
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     bar = tqdm(zip(sources, summaries), total=len(sources), desc='overlap', unit='summary', disable=hidden, leave=False)
-    table = pd.DataFrame([counter.row(a, b) for a,b in bar], columns=list(OVERLAP_COLUMNS)).astype(float).astype(dict(words=int, source_words=int))
-    empty = (table[['words', 'source_words']]==0).any(axis=1)
-    letters = table.rouge1_f.isna() & ~empty
-    notes = [f'{empty.sum()} of {len(table)} pairs have no words on one side, and no overlap']*bool(empty.any())
-    notes += [f"{letters.sum()} of {len(table)} pairs have no words that ROUGE knows on one side: see tokenizer='unicode'"]*bool(letters.any())
+    rows = [counter.row(a, b) for a,b in bar]
+    table = pd.DataFrame(rows, columns=list(OVERLAP_COLUMNS)).astype(float).astype(dict(words=int, source_words=int))
     name = tokenizer if isinstance(tokenizer, str) else splitter_name(tokenizer)
-    return Overlap(table, dict(stem=bool(stem), splitter=splitter_name(splitter), tokenizer=name, rule=rule), tuple(notes))
+    settings = dict(stem=bool(stem), splitter=splitter_name(splitter), tokenizer=name, rule=rule)
+    return Overlap(table, settings, _notes(table))
 
 # %% ../../nbs/summaries/80_overlap.ipynb #76da06ca
 def explain_overlap(
@@ -203,12 +240,15 @@ def explain_overlap(
 )->MarkedTexts:                    # The summary and its source; coloured in a notebook, plain text elsewhere
     "A summary and its source with what the one took from the other"
     check_text(summary, 'summary'), check_text(source, 'source')
-    if not hasattr(shortest, '__index__') or shortest<1: raise ValueError(f"`shortest` must be a whole number of words, 1 or more, got {shortest!r}")
+    if not hasattr(shortest, '__index__') or shortest<1:
+        raise ValueError(f"`shortest` must be a whole number of words, 1 or more, got {shortest!r}")
     taken = [o for o in fragments(source, summary, rule) if o.length>=shortest]
     def marks(text, starts):
         spans = word_spans(text)
-        return [Mark(spans[a][0], spans[a+o.length-1][1], str(i), note=f'{o.length} words') for i,(a,o) in enumerate(zip(starts, taken), 1)]
-    red = [Mark(o.start, o.end, colour='red', note=f'{o.kind} without support in the source') for o in unsupported(source, summary, splitter)]
+        return [Mark(spans[a][0], spans[a+o.length-1][1], str(i), note=f'{o.length} words')
+                for i,(a,o) in enumerate(zip(starts, taken), 1)]
+    red = [Mark(o.start, o.end, colour='red', note=f'{o.kind} without support in the source')
+           for o in unsupported(source, summary, splitter)]
     n,copied = len(words(summary)),sum(o.length for o in taken)
     title = f'Summary: {copied} of {n} words in fragments of {shortest} or more'
     legend = dict(yellow='also in the source')|(dict(red='no support in the source') if red else {})
