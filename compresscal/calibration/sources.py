@@ -9,7 +9,7 @@ __all__ = ['read_value', 'parse_recipe', 'is_written', 'is_drawn', 'text_uses', 
            'shared_text']
 
 # %% ../../nbs/calibration/60_sources.ipynb #39590f75
-import math, re
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from .calibration_set import CalibrationSet
