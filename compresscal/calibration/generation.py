@@ -39,9 +39,9 @@ class Sampling:
     top_k: int|None = None         # Draw among the so many most likely tokens
     top_p: float|None = None       # Draw among the most likely tokens that together have this probability
     min_p: float|None = None       # Draw among tokens of at least this share of the most likely one's probability
-    repetition_penalty: float = 1. # Positive logits of tokens that the document holds are divided by it, negative ones multiplied
+    repetition_penalty: float = 1. # Divides positive logits of tokens that the document holds, multiplies negative ones
     greedy: int = 0                # The first so many drawn tokens of a document are the most likely ones
-    eos: str = 'restart'           # At the end of a document: `restart` with a new one, `continue`, or `suppress` the end
+    eos: str = 'restart'           # At a document's end: `restart` with a new one, `continue`, or `suppress` the end
 
     def __post_init__(self):
         for name in _number_rules: _check_number(name, getattr(self, name))
@@ -123,7 +123,7 @@ def _beyond(p, top_p):
 _block = 64 # tokens summed at a time
 
 def _cumulate(weights):
-    "Weights in blocks, `[rows, blocks, 64]`, and how much all up to the end of each weigh, fp64, with 0 before the first"
+    "Weights in blocks, `[rows, blocks, 64]`, and their sums up to the end of each, fp64, with 0 before the first"
     blocks = pad(weights, (0, -weights.shape[1]%_block)).unflatten(1, (-1,_block))
     sums = blocks.sum(-1).double().cumsum(-1)
     return blocks,pad(sums, (1,0))
@@ -171,7 +171,7 @@ def sequence_uniforms(
 class Generated:
     "Tokens that a model wrote"
     tokens: Tensor    # Token ids, int64, `[sequences, length]`
-    nats: Tensor      # Surprise at each drawn token at temperature 1, 0 where none was drawn; fp32, `[sequences, length]`
+    nats: Tensor      # Surprise at each drawn token at temperature 1, else 0; fp32, `[sequences, length]`
     drawn: Tensor     # `True` where the model chose, `False` where the script did, `[sequences, length]`
     documents: Tensor # `True` where a document begins, `[sequences, length]`
 
@@ -240,7 +240,7 @@ class _Stream:
 # %% ../../nbs/calibration/40_generation.ipynb #70733bf9
 @patch
 def put(self:_Stream, t, drawn):
-    "The tokens at place `t`, whether they were drawn, whether a document begins there, and whether one might for any row"
+    "Tokens at place `t`, whether they were drawn, whether a document begins there, and whether one might for any row"
     busy = self.busy
     tokens,chosen,begins = self.put_script(t, drawn) if busy else (drawn, self.yes, self.no)
     self.count = self.count+chosen
@@ -329,7 +329,8 @@ def draw_tokens(
     "Draw a token a row, and note how much it surprises the model"
     x,hidden = _hide(logits.float(), banned, ends)
     own = x.softmax(-1)
-    total = x.amax(-1).double()-own.amax(-1).double().log() # of all weights, in nats: the likeliest has the highest logit
+    # of all weights, in nats: the likeliest token has the highest logit
+    total = x.amax(-1).double()-own.amax(-1).double().log()
     if hidden.numel(): total = torch.logaddexp(total, hidden.double().logsumexp(-1))
     bent = _bend(x, sampling, temperature, count, held)
     p = own if bent is None else bent
@@ -614,7 +615,7 @@ def generate(
     seeds:Sequence,                         # One for each sequence: a whole number, or a tuple of them
     sampling:Sampling=Sampling(),           # How tokens are drawn
     *,
-    prefixes:Sequence|None=None,            # One row of token ids a sequence, which opens it in place of the first segment
+    prefixes:Sequence|None=None,            # One row of token ids a sequence, in place of the first segment
     temperatures:Sequence[float]|None=None, # One a sequence, in place of `t_final`
     forbidden:Tensor|None=None,             # Token ids that are never drawn, such as that of padding
     batch_size:int|None=None,               # Sequences at a time; `None`: as many as fit, with a `folder` at most 64

@@ -197,6 +197,7 @@ class SeenRuns:
         self.sizes.append(len(runs))
         return True
 
+# %% ../../nbs/calibration/20_sampling.ipynb #f5edf7ed
 def _is_copy(seen, runs)->bool:
     "Does one of the texts seen share enough of these runs?"
     shared = Counter(text for h in runs for text in seen.owners.get(h, ()))
@@ -439,6 +440,7 @@ def mix(
     manifest = dict(kind='mix', name=name, seed=seed, order=order.tolist(), parts=recipes)
     return CalibrationSet(torch.cat([o.tokens for o in parts])[order], manifest, torch.cat(masks)[order])
 
+# %% ../../nbs/calibration/20_sampling.ipynb #5dbadd20
 def _check_rows(counts, n):
     "Refuse a mixture that asks a set for no row, or for more than it has"
     for o,k in counts.items():

@@ -83,7 +83,7 @@ def random_vocabulary(
     *,
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     special_tokens:bool=False, # Draw special tokens too
-    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # Tokens as often as in one set, or in one for each; None: all alike
+    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # As in one set, or one for each; None: all alike
 )->list[CalibrationSet]:
     "Sets of tokens drawn from the vocabulary, each on its own"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
@@ -218,7 +218,7 @@ def window_prefixes(
     n:int,           # Number of windows
     seed:int,        # Decides everything that is drawn
     apart:Apart|None=None, # Beside which sets of real text; None: beside as many windows of the longest prefix
-)->tuple[list[list[int]]|None, dict]: # Tokens that a window begins with, or None where all begin alike; what the manifest says
+)->tuple[list[list[int]]|None, dict]: # Heads of the windows, or None where all are alike; for the manifest
     "The tokens that stand at the head of each window"
     g,opening = torch_generator(seed),list(opening_ids(tokenizer, recipe.prompt))
     if recipe.start=='vocabulary':

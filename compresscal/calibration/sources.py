@@ -167,6 +167,7 @@ def calibration_sets(
     made = _derived_sets(source, tokenizer, size, written, among, kwargs)
     return sample_sets(source, tokenizer, **size, **kwargs) if made is None else made
 
+# %% ../../nbs/calibration/60_sources.ipynb #c8c78432
 def _derived_sets(source, tokenizer, size, written, among, kwargs):
     "Sets of a source that is made of others, drawn or written; None for one that is read"
     name,sizes = source if isinstance(source, str) else '',size|dict(beside=size['n_sequences'])

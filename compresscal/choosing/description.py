@@ -163,7 +163,7 @@ class SetDescription:
     hash:str                         # Its content hash
     values:dict                      # Numbers by the keys of `SET_MEASURES`; what is not known is not there
     counts:np.ndarray                # How often each distinct token occurs, the most frequent first
-    positions:pd.DataFrame|None=None # Loss and entropy by position, as from `Profile.by_position`; None without a profile
+    positions:pd.DataFrame|None=None # As from `Profile.by_position`; None without a profile
     labels:dict=field(default_factory=dict) # Share of sequences by label
 
     def named(self)->dict:
@@ -274,6 +274,7 @@ def _check_names(sets, reference, **by_name):
     for name,given in by_name.items():
         unknown = [k for k in given if k not in sets]
         if unknown: raise ValueError(f"`{name}` must be of sets among {', '.join(sets)}, got {unknown[0]!r}")
+    return by_name.values()
 
 # %% ../../nbs/choosing/40_description.ipynb #2cb76524
 def compare_sets(
@@ -290,8 +291,7 @@ def compare_sets(
     **kwargs                          # `ns`, `share`, `permutations`, `seed` of `distance`
 )->SetComparison: # Numbers, table; figures from `plot_ranks`, `plot_positions` and `plot_distances`
     "What several sets are like, side by side"
-    profiles,labels = profiles or {},labels or {}
-    _check_names(sets, reference, profiles=profiles, labels=labels)
+    profiles,labels = _check_names(sets, reference, profiles=profiles or {}, labels=labels or {})
     def read(k):
         if k in profiles or model is None: return profiles.get(k)
         return profile(model, sets[k], moments=reference is not None, batch_size=batch_size, progress=progress)

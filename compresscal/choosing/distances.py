@@ -183,6 +183,7 @@ def _layer_rows(a:Profile, b:Profile, share)->list[dict]:
     loud,peaks = (a.channels,b.channels),(a.peaks,b.peaks)
     return [_input_row(a, b, full, loud, peaks, share) for full in first.values()]
 
+# %% ../../nbs/choosing/30_distances.ipynb #51f5ff87
 def distance(
     candidate:CalibrationSet,  # A set
     reference:CalibrationSet,  # What it is compared with
@@ -208,7 +209,8 @@ def _check_pair(candidate, reference, profiles):
     if None not in (has,expected) and has!=expected:
         raise ValueError(f"`candidate` must be of the reference's tokenizer {expected}, got {has}")
     for p,o in zip(profiles or (), (candidate,reference)):
-        if p.hash!=o.hash: raise ValueError(f"`profiles` must be of the sets compared, got one of {p.hash} for {o.hash}")
+        if p.hash!=o.hash:
+            raise ValueError(f"`profiles` must be of the sets compared, got one of {p.hash} for {o.hash}")
 
 # %% ../../nbs/choosing/30_distances.ipynb #71edc51e
 def plot_distances(
@@ -226,4 +228,5 @@ def plot_distances(
         if means: panels[title] = {name: Line([int(i) for i in m.index], list(m)) for name,m in means.items()}
     said = f"Distance of {', '.join(distances)} from {references[0]} by depth"
     units = dict(zip(TITLES.values(), ('sd of ln ratio','1 − cosine','share')))
-    return plot_line_panels(panels, 'block', units, columns=len(panels), width=width, height=2.1, ylim=(0,None), caption=said)
+    return plot_line_panels(panels, 'block', units, columns=len(panels), width=width,
+        height=2.1, ylim=(0,None), caption=said)

@@ -206,6 +206,11 @@ def _read_wave(model, wave, blocks, reader, pool, nats):
         nats[:,rows] = nats[:,rows].scatter(2, columns, values)
     return pooled
 
+def _check_pool(pool, n):
+    "Refuse a number that no block has"
+    if not -n<=pool<n: raise ValueError(f"`pool` must be the number of one of {n} blocks, {-n} to {n-1}, got {pool!r}")
+
+# %% ../../nbs/choosing/20_readings.ipynb #32f81226
 def _read(model, calibration, parts, blocks, reader, pool, progress):
     "Losses and entropies, `[2, sequences, length]`, and mean hidden states"
     pooled,nats = [],torch.full((2, *calibration.tokens.shape), math.nan)
@@ -233,11 +238,10 @@ def profile(
     "Read a set once and note what it shows"
     o = CalibrationSet.from_tokens(calibration) if isinstance(calibration, Tensor) else calibration
     if not isinstance(o, CalibrationSet):
-        raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length], got {type(o).__name__}")
+        raise TypeError("`calibration` must be a CalibrationSet or token ids [sequences, length], "
+                        f"got {type(o).__name__}")
     parts,blocks = _start(model, o, batch_size),decoder_blocks(model)
-    last = len(blocks)-1
-    if not -last-1<=pool<=last:
-        raise ValueError(f"`pool` must be the number of one of {last+1} blocks, {-last-1} to {last}, got {pool!r}")
+    _check_pool(pool, len(blocks))
     reader = _Reader(blocks, _choose(blocks, layers), moments, len(o), peaks)
     nats,pooled = _read(model, o, parts, blocks, reader, pool%len(blocks), progress)
     mask = torch.ones_like(o.tokens, dtype=torch.bool, device='cpu') if o.mask is None else o.mask.clone()
