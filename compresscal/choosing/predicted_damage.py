@@ -192,7 +192,7 @@ def table_rows(self:DamageRanking)->list[list[str]]:
 def _title(r): return f"Predicted damage to {r.reference} by {r.method}"
 
 @patch
-def to_pandas(self:DamageRanking)->pd.DataFrame: # `damage`, `excess` over the reference's own, `spread`, `sets`, and each part
+def to_pandas(self:DamageRanking)->pd.DataFrame: # Damage, its excess and spread, sets, and parts
     "One row for each candidate, the best first"
     parts = _mean_over_layers(self.rows, ['candidate'])
     rows = {k: dict(damage=sum(v)/len(v), spread=pd.Series(v).std(), sets=len(v)) for k,v in self.scores.items()}
@@ -209,7 +209,7 @@ def _shown(r:DamageRanking)->pd.DataFrame:
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #abcb96a7
 @patch
-def layers(self:DamageRanking)->pd.DataFrame: # A row for each layer, a column for each candidate and one for `reference`
+def layers(self:DamageRanking)->pd.DataFrame: # Rows: layers; columns: candidates and `reference`
     "Damage to each layer, mean over the sets of a candidate"
     by_set = pd.DataFrame(self.rows).groupby(['candidate','set','layer'], sort=False).damage.sum()
     rows = by_set.groupby(['layer','candidate'], sort=False).mean().unstack('candidate')
