@@ -26,7 +26,6 @@ from ..models.blocks import replace_forward
 class RowLayer(CacheLayerMixin):
     "Keys and values of one block, with room for all tokens from the start"
     is_croppable = False
-
     def __init__(self,
         length:int,            # Tokens there is room for
         is_sliding:bool=False, # Whether the block sees a window of them; its mask says which
@@ -40,36 +39,49 @@ class RowLayer(CacheLayerMixin):
 
     def update(self, key_states, value_states, *args, **kwargs):
         "Write down new keys and values, `[rows, heads, new tokens, dim]`; all so far"
-        if not self.is_initialized: self.lazy_initialization(key_states, value_states)
-        end = self.seen+key_states.shape[2]
-        self.keys[:,:,self.seen:end],self.values[:,:,self.seen:end] = key_states,value_states
-        self.seen = end
-        return self.keys[:,:,:end],self.values[:,:,:end]
+        return _write_down(self, key_states, value_states)
 
     def get_mask_sizes(self, query_length): return self.seen+query_length,0
     def get_seq_length(self): return self.seen
     def get_max_length(self): return self.length
     def reset(self): self.seen = 0
 
+# %% ../../nbs/calibration/30_batch_invariance.ipynb #38224998
+def _write_down(layer, keys, values):
+    "Put new keys and values into their places; views of all so far"
+    if not layer.is_initialized: layer.lazy_initialization(keys, values)
+    first,end = layer.seen,layer.seen+keys.shape[2]
+    layer.keys[:,:,first:end] = keys
+    layer.values[:,:,first:end] = values
+    layer.seen = end
+    return layer.keys[:,:,:end],layer.values[:,:,:end]
+
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #dc6b0584
 _attention = {'full_attention','sliding_attention','chunked_attention','dummy'}
+
+def _block_kinds(model)->list[str]:
+    "The kind of each block, as transformers names it"
+    return get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0]
 
 def other_blocks(
     model:PreTrainedModel, # Causal language model
 )->set[str]:               # Kinds, as transformers names them; empty for most models
     "Kinds of block that keep something else than keys and values"
-    return set(get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0])-_attention
+    return set(_block_kinds(model))-_attention
 
 def row_cache(
     model:PreTrainedModel, # Causal language model
     length:int,            # Tokens there is to be room for
 )->Cache:                  # Of transformers' kind
     "An empty cache for a model"
-    config = model.config.get_text_config(decoder=True)
-    if other_blocks(model): return DynamicCache(config=config)
-    return Cache(layers=[DummyLayer() if o=='dummy' else RowLayer(length, o!='full_attention') for o in get_layer_types_and_kwargs(config)[0]])
+    if other_blocks(model): return DynamicCache(config=model.config.get_text_config(decoder=True))
+    kinds = _block_kinds(model)
+    layers = [DummyLayer() if o=='dummy' else RowLayer(length, is_sliding=o!='full_attention') for o in kinds]
+    return Cache(layers=layers)
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #9e950c09
+_bent = ('softcap','position_bias','s_aux') # what some models do to the scores
+
 def row_attention(
     module,                          # The attention module that asks
     query:Tensor,                    # Of one token a row, `[rows, heads, 1, dim]`
@@ -81,13 +93,17 @@ def row_attention(
     **kwargs                         # What else transformers passes
 )->tuple[Tensor,None]:               # `[rows, 1, heads, dim]`
     "Attention of one token a row by plain products"
-    if query.shape[2]!=1 or any(kwargs.get(k) is not None for k in ('softcap','position_bias','s_aux')):
-        return sys.modules[type(module).__module__].eager_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    if query.shape[2]!=1 or any(kwargs.get(k) is not None for k in _bent):
+        plain = sys.modules[type(module).__module__].eager_attention_forward
+        return plain(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     rows,heads,_,dim = query.shape
-    shared = rows,key.shape[1],heads//key.shape[1],-1
-    scores = (query.reshape(shared)*(dim**-.5 if scaling is None else scaling)) @ key.transpose(2, 3)
-    if attention_mask is not None: scores += attention_mask if attention_mask.shape[1]==1 else attention_mask.reshape(shared)
-    return (scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value).reshape(rows, 1, heads, -1),None
+    shared = rows,key.shape[1],heads//key.shape[1],-1 # query heads that share a key are rows of one matrix
+    scale = dim**-.5 if scaling is None else scaling
+    scores = (query.reshape(shared)*scale) @ key.transpose(2, 3)
+    if attention_mask is not None:
+        scores += attention_mask if attention_mask.shape[1]==1 else attention_mask.reshape(shared)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).reshape(rows, 1, heads, -1),None
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #05f4b8e4
 def row_mask(
@@ -102,15 +118,23 @@ def row_mask(
     device='cpu',                       # Of the mask
     use_vmap:bool=False,                # Whether `mask_function` takes single numbers
     **kwargs                            # What else transformers passes
-)->Tensor:                              # 0 where a row's one token looks, the least number elsewhere, `[rows, 1, 1, tokens]`
+)->Tensor: # 0 where a row's one token looks, the least number elsewhere, `[rows, 1, 1, tokens]`
     "Mask of one token a row"
     if use_vmap or q_length!=1 or attention_mask is None:
-        return eager_mask(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, dtype, use_vmap=use_vmap, device=device, **kwargs)
+        return eager_mask(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
+            dtype, use_vmap=use_vmap, device=device, **kwargs)
     seen = attention_mask[:,None,None,kv_offset:kv_offset+kv_length]
     if mask_function is not causal_mask_function:
-        rows,places = torch.arange(batch_size, device=device)[:,None,None,None],torch.arange(kv_offset, kv_offset+kv_length, device=device)[None,None,None]
-        seen = seen & mask_function(rows, torch.zeros_like(rows[:1]), torch.full_like(rows[:1], q_offset), places)
+        seen = seen & _in_reach(mask_function, batch_size, q_offset, kv_offset, kv_length, device)
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+# %% ../../nbs/calibration/30_batch_invariance.ipynb #dc2e4cb5
+def _in_reach(mask_function, batch_size, q_offset, kv_offset, kv_length, device):
+    "Which places a function of row, head, query place and key place lets one token a row see"
+    rows = torch.arange(batch_size, device=device)[:,None,None,None]
+    keys = torch.arange(kv_offset, kv_offset+kv_length, device=device)[None,None,None]
+    head,query = torch.zeros_like(rows[:1]),torch.full_like(rows[:1], q_offset)
+    return mask_function(rows, head, query, keys)
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #40398e8d
 _has_one_dnn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
@@ -126,7 +150,8 @@ def row_linear(
     bias:Tensor|None=None, # `[out]`
 )->Tensor:                 # `[..., out]`
     "A linear layer, by oneDNN where that can compute it"
-    if not (_has_one_dnn and weight.device.type=='cpu' and weight.is_contiguous()): return nn.functional.linear(x, weight, bias)
+    fits = _has_one_dnn and weight.device.type=='cpu' and weight.is_contiguous()
+    if not fits: return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, 'none', [], '')
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #3923d6ef
@@ -142,39 +167,73 @@ def in_pieces(
     out = f(flat) if len(flat)<=_piece else torch.cat([f(o) for o in flat.split(_piece)])
     return out[:x.numel()].view(x.shape)
 
+# %% ../../nbs/calibration/30_batch_invariance.ipynb #362a4006
+_single = ('sigmoid','silu','gelu','tanh','exp')       # functions of single numbers
+_products = ('linear','matmul','__matmul__','mm')      # of rows and a matrix
+
 class _EvenRows(TorchFunctionMode):
     "Products of matrices with rows in multiples of 8, and functions of single numbers in pieces"
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs,name = kwargs or {},getattr(func, '__name__', '')
-        if name in ('sigmoid','silu','gelu','tanh','exp') and args and not kwargs.get('inplace'): return in_pieces(lambda o: func(o, *args[1:], **kwargs), args[0])
-        if name not in ('linear','matmul','__matmul__','mm') or len(args)<2 or args[0].ndim!=2 or not (short := -len(args[0])%8): return func(*args, **kwargs)
-        return func(pad(args[0], (0,0,0,short)), *args[1:], **kwargs)[:len(args[0])]
+        if name in _single and args and not kwargs.get('inplace'):
+            def of_numbers(x): return func(x, *args[1:], **kwargs)
+            return in_pieces(of_numbers, args[0])
+        if name not in _products or len(args)<2 or args[0].ndim!=2: return func(*args, **kwargs)
+        rows = len(args[0])
+        if rows%8==0: return func(*args, **kwargs)
+        return func(pad(args[0], (0, 0, 0, -rows%8)), *args[1:], **kwargs)[:rows]
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #16c9368c
 _name = 'compresscal_rows'
 AttentionInterface.register(_name, row_attention)
 AttentionMaskInterface.register(_name, row_mask)
 
-def _within(blocks): return [m for block in blocks for m in block.modules()]
-def _is_activation(m): return type(m).__module__=='transformers.activations' or isinstance(m, (nn.SiLU,nn.GELU,nn.Sigmoid,nn.Tanh,nn.Mish,nn.ELU,nn.Softplus))
+def _configurations(model):
+    "The configurations of a model and of the models in it, each once"
+    models = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    found = [c for m in models for c in (m.config, m.config.get_text_config(decoder=True))]
+    return list({id(c): c for c in found}.values())
 
+def _way_to_attend(model)->str|None:
+    "Under which name a model finds its attention; None where it asks nobody"
+    models = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    if not all(m._can_set_attn_implementation() for m in models): return None
+    return _name if all(m._supports_sdpa for m in models) else 'eager'
+
+@contextmanager
+def _attending(model, name):
+    "Within `with`, a model attends in the way of that name and calls its experts one by one"
+    before = [(c, c._attn_implementation_internal, c._experts_implementation_internal) for c in _configurations(model)]
+    try:
+        for c,own,_ in before: c._attn_implementation_internal,c._experts_implementation_internal = name or own,'eager'
+        yield
+    finally:
+        for c,*own in before: c._attn_implementation_internal,c._experts_implementation_internal = own
+
+# %% ../../nbs/calibration/30_batch_invariance.ipynb #d3197ff4
+_activations = nn.SiLU,nn.GELU,nn.Sigmoid,nn.Tanh,nn.Mish,nn.ELU,nn.Softplus
+def _is_activation(m): return type(m).__module__=='transformers.activations' or isinstance(m, _activations)
+
+@contextmanager
+def _even_modules(model):
+    "Within `with`, what a module gives for a row does not depend on how many there are"
+    inside = [m for block in find_blocks(model)[1] for m in block.modules()]
+    linears = [m for m in model.modules() if _is_float_linear(m)]
+    experts = any(p.ndim==3 for p in model.parameters()) or any(isinstance(m, nn.ModuleList) for m in inside)
+    on_cpu = next(model.parameters()).device.type=='cpu'
+    activations = [m for m in inside if _is_activation(m)] if on_cpu else []
+    def activate(i, x): return in_pieces(partial(type(activations[i]).forward, activations[i]), x)
+    def multiply(i, x): return row_linear(x, linears[i].weight, linears[i].bias)
+    even_rows = _EvenRows() if experts else nullcontext()
+    with replace_forward(activations, activate), replace_forward(linears, multiply), even_rows: yield
+
+# %% ../../nbs/calibration/30_batch_invariance.ipynb #5e244213
 @contextmanager
 def rows_apart(
     model:PreTrainedModel, # Any model
 ):
-    "Within `with`, no row depends on the others; afterwards the model is as before. Gives whether one mask for all blocks will do, `[rows, 1, 1, tokens]`, to be added"
-    models = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
-    configs = {id(c): c for m in models for c in (m.config,m.config.get_text_config(decoder=True))}.values()
-    before,name = [(c, c._attn_implementation_internal, c._experts_implementation_internal) for c in configs],_name if all(m._supports_sdpa for m in models) else 'eager'
-    if not all(m._can_set_attn_implementation() for m in models): name = None
-    blocks = find_blocks(model)[1]
-    linears = [m for m in model.modules() if _is_float_linear(m)]
-    experts = any(p.ndim==3 for p in model.parameters()) or any(isinstance(m, nn.ModuleList) for m in _within(blocks))
-    try:
-        for c,own,_ in before: c._attn_implementation_internal,c._experts_implementation_internal = name or own,'eager'
-        alone = [m for m in _within(blocks) if _is_activation(m)] if next(model.parameters()).device.type=='cpu' else []
-        with sdpa_kernel(SDPBackend.MATH), replace_forward(alone, lambda i, x: in_pieces(partial(type(alone[i]).forward, alone[i]), x)), \
-                replace_forward(linears, lambda i, x: row_linear(x, linears[i].weight, linears[i].bias)), _EvenRows() if experts else nullcontext():
-            yield name==_name and set(get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0])=={'full_attention'}
-    finally:
-        for c,*own in before: c._attn_implementation_internal,c._experts_implementation_internal = own
+    """Within `with`, no row depends on the others; afterwards the model is as before.
+    Gives whether one mask for all blocks will do, `[rows, 1, 1, tokens]`, to be added"""
+    name = _way_to_attend(model)
+    one_mask = name==_name and set(_block_kinds(model))=={'full_attention'}
+    with _attending(model, name), sdpa_kernel(SDPBackend.MATH), _even_modules(model): yield one_mask

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 import torch
 from torch import Tensor
-from ..core.files import give_usual_mode
+from ..core.files import give_usual_mode, write_atomically
+from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, plain_text
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #2cd8b1d2
@@ -23,10 +24,30 @@ def content_hash(
     mask:Tensor|None=None,  # True at real tokens, `[sequences, length]`; None where all are real
 )->str:                     # 16 hexadecimal digits
     "A name for these tokens that no other tokens have"
-    h = hashlib.blake2b(repr(tuple(tokens.shape)).encode(), digest_size=8)
+    shape = repr(tuple(tokens.shape))
+    h = hashlib.blake2b(shape.encode(), digest_size=8)
     h.update(tokens.cpu().contiguous().numpy().astype('<i8').tobytes())
     if mask is not None: h.update(mask.cpu().contiguous().numpy().astype('u1').tobytes())
     return h.hexdigest()
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #87363f67
+def _check_tokens(tokens):
+    "Refuse what is not a table of token ids"
+    if not isinstance(tokens, Tensor) or tokens.dtype!=torch.int64:
+        got = getattr(tokens, 'dtype', type(tokens).__name__)
+        raise TypeError(f"`tokens` must be an int64 tensor, got {got}")
+    if tokens.ndim!=2 or not tokens.numel():
+        raise ValueError(f"`tokens` must have shape [sequences, length] and not be empty, got {tuple(tokens.shape)}")
+    if tokens.min()<0: raise ValueError(f"`tokens` must be token ids, 0 or more, got {int(tokens.min())}")
+
+def _check_mask(mask, shape):
+    "Refuse a mask that does not fit the tokens, or hides a whole sequence"
+    if mask.shape!=shape or mask.dtype!=torch.bool:
+        raise ValueError(f"`mask` must be bool of shape {tuple(shape)}, got {mask.dtype} of shape {tuple(mask.shape)}")
+    empty = ~mask.any(1)
+    if empty.any():
+        first = int(empty.nonzero()[0])
+        raise ValueError(f"`mask` must leave a token in every sequence, got none in sequence {first}")
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,202 +59,315 @@ class CalibrationSet:
     hash: str = field(init=False, default='') # Content hash of tokens and mask
 
     def __post_init__(self):
-        t,m = self.tokens,self.mask
-        if not isinstance(t, Tensor) or t.dtype!=torch.int64: raise TypeError(f"`tokens` must be an int64 tensor, got {getattr(t, 'dtype', type(t).__name__)}")
-        if t.ndim!=2 or not t.numel(): raise ValueError(f"`tokens` must have shape [sequences, length] and not be empty, got {tuple(t.shape)}")
-        if t.min()<0: raise ValueError(f"`tokens` must be token ids, 0 or more, got {int(t.min())}")
-        if m is not None:
-            if m.shape!=t.shape or m.dtype!=torch.bool:
-                raise ValueError(f"`mask` must be bool of shape {tuple(t.shape)}, got {m.dtype} of shape {tuple(m.shape)}")
-            if not m.any(1).all(): raise ValueError(f"`mask` must leave a token in every sequence, got none in sequence {int((~m.any(1)).nonzero()[0])}")
-            if m.all(): object.__setattr__(self, 'mask', None)
-        object.__setattr__(self, 'hash', content_hash(t, self.mask))
+        _check_tokens(self.tokens)
+        if self.mask is not None:
+            _check_mask(self.mask, self.tokens.shape)
+            if self.mask.all(): object.__setattr__(self, 'mask', None)
+        object.__setattr__(self, 'hash', content_hash(self.tokens, self.mask))
 
     def __len__(self): return len(self.tokens)
     def __eq__(self, other): return isinstance(other, CalibrationSet) and self.hash==other.hash
     def __hash__(self): return int(self.hash, 16)
-    @property
-    def length(self)->int: return self.tokens.shape[1]
-    @property
-    def name(self)->str: return self.manifest.get('name', 'tokens')
-    @classmethod
-    def from_tokens(cls,
-        tokens:Tensor,         # Token ids, int64, `[sequences, length]`
-        mask:Tensor|None=None, # True at real tokens
-        **manifest             # What you know about them: `name="mine"`, where they come from
-    )->'CalibrationSet':
-        "A set of tokens made elsewhere"
-        return cls(tokens, dict(kind='tokens', name='tokens')|manifest, mask)
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #5b5813b4
+@patch(as_prop=True)
+def length(self:CalibrationSet)->int:
+    "Tokens in a sequence, padding included"
+    return self.tokens.shape[1]
+
+@patch(as_prop=True)
+def name(self:CalibrationSet)->str:
+    "What the set is called in tables and figures"
+    return self.manifest.get('name', 'tokens')
+
+def _real_places(calibration)->Tensor:
+    "True at real tokens, also where the set has no mask, `[sequences, length]`"
+    if calibration.mask is None: return torch.ones_like(calibration.tokens, dtype=torch.bool)
+    return calibration.mask
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #98780792
+@patch(cls_method=True)
+def from_tokens(
+    cls:CalibrationSet,
+    tokens:Tensor,         # Token ids, int64, `[sequences, length]`
+    mask:Tensor|None=None, # True at real tokens
+    **manifest             # What you know about them: `name="mine"`, where they come from
+)->CalibrationSet:
+    "A set of tokens made elsewhere"
+    return cls(tokens, dict(kind='tokens', name='tokens')|manifest, mask)
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #4ffeef68
-def _facts(self):
-    sampling,tokens = self.manifest.get('sampling', {}),int(self.mask.sum()) if self.mask is not None else self.tokens.numel()
-    facts = dict(name=self.name, hash=self.hash, sequences=len(self), length=self.length, tokens=tokens)
-    facts |= {k: sampling[k] for k in ('rule', 'seed', 'bos') if k in sampling} | {k: self.manifest[k] for k in ('set',) if k in self.manifest}
-    if sampling.get('rule')=='window' and (r:=self.manifest.get('reading')):
-        facts['too_short'] = f"{r['documents']-r['long_enough']} of {r['documents']} documents"
+def _facts(calibration)->dict:
+    "What both views of a set show, by name"
+    manifest,sampling = calibration.manifest,calibration.manifest.get('sampling', {})
+    facts = dict(name=calibration.name, hash=calibration.hash, sequences=len(calibration), length=calibration.length)
+    facts['tokens'] = int(_real_places(calibration).sum())
+    facts |= {k: sampling[k] for k in ('rule', 'seed', 'bos') if k in sampling}
+    if 'set' in manifest: facts['set'] = manifest['set']
+    reading = manifest.get('reading')
+    if sampling.get('rule')=='window' and reading:
+        facts['too_short'] = f"{reading['documents']-reading['long_enough']} of {reading['documents']} documents"
     return facts
 
-def _repr(self): return f"CalibrationSet({', '.join(f'{k}={v!r}' for k,v in _facts(self).items())})"
-def _repr_markdown_(self):
-    rows = ((k.replace('_', ' '), f'{v:,}' if isinstance(v, int) and k!='seed' else v) for k,v in _facts(self).items())
-    return markdown_table([('calibration set', ''), *rows], 2)
+@patch
+def __repr__(self:CalibrationSet):
+    return f"CalibrationSet({', '.join(f'{k}={v!r}' for k,v in _facts(self).items())})"
 
-CalibrationSet.__repr__,CalibrationSet._repr_markdown_ = _repr,_repr_markdown_
+@patch
+def _repr_markdown_(self:CalibrationSet):
+    rows = [('calibration set', '')]
+    for name,value in _facts(self).items():
+        grouped = isinstance(value, int) and name!='seed' # a seed is a name, not a quantity
+        rows.append((name.replace('_', ' '), f'{value:,}' if grouped else value))
+    return markdown_table(rows, 2)
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #69cbf452
-def _rows(self, rows):
+@patch
+def __getitem__(
+    self:CalibrationSet,
+    rows, # A number, a slice, a list of numbers, or a bool for each sequence
+)->CalibrationSet:
+    "Some of the sequences, with a manifest that says of which set"
     i = torch.arange(len(self))[rows].reshape(-1)
     manifest = dict(kind='rows', name=self.name, of=self.hash, rows=i.tolist(), manifest=self.manifest)
     return CalibrationSet(self.tokens[i], manifest, None if self.mask is None else self.mask[i])
 
-CalibrationSet.__getitem__ = _rows
-
 # %% ../../nbs/calibration/10_calibration_set.ipynb #7a9e6676
-def _rebuild(tokens, manifest, mask): return CalibrationSet(torch.from_numpy(tokens.copy()), manifest, None if mask is None else torch.from_numpy(mask.copy()))
+def _rebuild(tokens, manifest, mask):
+    "The set again, in the process that receives it"
+    own = None if mask is None else torch.from_numpy(mask.copy())
+    return CalibrationSet(torch.from_numpy(tokens.copy()), manifest, own)
 
-CalibrationSet.__reduce__ = lambda self: (_rebuild, (self.tokens.cpu().numpy(), self.manifest, None if self.mask is None else self.mask.cpu().numpy()))
+@patch
+def __reduce__(self:CalibrationSet):
+    mask = None if self.mask is None else self.mask.cpu().numpy()
+    return _rebuild,(self.tokens.cpu().numpy(), self.manifest, mask)
 
-# %% ../../nbs/calibration/10_calibration_set.ipynb #2e046084
-def _save(self, folder):
-    from safetensors.torch import save_file
-    folder = Path(folder)
-    if folder.exists():
-        if (folder/'manifest.json').exists() and CalibrationSet.load(folder).hash==self.hash: return folder
-        raise ValueError(f"`folder` must not exist or hold this same set, got {str(folder)!r}")
-    try: record = json.dumps(dict(hash=self.hash, manifest_hash=_manifest_hash(self.manifest), manifest=self.manifest), indent=1)
+# %% ../../nbs/calibration/10_calibration_set.ipynb #2f1c291a
+def _manifest_hash(manifest):
+    "A hash of what a file makes of a manifest: lists for tuples, text for keys"
+    read_back = json.loads(json.dumps(manifest))
+    return hashlib.blake2b(json.dumps(read_back, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+def _record(calibration)->str:
+    "What `manifest.json` holds"
+    manifest = calibration.manifest
+    try:
+        record = dict(hash=calibration.hash, manifest_hash=_manifest_hash(manifest), manifest=manifest)
+        return json.dumps(record, indent=1)
     except (TypeError, ValueError) as e: raise ValueError(f"`manifest` must hold JSON values only: {e}") from None
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #8ca33db7
+def _write_set(calibration, folder, record):
+    "Write the two files into a folder that must not exist yet"
+    tensors = dict(tokens=calibration.tokens, mask=calibration.mask)
+    from safetensors.torch import save_file
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.part')
     aside.mkdir()
     try:
-        save_file({k: v.contiguous() for k,v in dict(tokens=self.tokens, mask=self.mask).items() if v is not None}, aside/'tokens.safetensors')
+        save_file({k: v.contiguous() for k,v in tensors.items() if v is not None}, aside/'tokens.safetensors')
         give_usual_mode(aside)
         (aside/'manifest.json').write_text(record, encoding='utf-8')
         os.replace(aside, folder)
     finally: shutil.rmtree(aside, ignore_errors=True)
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #2e046084
+@patch
+def save(
+    self:CalibrationSet,
+    folder, # Where to; it must not exist, unless it holds this same set
+)->Path:    # The folder
+    "Write the set to disk, as a folder that is whole or absent"
+    folder = Path(folder)
+    if folder.exists():
+        if (folder/'manifest.json').exists() and CalibrationSet.load(folder).hash==self.hash: return folder
+        raise ValueError(f"`folder` must not exist or hold this same set, got {str(folder)!r}")
+    _write_set(self, folder, _record(self))
     return folder
 
-def _manifest_hash(manifest):
-    read_back = json.loads(json.dumps(manifest)) # what a file makes of it: lists for tuples, text for keys
-    return hashlib.blake2b(json.dumps(read_back, sort_keys=True).encode(), digest_size=8).hexdigest()
-
 # %% ../../nbs/calibration/10_calibration_set.ipynb #ba67537f
-def _load(folder):
+def _read_files(folder):
+    "The set that is in a folder, and what its tokens and manifest hash to beside what they should"
     from safetensors.torch import load_file
+    record = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
+    tensors = load_file(folder/'tokens.safetensors')
+    found = CalibrationSet(tensors['tokens'], record['manifest'], tensors.get('mask'))
+    manifest_hash = _manifest_hash(found.manifest)
+    expected = record.get('manifest_hash', manifest_hash) # earlier versions did not write it down
+    return found,dict(tokens=(found.hash, record['hash']), manifest=(manifest_hash, expected))
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #a9a6e1dc
+@patch(cls_method=True)
+def load(
+    cls:CalibrationSet,
+    folder, # As `save` wrote it
+)->CalibrationSet:
+    "Read a set from disk and check that it is the one that was saved"
     folder = Path(folder)
     for o in ('manifest.json', 'tokens.safetensors'):
-        if not (folder/o).is_file(): raise ValueError(f"`folder` must hold tokens.safetensors and manifest.json, got {str(folder)!r} without {o}")
-    try:
-        record,tensors = json.loads((folder/'manifest.json').read_text(encoding='utf-8')),load_file(folder/'tokens.safetensors')
-        found = CalibrationSet(tensors['tokens'], record['manifest'], tensors.get('mask'))
-        said = dict(tokens=(found.hash, record['hash']), manifest=(_manifest_hash(found.manifest), record.get('manifest_hash', _manifest_hash(found.manifest))))
-    except Exception as e: raise ValueError(f"`folder` must hold a saved calibration set, got {str(folder)!r}: {type(e).__name__}: {e}") from None
-    for what,(has,expected) in said.items():
-        if has!=expected: raise ValueError(f"`folder` {str(folder)!r} was changed after it was saved: its {what} should have hash {expected}, but have {has}")
+        if not (folder/o).is_file():
+            raise ValueError("`folder` must hold tokens.safetensors and manifest.json, "
+                             f"got {str(folder)!r} without {o}")
+    try: found,hashes = _read_files(folder)
+    except Exception as e:
+        raise ValueError(f"`folder` must hold a saved calibration set, got {str(folder)!r}: "
+                         f"{type(e).__name__}: {e}") from None
+    for what,(has,expected) in hashes.items():
+        if has!=expected:
+            raise ValueError(f"`folder` {str(folder)!r} was changed after it was saved: "
+                             f"its {what} should have hash {expected}, but have {has}")
     return found
 
-CalibrationSet.save,CalibrationSet.load = _save,staticmethod(_load)
-
 # %% ../../nbs/calibration/10_calibration_set.ipynb #87dca017
-def _to_dataset(self,
+def _check_columns(columns, known):
+    "Refuse anything but names of columns"
+    rule = f"`columns` must be names among {', '.join(known)}"
+    if not columns or isinstance(columns, str): raise ValueError(f"{rule}, got {columns}")
+    wrong = [o for o in columns if o not in known]
+    if wrong: raise ValueError(f"{rule}, got {wrong}")
+
+@patch
+def to_dataset(
+    self:CalibrationSet,
     columns=('input_ids', 'attention_mask') # Any of `input_ids`, `attention_mask`, `loss_mask` and `labels`
 ):
     "The set as a `datasets.Dataset`, one row a sequence"
     from datasets import Dataset
-    mask = torch.ones_like(self.tokens) if self.mask is None else self.mask.long()
-    known = dict(input_ids=self.tokens, attention_mask=mask, loss_mask=mask, labels=self.tokens.masked_fill(mask==0, -100)) # -100: no loss, in transformers
-    if not columns or isinstance(columns, str) or (wrong:=[o for o in columns if o not in known]):
-        raise ValueError(f"`columns` must be names among {', '.join(known)}, got {columns if not columns or isinstance(columns, str) else wrong}")
+    mask = _real_places(self).long()
+    labels = self.tokens.masked_fill(mask==0, -100) # -100: no loss, in transformers
+    known = dict(input_ids=self.tokens, attention_mask=mask, loss_mask=mask, labels=labels)
+    _check_columns(columns, known)
     return Dataset.from_dict({o: known[o].tolist() for o in columns})
 
-CalibrationSet.to_dataset = _to_dataset
-
 # %% ../../nbs/calibration/10_calibration_set.ipynb #13176a13
-def _to_list(self):
-    mask = torch.ones_like(self.tokens) if self.mask is None else self.mask.long()
+@patch
+def to_list(self:CalibrationSet)->list[dict[str,Tensor]]: # `input_ids` and `attention_mask` of each, `[1, length]`
+    "The set as a list of encoded texts, one a sequence"
+    mask = _real_places(self).long()
     return [dict(input_ids=t.clone(), attention_mask=m.clone()) for t,m in zip(self.tokens.split(1), mask.split(1))]
-
-CalibrationSet.to_list = _to_list
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #cc45aefc
 @dataclass(frozen=True, repr=False)
 class TextCopy:
     "A set written as text, and what came back when it was read again"
-    path: Path     # The file
-    sequences: int # Sequences written
-    same: float    # Share of them that come back as the same ids, each read alone
-    in_place: float# Share of the windows of the whole file that are the sequence they should be
-    tokens: int    # Tokens in the set, padding left out
-    read: int      # Tokens in the file, that which the tool adds at its head included
-
-    def to_pandas(self):
-        "One row"
-        import pandas as pd
-        return pd.DataFrame([asdict(self) | dict(path=self.path.name)])
+    path: Path      # The file
+    sequences: int  # Sequences written
+    same: float     # Share of them that come back as the same ids, each read alone
+    in_place: float # Share of the windows of the whole file that are the sequence they should be
+    tokens: int     # Tokens in the set, padding left out
+    read: int       # Tokens in the file, that which the tool adds at its head included
 
     def __repr__(self):
-        return (f"{plain_text(self.path.name)}: {self.same:.1%} of {self.sequences:,} sequences come back, {self.in_place:.1%} in their windows; "
-            f"{self.read:,} tokens for {self.tokens:,}")
-    def _repr_markdown_(self):
-        rows = {'sequences': f'{self.sequences:,}', 'come back': f'{self.same:.1%}', 'in their windows': f'{self.in_place:.1%}',
-            'tokens': f'{self.tokens:,}', 'tokens read': f'{self.read:,}'}
-        return markdown_table([(self.path.name, ''), *rows.items()])
+        return (f"{plain_text(self.path.name)}: {self.same:.1%} of {self.sequences:,} sequences come back, "
+            f"{self.in_place:.1%} in their windows; {self.read:,} tokens for {self.tokens:,}")
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #2c3a17b8
+@patch
+def _repr_markdown_(self:TextCopy):
+    rows = {'sequences': f'{self.sequences:,}', 'come back': f'{self.same:.1%}',
+        'in their windows': f'{self.in_place:.1%}', 'tokens': f'{self.tokens:,}', 'tokens read': f'{self.read:,}'}
+    return markdown_table([(self.path.name, ''), *rows.items()])
+
+@patch
+def to_pandas(self:TextCopy):
+    "One row"
+    import pandas as pd
+    return pd.DataFrame([asdict(self) | dict(path=self.path.name)])
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #7d004754
-def _to_text(self,
+def _decode(tokenizer, ids)->str:
+    "Text with its special tokens spelt out"
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+def _encode(tokenizer, text)->list[int]:
+    "Token ids of a text in which special tokens are spelt out"
+    return tokenizer(text, add_special_tokens=False, verbose=False)['input_ids']
+
+@patch
+def to_text(
+    self:CalibrationSet,
     tokenizer, # Tokenizer of the model
     path       # File to write, UTF-8
 )->TextCopy:
     "Write the set as text and measure what is lost"
-    rows = [t[m].tolist() for t,m in zip(self.tokens, torch.ones_like(self.tokens).bool() if self.mask is None else self.mask)]
-    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    encode = lambda text: tokenizer(text, add_special_tokens=False, verbose=False)['input_ids']
-    head = rows[0][:1] if rows[0][0]==tokenizer.bos_token_id else []
-    text = ''.join(decode(o[len(head):] if i==0 else o) for i,o in enumerate(rows))
+    rows = [t[m].tolist() for t,m in zip(self.tokens, _real_places(self))]
+    head = rows[0][:1] if rows[0][0]==tokenizer.bos_token_id else [] # the tool adds it
+    text = ''.join(_decode(tokenizer, o) for o in [rows[0][len(head):], *rows[1:]])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
-    try:
-        aside.write_bytes((text+'\n').encode('utf-8', 'replace'))
-        os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
-    back = head+encode(text)
-    same = sum(encode(decode(o))==o for o in rows)
-    in_place = sum(back[i*self.length:(i+1)*self.length]==o for i,o in enumerate(rows))
-    return TextCopy(path, len(rows), same/len(rows), in_place/len(rows), sum(map(len, rows)), len(back))
+    write_atomically(path, (text+'\n').encode('utf-8', 'replace'))
+    return _compare_text(tokenizer, path, rows, head+_encode(tokenizer, text), self.length)
 
-CalibrationSet.to_text = _to_text
+# %% ../../nbs/calibration/10_calibration_set.ipynb #d95512fc
+def _compare_text(tokenizer, path, rows, stream, length)->TextCopy:
+    "What comes back of `rows`, where `stream` is what the tool reads"
+    same = sum(_encode(tokenizer, _decode(tokenizer, o))==o for o in rows)
+    windows = [stream[i*length:(i+1)*length] for i in range(len(rows))]
+    in_place = sum(window==o for window,o in zip(windows, rows))
+    tokens = sum(map(len, rows))
+    return TextCopy(path, len(rows), same/len(rows), in_place/len(rows), tokens, len(stream))
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #0c01112f
+def _without_folder(value)->str:
+    "A value as text; of a path that only this machine has, its last part"
+    local = isinstance(value, str) and (Path(value).is_absolute() or value[:1]=='~')
+    return Path(value).name if local else str(value)
+
+def _short_list(values)->str|None:
+    "A list of few plain values as it is, a long one by its length; None for an empty one"
+    if not values: return None
+    nested = any(isinstance(o, (list, tuple, dict)) for o in values)
+    if len(values)>8 or nested: return f'{len(values):,} entries, see the manifest'
+    return ', '.join(map(_without_folder, values))
+
+def _short_files(files)->str:
+    "Names and hashes of the first eight files"
+    shown = [f'{Path(p).name} ({h})' for p,h in list(files.items())[:8]]
+    return '; '.join(shown)+(f'; {len(files)} in all' if len(files)>8 else '')
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #3d50115e
+def _short_value(key, value)->str|None:
+    "A setting as text; None for one that is not shown"
+    if key=='files' and isinstance(value, dict): return _short_files(value)
+    if key=='packages' and isinstance(value, dict): return ', '.join(f'{p} {n}' for p,n in value.items())
+    if isinstance(value, (list, tuple)): return _short_list(value)
+    if key=='absolute' or value is None or value=='': return None # `absolute` is shown in the call below
+    return f'{value:,}' if type(value) is int and 'seed' not in key else _without_folder(value)
+
 def _setting_rows(settings, before=''):
     "Names and short values, nested ones with both names"
-    for k,v in settings.items():
-        name = before+k.replace('_', ' ')
-        if k=='files' and isinstance(v, dict):
-            yield name, '; '.join(f'{Path(p).name} ({h})' for p,h in list(v.items())[:8])+f'; {len(v)} in all'*(len(v)>8)
-        elif k=='packages' and isinstance(v, dict): yield name, ', '.join(f'{p} {n}' for p,n in v.items())
-        elif k=='absolute': continue # in the call below
-        elif isinstance(v, dict): yield from _setting_rows(v, name+': ')
-        elif isinstance(v, (list, tuple)):
-            long = len(v)>8 or any(isinstance(o, (list, tuple, dict)) for o in v)
-            if v: yield name, f'{len(v):,} entries, see the manifest' if long else ', '.join(map(_without_folder, v))
-        elif v is not None and v!='': yield name, f'{v:,}' if type(v) is int and 'seed' not in k else _without_folder(v)
-
-def _without_folder(value): return Path(value).name if isinstance(value, str) and (Path(value).is_absolute() or value[:1]=='~') else str(value)
+    for key,value in settings.items():
+        name = before+key.replace('_', ' ')
+        if isinstance(value, dict) and key not in ('files', 'packages', 'absolute'):
+            yield from _setting_rows(value, name+': ')
+            continue
+        text = _short_value(key, value)
+        if text is not None: yield name,text
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #1de81847
-_kinds = dict(sampled="Windows of text drawn from a source.", random="Token ids drawn from the vocabulary. No text was read.", self="Text that a model wrote.",
-    rows="Some of the rows of another set.", mix="Rows of several sets in given shares.", selected="Rows of another set, chosen by a method.",
+_kinds = dict(
+    sampled="Windows of text drawn from a source.",
+    random="Token ids drawn from the vocabulary. No text was read.",
+    self="Text that a model wrote.",
+    rows="Some of the rows of another set.",
+    mix="Rows of several sets in given shares.",
+    selected="Rows of another set, chosen by a method.",
     tokens="Tokens made elsewhere. What is known of them is what their maker wrote down.")
-_again = dict(random="`compresscal.calibration.self_text` draws the same tokens again from these settings, seed and set number included.",
-    self="`compresscal.calibration.self_text.write_again` lets the same model write the same tokens, on the same machine and PyTorch build.",
+_again = dict(
+    random="`compresscal.calibration.self_text` draws the same tokens again from these settings, "
+        "seed and set number included.",
+    self="`compresscal.calibration.self_text.write_again` lets the same model write the same tokens, "
+        "on the same machine and PyTorch build.",
     rows="`manifest.json` lists the numbers of the rows; take them from the set below.",
-    selected="Choose again with these settings from the set below; `manifest.json` lists the numbers of the rows.",
-    mix="`compresscal.calibration.sampling.mix` takes the weights and the seed; the parts are below.", tokens="Only from the saved tokens.")
+    selected="Choose again with these settings from the set below; "
+        "`manifest.json` lists the numbers of the rows.",
+    mix="`compresscal.calibration.sampling.mix` takes the weights and the seed; the parts are below.",
+    tokens="Only from the saved tokens.")
 
-def _fenced(kind, text):
-    "Text in a fence that it cannot close"
+# %% ../../nbs/calibration/10_calibration_set.ipynb #748eaafb
+def _fenced(kind, text)->list[str]:
+    "Lines of a text in a fence that it cannot close"
     fence = '`'*max(3, 1+max(map(len, re.findall('`+', text)), default=0))
     return [fence+kind, text, fence, '']
 
@@ -242,88 +376,132 @@ def _address(source, folders):
     if source['kind'] in ('installed', 'hub'): return source['name'],None
     if 'path' not in source: return None,'# texts: those that were passed in memory'
     given,absolute = source['path'],source.get('absolute')
-    if not folders: return (Path(given).name if Path(given).is_absolute() or given[:1]=='~' else given),None
+    if not folders: return _without_folder(given),None
     if absolute in (None, given): return given,None
     return absolute,f'# called {given!r} where it was made; this address holds from any folder of that machine'
 
-def _call(manifest, folders):
-    "The call that draws a sampled set again"
-    s,sampling = manifest['source'],dict(manifest['sampling'])
+# %% ../../nbs/calibration/10_calibration_set.ipynb #810aac74
+def _call(manifest, folders)->list[str]:
+    "The call that draws a sampled set again, in a fence"
+    source,sampling = manifest['source'],dict(manifest['sampling'])
     sampling['bos'] = sampling.get('bos') is not None
-    name,note = _address(s, folders)
-    more = {k: s[k] for k in ('split', 'column', 'revision') if s.get(k) and not (k=='split' and s['kind']=='hub')}
+    name,note = _address(source, folders)
+    on_hub = source['kind']=='hub'
+    more = {k: source[k] for k in ('split', 'column', 'revision') if source.get(k) and not (k=='split' and on_hub)}
     given = ', '.join(f'{k}={v!r}' for k,v in (sampling|more).items())
-    call = f"calibration = sample_sets({'texts' if name is None else repr(name)}, tokenizer, {given})[{manifest.get('set', 0)}]"
-    return _fenced('python', '\n'.join([*[note]*(note is not None), 'from compresscal import sample_sets', call]))
+    first = 'texts' if name is None else repr(name)
+    call = f"calibration = sample_sets({first}, tokenizer, {given})[{manifest.get('set', 0)}]"
+    notes = [] if note is None else [note]
+    return _fenced('python', '\n'.join([*notes, 'from compresscal import sample_sets', call]))
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #bfe4ecb8
-def _license(source):
-    "Licences as far as they are known: recorded, or those of the installed packages the text is from"
-    if not isinstance(source, dict): return 'not recorded; ask whoever made the set'
-    if source.get('license'): return source['license']
-    if not isinstance(packages:=source.get('packages'), dict) or not packages: return 'not recorded; ask the publisher of the source'
-    known = {o: _package_license(o, version) for o,version in packages.items()}
-    return '; '.join(f'{o}: {", ".join(p for p in known if known[p]==o)}' for o in sorted(set(known.values())))
-
-def _package_license(name, version):
+def _package_license(name, version)->str:
+    "Licence of an installed package, if it is there in this version"
     if name=='python': return 'PSF-2.0'
     try: found = metadata.metadata(dict(PIL='pillow').get(name, name))
     except metadata.PackageNotFoundError: return 'not known here'
     if found['Version']!=version: return 'not known here'
-    names = ', '.join(o.split(' :: ')[-1] for o in found.get_all('Classifier', []) if o.startswith('License ::'))
-    return found.get('License-Expression') or names or (found.get('License') or 'not stated').strip().split('\n')[0][:60]
+    labels = [o for o in found.get_all('Classifier', []) if o.startswith('License ::')]
+    names = ', '.join(o.split(' :: ')[-1] for o in labels)
+    first_line = (found.get('License') or 'not stated').strip().split('\n')[0][:60]
+    return found.get('License-Expression') or names or first_line
+
+def _license(source)->str:
+    "Licences as far as they are known"
+    if not isinstance(source, dict): return 'not recorded; ask whoever made the set'
+    if source.get('license'): return source['license']
+    packages = source.get('packages')
+    if not isinstance(packages, dict) or not packages: return 'not recorded; ask the publisher of the source'
+    known = {o: _package_license(o, version) for o,version in packages.items()}
+    by_license = {o: [p for p in known if known[p]==o] for o in sorted(set(known.values()))}
+    return '; '.join(f'{o}: {", ".join(names)}' for o,names in by_license.items())
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #adafab21
 def _take_manifests(value, key, found):
     "The value without the manifests of other sets in it, which go to `found`"
     if isinstance(value, dict) and 'kind' in value and key!='source': return found.append((key, value))
     if isinstance(value, dict): return {k: _take_manifests(v, k, found) for k,v in value.items()}
-    return [o for v in value if (o:=_take_manifests(v, key, found)) is not None] if isinstance(value, list) else value
+    if not isinstance(value, list): return value
+    rest = [_take_manifests(v, key, found) for v in value]
+    return [o for o in rest if o is not None]
 
-def _document_ids(manifest):
+def _document_ids(manifest)->list[str]:
     "Names of the documents of a set, if its manifest lists them by row, each once"
     rows = manifest.get('documents')
-    parts = [p for o in rows for p in o] if isinstance(rows, list) and all(isinstance(o, (list, tuple)) for o in rows) else []
+    if not isinstance(rows, list) or not all(isinstance(o, (list, tuple)) for o in rows): return []
+    parts = [p for row in rows for p in row]
     return list(dict.fromkeys(str(p[0]) for p in parts if isinstance(p, (list, tuple)) and p))
 
-def _sections(manifest, title, depth, folders):
-    "What a manifest says, and what the manifests in it say"
-    kind,nested,ids = str(manifest.get('kind', 'tokens')),[],_document_ids(manifest)
-    rows = list(_setting_rows({k: _take_manifests(v, k, nested) for k,v in manifest.items() if k!='kind' and not (k=='documents' and ids)}))
+# %% ../../nbs/calibration/10_calibration_set.ipynb #a66e6ff4
+def _section_rows(manifest, nested)->list:
+    "Settings of a manifest as rows of a table; manifests in it go to `nested`"
+    ids = _document_ids(manifest)
+    own = {k: v for k,v in manifest.items() if k!='kind' and not (k=='documents' and ids)}
+    rows = list(_setting_rows({k: _take_manifests(v, k, nested) for k,v in own.items()}))
     if 'source' in manifest: rows.append(('licence', _license(manifest['source'])))
     if ids: rows.append(('documents', f"{len(ids):,}: "+', '.join(ids[:5])+', ...'*(len(ids)>5)))
+    return rows
+
+def _how_again(manifest, kind, folders)->list[str]:
+    "How the tokens are made again, as lines"
+    try: return _call(manifest, folders) if kind=='sampled' else [_again.get(kind, 'With these settings.'), '']
+    except (AttributeError, KeyError, TypeError): return ['The manifest does not hold enough to draw it again.', '']
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #7ec5818c
+def _sections(manifest, title, depth, folders)->list[str]:
+    "What a manifest says, and what the manifests in it say"
+    kind,nested = str(manifest.get('kind', 'tokens')),[]
+    rows = _section_rows(manifest, nested)
     said = _kinds.get(kind, f'Made by: {escape_markdown(kind)}.')
     lines = ['#'*depth+f' {escape_markdown(title)}', '', said, '', markdown_table([('', ''), *rows], 2), '']
-    try: lines += _call(manifest, folders) if kind=='sampled' else [_again.get(kind, 'With these settings.'), '']
-    except (AttributeError, KeyError, TypeError): lines += ['The manifest does not hold enough to draw it again.', '']
-    for i,(k,o) in enumerate(nested, 1):
-        title = f"{'Part '+str(i) if len(nested)>1 else 'Taken from'}: {o.get('name', k)}"
-        lines += _sections(o, title, min(depth+1, 6), folders)
+    lines += _how_again(manifest, kind, folders)
+    for i,(key,part) in enumerate(nested, 1):
+        what = f'Part {i}' if len(nested)>1 else 'Taken from'
+        lines += _sections(part, f"{what}: {part.get('name', key)}", min(depth+1, 6), folders)
     return lines
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #96296f7e
-def _datasheet(self,
-    tokenizer=None,  # Tokenizer of the model, to show samples as text; None shows ids
-    samples:int=3,   # Sequences to show
+def _counted(calibration, tokenizer)->list:
+    "What can be counted in the tokens, as rows of a table"
+    tokens = calibration.tokens
+    real = tokens[_real_places(calibration)]
+    hidden = tokens.numel()-len(real)
+    padding = '' if calibration.mask is None else f' and {hidden:,} of padding, which no statistic sees'
+    rows = [('content hash', calibration.hash), ('sequences', f'{len(tokens):,}'),
+        ('length', f'{calibration.length:,} tokens'), ('tokens', f'{len(real):,}{padding}'),
+        ('distinct tokens', f'{len(real.unique()):,}')]
+    if tokenizer is not None and tokenizer.bos_token_id is not None:
+        heads = int((tokens[:,0]==tokenizer.bos_token_id).sum())
+        rows.append(('beginning-of-text token', f'heads {heads:,} of {len(tokens):,} sequences'))
+    return rows
+
+def _samples(calibration, tokenizer, samples, characters):
+    "Lines that show some sequences, from the first to the last"
+    shown,places = min(samples, len(calibration)),_real_places(calibration)
+    for i in (j*(len(calibration)-1)//max(shown-1, 1) for j in range(shown)):
+        ids = calibration.tokens[i][places[i]].tolist()
+        text = ' '.join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
+        short = plain_text(text[:characters])+' ...'*(len(text)>characters)
+        yield from [f'Sequence {i}:', '', *_fenced('text', short)]
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #f608054c
+_unknown = ('Nobody has looked through the text for personal data, for offensive passages, '
+    'or for text that also stands in an evaluation, unless it is said above.')
+
+@patch
+def datasheet(
+    self:CalibrationSet,
+    tokenizer=None,     # Tokenizer of the model, to show samples as text; None shows ids
+    samples:int=3,      # Sequences to show
     characters:int=400, # Length of a shown sample
     *,
-    folders:bool=True, # Name the folders of this machine in the call that makes it again? False on a page for others
+    folders:bool=True,  # Name the folders of this machine in the call that makes it again? False on a page for others
 )->str:
     "A Markdown page about the set, to be published with what was calibrated on it"
-    real = self.tokens.numel() if self.mask is None else int(self.mask.sum())
-    padding = '' if self.mask is None else f' and {self.tokens.numel()-real:,} of padding, which no statistic sees'
-    rows = [('content hash', self.hash), ('sequences', f'{len(self):,}'), ('length', f'{self.length:,} tokens'), ('tokens', f'{real:,}{padding}'),
-        ('distinct tokens', f'{len((self.tokens if self.mask is None else self.tokens[self.mask]).unique()):,}')]
-    if tokenizer is not None and tokenizer.bos_token_id is not None:
-        rows.append(('beginning-of-text token', f'heads {int((self.tokens[:,0]==tokenizer.bos_token_id).sum()):,} of {len(self):,} sequences'))
-    lines = [f'# Calibration set: {escape_markdown(self.name)}', '', markdown_table([('', ''), *rows], 2), '', 'Two sets with the same content hash hold the same tokens.', '',
-        *_sections(self.manifest, 'Where it comes from', 2, folders), '## What is not known', '', 'Nobody has looked through the text for personal data, '
-        'for offensive passages, or for text that also stands in an evaluation, unless it is said above.', '', '## Samples', '']
-    shown = min(samples, len(self))
-    for i in (j*(len(self)-1)//max(shown-1, 1) for j in range(shown)): # from the first to the last
-        ids = (self.tokens[i] if self.mask is None else self.tokens[i][self.mask[i]]).tolist()
-        text = ' '.join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
-        lines += [f'Sequence {i}:', '', *_fenced('text', plain_text(text[:characters])+' ...'*(len(text)>characters))]
+    counted = markdown_table([('', ''), *_counted(self, tokenizer)], 2)
+    lines = [f'# Calibration set: {escape_markdown(self.name)}', '', counted, '',
+        'Two sets with the same content hash hold the same tokens.', '']
+    lines += _sections(self.manifest, 'Where it comes from', 2, folders)
+    lines += ['## What is not known', '', _unknown, '', '## Samples', '']
+    lines += _samples(self, tokenizer, samples, characters)
     return '\n'.join(lines)
-
-CalibrationSet.datasheet = _datasheet

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from ..models.chat import chat_frame
 from ..core.files import file_fingerprint
+from ..core.patching import patch
 from ..text.corpora import found_path, open_corpus
 from ..text.installed_text import SeenTexts
 from ..models.blocks import fingerprint
 from ..core.seeds import check_seed,key_bits,torch_generator
-from .calibration_set import CalibrationSet,content_hash
+from .calibration_set import CalibrationSet
 
 # %% ../../nbs/calibration/20_sampling.ipynb #fe0414d8
 def window_windows(stream, size, seed, eos):
@@ -36,12 +37,13 @@ def window_windows(stream, size, seed, eos):
 
 def pack_windows(stream, size, seed, eos):
     "Documents joined by the end-of-text token, cut into windows"
-    held,parts = [],[]
+    held,parts = [],[] # the window that is being filled, and what it holds
     for id,ids in stream:
         ids,start = ids+[eos],0
-        while len(ids)-start>=(need:=size-len(held)):
-            yield held+ids[start:start+need],parts+[(id, start, start+need)]
-            held,parts,start = [],[],start+need
+        while len(held)+len(ids)-start>=size:
+            end = start+size-len(held)
+            yield held+ids[start:end],parts+[(id, start, end)]
+            held,parts,start = [],[],end
         if start<len(ids): held,parts = held+ids[start:],parts+[(id, start, len(ids))]
 
 def pad_windows(stream, size, seed, eos):
@@ -58,10 +60,13 @@ def window_frame(
 )->tuple[list[int],list[int]]: # Token ids before and after the text
     "What stands around the text in every window"
     if chat:
-        if not getattr(tokenizer, 'chat_template', None): raise ValueError("`chat` must be False for a tokenizer without a chat template, got True")
+        if not getattr(tokenizer, 'chat_template', None):
+            raise ValueError("`chat` must be False for a tokenizer without a chat template, got True")
         return tuple(tokenizer(o, add_special_tokens=False)['input_ids'] for o in chat_frame(tokenizer))
-    if bos and tokenizer.bos_token_id is None: raise ValueError("`bos` must be False or None for a tokenizer without a beginning-of-text token, got True")
-    return [tokenizer.bos_token_id] if bos is not False and tokenizer.bos_token_id is not None else [],[]
+    known = tokenizer.bos_token_id is not None
+    if bos and not known:
+        raise ValueError("`bos` must be False or None for a tokenizer without a beginning-of-text token, got True")
+    return [tokenizer.bos_token_id] if known and bos is not False else [],[]
 
 # %% ../../nbs/calibration/20_sampling.ipynb #bbf82bc1
 def tokenizer_fingerprint(
@@ -69,9 +74,11 @@ def tokenizer_fingerprint(
 )->str:       # 16 hexadecimal digits
     "A hash of what decides how a tokenizer cuts text"
     backend = getattr(tokenizer, 'backend_tokenizer', None)
-    text = json.dumps(json.loads(backend.to_str())|dict(truncation=None, padding=None)) if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    if backend is None: text = json.dumps(sorted(tokenizer.get_vocab().items()))
+    else: text = json.dumps(json.loads(backend.to_str())|dict(truncation=None, padding=None))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+# %% ../../nbs/calibration/20_sampling.ipynb #602b4603
 def template_fingerprint(
     tokenizer # Tokenizer of the model
 )->str|None:  # 16 hexadecimal digits; None where it has no chat template
@@ -87,6 +94,8 @@ def special_tokens(
     return {k: getattr(tokenizer, f'{k}_token_id', None) for k in ('bos', 'eos', 'pad')}
 
 # %% ../../nbs/calibration/20_sampling.ipynb #1de00002
+_model_files = ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja')
+
 def model_identity(
     model:str|Path|tuple, # Folder, Hub id, `embedded`, or a model and its tokenizer; nothing is loaded
 )->dict:                  # Its name, and a hash of what is on disk or in memory
@@ -94,11 +103,13 @@ def model_identity(
     if isinstance(model, (tuple, list)):
         net,tokenizer = model
         path = getattr(net.config, '_name_or_path', '') or type(net).__name__
-        return dict(model=Path(path).name if Path(path).is_dir() else path, fingerprint=fingerprint(net), tokenizer=tokenizer_fingerprint(tokenizer))
+        name = Path(path).name if Path(path).is_dir() else path
+        return dict(model=name, fingerprint=fingerprint(net), tokenizer=tokenizer_fingerprint(tokenizer))
     folder = Path(model).expanduser()
     if model=='embedded' or not folder.is_dir(): return dict(model=str(model))
-    files = sorted(o for o in folder.iterdir() if o.suffix in ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja'))
-    return dict(model=folder.resolve().name, files=hashlib.blake2b(' '.join(f'{o.name} {file_fingerprint(o)}' for o in files).encode(), digest_size=16).hexdigest())
+    files = sorted(o for o in folder.iterdir() if o.suffix in _model_files)
+    listed = ' '.join(f'{o.name} {file_fingerprint(o)}' for o in files)
+    return dict(model=folder.resolve().name, files=hashlib.blake2b(listed.encode(), digest_size=16).hexdigest())
 
 # %% ../../nbs/calibration/20_sampling.ipynb #6067eba5
 def require_positive(
@@ -106,7 +117,8 @@ def require_positive(
 ):
     "Refuse settings that are not whole numbers of 1 or more"
     for name,value in values.items():
-        if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+        if not isinstance(value, int) or value<1:
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
 
 # %% ../../nbs/calibration/20_sampling.ipynb #cd9c42ce
 ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens',
@@ -133,10 +145,17 @@ class Apart:
         if not 0<=self.place<self.places:
             raise ValueError(f"`place` must be below `places`={self.places}, got {self.place}")
 
-    def takes(self, id:str)->bool: # Of a document that no plain set holds
-        "Does a document fall to this source?"
-        part,rest = key_bits(('role', id), 64)%len(ROLES),key_bits(('place', id), 64)
-        return self.scope!='own' or part==list(ROLES).index(self.role) and rest%self.places==self.place
+# %% ../../nbs/calibration/20_sampling.ipynb #a35e03c2
+@patch
+def takes(
+    self:Apart,
+    id:str # Name of a document that no plain set holds
+)->bool:
+    "Does a document fall to this source?"
+    if self.scope!='own': return True
+    role = list(ROLES)[key_bits(('role', id), 64)%len(ROLES)]
+    place = key_bits(('place', id), 64)%self.places
+    return role==self.role and place==self.place
 
 # %% ../../nbs/calibration/20_sampling.ipynb #ae339604
 def some_runs(
@@ -146,38 +165,48 @@ def some_runs(
 )->list[int]:      # Different hashes of runs, the same ones wherever a run stands
     "A sample of the runs of words of a text"
     w = np.fromiter((zlib.crc32(o.encode()) for o in re.findall(r'\w+', text.lower())), np.uint64)
-    h = np.zeros(max(len(w)-words+1, 0), np.uint64)
-    for j in range(words if len(h) else 0): h = h*np.uint64(0x9E3779B97F4A7C15)+w[j:j+len(h)]
-    h = (h^(h>>np.uint64(31)))*np.uint64(0xBF58476D1CE4E5B9)
+    runs = len(w)-words+1
+    if runs<1: return []
+    h = np.zeros(runs, np.uint64)
+    for j in range(words): h = h*np.uint64(0x9E3779B97F4A7C15)+w[j:j+runs]
+    h = (h^(h>>np.uint64(31)))*np.uint64(0xBF58476D1CE4E5B9) # so that each bit depends on all words
     h = np.unique(h^(h>>np.uint64(29)))
     return h[h%np.uint64(every)==0].tolist()
 
+# %% ../../nbs/calibration/20_sampling.ipynb #ebea88ce
 class SeenRuns:
     "Tells texts that hold, or stand in, one already seen"
     def __init__(self,
         share:float=.8,  # Share of the shorter one's runs that makes a copy
         least:int=4,     # Fewer runs in the sample are too few to tell
         owners:int=8,    # Texts kept for each run
-    ): self.share,self.least,self.most,self.owners,self.sizes = share,least,owners,{},[]
+    ):
+        self.share,self.least,self.most = share,least,owners
+        self.owners = {} # run -> numbers of the texts that have it
+        self.sizes = []  # runs of each text
 
     def add(self,
         text:str # A text
     )->bool:     # Whether it is new; copies leave no trace
         "Remember `text` unless one of the two stands in the other"
         runs = some_runs(text)
-        shared = Counter(o for h in runs for o in self.owners.get(h, ()))
-        for o,n in shared.items():
-            shorter = min(len(runs), self.sizes[o])
-            if shorter>=self.least and n>=self.share*shorter: return False
+        if _is_copy(self, runs): return False
         for h in runs:
             known = self.owners.setdefault(h, [])
             if len(known)<self.most: known.append(len(self.sizes))
         self.sizes.append(len(runs))
         return True
 
-# %% ../../nbs/calibration/20_sampling.ipynb #53635061
-class TooLittleText(ValueError): "A source holds fewer windows than are asked for"
+# %% ../../nbs/calibration/20_sampling.ipynb #f5edf7ed
+def _is_copy(seen, runs)->bool:
+    "Does one of the texts seen share enough of these runs?"
+    shared = Counter(text for h in runs for text in seen.owners.get(h, ()))
+    for text,n in shared.items():
+        shorter = min(len(runs), seen.sizes[text])
+        if shorter>=seen.least and n>=seen.share*shorter: return True
+    return False
 
+# %% ../../nbs/calibration/20_sampling.ipynb #53635061
 def _new_documents(reading, near_duplicates, contained, counts):
     "Documents that are no copies of those before them"
     checks = [SeenTexts()]*near_duplicates+[SeenRuns()]*contained
@@ -187,17 +216,22 @@ def _new_documents(reading, near_duplicates, contained, counts):
 
 def _tokenized(documents, tokenizer, counts, left):
     "Name and token ids of each document that `left` does not leave out"
+    how = dict(add_special_tokens=False, split_special_tokens=True, verbose=False)
     for document in documents:
         if not left(document.id): continue
-        ids = tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False)['input_ids']
+        ids = tokenizer(document.text, **how)['input_ids']
         counts['documents'] += 1
         counts['tokens'] += len(ids)
         if len(ids)>=counts['size']: counts['long_enough'] += 1
         if ids: yield document.id,ids
 
+# %% ../../nbs/calibration/20_sampling.ipynb #331b228b
+class TooLittleText(ValueError): "A source holds fewer windows than are asked for"
+
 def _check_sampling(tokenizer, length, rule, frame):
     "Refuse what no text could serve; the number of tokens of text in a window"
-    if rule not in window_rules: raise ValueError(f"`rule` must be one of {', '.join(window_rules)}, got {rule!r}")
+    if rule not in window_rules:
+        raise ValueError(f"`rule` must be one of {', '.join(window_rules)}, got {rule!r}")
     if length<=frame: raise ValueError(f"`length` must exceed the {frame} tokens around the text, got {length}")
     if rule=='pack' and tokenizer.eos_token_id is None:
         raise ValueError("`rule` must not be 'pack' for a tokenizer without an end-of-text token")
@@ -222,19 +256,26 @@ def sample_sets(
 )->list[CalibrationSet]:
     "Disjoint calibration sets from one source"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
-    corpus,(before,after) = open_corpus(source, **kwargs),window_frame(tokenizer, bos, chat)
-    size = _check_sampling(tokenizer, length, rule, len(before)+len(after))
+    corpus,frame = open_corpus(source, **kwargs),window_frame(tokenizer, bos, chat)
+    size = _check_sampling(tokenizer, length, rule, sum(map(len, frame)))
+    sizes = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=check_seed(seed))
     how = dict(rule=rule, chat=chat, near_duplicates=near_duplicates, contained=contained)
-    apart = Apart(**apart) if isinstance(apart, dict) else apart
-    reading,counts = corpus.read(check_seed(seed)),dict(documents=0, duplicates=0, tokens=0, long_enough=0, size=size)
-    documents = _new_documents(reading, near_duplicates, contained, counts)
-    stream = _tokenized(documents, tokenizer, counts, _left(corpus, tokenizer, apart, how))
-    drawn = [list(islice(window_rules[rule](stream, size, seed, tokenizer.eos_token_id), n_sequences)) for _ in range(n_sets)]
-    if len(drawn[-1])<n_sequences: raise TooLittleText(_too_little(corpus, rule, n_sets, n_sequences, size, counts))
-    head = before[0] if before and not chat else None
-    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=head)|how
+    return _draw_sets(corpus, tokenizer, sizes, size, frame, how, Apart(**apart) if isinstance(apart, dict) else apart)
+
+# %% ../../nbs/calibration/20_sampling.ipynb #a67c1d04
+def _draw_sets(corpus, tokenizer, sizes, size, frame, how, apart):
+    "Read a source until all sets are full"
+    counts = dict(documents=0, duplicates=0, tokens=0, long_enough=0, size=size)
+    reading,left = corpus.read(sizes['seed']),_left(corpus, tokenizer, apart, how)
+    documents = _new_documents(reading, how['near_duplicates'], how['contained'], counts)
+    stream = _tokenized(documents, tokenizer, counts, left)
+    rule,n_sets,n_sequences = window_rules[how['rule']],sizes['n_sets'],sizes['n_sequences']
+    def next_set(): return list(islice(rule(stream, size, sizes['seed'], tokenizer.eos_token_id), n_sequences))
+    drawn = [next_set() for _ in range(n_sets)]
+    if len(drawn[-1])<n_sequences: raise _too_little(corpus, how['rule'], n_sets, n_sequences, size, counts)
+    sampling = sizes|how|dict(bos=frame[0][0] if frame[0] and not how['chat'] else None)
     shared = _manifest(corpus, tokenizer, sampling, apart, reading, counts)
-    return [_framed(windows, before, after, length, tokenizer, dict(shared, set=i)) for i,windows in enumerate(drawn)]
+    return [_framed(o, frame, sizes['length'], tokenizer, dict(shared, set=i)) for i,o in enumerate(drawn)]
 
 # %% ../../nbs/calibration/20_sampling.ipynb #9e1a02e6
 def _left(corpus, tokenizer, apart, how):
@@ -250,7 +291,8 @@ def _left(corpus, tokenizer, apart, how):
 def _manifest(corpus, tokenizer, sampling, apart, reading, counts):
     "What all sets of a reading have in common"
     order = ('n_sets', 'n_sequences', 'length', 'seed', 'rule', 'bos', 'chat', 'near_duplicates', 'contained')
-    sampling = {k: sampling[k] for k in order}|({} if apart is None else dict(apart=asdict(apart)))
+    sampling = {k: sampling[k] for k in order}
+    if apart is not None: sampling['apart'] = asdict(apart)
     read = dict(shards=len(corpus.shards), opened=reading.opened, reachable=reading.reachable, **counts)
     found = dict(kind='sampled', name=corpus.name, source=corpus.manifest, sampling=sampling)
     return found|_tokenizer_facts(tokenizer, sampling['chat'])|dict(reading=read)
@@ -258,20 +300,27 @@ def _manifest(corpus, tokenizer, sampling, apart, reading, counts):
 def _tokenizer_facts(tokenizer, chat):
     "What of a tokenizer decides the tokens of a set"
     found = dict(tokenizer=tokenizer_fingerprint(tokenizer), special=special_tokens(tokenizer))
-    return found|(dict(template=template_fingerprint(tokenizer)) if chat else {})
+    return found|dict(template=template_fingerprint(tokenizer)) if chat else found
 
-def _framed(windows, before, after, length, tokenizer, manifest):
-    rows = [before+list(ids)+after for ids,_ in windows]
-    pad = next((o for o in (tokenizer.pad_token_id, tokenizer.eos_token_id) if o is not None), 0)
-    tokens = torch.tensor([o+[pad]*(length-len(o)) for o in rows])
+# %% ../../nbs/calibration/20_sampling.ipynb #e5a93082
+def _framed(windows, frame, length, tokenizer, manifest):
+    "Windows with their frame as a set, filled up where they are too short"
+    rows = [frame[0]+list(ids)+frame[1] for ids,_ in windows]
+    known = [o for o in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if o is not None]
+    tokens = torch.tensor([o+[known[0]]*(length-len(o)) for o in rows])
     mask = torch.arange(length)<torch.tensor([len(o) for o in rows])[:,None]
-    return CalibrationSet(tokens, dict(manifest, documents=[[list(o) for o in parts] for _,parts in windows]), mask)
+    documents = [[list(o) for o in parts] for _,parts in windows]
+    return CalibrationSet(tokens, dict(manifest, documents=documents), mask)
 
 def _too_little(corpus, rule, n_sets, n_sequences, size, counts):
-    need,have = n_sets*n_sequences,dict(window=f"{counts['long_enough']:,} documents are that long", pad=f"there are {counts['documents']:,} documents",
-        pack=f"there are {counts['tokens']:,} tokens")[rule]
-    return (f"source {corpus.name!r} holds too little text: `n_sets`={n_sets} x `n_sequences`={n_sequences} needs {need:,} windows of {size:,} tokens "
-        f"({need*size:,} tokens) by rule {rule!r}, but {have} ({counts['documents']:,} different documents, {counts['tokens']:,} tokens in all)")
+    "The error for a source that holds too little, with numbers"
+    have = dict(window=f"{counts['long_enough']:,} documents are that long",
+        pad=f"there are {counts['documents']:,} documents", pack=f"there are {counts['tokens']:,} tokens")
+    need = n_sets*n_sequences
+    return TooLittleText(f"source {corpus.name!r} holds too little text: `n_sets`={n_sets} x "
+        f"`n_sequences`={n_sequences} needs {need:,} windows of {size:,} tokens ({need*size:,} tokens) "
+        f"by rule {rule!r}, but {have[rule]} ({counts['documents']:,} different documents, "
+        f"{counts['tokens']:,} tokens in all)")
 
 # %% ../../nbs/calibration/20_sampling.ipynb #cbb5ac9c
 def sample_apart(
@@ -305,6 +354,15 @@ def _check_tokenizer(manifest, tokenizer):
         if name in manifest and manifest[name]!=found: # what an earlier version did not write down is not compared
             raise ValueError(f"`tokenizer` must be {_facts_in_words[name]} {manifest[name]}, got {found}")
 
+def _source_again(recorded):
+    "The source that a manifest names, and what else opens it"
+    kind = recorded['kind']
+    if kind=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
+    names = ('column', 'revision') if kind=='hub' else ('split', 'column', 'revision')
+    source = recorded['name'] if kind in ('installed', 'hub') else found_path(recorded)
+    return source,{k: recorded[k] for k in names if recorded.get(k)}
+
+# %% ../../nbs/calibration/20_sampling.ipynb #ba4090d1
 def regenerate(
     manifest:dict,    # Manifest of a sampled set
     tokenizer,        # The same tokenizer
@@ -312,18 +370,18 @@ def regenerate(
     expected:str|None=None, # Content hash that must come out
 )->CalibrationSet:
     "The tokens that a manifest describes"
-    if manifest.get('kind')!='sampled': raise ValueError(f"`manifest` must be that of a sampled set, got kind {manifest.get('kind')!r}")
+    if manifest.get('kind')!='sampled':
+        raise ValueError(f"`manifest` must be that of a sampled set, got kind {manifest.get('kind')!r}")
     _check_tokenizer(manifest, tokenizer)
-    s,sampling,more = manifest['source'],dict(manifest['sampling']),{}
-    if source is None:
-        if s['kind']=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
-        source = s['name'] if s['kind'] in ('installed', 'hub') else found_path(s)
-        more = {k: s[k] for k in ('split', 'column', 'revision') if s.get(k) and not (k=='split' and s['kind']=='hub')}
+    recorded,more = manifest['source'],{}
+    if source is None: source,more = _source_again(recorded)
     older = dict(contained=False) # of what an earlier version did not look for
-    sampling = older|sampling|dict(bos=sampling['bos'] is not None)
+    sampling = older|manifest['sampling']|dict(bos=manifest['sampling']['bos'] is not None)
     result = sample_sets(source, tokenizer, **sampling, **more)[manifest['set']]
-    if expected and result.hash!=expected: raise ValueError(f"`manifest` describes {expected}, but the text now gives {result.hash}: "
-        f"the source has changed{'; it was read with '+str(s['packages']) if 'packages' in s else ''}")
+    if expected and result.hash!=expected:
+        read_with = f"; it was read with {recorded['packages']}" if 'packages' in recorded else ''
+        raise ValueError(f"`manifest` describes {expected}, but the text now gives {result.hash}: "
+                         f"the source has changed{read_with}")
     return result
 
 # %% ../../nbs/calibration/20_sampling.ipynb #7bc6083f
@@ -332,14 +390,21 @@ def check_shares(
     name:str='weights', # What the caller calls them
 ):
     "Refuse shares that are not positive or do not sum to one"
-    if not shares or not min(shares.values())>0: raise ValueError(f"`{name}` must be positive, got {list(shares.values())}")
-    if not abs((total:=sum(shares.values()))-1)<=1e-6: raise ValueError(f"`{name}` must sum to 1, got {list(shares.values())}, whose sum is {total:.6g}")
+    values = list(shares.values())
+    if not shares or not min(values)>0: raise ValueError(f"`{name}` must be positive, got {values}")
+    total = sum(values)
+    if not abs(total-1)<=1e-6: raise ValueError(f"`{name}` must sum to 1, got {values}, whose sum is {total:.6g}")
 
+# %% ../../nbs/calibration/20_sampling.ipynb #3c054545
 def _check_parts(weights):
+    "Refuse what is no set, and sets of several lengths or tokenizers"
     for o in weights:
-        if not isinstance(o, CalibrationSet): raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
-    if len({o.length for o in weights})>1: raise ValueError(f"`weights` must be of sets of one length, got {sorted({o.length for o in weights})}")
-    if len({o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest})>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
+        if not isinstance(o, CalibrationSet):
+            raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
+    lengths = sorted({o.length for o in weights})
+    if len(lengths)>1: raise ValueError(f"`weights` must be of sets of one length, got {lengths}")
+    tokenizers = {o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest}
+    if len(tokenizers)>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
 
 # %% ../../nbs/calibration/20_sampling.ipynb #25fd08ce
 def share_counts(
@@ -348,7 +413,9 @@ def share_counts(
 )->dict:         # Anything -> its number of sequences; together they are `n`
     "How many sequences each share is; what remains goes to the largest remainders"
     counts = {k: int(n*w+1e-6) for k,w in shares.items()}
-    for k in sorted(shares, key=lambda k: counts[k]-n*shares[k])[:n-sum(counts.values())]: counts[k] += 1
+    left = n-sum(counts.values())
+    by_remainder = sorted(shares, key=lambda k: counts[k]-n*shares[k])
+    for k in by_remainder[:left]: counts[k] += 1
     return counts
 
 # %% ../../nbs/calibration/20_sampling.ipynb #00aa09bf
@@ -363,12 +430,19 @@ def mix(
     n = min(map(len, weights)) if n_sequences is None else n_sequences
     require_positive(n_sequences=n)
     counts = share_counts(weights, n)
-    for o,k in counts.items():
-        if not 1<=k<=len(o): raise ValueError(f"`n_sequences`={n} asks for {k} sequences of {o.name!r}, which has {len(o)}; every set must give at least one")
+    _check_rows(counts, n)
     g = torch_generator(seed)
     parts = [o[torch.randperm(len(o), generator=g)[:k]] for o,k in counts.items()]
     order = torch.randperm(n, generator=g)
     masks = [o.tokens.new_ones(o.tokens.shape).bool() if o.mask is None else o.mask for o in parts]
-    manifest = dict(kind='mix', name='+'.join(o.name for o in parts), seed=seed, order=order.tolist(),
-        parts=[dict(sequences=len(o), weight=w, **o.manifest) for o,w in zip(parts, weights.values())])
+    recipes = [dict(sequences=len(o), weight=w, **o.manifest) for o,w in zip(parts, weights.values())]
+    name = '+'.join(o.name for o in parts)
+    manifest = dict(kind='mix', name=name, seed=seed, order=order.tolist(), parts=recipes)
     return CalibrationSet(torch.cat([o.tokens for o in parts])[order], manifest, torch.cat(masks)[order])
+
+# %% ../../nbs/calibration/20_sampling.ipynb #5dbadd20
+def _check_rows(counts, n):
+    "Refuse a mixture that asks a set for no row, or for more than it has"
+    for o,k in counts.items():
+        if not 1<=k<=len(o): raise ValueError(f"`n_sequences`={n} asks for {k} sequences of {o.name!r}, "
+                                              f"which has {len(o)}; every set must give at least one")

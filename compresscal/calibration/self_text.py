@@ -13,28 +13,40 @@ __all__ = ['STARTS', 'RECIPE_PRESETS', 'ordinary_ids', 'random_vocabulary', 'Rec
 import hashlib, math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 import torch, transformers
 from .calibration_set import CalibrationSet
-from .sampling import Apart, require_positive, sample_apart, special_tokens, template_fingerprint, tokenizer_fingerprint, window_frame
+from .sampling import (Apart, require_positive, sample_apart, special_tokens,
+    template_fingerprint, tokenizer_fingerprint, window_frame)
 from ..models.chat import chat_frame
 from .generation import STREAMS, Sampling, Script, generate, sequence_uniforms
 from ..models.blocks import context_length, fingerprint
+from ..core.patching import patch
 from ..core.seeds import check_seed, torch_generator
 
 # %% ../../nbs/calibration/50_self_text.ipynb #dc8a056d
+def _special_ids(tokenizer)->set[int]:
+    "Ids of all tokens that are special"
+    added = getattr(tokenizer, 'added_tokens_decoder', {})
+    return {*tokenizer.all_special_ids, *(i for i,o in added.items() if o.special)}
+
 def ordinary_ids(
     tokenizer # Tokenizer of the model
 )->torch.Tensor: # Ids of all tokens that are not special, ascending, int64
     "The vocabulary without its special tokens"
-    special = {*tokenizer.all_special_ids, *(i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special)}
-    return torch.tensor(sorted(set(tokenizer.get_vocab().values())-special))
+    return torch.tensor(sorted(set(tokenizer.get_vocab().values())-_special_ids(tokenizer)))
+
+def _known_ids(tokenizer, special_tokens)->torch.Tensor:
+    "Ids of the vocabulary, with or without special tokens"
+    return torch.tensor(sorted(tokenizer.get_vocab().values())) if special_tokens else ordinary_ids(tokenizer)
 
 # %% ../../nbs/calibration/50_self_text.ipynb #6eddd667
 def _frequencies(given, ids):
     "How often each of `ids` occurs in a set, padding left out"
     tokens = given.tokens if given.mask is None else given.tokens[given.mask]
     counts = tokens.flatten().bincount(minlength=int(ids.max())+1).double()[ids]
-    if not counts.sum(): raise ValueError(f"`frequencies` must hold ordinary tokens of this tokenizer, got none in {given.name!r}")
+    if not counts.sum():
+        raise ValueError(f"`frequencies` must hold ordinary tokens of this tokenizer, got none in {given.name!r}")
     return counts
 
 def _tables(frequencies, n_sets):
@@ -49,6 +61,18 @@ def _draw(ids, sums, key, n):
     at = torch.searchsorted(sums, sequence_uniforms(key, n)*sums[-1], right=True)
     return ids[at.clamp(max=len(ids)-1)]
 
+# %% ../../nbs/calibration/50_self_text.ipynb #a67ffc17
+def _random_set(tokenizer, ids, like, head, number, settings)->CalibrationSet:
+    "Set `number` of those that the settings describe, as frequent as in `like`"
+    weights = torch.ones(len(ids)).double() if like is None else _frequencies(like, ids)
+    sums,size = weights.cumsum(0),settings['length']-len(head)
+    def row(i): return torch.cat([head, _draw(ids, sums, ('random', settings['seed'], number, i), size)])
+    tokens = torch.stack([row(i) for i in range(settings['n_sequences'])])
+    table = None if like is None else dict(hash=like.hash, manifest=like.manifest)
+    name = 'random' if like is None else f'random as {like.name}'
+    return CalibrationSet(tokens, dict(kind='random', name=name, sampling=settings|dict(frequencies=table),
+        tokenizer=tokenizer_fingerprint(tokenizer), set=number))
+
 # %% ../../nbs/calibration/50_self_text.ipynb #5f6b6512
 def random_vocabulary(
     tokenizer,           # Tokenizer of the model
@@ -59,68 +83,76 @@ def random_vocabulary(
     *,
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     special_tokens:bool=False, # Draw special tokens too
-    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # Tokens as often as in one set, or in one for each; None: all alike
+    frequencies:CalibrationSet|Sequence[CalibrationSet]|None=None, # As in one set, or one for each; None: all alike
 )->list[CalibrationSet]:
     "Sets of tokens drawn from the vocabulary, each on its own"
     require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
-    (before,_),seed = window_frame(tokenizer, bos),check_seed(seed)
-    ids = torch.tensor(sorted(tokenizer.get_vocab().values())) if special_tokens else ordinary_ids(tokenizer)
-    if length<=len(before): raise ValueError(f"`length` must exceed the {len(before)} tokens before the text, got {length}")
-    head,made = torch.tensor(before, dtype=torch.int64),[]
-    common = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=before[0] if before else None, vocabulary=len(ids),
-        special_tokens=special_tokens, streams=STREAMS, one_table=isinstance(frequencies, CalibrationSet) and n_sets>1)
-    for i,like in enumerate(_tables(frequencies, n_sets)):
-        sums = (torch.ones(len(ids)).double() if like is None else _frequencies(like, ids)).cumsum(0)
-        rows = [torch.cat([head, _draw(ids, sums, ('random', seed, i, j), length-len(head))]) for j in range(n_sequences)]
-        sampling = common|dict(frequencies=like and dict(hash=like.hash, manifest=like.manifest))
-        name = 'random' if like is None else f'random as {like.name}'
-        about = dict(kind='random', name=name, sampling=sampling, tokenizer=tokenizer_fingerprint(tokenizer), set=i)
-        made.append(CalibrationSet(torch.stack(rows), about))
-    return made
+    before,_ = window_frame(tokenizer, bos)
+    settings = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=check_seed(seed))
+    ids = _known_ids(tokenizer, special_tokens)
+    if length<=len(before):
+        raise ValueError(f"`length` must exceed the {len(before)} tokens before the text, got {length}")
+    one_table = isinstance(frequencies, CalibrationSet) and n_sets>1
+    settings |= dict(bos=before[0] if before else None, vocabulary=len(ids), special_tokens=special_tokens,
+        streams=STREAMS, one_table=one_table)
+    head,tables = torch.tensor(before, dtype=torch.int64),_tables(frequencies, n_sets)
+    return [_random_set(tokenizer, ids, like, head, i, settings) for i,like in enumerate(tables)]
 
 # %% ../../nbs/calibration/50_self_text.ipynb #324185cb
-STARTS = dict(bos='the token that opens a text', text='the first tokens of real text', vocabulary='one token of the vocabulary',
-    reply='an empty user turn, so that the model writes the reply', dialogue='an open user turn, so that the model writes both turns')
+STARTS = dict(bos='the token that opens a text', text='the first tokens of real text',
+    vocabulary='one token of the vocabulary', reply='an empty user turn, so that the model writes the reply',
+    dialogue='an open user turn, so that the model writes both turns')
 
 @dataclass(frozen=True)
 class Recipe:
     "How a model writes its own calibration text"
-    start: str = 'bos'                     # What a window begins with, a key of `STARTS`
-    eos: str = 'restart'                   # At the end of a document: `restart`, `continue` or `suppress`
-    t_final: float = 1.                    # Temperature
-    t_initial: float|None = None           # Temperature of a document's first token; None is `t_final`
-    schedule: int = 0                      # Tokens over which the temperature moves in a straight line from `t_initial` to `t_final`
-    temperatures: tuple[float,...] = ()    # Several final temperatures, which the windows take in turn; empty: `t_final` for all
-    top_k: int|None = None                 # Draw among so many of the likeliest tokens; None: among all
-    top_p: float|None = None               # Draw among the likeliest tokens that make up this probability; None: all
-    min_p: float|None = None               # Draw among tokens at least this likely, relative to the likeliest; None: all
-    repetition_penalty: float = 1.         # Divides positive logits of tokens already written, multiplies negative ones; 1 does nothing
-    greedy: float = 0.                     # Share of the window, from its head, that is the likeliest token each time
-    prompt: str = ''                       # Text that opens every document, after the opening token
-    text: str|None = None                  # Where `start='text'` takes real text from, as `sample_sets` names it
-    prefix: tuple[int,int] = (2, 64)       # Fewest and most tokens of real text
-    keep_below: float = 100.               # Of the windows written, keep those below this percentile of perplexity
-    special_tokens: bool = False           # May special tokens be drawn that end nothing?
+    start: str = 'bos'                   # What a window begins with, a key of `STARTS`
+    eos: str = 'restart'                 # At the end of a document: `restart`, `continue` or `suppress`
+    t_final: float = 1.                  # Temperature
+    t_initial: float|None = None         # Temperature of a document's first token; None is `t_final`
+    schedule: int = 0                    # Tokens over which it moves in a straight line from `t_initial` to `t_final`
+    temperatures: tuple[float,...] = ()  # Several final temperatures, which the windows take in turn; empty: `t_final`
+    top_k: int|None = None               # Draw among so many of the likeliest tokens; None: among all
+    top_p: float|None = None             # Draw among the likeliest tokens that make up this probability; None: all
+    min_p: float|None = None             # Draw among tokens at least this likely, relative to the likeliest; None: all
+    repetition_penalty: float = 1.       # Divides positive logits of tokens already written, multiplies negative ones
+    greedy: float = 0.                   # Share of the window, from its head, that is the likeliest token each time
+    prompt: str = ''                     # Text that opens every document, after the opening token
+    text: str|None = None                # Where `start='text'` takes real text from, as `sample_sets` names it
+    prefix: tuple[int,int] = (2, 64)     # Fewest and most tokens of real text
+    keep_below: float = 100.             # Of the windows written, keep those below this percentile of perplexity
+    special_tokens: bool = False         # May special tokens be drawn that end nothing?
+    def __post_init__(self): _check_recipe(self)
 
-    def __post_init__(self):
-        for name in ('temperatures', 'prefix'): object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.start not in STARTS: raise ValueError(f"`start` must be one of {', '.join(STARTS)}, got {self.start!r}")
-        if self.start=='text' and self.text is None: raise ValueError("`text` must name a source of real text where `start` is 'text', such as text='c4', got None")
-        if len(p:=self.prefix)!=2 or not 1<=p[0]<=p[1]: raise ValueError(f"`prefix` must be the fewest and the most tokens, 1 or more, got {p}")
-        if not 0<self.keep_below<=100: raise ValueError(f"`keep_below` must be a percentile above 0, at most 100, got {self.keep_below!r}")
-        if not 0<=self.greedy<1: raise ValueError(f"`greedy` must be a share of the window, at least 0 and below 1, got {self.greedy!r}")
-        for t in self.temperatures: Sampling(t_final=t)
-        self.sampling(1)
+# %% ../../nbs/calibration/50_self_text.ipynb #75fa77b5
+def _check_recipe(r):
+    "Refuse settings that no model can follow, and freeze lists as tuples"
+    for name in ('temperatures', 'prefix'): object.__setattr__(r, name, tuple(getattr(r, name)))
+    if r.start not in STARTS: raise ValueError(f"`start` must be one of {', '.join(STARTS)}, got {r.start!r}")
+    if r.start=='text' and r.text is None:
+        raise ValueError("`text` must name a source of real text where `start` is 'text', such as text='c4', got None")
+    if len(r.prefix)!=2 or not 1<=r.prefix[0]<=r.prefix[1]:
+        raise ValueError(f"`prefix` must be the fewest and the most tokens, 1 or more, got {r.prefix}")
+    if not 0<r.keep_below<=100:
+        raise ValueError(f"`keep_below` must be a percentile above 0, at most 100, got {r.keep_below!r}")
+    if not 0<=r.greedy<1:
+        raise ValueError(f"`greedy` must be a share of the window, at least 0 and below 1, got {r.greedy!r}")
+    for t in r.temperatures: Sampling(t_final=t)
+    r.sampling(1)
 
-    def sampling(self, length:int)->Sampling: # How tokens are drawn in windows of `length`
-        "The part of the recipe that concerns a single draw"
-        return Sampling(t_final=self.t_final, t_initial=self.t_initial, schedule=self.schedule, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty, greedy=int(self.greedy*length), eos=self.eos)
+@patch
+def sampling(self:Recipe, length:int)->Sampling: # How tokens are drawn in windows of `length`
+    "The part of the recipe that concerns a single draw"
+    names = ('t_final', 't_initial', 'schedule', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'eos')
+    return Sampling(greedy=int(self.greedy*length), **{k: getattr(self, k) for k in names})
 
 # %% ../../nbs/calibration/50_self_text.ipynb #a08ca1f0
-RECIPE_PRESETS = dict(plain=Recipe(), carlini=Recipe(t_initial=10., schedule=20),
+RECIPE_PRESETS = dict(
+    plain=Recipe(),
+    carlini=Recipe(t_initial=10., schedule=20),
     prefix=Recipe(start='text', text='docs', t_final=.7, top_p=.95, top_k=50, repetition_penalty=1.15, keep_below=80.),
-    vocabulary=Recipe(start='vocabulary', greedy=.5, eos='continue'), temperatures=Recipe(temperatures=(.5, 1.5)))
+    vocabulary=Recipe(start='vocabulary', greedy=.5, eos='continue'),
+    temperatures=Recipe(temperatures=(.5, 1.5)))
 
 def find_recipe(
     recipe:Recipe|str='plain', # A recipe, or the name of a preset
@@ -128,11 +160,14 @@ def find_recipe(
 )->Recipe:
     "A preset by name, with changes"
     if isinstance(recipe, str):
-        if recipe not in RECIPE_PRESETS: raise ValueError(f"`recipe` must be one of {', '.join(RECIPE_PRESETS)}, got {recipe!r}")
+        if recipe not in RECIPE_PRESETS:
+            raise ValueError(f"`recipe` must be one of {', '.join(RECIPE_PRESETS)}, got {recipe!r}")
         recipe = RECIPE_PRESETS[recipe]
-    elif not isinstance(recipe, Recipe): raise TypeError(f"`recipe` must be a Recipe or the name of a preset, got {type(recipe).__name__}")
-    unknown = changes.keys()-asdict(recipe).keys()
-    if unknown: raise TypeError(f"a recipe has no {', '.join(map(repr, sorted(unknown)))}; its fields are {', '.join(asdict(recipe))}")
+    elif not isinstance(recipe, Recipe):
+        raise TypeError(f"`recipe` must be a Recipe or the name of a preset, got {type(recipe).__name__}")
+    unknown = sorted(changes.keys()-asdict(recipe).keys())
+    if unknown:
+        raise TypeError(f"a recipe has no {', '.join(map(repr, unknown))}; its fields are {', '.join(asdict(recipe))}")
     return replace(recipe, **changes)
 
 # %% ../../nbs/calibration/50_self_text.ipynb #4485a77b
@@ -141,9 +176,11 @@ def opening_ids(
     prompt:str='',  # Text that opens every document
 )->tuple[int,...]:  # Token ids
     "What opens a document that the model is to write"
-    head = next(((i,) for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), ())
-    opening = head+tuple(tokenizer(prompt, add_special_tokens=False)['input_ids'])
-    if not opening: raise ValueError("`prompt` must be given for a tokenizer without a beginning-of-text and an end-of-text token, got ''")
+    known = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+    opening = (*known[:1], *tokenizer(prompt, add_special_tokens=False)['input_ids'])
+    if not opening:
+        raise ValueError("`prompt` must be given for a tokenizer without a beginning-of-text "
+                         "and an end-of-text token, got ''")
     return opening
 
 def end_ids(
@@ -162,16 +199,17 @@ def chat_script(
     dialogue:bool,   # Let the model write the user's turn too
 )->Script:           # What stands before and between the model's words
     "The frame that a chat template puts around turns"
-    if not getattr(tokenizer, 'chat_template', None): raise ValueError("`start` must not be 'reply' or 'dialogue' for a tokenizer without a chat template")
+    if not getattr(tokenizer, 'chat_template', None):
+        raise ValueError("`start` must not be 'reply' or 'dialogue' for a tokenizer without a chat template")
     framed = chat_frame(tokenizer, add_generation_prompt=True)
     before,after = (tuple(tokenizer(o, add_special_tokens=False)['input_ids']) for o in framed)
     ends = end_ids(model, tokenizer)
     if not dialogue: return Script((before+after,), ends)
-    special = {*tokenizer.all_special_ids, *(i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special)}
-    if not after or after[0] not in special:
-        raise ValueError("`start` must not be 'dialogue' for a chat template that closes the user's turn by ordinary text: "
-            f"{framed[1][:40]!r}; take 'reply'")
-    return Script((before, after[1:]), tuple(dict.fromkeys((*ends, after[0])))) # the model closes the turn itself
+    if not after or after[0] not in _special_ids(tokenizer):
+        raise ValueError("`start` must not be 'dialogue' for a chat template that closes the user's turn "
+            f"by ordinary text: {framed[1][:40]!r}; take 'reply'")
+    ends = tuple(dict.fromkeys((*ends, after[0]))) # the model closes the turn itself
+    return Script((before, after[1:]), ends)
 
 # %% ../../nbs/calibration/50_self_text.ipynb #00894164
 def window_prefixes(
@@ -180,7 +218,7 @@ def window_prefixes(
     n:int,           # Number of windows
     seed:int,        # Decides everything that is drawn
     apart:Apart|None=None, # Beside which sets of real text; None: beside as many windows of the longest prefix
-)->tuple[list[list[int]]|None, dict]: # Tokens that a window begins with, or None where all begin alike; what the manifest says of them
+)->tuple[list[list[int]]|None, dict]: # Heads of the windows, or None where all are alike; for the manifest
     "The tokens that stand at the head of each window"
     g,opening = torch_generator(seed),list(opening_ids(tokenizer, recipe.prompt))
     if recipe.start=='vocabulary':
@@ -192,7 +230,8 @@ def window_prefixes(
     apart = apart or Apart('prefix', 1, n, high, seed)
     text, = sample_apart(recipe.text, tokenizer, 1, n, high, apart, bos=False)
     sizes = torch.randint(low, high+1, (n,), generator=g).tolist()
-    return [opening+row[:size] for row,size in zip(text.tokens.tolist(), sizes)],dict(text=dict(hash=text.hash, manifest=text.manifest))
+    heads = [opening+row[:size] for row,size in zip(text.tokens.tolist(), sizes)]
+    return heads,dict(text=dict(hash=text.hash, manifest=text.manifest))
 
 # %% ../../nbs/calibration/50_self_text.ipynb #95ef2b9e
 def forbidden_ids(
@@ -202,11 +241,12 @@ def forbidden_ids(
     special_tokens:bool=False,  # May special tokens be drawn that end nothing?
 )->torch.Tensor:     # Token ids, int64
     "The tokens that the model must not draw"
-    known = torch.tensor(sorted(tokenizer.get_vocab().values())) if special_tokens else ordinary_ids(tokenizer)
-    allowed = torch.zeros(max(model.get_output_embeddings().weight.shape[0], int(known.max())+1, *(i+1 for i in ends)), dtype=torch.bool)
+    logits = model.get_output_embeddings().weight.shape[0]
+    known = _known_ids(tokenizer, special_tokens)
+    allowed = torch.zeros(max(logits, int(known.max())+1, *(i+1 for i in ends)), dtype=torch.bool)
     allowed[known] = True
     allowed[list(ends)] = True
-    return (~allowed[:model.get_output_embeddings().weight.shape[0]]).nonzero()[:,0]
+    return (~allowed[:logits]).nonzero()[:,0]
 
 # %% ../../nbs/calibration/50_self_text.ipynb #b1c72eed
 def recipe_script(
@@ -218,64 +258,111 @@ def recipe_script(
     if recipe.start in ('reply', 'dialogue'): return chat_script(model, tokenizer, recipe.start=='dialogue')
     return Script((opening_ids(tokenizer, recipe.prompt),), end_ids(model, tokenizer))
 
-def _window_heads(recipe, model, tokenizer, bos, n, length, seed, apart):
-    "Script, first tokens of each window, whether the first is only lent, what the manifest says"
-    before,_ = window_frame(tokenizer, bos)
+# %% ../../nbs/calibration/50_self_text.ipynb #92ce8182
+class _Order(NamedTuple):
+    "Sets that a model is to write"
+    recipe: Recipe        # How it writes
+    n_sets: int           # Sets in all
+    n_sequences: int      # Windows in a set
+    length: int           # Tokens in a window
+    seed: int             # Decides everything that is drawn
+    bos: bool|None        # Head every window with the beginning-of-text token?
+    apart: Apart          # Beside which sets the first words may stand
+
+    @property
+    def written(self)->int:
+        "Windows to write for a set, of which `n_sequences` are kept"
+        return math.ceil(self.n_sequences*100/self.recipe.keep_below)
+
+def _order(recipe, n_sets, n_sequences, length, seed, bos, apart)->_Order:
+    "An order, with sets of the same sizes beside it where none are named"
+    seed = check_seed(seed)
+    apart = apart or Apart('prefix', n_sets, n_sequences, length, seed, bos)
+    return _Order(recipe, n_sets, n_sequences, length, seed, bos, apart)
+
+# %% ../../nbs/calibration/50_self_text.ipynb #17fbbb34
+class _Opening(NamedTuple):
+    "How the windows of an order begin"
+    script: Script         # What stands before and between
+    heads: list[list[int]] # First tokens of each window
+    lent: bool             # Is the first of them taken away afterwards?
+    about: dict            # What the manifest says of them
+
+def _openings(order, model, tokenizer)->_Opening:
+    "How each window of an order begins"
+    recipe,(before,_) = order.recipe,window_frame(tokenizer, order.bos)
     script = recipe_script(recipe, model, tokenizer)
-    if recipe.start=='text' and recipe.prefix[1]>=length-1:
-        raise ValueError(f"`prefix` must leave room to write: at most {length-2} tokens of real text in windows of `length`={length}, got {recipe.prefix[1]}")
-    heads,about = window_prefixes(recipe, tokenizer, n, seed, apart)
+    if recipe.start=='text' and recipe.prefix[1]>=order.length-1:
+        raise ValueError(f"`prefix` must leave room to write: at most {order.length-2} tokens of real text "
+                         f"in windows of `length`={order.length}, got {recipe.prefix[1]}")
+    n = order.n_sets*order.written
+    heads,about = window_prefixes(recipe, tokenizer, n, order.seed, order.apart)
     heads = heads or [list(script.segments[0])]*n
     if before: heads = [o if o[0]==before[0] else before+o for o in heads]
-    lent = not before and heads[0][0] in (tokenizer.bos_token_id, tokenizer.eos_token_id) and recipe.start not in ('reply', 'dialogue')
-    return script,heads,lent,about
-
-def _keep(perplexity, n):
-    "Rows of the `n` windows that surprised the model least, in their order"
-    return perplexity.sort(stable=True).indices[:n].sort().values
+    announces = heads[0][0] in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    lent = not before and announces and recipe.start not in ('reply', 'dialogue')
+    return _Opening(script, heads, lent, about)
 
 # %% ../../nbs/calibration/50_self_text.ipynb #45bcd987
-def _write_sets(model, tokenizer, which, n_sets, n_sequences, length, seed, batch_size, recipe, bos, folder, progress, apart):
-    "The sets numbered `which` of those that the settings describe"
-    each,seed = math.ceil(n_sequences*100/recipe.keep_below),check_seed(seed)
-    apart = apart or Apart('prefix', n_sets, n_sequences, length, seed, bos)
-    script,heads,lent,about = _window_heads(recipe, model, tokenizer, bos, n_sets*each, length, seed, apart)
+def _write_sets(model, tokenizer, order, which, **how)->list[CalibrationSet]:
+    "The sets numbered `which` of an order; `how` is passed on to `generate`"
+    recipe,each = order.recipe,order.written
+    opening = _openings(order, model, tokenizer)
+    forbidden = forbidden_ids(model, tokenizer, opening.script.ends, recipe.special_tokens)
     windows = [(i, j) for i in which for j in range(each)]
-    forbidden = forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens)
-    warmth = [recipe.temperatures[j%len(recipe.temperatures)] for _,j in windows] if recipe.temperatures else None
-    written = generate(model, script, length+lent, [(seed, i, j) for i,j in windows], recipe.sampling(length), temperatures=warmth, forbidden=forbidden,
-        prefixes=[heads[i*each+j] for i,j in windows], batch_size=batch_size, folder=folder, progress=progress)
-    opened = heads[0][0]==tokenizer.bos_token_id and not lent
-    sampling = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=seed, bos=heads[0][0] if opened else None, streams=STREAMS)
-    if recipe.start=='text': sampling['apart'] = asdict(apart)
-    common = _self_manifest(model, tokenizer, recipe, script, forbidden, sampling)|about
-    kept = [k*each+_keep(written.perplexity[k*each:(k+1)*each], n_sequences) for k in range(len(which))]
-    return [CalibrationSet(written.tokens[rows,int(lent):].contiguous(), dict(common, set=i, written=_facts_of(written, rows))) for i,rows in zip(which, kept)]
+    some = recipe.temperatures
+    warmth = [some[j%len(some)] for _,j in windows] if some else None
+    written = generate(model, opening.script, order.length+opening.lent, [(order.seed, i, j) for i,j in windows],
+        recipe.sampling(order.length), prefixes=[opening.heads[i*each+j] for i,j in windows],
+        temperatures=warmth, forbidden=forbidden, **how)
+    common = _self_manifest(model, tokenizer, order, opening, forbidden)
+    return [_kept_set(written, k, order, opening.lent, dict(common, set=i)) for k,i in enumerate(which)]
+
+def _kept_set(written, k, order, lent, manifest)->CalibrationSet:
+    "Of the `k`th windows for a set, those that surprised the model least, in their order"
+    first,each = k*order.written,order.written
+    by_surprise = written.perplexity[first:first+each].sort(stable=True).indices
+    rows = first+by_surprise[:order.n_sequences].sort().values
+    tokens = written.tokens[rows,int(lent):].contiguous()
+    return CalibrationSet(tokens, manifest|dict(written=_facts_of(written, rows)))
 
 # %% ../../nbs/calibration/50_self_text.ipynb #39fe4096
-def _self_manifest(model, tokenizer, recipe, script, forbidden, sampling):
-    "What decides the text, and what it was made with"
-    made_with = dict(torch=torch.__version__, transformers=transformers.__version__)
-    made_with |= dict(device=model.device.type, dtype=str(model.dtype))
-    return dict(kind='self', name=recipe_name(recipe), model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer), recipe=asdict(recipe),
-        tokens=_token_settings(tokenizer, recipe, script, forbidden), sampling=sampling, made_with=made_with)
+def _self_manifest(model, tokenizer, order, opening, forbidden):
+    "What all sets of an order have in common"
+    recipe,first = order.recipe,opening.heads[0][0]
+    opened = first==tokenizer.bos_token_id and not opening.lent
+    sampling = dict(n_sets=order.n_sets, n_sequences=order.n_sequences, length=order.length, seed=order.seed,
+        bos=first if opened else None, streams=STREAMS)
+    if recipe.start=='text': sampling['apart'] = asdict(order.apart)
+    made_with = dict(torch=torch.__version__, transformers=transformers.__version__,
+        device=model.device.type, dtype=str(model.dtype))
+    tokens = _token_settings(tokenizer, recipe, opening.script, forbidden)
+    return dict(kind='self', name=recipe_name(recipe), model=fingerprint(model),
+        tokenizer=tokenizer_fingerprint(tokenizer), recipe=asdict(recipe), tokens=tokens,
+        sampling=sampling, made_with=made_with)|opening.about
 
+# %% ../../nbs/calibration/50_self_text.ipynb #386c5329
 def _token_settings(tokenizer, recipe, script, forbidden):
     "What of the tokenizer and the generation settings decides tokens, beside how text is cut"
-    found = dict(segments=[list(o) for o in script.segments], ends=list(script.ends), special=special_tokens(tokenizer))
+    segments = [list(o) for o in script.segments]
+    found = dict(segments=segments, ends=list(script.ends), special=special_tokens(tokenizer))
     found['forbidden'] = hashlib.blake2b(str(forbidden.tolist()).encode(), digest_size=8).hexdigest()
-    return found|(dict(template=template_fingerprint(tokenizer)) if recipe.start in ('reply', 'dialogue') else {})
+    if recipe.start in ('reply', 'dialogue'): found['template'] = template_fingerprint(tokenizer)
+    return found
 
 def _facts_of(written, rows):
     "What a manifest says of text that was written"
     drawn,nats = int(written.drawn[rows].sum()),written.nats[rows].double().sum()
-    return dict(drawn=drawn, nats=round(float(nats/max(drawn, 1)), 4), documents=int(written.documents[rows].sum()))
+    documents = int(written.documents[rows].sum())
+    return dict(drawn=drawn, nats=round(float(nats/max(drawn, 1)), 4), documents=documents)
 
+# %% ../../nbs/calibration/50_self_text.ipynb #ac6f587f
 def recipe_name(recipe:Recipe)->str: # Such as `self`, `self:carlini` or `self:eos=continue`
     "What tables and figures call text written by a recipe"
-    preset = next((k for k,v in RECIPE_PRESETS.items() if v==recipe), None)
-    changed = [f'{k}={v}' for k,v in asdict(recipe).items() if v!=asdict(RECIPE_PRESETS['plain'])[k]]
-    return 'self' if preset=='plain' else f"self:{preset or ','.join(changed)}"
+    plain = asdict(RECIPE_PRESETS['plain'])
+    presets = [k for k,v in RECIPE_PRESETS.items() if v==recipe]
+    if presets: return 'self' if presets[0]=='plain' else f'self:{presets[0]}'
+    return 'self:'+','.join(f'{k}={v}' for k,v in asdict(recipe).items() if v!=plain[k])
 
 # %% ../../nbs/calibration/50_self_text.ipynb #f086a057
 def self_calibration_sets(
@@ -287,7 +374,7 @@ def self_calibration_sets(
     seed:int=0,          # Decides everything that is drawn
     batch_size:int|None=None, # Windows written side by side; does not change them. None: as many as fit
     *,
-    recipe:Recipe|str='plain', # How the model is to write: a recipe, or a key of `PRESETS`
+    recipe:Recipe|str='plain', # How the model is to write: a recipe, or a key of `RECIPE_PRESETS`
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     folder=None,         # Where finished batches are kept, so that a run that was stopped goes on; None keeps nothing
     progress:bool=True,  # Show a progress bar, in tokens
@@ -295,11 +382,15 @@ def self_calibration_sets(
     **changes            # Fields of the recipe to change, such as `t_initial=2., schedule=50`
 )->list[CalibrationSet]:
     "Sets of calibration text that the model writes for itself"
-    require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length, **({} if batch_size is None else dict(batch_size=batch_size)))
-    if (context:=context_length(model)) and length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
-    how = find_recipe(recipe, **changes),bos,folder,progress,apart
-    return _write_sets(model, tokenizer, range(n_sets), n_sets, n_sequences, length, seed, batch_size, *how)
+    require_positive(n_sets=n_sets, n_sequences=n_sequences, length=length)
+    if batch_size is not None: require_positive(batch_size=batch_size)
+    context = context_length(model)
+    if context and length>context:
+        raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
+    order = _order(find_recipe(recipe, **changes), n_sets, n_sequences, length, seed, bos, apart)
+    return _write_sets(model, tokenizer, order, range(n_sets), batch_size=batch_size, folder=folder, progress=progress)
 
+# %% ../../nbs/calibration/50_self_text.ipynb #809973a0
 def self_calibrate(
     model,               # Causal language model
     tokenizer,           # Its tokenizer
@@ -313,24 +404,29 @@ def self_calibrate(
     return self_calibration_sets(model, tokenizer, 1, n_sequences, length, seed, batch_size, **kwargs)[0]
 
 # %% ../../nbs/calibration/50_self_text.ipynb #872277a4
+_token_words = dict(segments='tokens before and between what is written', ends='ends of a text',
+    special='special tokens', forbidden='tokens that are never drawn (hash)', template='chat template (hash)')
+
 def _check_same(manifest, model, tokenizer):
     "Refuse to write with anything that would write other tokens"
-    if manifest.get('kind')!='self': raise ValueError(f"`manifest` must be that of a set that a model wrote, got kind {manifest.get('kind')!r}")
-    if (streams:=manifest['sampling'].get('streams', 1))!=STREAMS:
-        raise ValueError(f"`manifest` must be of random streams {STREAMS}, got {streams}: an earlier version of compresscal drew its tokens")
+    if manifest.get('kind')!='self':
+        raise ValueError(f"`manifest` must be that of a set that a model wrote, got kind {manifest.get('kind')!r}")
+    streams = manifest['sampling'].get('streams', 1)
+    if streams!=STREAMS:
+        raise ValueError(f"`manifest` must be of random streams {STREAMS}, got {streams}: "
+                         "an earlier version of compresscal drew its tokens")
     for name,found in dict(model=fingerprint(model), tokenizer=tokenizer_fingerprint(tokenizer)).items():
         if found!=manifest[name]: raise ValueError(f"`{name}` must have fingerprint {manifest[name]}, got {found}")
     recipe = Recipe(**manifest['recipe'])
     script = recipe_script(recipe, model, tokenizer)
-    found = _token_settings(tokenizer, recipe, script, forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens))
-    for name,value in found.items():
-        if value!=manifest['tokens'].get(name):
-            said = f"{_token_words[name]}: {manifest['tokens'].get(name)}, got {value}"
-            raise ValueError(f"`tokenizer` and `model` must give the same {said}")
+    forbidden = forbidden_ids(model, tokenizer, script.ends, recipe.special_tokens)
+    for name,found in _token_settings(tokenizer, recipe, script, forbidden).items():
+        expected = manifest['tokens'].get(name)
+        if found!=expected:
+            raise ValueError("`tokenizer` and `model` must give the same "
+                             f"{_token_words[name]}: {expected}, got {found}")
 
-_token_words = dict(segments='tokens before and between what is written', ends='ends of a text', special='special tokens',
-    forbidden='tokens that are never drawn (hash)', template='chat template (hash)')
-
+# %% ../../nbs/calibration/50_self_text.ipynb #b4d401b9
 def write_again(
     manifest:dict,          # Manifest of a set that a model wrote
     model,                  # The same model
@@ -340,10 +436,14 @@ def write_again(
 )->CalibrationSet:
     "The set that a manifest describes, written again"
     _check_same(manifest, model, tokenizer)
-    s,more = manifest['sampling'],dict(batch_size=None, folder=None, progress=True)|kwargs
+    s = manifest['sampling']
     bos = None if s['bos'] is not None or tokenizer.bos_token_id is None else False
-    result, = _write_sets(model, tokenizer, [manifest['set']], s['n_sets'], s['n_sequences'], s['length'], s['seed'], more['batch_size'],
-        Recipe(**manifest['recipe']), bos, more['folder'], more['progress'], Apart(**s['apart']) if 'apart' in s else None)
-    if expected and result.hash!=expected: raise ValueError(f"`manifest` describes {expected}, but the model now writes {result.hash}; "
-        f"it was written with {manifest['made_with']}")
+    apart = Apart(**s['apart']) if 'apart' in s else None
+    sizes = s['n_sets'],s['n_sequences'],s['length'],s['seed']
+    order = _order(Recipe(**manifest['recipe']), *sizes, bos, apart)
+    how = {k: v for k,v in kwargs.items() if k in ('batch_size', 'folder', 'progress')}
+    result, = _write_sets(model, tokenizer, order, [manifest['set']], **how)
+    if expected and result.hash!=expected:
+        raise ValueError(f"`manifest` describes {expected}, but the model now writes {result.hash}; "
+                         f"it was written with {manifest['made_with']}")
     return result

@@ -9,7 +9,7 @@ __all__ = ['read_value', 'parse_recipe', 'is_written', 'is_drawn', 'text_uses', 
            'shared_text']
 
 # %% ../../nbs/calibration/60_sources.ipynb #39590f75
-import math, re
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from .calibration_set import CalibrationSet
@@ -26,7 +26,8 @@ def read_value(
     "The value that is meant by a word in a name"
     for read in (int, float):
         with suppress(ValueError): return read(text)
-    if text.endswith('%') and text[:-1].replace('.', '', 1).isdigit(): return float(text[:-1])/100
+    number = text[:-1]
+    if text.endswith('%') and number.replace('.', '', 1).isdigit(): return float(number)/100
     return dict(true=True, false=False, none=None).get(text.lower(), text)
 
 # %% ../../nbs/calibration/60_sources.ipynb #50bda079
@@ -37,22 +38,28 @@ def parse_recipe(
     kind,_,rest = name.partition(':')
     if kind!='self': return None
     words = [o.strip() for o in rest.split(',') if o.strip()]
-    presets,changes = [o for o in words if '=' not in o],[o.split('=', 1) for o in words if '=' in o]
+    presets = [o for o in words if '=' not in o]
+    changes = [o.split('=', 1) for o in words if '=' in o]
     if len(presets)>1: raise ValueError(f"`source` must name one recipe, got {name!r}")
     return find_recipe(*presets, **{k.strip(): read_value(v.strip()) for k,v in changes})
 
+# %% ../../nbs/calibration/60_sources.ipynb #e8d33916
 def is_written(
     name:str # Name of a source, or a mixture
 )->bool:     # Whether a model is needed
     "Does the model write some of this source?"
     return any(parse_recipe(o) is not None for o in parse_mixture(name) or [name])
 
+def _is_read(source)->bool:
+    "Does a single source stand in some text, if only its words do?"
+    return str(source)!='random' and parse_recipe(str(source)) is None
+
 def is_drawn(
     source, # A name, or shares by source
 )->bool:    # Whether random streams decide some of it
     "Does some of this source not stand in any text?"
     parts = source if isinstance(source, dict) else parse_mixture(str(source)) or [source]
-    return any(parse_recipe(str(o)) is not None or str(o).partition(':')[0]=='random' for o in parts)
+    return any(not _is_read(o) or str(o).startswith('random:') for o in parts)
 
 # %% ../../nbs/calibration/60_sources.ipynb #30692efe
 def text_uses(
@@ -65,11 +72,13 @@ def text_uses(
             uses = list(text_uses(part))
             yield from uses
             if not uses and _is_read(part): yield 'mixture',str(part)
-    elif str(source).startswith('random:'): yield 'random',str(source).partition(':')[2]
-    elif (recipe:=parse_recipe(str(source))) is not None and recipe.start=='text': yield 'prefix',recipe.text
+        return
+    name = str(source)
+    recipe = parse_recipe(name)
+    if name.startswith('random:'): yield 'random',name.partition(':')[2]
+    elif recipe is not None and recipe.start=='text': yield 'prefix',recipe.text
 
-def _is_read(source): return str(source)!='random' and parse_recipe(str(source)) is None
-
+# %% ../../nbs/calibration/60_sources.ipynb #d4f69b71
 def places(
     source,              # One of a comparison
     among:Sequence=(),   # All sources of the comparison, in their order; empty: it stands alone
@@ -96,32 +105,43 @@ def _drawn_sizes(size, stream):
 
 def _random_sets(text, tokenizer, size, among, stream, kwargs):
     "Tokens as frequent as in a text; each set counts on documents of its own if there are enough"
-    how = _drawn_sizes(size, stream)
     apart,counted = _beside('random', text, size, among),dict(kwargs, bos=size['bos'])
-    try: like = sample_apart(text, tokenizer, size['n_sets'], size['n_sequences'], size['length'], apart, **counted)
-    except TooLittleText: like, = sample_apart(text, tokenizer, 1, size['n_sequences'], size['length'], apart, **counted)
-    return random_vocabulary(tokenizer, **how, frequencies=like)
+    def count(n_sets):
+        return sample_apart(text, tokenizer, n_sets, size['n_sequences'], size['length'], apart, **counted)
+    try: like = count(size['n_sets'])
+    except TooLittleText: like, = count(1)
+    return random_vocabulary(tokenizer, **_drawn_sizes(size, stream), frequencies=like)
 
+# %% ../../nbs/calibration/60_sources.ipynb #60670e28
 def _made_sets(name, tokenizer, size, written, among, stream, kwargs):
     "Sets of a single source that is drawn or written; None for one that is read"
     if name=='random': return random_vocabulary(tokenizer, **_drawn_sizes(size, stream))
-    if name.startswith('random:'): return _random_sets(name.partition(':')[2], tokenizer, size, among, stream, kwargs)
-    if (recipe:=parse_recipe(name)) is None: return None
+    if name.startswith('random:'):
+        return _random_sets(name.partition(':')[2], tokenizer, size, among, stream, kwargs)
+    recipe = parse_recipe(name)
+    if recipe is None: return None
     if written['model'] is None:
         raise ValueError(f"`model` must be given for source {name!r}, which it writes, got None")
     apart = _beside('prefix', recipe.text, size, among) if recipe.start=='text' else None
-    return self_calibration_sets(tokenizer=tokenizer, recipe=recipe, apart=apart, **_drawn_sizes(size, stream), **written)
+    sizes = _drawn_sizes(size, stream)
+    return self_calibration_sets(tokenizer=tokenizer, recipe=recipe, apart=apart, **sizes, **written)
 
+def _part_sets(source, tokenizer, size, written, among, stream, kwargs):
+    "Sets of one part of a mixture"
+    made = _made_sets(str(source), tokenizer, size, written, among, stream, kwargs)
+    if made: return made
+    apart,sizes = _beside('mixture', source, size, among),(size['n_sets'], size['n_sequences'], size['length'])
+    return sample_apart(source, tokenizer, *sizes, apart, bos=size['bos'], **kwargs)
+
+# %% ../../nbs/calibration/60_sources.ipynb #5567712b
 def _mixtures(shares, tokenizer, size, written, among, kwargs):
     "Sets of several sources, mixed number by number"
     check_shares(shares)
-    parts,stream = [],'+'.join(f'{k}={v}' for k,v in shares.items())
+    stream,parts = '+'.join(f'{k}={v}' for k,v in shares.items()),[]
     for source,share in shares.items():
-        rows = size|dict(n_sequences=math.ceil(size['n_sequences']*share-1e-9)) # no share is rounded to more
-        made = _made_sets(str(source), tokenizer, rows, written, among, stream, kwargs)
-        how = {k: rows[k] for k in ('n_sets', 'n_sequences', 'length')}
-        apart = _beside('mixture', source, size, among)
-        parts.append(made or sample_apart(source, tokenizer, *how.values(), apart, bos=size['bos'], **kwargs))
+        rows = math.ceil(size['n_sequences']*share-1e-9) # no share is rounded to more
+        own = size|dict(n_sequences=rows)
+        parts.append(_part_sets(source, tokenizer, own, written, among, stream, kwargs))
     return [mix(dict(zip(sets, shares.values())), size['n_sequences'], size['seed']) for sets in zip(*parts)]
 
 # %% ../../nbs/calibration/60_sources.ipynb #80005f84
@@ -143,13 +163,18 @@ def calibration_sets(
 )->list[CalibrationSet]:
     "Calibration sets of a source that is read, drawn, written or mixed"
     size = dict(n_sets=n_sets, n_sequences=n_sequences, length=length, seed=check_seed(seed), bos=bos)
-    name = source if isinstance(source, str) else ''
     written = dict(model=model, batch_size=batch_size, folder=folder, progress=progress)
-    shares = source if isinstance(source, dict) else parse_mixture(name)
-    known,sizes = places(source, among) if shares is not None or name else {},size|dict(beside=n_sequences)
-    if shares is not None: return _mixtures(shares, tokenizer, sizes, written, known, kwargs)
-    made = _made_sets(name, tokenizer, sizes, written, known, '', kwargs)
+    made = _derived_sets(source, tokenizer, size, written, among, kwargs)
     return sample_sets(source, tokenizer, **size, **kwargs) if made is None else made
+
+# %% ../../nbs/calibration/60_sources.ipynb #c8c78432
+def _derived_sets(source, tokenizer, size, written, among, kwargs):
+    "Sets of a source that is made of others, drawn or written; None for one that is read"
+    name,sizes = source if isinstance(source, str) else '',size|dict(beside=size['n_sequences'])
+    shares = source if isinstance(source, dict) else parse_mixture(name)
+    known = places(source, among) if shares is not None or name else {}
+    if shares is not None: return _mixtures(shares, tokenizer, sizes, written, known, kwargs)
+    return _made_sets(name, tokenizer, sizes, written, known, '', kwargs)
 
 # %% ../../nbs/calibration/60_sources.ipynb #c24ef61f
 def set_settings(

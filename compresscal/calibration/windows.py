@@ -22,8 +22,11 @@ class Windows:
     length:int         # Tokens in a window, those around the text included
     rule:str='window'  # `window`, `pack` or `pad`
 
-    def __repr__(self): return f"{self.n_sequences:,} windows of {self.length:,} tokens by rule {self.rule!r}"
-    def options(self)->str: return f"--sequences {self.n_sequences} --length {self.length} --rule {self.rule}" # As commands take them
+    def __repr__(self):
+        return f"{self.n_sequences:,} windows of {self.length:,} tokens by rule {self.rule!r}"
+    def options(self)->str:
+        "As commands take them"
+        return f"--sequences {self.n_sequences} --length {self.length} --rule {self.rule}"
 
 # %% ../../nbs/calibration/65_windows.ipynb #ed9f7391
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class TextCounts:
     packs:bool             # Is there an end-of-text token, with which documents can be joined?
 
     @property
-    def tokens(self)->int: return sum(self.lengths) # Of all documents together
+    def tokens(self)->int:
+        "Of all documents together"
+        return sum(self.lengths)
 
     def windows(self,
         rule:str,   # As in `Windows`, likewise the length
@@ -46,6 +51,7 @@ class TextCounts:
         if rule=='pack': return (self.tokens+len(self.lengths))//size if self.packs else 0
         return sum(o>=size for o in self.lengths) if rule=='window' else len(self.lengths)
 
+# %% ../../nbs/calibration/65_windows.ipynb #7236ee1b
 def count_text(
     source,                # As `sample_sets` takes it
     tokenizer,             # Tokenizer of the model
@@ -55,25 +61,26 @@ def count_text(
 )->TextCounts:
     "How much text a source holds, read to its end"
     seen,lengths = SeenTexts(),[]
+    how = dict(add_special_tokens=False, split_special_tokens=True, verbose=False)
     for document in open_corpus(source, **kwargs).read():
-        if not seen.add(document.text): continue
-        lengths.append(len(tokenizer(document.text, add_special_tokens=False, split_special_tokens=True, verbose=False)['input_ids']))
+        if seen.add(document.text): lengths.append(len(tokenizer(document.text, **how)['input_ids']))
     around = sum(map(len, window_frame(tokenizer, bos, chat)))
     return TextCounts(tuple(sorted(o for o in lengths if o)), around, tokenizer.eos_token_id is not None)
 
 # %% ../../nbs/calibration/65_windows.ipynb #4d0cfd46
-_few = 16 # With fewer windows than this, shorter ones are better
-
 def _cuts(counts, wanted, fixed):
     "Ways to cut the text, the one that changes least first"
     lengths,rules = [wanted.length],[wanted.rule]
     if 'length' not in fixed:
         while lengths[-1]>=128: lengths.append(lengths[-1]//2)
-    if 'rule' not in fixed: rules += [o for o in ('pack',) if o!=wanted.rule]
+    if 'rule' not in fixed and wanted.rule!='pack': rules.append('pack')
     for length in lengths:
         for rule in rules:
             found = min(counts.windows(rule, length), wanted.n_sequences)
             if found: yield Windows(found, length, rule)
+
+# %% ../../nbs/calibration/65_windows.ipynb #6c66da44
+_few = 16 # With fewer windows than this, shorter ones are better
 
 def fit_windows(
     counts:TextCounts,         # What there is

@@ -15,7 +15,8 @@ from collections.abc import Mapping,Sequence
 from dataclasses import dataclass,field
 import numpy as np, pandas as pd, torch
 from scipy.optimize import brentq
-from .distances import SetDistance,count_ngrams,distance,plot_distances
+from .distances import SetDistance,count_ngrams,distance
+from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels,plot_lines
 from .readings import Profile,profile
 from ..calibration.calibration_set import CalibrationSet
@@ -50,9 +51,11 @@ def repetition_rate(
 )->float:                       # 0 where no n-gram comes twice in a sequence
     "Share of n-grams that stood in the same sequence before, mean over sequences"
     counts = count_ngrams([calibration], n, tokenizer)
-    total = np.asarray(counts.sum(1)).ravel()
-    return float((1-np.diff(counts.indptr)[total>0]/total[total>0]).mean()) if total.any() else float('nan')
+    total,different = np.asarray(counts.sum(1)).ravel(),np.diff(counts.indptr)
+    some = total>0
+    return float((1-different[some]/total[some]).mean()) if some.any() else float('nan')
 
+# %% ../../nbs/choosing/40_description.ipynb #ac7fa7c1
 def self_similarity(
     calibration:CalibrationSet, # A set
     n:int=2,                    # Tokens in an n-gram
@@ -61,10 +64,11 @@ def self_similarity(
     "Share of n-grams that two sequences have in common, mean over pairs"
     has = (count_ngrams([calibration], n, tokenizer)>0).astype(np.float64)
     size,total,m = np.diff(has.indptr).astype(np.float64),0.,has.shape[0]
-    for i in range(0, m, 1000):
+    for i in range(0, m, 1000): # a thousand sequences against all, so that no table gets too large
         both = (has[i:i+1000]@has.T).toarray()
         either = size[i:i+1000,None]+size-both
-        total += np.triu(np.divide(both, either, out=np.zeros_like(both), where=either>0), i+1).sum()
+        alike = np.divide(both, either, out=np.zeros_like(both), where=either>0)
+        total += np.triu(alike, i+1).sum()
     return total/(m*(m-1)/2) if m>1 else float('nan')
 
 # %% ../../nbs/choosing/40_description.ipynb #bbc21df6
@@ -95,67 +99,108 @@ def _edges(calibration, tokenizer):
     "Counts of special tokens, and of texts that were cut"
     tokens,bos,eos = calibration.tokens,tokenizer.bos_token_id,tokenizer.eos_token_id
     mask = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
-    place,size,found = mask.cumsum(1)-1,mask.sum(1),{}
-    head = mask & (place==0)
-    if bos is not None: found |= dict(bos_head=float((tokens[head]==bos).double().mean()), bos_inside=float(((tokens==bos) & mask & ~head).sum()/len(tokens)))
+    head,found = mask & (mask.cumsum(1)==1),{}
+    if bos is not None:
+        inside = (tokens==bos) & mask & ~head
+        found['bos_head'] = float((tokens[head]==bos).double().mean())
+        found['bos_inside'] = float(inside.sum()/len(tokens))
     if eos is None: return found
     end = (tokens==eos) & mask & ~head # at the head it opens a text, where one token serves as both
-    parts = [o for row,m,e in zip(tokens, mask, end) for o in np.split(row[m].numpy(), e[m].nonzero()[:,0].numpy()+1)]
-    parts = [len(o) for o in parts if len(o)>1 or len(o) and o[0] not in (bos,eos)]
-    last = end.gather(1, (mask.long()*torch.arange(1, tokens.shape[1]+1)).argmax(1, keepdim=True))[:,0]
-    found |= dict(eos=float(end.sum()/len(tokens)), parts=len(parts)/len(tokens), part_length=float(np.median(parts)),
-                  eos_place=float((place[end].double()/(size[:,None].expand_as(end)[end]-1)).mean()) if end.any() else None)
-    return found | dict(cut_end=float(((size==tokens.shape[1]) & ~last).double().mean()))
+    parts = _part_lengths(tokens, mask, end, (bos, eos))
+    found |= dict(eos=float(end.sum()/len(tokens)), parts=len(parts)/len(tokens), part_length=float(np.median(parts)))
+    return found | dict(eos_place=_mean_place(mask, end), cut_end=_cut_share(mask, end))
+
+def _part_lengths(tokens, mask, end, special):
+    "Tokens of each text; a special token alone is none"
+    parts = []
+    for row,real,ends in zip(tokens, mask, end):
+        parts += np.split(row[real].numpy(), ends[real].nonzero()[:,0].numpy()+1)
+    return [len(o) for o in parts if len(o)>1 or len(o) and o[0] not in special]
+
+# %% ../../nbs/choosing/40_description.ipynb #9842286f
+def _mean_place(mask, end):
+    "Mean place of the ends, as a share of the window; None where there are none"
+    if not end.any(): return None
+    place,last = mask.cumsum(1)-1,mask.sum(1, keepdim=True)-1
+    return float((place[end].double()/last.expand_as(end)[end]).mean())
+
+def _cut_share(mask, end):
+    "Share of windows that are full and do not finish with an end"
+    final = (mask.long()*torch.arange(1, mask.shape[1]+1)).argmax(1, keepdim=True)
+    return float((mask.all(1) & ~end.gather(1, final)[:,0]).double().mean())
 
 def _sources(calibration):
     "What the manifest says of where windows come from"
     origins = [row_origin(calibration.manifest, i) for i in range(len(calibration))]
     starts = [m['documents'][i][0][1]>0 for m,i in origins if 'documents' in m]
     found = dict(cut_head=float(np.mean(starts))) if starts else {}
-    reading = {id(m['reading']): m['reading'] for m,_ in origins if m.get('reading')}.values()
-    if not reading: return found
-    read = {k: sum(r[k] for r in reading) for k in ('documents','tokens','long_enough')}
-    return found | dict(document_length=read['tokens']/max(read['documents'], 1), too_short=1-read['long_enough']/max(read['documents'], 1))
+    readings = {id(m['reading']): m['reading'] for m,_ in origins if m.get('reading')}.values()
+    if not readings: return found
+    read = {k: sum(r[k] for r in readings) for k in ('documents','tokens','long_enough')}
+    documents = max(read['documents'], 1)
+    return found | dict(document_length=read['tokens']/documents, too_short=1-read['long_enough']/documents)
 
 # %% ../../nbs/choosing/40_description.ipynb #327dbbc3
 SET_MEASURES = dict( # What is measured -> its name in tables, and how it is written
-    sequences=('sequences', ',d'), length=('window, tokens', ',d'), tokens=('tokens', ',d'), distinct=('distinct tokens', ',d'),
-    vocabulary=('share of the vocabulary', '.1%'), zipf=('Zipf exponent', '.3f'), distinct_1=('distinct-1', '.3f'), distinct_2=('distinct-2', '.3f'),
+    sequences=('sequences', ',d'), length=('window, tokens', ',d'), tokens=('tokens', ',d'),
+    distinct=('distinct tokens', ',d'), vocabulary=('share of the vocabulary', '.1%'),
+    zipf=('Zipf exponent', '.3f'), distinct_1=('distinct-1', '.3f'), distinct_2=('distinct-2', '.3f'),
     distinct_3=('distinct-3', '.3f'), repetition=('repeated 4-grams', '.2%'), similarity=('self-similarity', '.4f'),
-    bos_head=('windows that begin with BOS', '.0%'), bos_inside=('BOS elsewhere, per window', '.2f'), eos=('EOS per window', '.2f'),
-    eos_place=('mean place of EOS, share of window', '.2f'), parts=('texts per window', '.2f'), part_length=('median text in a window, tokens', '.0f'),
+    bos_head=('windows that begin with BOS', '.0%'), bos_inside=('BOS elsewhere, per window', '.2f'),
+    eos=('EOS per window', '.2f'), eos_place=('mean place of EOS, share of window', '.2f'),
+    parts=('texts per window', '.2f'), part_length=('median text in a window, tokens', '.0f'),
     cut_head=('windows cut at the head', '.0%'), cut_end=('windows cut at the end', '.0%'),
     document_length=('mean document read, tokens', '.0f'), too_short=('documents shorter than a window', '.0%'),
-    self=('share written by a model', '.0%'), perplexity=('perplexity', ',.2f'), own=("model's own entropy, as perplexity", ',.2f'),
-    entropy=('entropy of the next token, nats', '.3f'), early=('in the first quarter of the window', '.3f'), late=('in the last quarter', '.3f'))
+    self=('share written by a model', '.0%'), perplexity=('perplexity', ',.2f'),
+    own=("model's own entropy, as perplexity", ',.2f'), entropy=('entropy of the next token, nats', '.3f'),
+    early=('in the first quarter of the window', '.3f'), late=('in the last quarter', '.3f'))
 
+# %% ../../nbs/choosing/40_description.ipynb #f213e434
 @dataclass(frozen=True, eq=False, repr=False)
 class SetDescription:
     "What a set is like"
     name:str                         # Name of the set
     hash:str                         # Its content hash
-    values:dict                      # Numbers by the keys of `MEASURES`; what is not known is not there
+    values:dict                      # Numbers by the keys of `SET_MEASURES`; what is not known is not there
     counts:np.ndarray                # How often each distinct token occurs, the most frequent first
-    positions:pd.DataFrame|None=None # Loss and entropy by position, as from `Profile.by_position`; None without a profile
+    positions:pd.DataFrame|None=None # As from `Profile.by_position`; None without a profile
     labels:dict=field(default_factory=dict) # Share of sequences by label
 
-    def _each(self): return [(*SET_MEASURES[k], v) for k,v in self.values.items()]+[(f'label {k}', '.1%', v) for k,v in self.labels.items()]
-    def named(self)->dict: "All numbers by their names in tables"; return {name: v for name,_,v in self._each()}
-    def shown(self)->dict: "The same as text"; return {name: format(v, form) for name,form,v in self._each()}
-    def to_pandas(self)->pd.Series: "The same as a series"; return pd.Series(self.named(), name=self.name)
-    def __repr__(self): return one_line(f"SetDescription({self.name} {self.hash}: {', '.join(f'{k} {v}' for k,v in self.shown().items())})")
-    def _repr_markdown_(self): return markdown_table(_rows({self.name: self.shown()}))
+    def named(self)->dict:
+        "All numbers by their names in tables"
+        return {name: v for name,_,v in _each(self)}
+    def shown(self)->dict:
+        "The same as text"
+        return {name: format(v, form) for name,form,v in _each(self)}
+    def to_pandas(self)->pd.Series:
+        "The same as a series"
+        return pd.Series(self.named(), name=self.name)
 
+def _each(description):
+    "Name, form and value of each number"
+    for k,v in description.values.items(): yield *SET_MEASURES[k],v
+    for k,v in description.labels.items(): yield f'label {k}','.1%',v
+
+# %% ../../nbs/choosing/40_description.ipynb #0036b5d8
 def _rows(columns):
     "Columns of text as rows, one for each key that any of them has, the names of the columns first"
-    keys = [k for k in [o for o,_ in SET_MEASURES.values()] if any(k in c for c in columns.values())]
+    keys = [k for k,_ in SET_MEASURES.values() if any(k in c for c in columns.values())]
     keys += [k for k in dict.fromkeys(k for c in columns.values() for k in c) if k not in keys]
     return [['', *columns], *([k, *(c.get(k, '') for c in columns.values())] for k in keys)]
+
+@patch
+def __repr__(self:SetDescription):
+    shown = ', '.join(f'{k} {v}' for k,v in self.shown().items())
+    return one_line(f"SetDescription({self.name} {self.hash}: {shown})")
+
+@patch
+def _repr_markdown_(self:SetDescription): return markdown_table(_rows({self.name: self.shown()}))
 
 # %% ../../nbs/choosing/40_description.ipynb #a96d4748
 def _surprise(calibration, read):
     "Perplexities of human and of model-written rows, entropy early and late in the window"
-    if read.hash!=calibration.hash: raise ValueError(f"`read` must be the profile of the set {calibration.hash}, got that of {read.hash}")
+    if read.hash!=calibration.hash:
+        raise ValueError(f"`read` must be the profile of the set {calibration.hash}, got that of {read.hash}")
     own,found = written_by_model(calibration),{}
     for key,rows in dict(perplexity=~own, own=own).items():
         if rows.any(): found[key] = float(read.losses[rows].double().nanmean().exp())
@@ -163,6 +208,18 @@ def _surprise(calibration, read):
     quarters = read.by_position(4)
     return found|dict(entropy=read.entropy, early=quarters.entropy.iloc[0], late=quarters.entropy.iloc[-1])
 
+def _words(calibration, tokenizer, counts):
+    "What the tokens alone say of a set"
+    tokens = calibration.tokens.numel() if calibration.mask is None else int(calibration.mask.sum())
+    values = dict(sequences=len(calibration), length=calibration.length, tokens=tokens, distinct=len(counts))
+    values['zipf'] = zipf_exponent(counts)
+    values |= {f'distinct_{n}': distinct_share(calibration, n, tokenizer) for n in (1,2,3)}
+    values['repetition'] = repetition_rate(calibration, 4, tokenizer)
+    values['similarity'] = self_similarity(calibration, 2, tokenizer)
+    if tokenizer is None: return values
+    return values|dict(vocabulary=len(counts)/len(tokenizer))|_edges(calibration, tokenizer)
+
+# %% ../../nbs/choosing/40_description.ipynb #5562b224
 def describe_set(
     calibration:CalibrationSet,      # A set
     tokenizer=None,                  # Says which tokens are special, and how large the vocabulary is
@@ -174,18 +231,14 @@ def describe_set(
     "What a set is like"
     if labels is not None and len(labels)!=len(calibration):
         raise ValueError(f"`labels` must have one for each of the {len(calibration)} sequences, got {len(labels)}")
-    counts = np.sort(np.asarray(count_ngrams([calibration], 1, tokenizer).sum(0)).ravel().astype(int))[::-1]
-    tokens = calibration.tokens.numel() if calibration.mask is None else int(calibration.mask.sum())
-    values = dict(sequences=len(calibration), length=calibration.length, tokens=tokens, distinct=len(counts))
-    if tokenizer is not None: values['vocabulary'] = len(counts)/len(tokenizer)
-    values |= dict(zipf=zipf_exponent(counts), **{f'distinct_{n}': distinct_share(calibration, n, tokenizer) for n in (1,2,3)},
-                   repetition=repetition_rate(calibration, 4, tokenizer), similarity=self_similarity(calibration, 2, tokenizer))
-    if tokenizer is not None: values |= _edges(calibration, tokenizer)
-    values |= _sources(calibration)
+    occurrences = np.asarray(count_ngrams([calibration], 1, tokenizer).sum(0)).ravel().astype(int)
+    counts = np.sort(occurrences)[::-1]
+    values = _words(calibration, tokenizer, counts)|_sources(calibration)
     if read is not None: values |= _surprise(calibration, read)
-    shares = {str(k): v/len(calibration) for k,v in Counter(labels or ()).most_common()}
     values = {k: values[k] for k in SET_MEASURES if values.get(k) is not None}
-    return SetDescription(calibration.name, calibration.hash, values, counts, read and read.by_position(bins), shares)
+    positions = None if read is None else read.by_position(bins)
+    shares = {str(k): v/len(calibration) for k,v in Counter(labels or ()).most_common()}
+    return SetDescription(calibration.name, calibration.hash, values, counts, positions, shares)
 
 # %% ../../nbs/choosing/40_description.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -195,18 +248,35 @@ class SetComparison:
     distances:dict[str,SetDistance]=field(default_factory=dict) # From the reference, by the names of all others
     reference:str|None=None               # Name of the reference
 
-    def _columns(self):
-        shown = {k: o.shown() for k,o in self.descriptions.items()}
-        for k,o in self.distances.items(): shown[k] = shown[k]|{f'from {self.reference}: {m}': f'{v:.3f}' for m,v in o.summary.items()}
-        return shown
     def to_pandas(self)->pd.DataFrame: # Sets as rows
         "All numbers by their names in tables"
         far = {k: o.summary for k,o in self.distances.items()}
-        return pd.DataFrame([o.named()|far.get(k, {}) for k,o in self.descriptions.items()], index=pd.Index(self.descriptions, name='set'))
-    def __repr__(self): return one_line(f"SetComparison({', '.join(self.descriptions)}{f', from {self.reference}' if self.reference else ''})")
-    def table_rows(self)->list: "Rows of the table that is shown, the head first"; return _rows(self._columns())
+        rows = [o.named()|far.get(k, {}) for k,o in self.descriptions.items()]
+        return pd.DataFrame(rows, index=pd.Index(self.descriptions, name='set'))
+    def table_rows(self)->list:
+        "Rows of the table that is shown, the head first"
+        shown = {k: o.shown() for k,o in self.descriptions.items()}
+        for k,o in self.distances.items():
+            shown[k] |= {f'from {self.reference}: {m}': f'{v:.3f}' for m,v in o.summary.items()}
+        return _rows(shown)
+    def __repr__(self):
+        origin = f', from {self.reference}' if self.reference else ''
+        return one_line(f"SetComparison({', '.join(self.descriptions)}{origin})")
     def _repr_markdown_(self): return markdown_table(self.table_rows())
 
+# %% ../../nbs/choosing/40_description.ipynb #a4655141
+def _check_names(sets, reference, **by_name):
+    "Refuse anything but sets by name, and names of no set"
+    if not isinstance(sets, Mapping) or not sets:
+        raise ValueError(f"`sets` must map names to calibration sets, got {type(sets).__name__} {list(sets)!r}")
+    if reference is not None and reference not in sets:
+        raise ValueError(f"`reference` must be one of {', '.join(sets)}, got {reference!r}")
+    for name,given in by_name.items():
+        unknown = [k for k in given if k not in sets]
+        if unknown: raise ValueError(f"`{name}` must be of sets among {', '.join(sets)}, got {unknown[0]!r}")
+    return by_name.values()
+
+# %% ../../nbs/choosing/40_description.ipynb #2cb76524
 def compare_sets(
     sets:Mapping[str,CalibrationSet], # By the names to show
     tokenizer=None,                   # Says which tokens are special
@@ -219,13 +289,9 @@ def compare_sets(
     batch_size:int|None=None,         # Sequences in one forward pass, as in `profile`
     progress:bool=True,               # Show a progress bar for each set?
     **kwargs                          # `ns`, `share`, `permutations`, `seed` of `distance`
-)->SetComparison:                     # Numbers, table; figures from `plot_ranks`, `plot_positions` and `plot_distances`
+)->SetComparison: # Numbers, table; figures from `plot_ranks`, `plot_positions` and `plot_distances`
     "What several sets are like, side by side"
-    if not isinstance(sets, Mapping) or not sets: raise ValueError(f"`sets` must map names to calibration sets, got {type(sets).__name__} {list(sets)!r}")
-    if reference is not None and reference not in sets: raise ValueError(f"`reference` must be one of {', '.join(sets)}, got {reference!r}")
-    profiles,labels = profiles or {},labels or {}
-    for name,given in (('profiles',profiles), ('labels',labels)):
-        if unknown := [k for k in given if k not in sets]: raise ValueError(f"`{name}` must be of sets among {', '.join(sets)}, got {unknown[0]!r}")
+    profiles,labels = _check_names(sets, reference, profiles=profiles or {}, labels=labels or {})
     def read(k):
         if k in profiles or model is None: return profiles.get(k)
         return profile(model, sets[k], moments=reference is not None, batch_size=batch_size, progress=progress)
@@ -233,7 +299,8 @@ def compare_sets(
     for k,o in sets.items():
         own = base if k==reference else read(k)
         described[k] = describe_set(o, tokenizer, own, labels.get(k), bins=bins)
-        if reference not in (None,k): far[k] = distance(o, sets[reference], tokenizer, (own,base) if own and base else None, **kwargs)
+        both = (own,base) if own and base else None
+        if reference not in (None,k): far[k] = distance(o, sets[reference], tokenizer, both, **kwargs)
     return SetComparison(described, far, reference)
 
 # %% ../../nbs/choosing/40_description.ipynb #4c8c32c9
@@ -252,17 +319,24 @@ def plot_ranks(
     return picture
 
 # %% ../../nbs/choosing/40_description.ipynb #e6637aac
+def _band(table, k):
+    "A curve with its standard errors"
+    low,high = table[k]-table[f'{k}_error'],table[k]+table[f'{k}_error']
+    return Line(list(table.position), list(table[k]), (list(low), list(high)))
+
 def plot_positions(
     comparison:SetComparison|Mapping[str,SetDescription], # From `compare_sets` with a model, or descriptions by name
     width:str|float='text',   # As in `figure_size`
 )->Picture:                   # The picture, not yet written anywhere
     "Loss and entropy along the window, with standard errors over sequences"
     described = getattr(comparison, 'descriptions', comparison)
-    if missing := [k for k,o in described.items() if o.positions is None]:
+    missing = [k for k,o in described.items() if o.positions is None]
+    if missing:
         raise ValueError(f"`comparison` must be of sets that a model has read, got {missing[0]!r} without a profile")
-    def curve(t, k): return Line(list(t.position), list(t[k]), (list(t[k]-t[f'{k}_error']), list(t[k]+t[f'{k}_error'])))
-    panels = {title: {name: curve(o.positions, k) for name,o in described.items()} for k,title in (('loss','loss'), ('entropy','entropy of the next token'))}
+    titles = dict(loss='loss', entropy='entropy of the next token')
+    panels = {title: {name: _band(o.positions, k) for name,o in described.items()} for k,title in titles.items()}
     own = [k for k,o in described.items() if 'own' in o.values]
     said = 'Loss and entropy along the window, with standard errors over sequences.'
     if own: said += f" Of {', '.join(own)}, written by a model, the loss is the model's own entropy."
-    return plot_line_panels(panels, 'position in the window, tokens', 'nats per token', caption=said, width=width, ylim=(0,None))
+    return plot_line_panels(panels, 'position in the window, tokens', 'nats per token', caption=said,
+        width=width, ylim=(0,None))

@@ -16,6 +16,7 @@ import pandas as pd
 from .leakage import common_texts
 from ..text.corpora import open_corpus
 from ..calibration.calibration_set import CalibrationSet
+from ..core.patching import patch
 from ..core.tables import markdown_table, plain_text
 
 # %% ../../nbs/choosing/15_disjoint.ipynb #b4b13409
@@ -67,35 +68,51 @@ class SharedDocuments:
     complete: bool    # Was everything looked at?
 
     def __len__(self): return len({o.evaluation for o in self.documents})
-    def __repr__(self):
-        more = '' if self.complete else '; not all of the text was looked at'
-        if not self: return f"none of {self.evaluation:,} evaluation documents stands in the {self.calibration:,} of the calibration text{more}"
-        name = plain_text(repr(self.documents[0].evaluation))
-        return f"{len(self):,} of {self.evaluation:,} evaluation documents stand in the calibration text, such as {name}{more}"
-    def to_pandas(self)->pd.DataFrame: # Columns `calibration`, `evaluation` and `share`
-        "One row for each pair"
-        return pd.DataFrame([asdict(o) for o in self.documents], columns=['calibration', 'evaluation', 'share'])
-    def _repr_markdown_(self):
-        rows = [(o.calibration, o.evaluation, f'{o.share:.0%}') for o in self.documents]
-        return markdown_table([('calibration', 'evaluation', 'shared'), *rows], 2) if rows else repr(self)
+
+# %% ../../nbs/choosing/15_disjoint.ipynb #155bda4c
+@patch
+def __repr__(self:SharedDocuments):
+    more = '' if self.complete else '; not all of the text was looked at'
+    if not self:
+        return (f"none of {self.evaluation:,} evaluation documents stands "
+                f"in the {self.calibration:,} of the calibration text{more}")
+    name = plain_text(repr(self.documents[0].evaluation))
+    return (f"{len(self):,} of {self.evaluation:,} evaluation documents stand in the calibration text, "
+            f"such as {name}{more}")
+
+@patch
+def to_pandas(self:SharedDocuments)->pd.DataFrame: # Columns `calibration`, `evaluation` and `share`
+    "One row for each pair"
+    return pd.DataFrame([asdict(o) for o in self.documents], columns=['calibration', 'evaluation', 'share'])
+
+@patch
+def _repr_markdown_(self:SharedDocuments):
+    rows = [(o.calibration, o.evaluation, f'{o.share:.0%}') for o in self.documents]
+    return markdown_table([('calibration', 'evaluation', 'shared'), *rows], 2) if rows else repr(self)
 
 # %% ../../nbs/choosing/15_disjoint.ipynb #4ce9f11b
 @dataclass(frozen=True)
 class _Side:
+    "One side of the question"
     names:dict      # The name of a document that holds everywhere -> its short name
     texts:list      # Pairs of a short name and a text
     complete:bool   # Is this all of it?
 
+def _window_name(given, i):
+    "What a window of a set is called: its document, where that is known"
+    if given.manifest.get('kind')!='mix':
+        for _,short in document_names(given.manifest, [i]): return short
+    return f'{given.name}, sequence {i}'
+
 def _set_side(given, tokenizer):
     "A set: its documents by name, and its windows as text"
-    names,texts = dict(document_names(given.manifest)),[]
+    names = dict(document_names(given.manifest))
+    if tokenizer is None: return _Side(names, [], True)
     masks = given.tokens>=0 if given.mask is None else given.mask
-    for i,(row,mask) in enumerate(zip(given.tokens, masks)) if tokenizer is not None else ():
-        known = () if given.manifest.get('kind')=='mix' else document_names(given.manifest, [i])
-        label = next((short for _,short in known), f'{given.name}, sequence {i}')
-        texts.append((label, tokenizer.decode(row[mask], skip_special_tokens=True)))
-    return _Side(names, texts, True)
+    texts = [tokenizer.decode(row[mask], skip_special_tokens=True) for row,mask in zip(given.tokens, masks)]
+    return _Side(names, [(_window_name(given, i), o) for i,o in enumerate(texts)], True)
 
+# %% ../../nbs/choosing/15_disjoint.ipynb #abe298ca
 def _source_side(given, split, most):
     "A source: its documents by name and as text"
     corpus = open_corpus(given, split=split)
@@ -104,12 +121,27 @@ def _source_side(given, split, most):
     return _Side(names, [(d.id, d.text) for d in documents[:most]], len(documents)<=most)
 
 def _side(given, tokenizer, split, most):
+    "A set, the folder of one, or a source"
     if isinstance(given, CalibrationSet): return _set_side(given, tokenizer)
     if isinstance(given, (str, Path)) and (Path(given)/'manifest.json').is_file(): # a folder of a set that is kept
         return _set_side(CalibrationSet.load(given), tokenizer)
     return _source_side(given, split, most)
 
 # %% ../../nbs/choosing/15_disjoint.ipynb #d74ade89
+def _pairs(a, b, n, share)->dict:
+    "Names of documents that two sides have in common, and how much of them"
+    found = {(a.names[k], b.names[k]): 1. for k in a.names.keys() & b.names.keys()}
+    if not a.texts or not b.texts: return found
+    for i,j,s in common_texts([o for _,o in a.texts], [o for _,o in b.texts], n, share):
+        pair = a.texts[i][0],b.texts[j][0]
+        found[pair] = max(s, found.get(pair, 0))
+    return found
+
+def _size(side)->int:
+    "How many documents, or windows, were looked at"
+    return len({name for name,_ in side.texts} or set(side.names.values()))
+
+# %% ../../nbs/choosing/15_disjoint.ipynb #f501ae71
 def shared_documents(
     calibration,             # A `CalibrationSet`, its folder, or a source as `open_corpus` takes it
     evaluation,              # The same for the text that is evaluated on
@@ -126,11 +158,6 @@ def shared_documents(
             raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
     if not 0<share<=1: raise ValueError(f"`share` must lie above 0 and at most at 1, got {share!r}")
     a,b = _side(calibration, tokenizer, 'calibration', most),_side(evaluation, tokenizer, split, most)
-    found = {(a.names[k], b.names[k]): 1. for k in a.names.keys() & b.names.keys()}
-    texts = [[t for _,t in o.texts] for o in (a, b)]
-    for i,j,s in common_texts(*texts, n, share) if all(texts) else ():
-        pair = a.texts[i][0],b.texts[j][0]
-        found[pair] = max(s, found.get(pair, 0))
-    pairs = [SharedDocument(*pair, s) for pair,s in sorted(found.items(), key=lambda o: o[0][::-1])]
-    sizes = [len({name for name,_ in o.texts}|set(o.names.values())) for o in (a, b)]
-    return SharedDocuments(tuple(pairs), *sizes, a.complete and b.complete)
+    by_evaluation = sorted(_pairs(a, b, n, share).items(), key=lambda o: o[0][::-1])
+    documents = tuple(SharedDocument(*pair, s) for pair,s in by_evaluation)
+    return SharedDocuments(documents, _size(a), _size(b), a.complete and b.complete)

@@ -16,6 +16,7 @@ import numpy as np, pandas as pd, torch
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
+from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels
 from .readings import Profile,outlier_channels
 from ..calibration.calibration_set import CalibrationSet
@@ -24,33 +25,47 @@ from ..core.tables import escape_markdown,markdown_table,one_line
 from ..core.seeds import check_seed
 
 # %% ../../nbs/choosing/30_distances.ipynb #2c777bf8
+def _number(grams):
+    "A number for each n-gram, the same for equal ones, from 0 without gaps"
+    number = np.unique(grams[:,0], return_inverse=True)[1].reshape(-1)
+    for token in grams.T[1:]:
+        paired = number*(grams.max(initial=0)+1)+token
+        number = np.unique(paired, return_inverse=True)[1].reshape(-1)
+    return number
+
+def _ngrams(calibration, n, tokenizer):
+    "The n-grams of a set, `[n-grams, n]`, and the sequence that each is in"
+    tokens,starts = calibration.tokens,max(calibration.length-n+1, 0)
+    keep = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
+    if tokenizer is not None: keep = keep & torch.isin(tokens, ordinary_ids(tokenizer))
+    whole = torch.stack([keep[:,i:i+starts] for i in range(n)]).all(0)
+    grams = torch.stack([tokens[:,i:i+starts] for i in range(n)], -1)[whole]
+    return grams.numpy(),whole.nonzero()[:,0].numpy()
+
+# %% ../../nbs/choosing/30_distances.ipynb #9e04c3d1
 def count_ngrams(
     sets:Sequence[CalibrationSet], # One or more
     n:int=1,                       # Tokens in an n-gram
     tokenizer=None,                # Says which tokens are special; `None`: none are
 )->csr_matrix:                     # Counts, `[sequences of all sets, distinct n-grams]`
     "How often each sequence has each n-gram that is found in any"
-    if isinstance(n, bool) or not isinstance(n, int) or n<1: raise ValueError(f"`n` must be a whole number of at least 1, got {n!r}")
-    parts = []
-    for o in sets:
-        keep = torch.ones_like(o.tokens, dtype=torch.bool) if o.mask is None else o.mask
-        if tokenizer is not None: keep = keep & torch.isin(o.tokens, ordinary_ids(tokenizer))
-        starts = max(o.length-n+1, 0)
-        whole = torch.stack([keep[:,i:i+starts] for i in range(n)]).all(0)
-        grams = torch.stack([o.tokens[:,i:i+starts] for i in range(n)], -1)[whole]
-        parts.append((whole.nonzero()[:,0].numpy(), grams.numpy()))
-    firsts = np.cumsum([0]+[len(o) for o in sets])
-    row,grams = np.concatenate([r+f for (r,_),f in zip(parts, firsts)]),np.concatenate([g for _,g in parts])
-    number = _number(grams)
-    return csr_matrix((np.ones(len(row)), (row,number)), shape=(firsts[-1], number.max()+1 if len(number) else 0))
-
-def _number(grams):
-    "A number for each n-gram, the same for equal ones, from 0 without gaps"
-    number = np.unique(grams[:,0], return_inverse=True)[1].reshape(-1)
-    for token in grams.T[1:]: number = np.unique(number*(grams.max(initial=0)+1)+token, return_inverse=True)[1].reshape(-1)
-    return number
+    if isinstance(n, bool) or not isinstance(n, int) or n<1:
+        raise ValueError(f"`n` must be a whole number of at least 1, got {n!r}")
+    parts = [_ngrams(o, n, tokenizer) for o in sets]
+    firsts = np.cumsum([0]+[len(o) for o in sets]) # the number of each set's first sequence
+    row = np.concatenate([rows+first for (_,rows),first in zip(parts, firsts)])
+    number = _number(np.concatenate([grams for grams,_ in parts]))
+    kinds = number.max()+1 if len(number) else 0
+    return csr_matrix((np.ones(len(row)), (row,number)), shape=(firsts[-1], kinds))
 
 # %% ../../nbs/choosing/30_distances.ipynb #c90712d5
+def _divergence(counts, rows)->float:
+    "Bits between some rows of a table of counts and the others; nan where one side is empty"
+    inside = np.zeros(counts.shape[0])
+    inside[rows] = 1
+    p,q = inside@counts,(1-inside)@counts
+    return jensenshannon(p, q, base=2)**2 if p.any() and q.any() else np.nan
+
 def text_distance(
     candidate:CalibrationSet,  # A set
     reference:CalibrationSet,  # Another
@@ -58,18 +73,16 @@ def text_distance(
     tokenizer=None,            # Says which tokens are special; `None`: none are
     permutations:int=20,       # Shuffles that tell what chance gives
     seed:int=0,                # Decides the shuffles
-)->tuple[float,float]:         # Bits between the two sets, and between two hands dealt from the sequences of both, nan for no shuffles
+)->tuple[float,float]:         # Bits between the two sets, and between two hands dealt from both, nan for no shuffles
     "Jensen-Shannon divergence of the n-grams of two sets"
     counts,m = count_ngrams([candidate,reference], n, tokenizer),len(candidate)
     if not counts[:m].sum() or not counts[m:].sum():
-        raise ValueError(f"`n` must leave an n-gram in both sets, got {n} for windows of {candidate.length} and {reference.length} tokens")
-    def between(rows):
-        inside = np.zeros(counts.shape[0]); inside[rows] = 1
-        p,q = inside@counts,(1-inside)@counts
-        return jensenshannon(p, q, base=2)**2 if p.any() and q.any() else np.nan
+        raise ValueError(f"`n` must leave an n-gram in both sets, got {n} "
+                         f"for windows of {candidate.length} and {reference.length} tokens")
     g = np.random.default_rng(check_seed(seed))
-    dealt = [between(g.permutation(counts.shape[0])[:m]) for _ in range(permutations)]
-    return float(between(np.arange(m))),float(np.nanmean(dealt)) if dealt else float('nan')
+    dealt = [_divergence(counts, g.permutation(counts.shape[0])[:m]) for _ in range(permutations)]
+    by_chance = float(np.nanmean(dealt)) if dealt else float('nan')
+    return float(_divergence(counts, np.arange(m))),by_chance
 
 # %% ../../nbs/choosing/30_distances.ipynb #6c65db5b
 def norm_distance(
@@ -103,6 +116,9 @@ def outlier_overlap(
     return float(torch.isin(a, b).double().mean())
 
 # %% ../../nbs/choosing/30_distances.ipynb #a287ac0e
+TITLES = dict(norms='norm distance', hessian='Hessian distance',
+    outliers='shared outlier channels') # Of the columns of `SetDistance.layers`
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SetDistance:
     "How far a set is from a reference"
@@ -114,50 +130,65 @@ class SetDistance:
     @property
     def summary(self)->dict: # By the name of the measure
         "Text distances, and the mean over all inputs of each other"
-        said = {f'{n}-gram divergence{k}': float(v) for k,column in ((', bits','bits'), (' by chance','by chance')) for n,v in self.text[column].items()}
-        return said | {TITLES[k]: float(self.layers[k].mean()) for k in TITLES if k in self.layers}
-    def to_pandas(self)->pd.DataFrame: "One row for each input of a layer"; return self.layers.copy()
-    def __repr__(self):
-        names = f"{one_line(self.name)} from {one_line(self.reference)}"
-        return f"SetDistance({names}: {', '.join(f'{k} {v:.3f}' for k,v in self.summary.items())})"
+        said = {f'{n}-gram divergence, bits': float(v) for n,v in self.text['bits'].items()}
+        said |= {f'{n}-gram divergence by chance': float(v) for n,v in self.text['by chance'].items()}
+        return said | {title: float(self.layers[k].mean()) for k,title in TITLES.items() if k in self.layers}
 
-    def _repr_markdown_(self):
-        title = f"**{escape_markdown(self.name)} from {escape_markdown(self.reference)}**"
-        words = [(n, f"{r['bits']:.4f}", f"{r['by chance']:.4f}") for n,r in self.text.iterrows()]
-        tables = [markdown_table([('n-grams', 'bits', 'by chance'), *words], 0)]
-        if len(self.layers): tables.append(markdown_table(self._by_kind()))
-        return '\n\n'.join([title, *tables])
+    def to_pandas(self)->pd.DataFrame:
+        "One row for each input of a layer"
+        return self.layers.copy()
 
-    def _by_kind(self):
-        "Mean distances of layers of one kind, as rows of a table"
-        known = [k for k in TITLES if k in self.layers]
-        kinds = self.layers.groupby(self.layers.layer.str.replace(r'\.\d+(?=\.|$)', '.*', regex=True), sort=False)
-        rows = [(kind, len(o), *(f'{o[k].mean():.4f}' for k in known)) for kind,o in kinds]
-        return [('input of', 'count', *(TITLES[k] for k in known)), *rows]
+# %% ../../nbs/choosing/30_distances.ipynb #c1f505d2
+def _by_kind(layers)->list:
+    "Mean distances of layers of one kind, as rows of a table"
+    known = [k for k in TITLES if k in layers]
+    kinds = layers.groupby(layers.layer.str.replace(r'\.\d+(?=\.|$)', '.*', regex=True), sort=False)
+    rows = [(kind, len(o), *(f'{o[k].mean():.4f}' for k in known)) for kind,o in kinds]
+    return [('input of', 'count', *(TITLES[k] for k in known)), *rows]
 
-TITLES = dict(norms='norm distance', hessian='Hessian distance', outliers='shared outlier channels') # Of the columns of `SetDistance.layers`
+@patch
+def __repr__(self:SetDistance):
+    names = f"{one_line(self.name)} from {one_line(self.reference)}"
+    return f"SetDistance({names}: {', '.join(f'{k} {v:.3f}' for k,v in self.summary.items())})"
+
+@patch
+def _repr_markdown_(self:SetDistance):
+    title = f"**{escape_markdown(self.name)} from {escape_markdown(self.reference)}**"
+    words = [(n, f"{r['bits']:.4f}", f"{r['by chance']:.4f}") for n,r in self.text.iterrows()]
+    tables = [markdown_table([('n-grams', 'bits', 'by chance'), *words], 0)]
+    if len(self.layers): tables.append(markdown_table(_by_kind(self.layers)))
+    return '\n\n'.join([title, *tables])
 
 # %% ../../nbs/choosing/30_distances.ipynb #4d3312f7
-def _layer_rows(a:Profile, b:Profile, share):
-    "Distances for each input that two profiles know"
-    if a.statistics.keys()!=b.statistics.keys(): raise ValueError("`profiles` must be of one model and of the same layers, got different names of layers")
-    peaks,loud,rows,known = (a.peaks,b.peaks),(a.channels,b.channels),[],set()
-    for full,s in a.statistics.items():
-        if id(s) in known: continue
-        known.add(id(s))
-        block,layer = re.fullmatch(r'(.*?\.\d+)\.(.*)', full).groups()
-        t,seen = b.statistics[full],min(s.tokens, b.statistics[full].tokens)>0
-        row = dict(block=int(block.rpartition('.')[2]), layer=layer, norms=norm_distance(loud[0][full], loud[1][full]) if seen else np.nan)
-        if s.moments is not None and t.moments is not None: row['hessian'] = hessian_distance(s.moments, t.moments) if seen else np.nan
-        if full in peaks[0] and full in peaks[1]: row['outliers'] = outlier_overlap(peaks[0][full], peaks[1][full], share) if seen else np.nan
-        rows.append(row)
-    return rows
+def _input_row(a:Profile, b:Profile, full, loud, peaks, share)->dict:
+    "Distances between what two profiles know of the input of a layer"
+    block,layer = re.fullmatch(r'(.*?\.\d+)\.(.*)', full).groups()
+    s,t = a.statistics[full],b.statistics[full]
+    found = dict(norms=lambda: norm_distance(loud[0][full], loud[1][full]))
+    if s.moments is not None and t.moments is not None:
+        found['hessian'] = lambda: hessian_distance(s.moments, t.moments)
+    if full in peaks[0] and full in peaks[1]:
+        found['outliers'] = lambda: outlier_overlap(peaks[0][full], peaks[1][full], share)
+    seen = min(s.tokens, t.tokens)>0
+    row = dict(block=int(block.rpartition('.')[2]), layer=layer)
+    return row|{name: measure() if seen else np.nan for name,measure in found.items()}
 
+# %% ../../nbs/choosing/30_distances.ipynb #acb63321
+def _layer_rows(a:Profile, b:Profile, share)->list[dict]:
+    "Distances for each input that two profiles know"
+    if a.statistics.keys()!=b.statistics.keys():
+        raise ValueError("`profiles` must be of one model and of the same layers, got different names of layers")
+    first = {} # input -> the first layer that reads it
+    for full,statistics in a.statistics.items(): first.setdefault(id(statistics), full)
+    loud,peaks = (a.channels,b.channels),(a.peaks,b.peaks)
+    return [_input_row(a, b, full, loud, peaks, share) for full in first.values()]
+
+# %% ../../nbs/choosing/30_distances.ipynb #51f5ff87
 def distance(
     candidate:CalibrationSet,  # A set
     reference:CalibrationSet,  # What it is compared with
     tokenizer=None,            # Says which tokens are special; `None`: none are
-    profiles:tuple[Profile,Profile]|None=None, # Readings of the candidate and of the reference; `None`: compare the words alone
+    profiles:tuple[Profile,Profile]|None=None, # Readings of both; `None`: compare the words alone
     *,
     ns:Sequence[int]=(1,2),    # Lengths of n-grams
     share:float=.01,           # Share of channels called outliers
@@ -165,13 +196,21 @@ def distance(
     seed:int=0,                # Decides the shuffles
 )->SetDistance:                # Numbers, table
     "How far a set is from a reference"
-    prints = [o.manifest.get('tokenizer') for o in (candidate,reference)]
-    if None not in prints and prints[0]!=prints[1]: raise ValueError(f"`candidate` must be of the reference's tokenizer {prints[1]}, got {prints[0]}")
-    for p,o in zip(profiles or (), (candidate,reference)):
-        if p.hash!=o.hash: raise ValueError(f"`profiles` must be of the sets compared, got one of {p.hash} for {o.hash}")
+    _check_pair(candidate, reference, profiles)
     bits = [text_distance(candidate, reference, n, tokenizer, permutations, seed) for n in ns]
     text = pd.DataFrame(bits, columns=['bits','by chance'], index=pd.Index(ns, name='n'))
-    return SetDistance(candidate.name, reference.name, text, pd.DataFrame(_layer_rows(*profiles, share) if profiles else []))
+    layers = pd.DataFrame(_layer_rows(*profiles, share) if profiles else [])
+    return SetDistance(candidate.name, reference.name, text, layers)
+
+# %% ../../nbs/choosing/30_distances.ipynb #b817ec8f
+def _check_pair(candidate, reference, profiles):
+    "Refuse sets of two tokenizers, and profiles of other sets"
+    has,expected = (o.manifest.get('tokenizer') for o in (candidate,reference))
+    if None not in (has,expected) and has!=expected:
+        raise ValueError(f"`candidate` must be of the reference's tokenizer {expected}, got {has}")
+    for p,o in zip(profiles or (), (candidate,reference)):
+        if p.hash!=o.hash:
+            raise ValueError(f"`profiles` must be of the sets compared, got one of {p.hash} for {o.hash}")
 
 # %% ../../nbs/choosing/30_distances.ipynb #71edc51e
 def plot_distances(
@@ -181,11 +220,13 @@ def plot_distances(
     "Distances from a reference by depth, mean over the inputs of a block"
     if not distances or any(o.layers.empty for o in distances.values()):
         raise ValueError("`distances` must hold at least one, all with profiles, got none or some without")
-    if len(refs:={o.reference for o in distances.values()})>1: raise ValueError(f"`distances` must be from one reference, got {', '.join(sorted(refs))}")
+    references = sorted({o.reference for o in distances.values()})
+    if len(references)>1: raise ValueError(f"`distances` must be from one reference, got {', '.join(references)}")
     panels = {}
     for k,title in TITLES.items():
         means = {name: o.layers.groupby('block')[k].mean() for name,o in distances.items() if k in o.layers}
         if means: panels[title] = {name: Line([int(i) for i in m.index], list(m)) for name,m in means.items()}
-    said = f"Distance of {', '.join(distances)} from {refs.pop()} by depth"
+    said = f"Distance of {', '.join(distances)} from {references[0]} by depth"
     units = dict(zip(TITLES.values(), ('sd of ln ratio','1 − cosine','share')))
-    return plot_line_panels(panels, 'block', units, columns=len(panels), width=width, height=2.1, ylim=(0,None), caption=said)
+    return plot_line_panels(panels, 'block', units, columns=len(panels), width=width,
+        height=2.1, ylim=(0,None), caption=said)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import numpy as np
 from ..core.marked_text import Mark, MarkedText
+from ..core.patching import patch
 from ..core.plots import Line, Picture, plot_lines
 from ..core.tables import markdown_table
 
@@ -26,87 +27,114 @@ class _Vocabulary(dict):
         self[word] = code = self.known.setdefault(word.lower(), len(self.known))
         return code
 
+# %% ../../nbs/choosing/10_leakage.ipynb #1ffcf9d7
+def _document(o):
+    "One document as text or as a list"
+    if hasattr(o, 'text'): return o.text
+    if hasattr(o, 'tolist'): return o.tolist()
+    return list(o) if isinstance(o, (list, tuple)) else o
+
+def _kind(document):
+    "`str` for a text, `int` for token ids, `None` for what is neither"
+    if isinstance(document, str): return str
+    ids = type(document) is list and all(isinstance(i, (int, np.integer)) for i in document)
+    return int if ids else None
+
 def _documents(given, name):
     "A list of texts, or of lists of token ids"
-    if isinstance(given, (str, bytes)): raise TypeError(f"`{name}` must be a list of documents, got one {type(given).__name__}")
-    if hasattr(given, 'tokens'): given = [t[m] for t,m in zip(given.tokens, given.mask)] if given.mask is not None else given.tokens
-    found = [o.text if hasattr(o, 'text') else o.tolist() if hasattr(o, 'tolist') else list(o) if isinstance(o, (list, tuple)) else o for o in given]
+    if isinstance(given, (str, bytes)):
+        raise TypeError(f"`{name}` must be a list of documents, got one {type(given).__name__}")
+    if hasattr(given, 'tokens'): # a set: its rows without padding
+        given = given.tokens if given.mask is None else [t[m] for t,m in zip(given.tokens, given.mask)]
+    found = [_document(o) for o in given]
     if not found: raise ValueError(f"`{name}` must hold at least one document, got none")
-    kinds = {str if isinstance(o, str) else int if type(o) is list and all(isinstance(i, (int, np.integer)) for i in o) else None for o in found}
-    if kinds not in ({str}, {int}): raise TypeError(f"`{name}` must be all texts or all rows of token ids")
+    if {_kind(o) for o in found} not in ({str}, {int}):
+        raise TypeError(f"`{name}` must be all texts or all rows of token ids")
     return found
 
 # %% ../../nbs/choosing/10_leakage.ipynb #18f2644a
 @dataclass(frozen=True, eq=False)
 class _Row:
+    "Documents one after another"
     codes:np.ndarray  # A number for each word, int64, `[words]`
     bounds:np.ndarray # Where each document begins, and where the last ends, `[documents+1]`
 
     def __len__(self): return len(self.bounds)-1
-    def of(self, positions): return np.searchsorted(self.bounds, positions, side='right')-1 # documents of positions
     def document(self, i): return self.codes[self.bounds[i]:self.bounds[i+1]]
+    def of(self, positions):
+        "Documents of positions"
+        return np.searchsorted(self.bounds, positions, side='right')-1
 
 def _one_row(documents, vocabulary):
-    rows = [np.fromiter(map(vocabulary.__getitem__, _word.findall(o)) if isinstance(o, str) else o, np.int64) for o in documents]
+    "Documents as numbers, in one row"
+    def codes(o): return map(vocabulary.__getitem__, _word.findall(o)) if isinstance(o, str) else o
+    rows = [np.fromiter(codes(o), np.int64) for o in documents]
     return _Row(np.concatenate(rows), np.cumsum([0]+[len(o) for o in rows]))
+
+# %% ../../nbs/choosing/10_leakage.ipynb #020a5c40
+def _mix(h):
+    "Hashes of which each bit depends on all bits of a number"
+    h = (h^(h>>np.uint64(31)))*np.uint64(0xBF58476D1CE4E5B9)
+    return (h^(h>>np.uint64(29)))*np.uint64(0x94D049BB133111EB)
 
 def _grams(row, n, ignore=()):
     "A hash of each run of `n` words within a document, uint64, and where it begins"
     codes,at = row.codes,np.arange(len(row.codes))
-    inside = at+n<=np.repeat(row.bounds[1:], np.diff(row.bounds))
+    ends = np.repeat(row.bounds[1:], np.diff(row.bounds)) # of the document that a word is in
+    inside = at+n<=ends
     if len(ignore):
-        broken = np.concatenate([[0], np.cumsum(np.isin(codes, list(ignore)))])
-        inside &= broken[np.minimum(at+n, len(codes))]==broken[at]
+        before = np.concatenate([[0], np.cumsum(np.isin(codes, list(ignore)))]) # ignored words before each
+        inside &= before[np.minimum(at+n, len(codes))]==before[at]
     at,mixed = at[inside],_mix(codes.astype(np.uint64))
     h = np.zeros(len(at), np.uint64)
     for j in range(n): h = h*np.uint64(0x9E3779B97F4A7C15)+mixed[at+j]
     return _mix(h),at
 
-def _mix(h):
-    h = (h^(h>>np.uint64(31)))*np.uint64(0xBF58476D1CE4E5B9)
-    return (h^(h>>np.uint64(29)))*np.uint64(0x94D049BB133111EB)
-
 # %% ../../nbs/choosing/10_leakage.ipynb #ab7f722a
 @dataclass(frozen=True)
 class Match:
     "A run of words that stands in both"
-    document:int # Evaluation document
-    start:int    # Its first word in the run, counted from 0
-    end:int      # The word after the run
-    source:int   # Calibration document that holds the head of the run
+    document:int     # Evaluation document
+    start:int        # Its first word in the run, counted from 0
+    end:int          # The word after the run
+    source:int       # Calibration document that holds the head of the run
     source_start:int # Where it begins there, in words
 
     def __len__(self): return self.end-self.start
 
+# %% ../../nbs/choosing/10_leakage.ipynb #81e31c8e
 def _find_runs(calibration, evaluation, n, ignore):
-    "Runs of `n` words of the evaluation that stand in the calibration: where, and where there"
+    "Runs of `n` words of the evaluation that stand in the calibration: where, where there, and where all runs are"
     hashes,at = _grams(calibration, n, ignore)
     known,first = np.unique(hashes, return_index=True)
     wanted,positions = _grams(evaluation, n, ignore)
     if not len(known) or not len(wanted): return positions[:0],positions[:0],positions
-    k = np.minimum(np.searchsorted(known, wanted), len(known)-1)
-    hit = known[k]==wanted
-    there,here = at[first[k[hit]]],positions[hit]
+    nearest = np.minimum(np.searchsorted(known, wanted), len(known)-1)
+    hit = known[nearest]==wanted
+    there,here = at[first[nearest[hit]]],positions[hit]
     same = np.ones(len(here), bool)
     for j in range(n): same &= evaluation.codes[here+j]==calibration.codes[there+j]
     return here[same],there[same],positions
 
 def _join(here, there, calibration, evaluation, n):
     "Matches from single runs, those that overlap joined"
+    if not len(here): return
     documents,sources = evaluation.of(here),calibration.of(there)
-    heads = np.flatnonzero(np.concatenate([[True], (documents[1:]!=documents[:-1]) | (here[1:]>=here[:-1]+n)])) if len(here) else []
+    apart = (documents[1:]!=documents[:-1]) | (here[1:]>=here[:-1]+n)
+    heads = np.flatnonzero(np.concatenate([[True], apart]))
     for a,b in zip(heads, [*heads[1:], len(here)]):
-        d,s = documents[a],sources[a]
-        yield Match(int(d), int(here[a]-evaluation.bounds[d]), int(here[b-1]+n-evaluation.bounds[d]), int(s), int(there[a]-calibration.bounds[s]))
+        document,source = int(documents[a]),int(sources[a])
+        begin,source_begin = evaluation.bounds[document],calibration.bounds[source]
+        yield Match(document, int(here[a]-begin), int(here[b-1]+n-begin), source, int(there[a]-source_begin))
 
 # %% ../../nbs/choosing/10_leakage.ipynb #4681a406
 @dataclass(frozen=True)
 class NearCopy:
     "An evaluation document that is nearly a calibration document"
-    document:int     # Evaluation document
-    source:int       # Calibration document most like it
-    similarity:float # Share of short runs in common, 1 for all; where it is `within`, share of the runs of the shorter
-    within:bool=False# Does one of the two stand in the other, though as a whole they differ?
+    document:int      # Evaluation document
+    source:int        # Calibration document most like it
+    similarity:float  # Share of short runs in common, 1 for all; where it is `within`, of the runs of the shorter
+    within:bool=False # Does one of the two stand in the other, though as a whole they differ?
 
 def _shingles(row, words):
     "The set of short runs of each document, sorted hashes; a shorter document is one run"
@@ -117,54 +145,75 @@ def _shingles(row, words):
         if 0<len(codes)<words: yield _grams(_Row(codes, np.array([0, len(codes)])), len(codes))[0]
         else: yield np.unique(hashes[cuts[i]:cuts[i+1]])
 
+def _jaccard(a, b):
+    "Similarity of two sets of hashes, as sorted rows"
+    both = len(np.intersect1d(a, b, assume_unique=True))
+    return both/(len(a)+len(b)-both)
+
+# %% ../../nbs/choosing/10_leakage.ipynb #1f6cee39
 def _near_copies(calibration, evaluation, threshold, words, permutations):
+    "For each evaluation document with a near copy the calibration document most like it"
     from datasketch import MinHash, MinHashLSH
     empty = MinHash(permutations, seed=1, hashfunc=int)
     def summary(runs):
         made = empty.copy()
         made.update_batch((runs & np.uint64(0xffffffff)).tolist())
         return made
-    index,known = MinHashLSH(.9*threshold, permutations, weights=(.2, .8)),list(_shingles(calibration, words))
+    index = MinHashLSH(.9*threshold, permutations, weights=(.2, .8))
+    known = list(_shingles(calibration, words))
     for i,runs in enumerate(known):
         if len(runs): index.insert(i, summary(runs), check_duplication=False)
     for d,runs in enumerate(_shingles(evaluation, words)):
         if not len(runs): continue
-        alike = {i: (both:=len(np.intersect1d(runs, known[i], assume_unique=True)))/(len(runs)+len(known[i])-both) for i in index.query(summary(runs))}
-        if alike and max(alike.values())>=threshold: yield NearCopy(d, i:=max(sorted(alike), key=alike.get), alike[i])
+        alike = {i: _jaccard(runs, known[i]) for i in sorted(index.query(summary(runs)))}
+        most = max(alike, key=alike.get, default=None)
+        if most is not None and alike[most]>=threshold: yield NearCopy(d, most, alike[most])
 
 # %% ../../nbs/choosing/10_leakage.ipynb #abc6cc27
+def _short_texts(row, n, ignore):
+    "A hash of each text that is shorter than a run, and its number"
+    lengths = np.diff(row.bounds)
+    for i in np.flatnonzero((lengths<n) & (lengths>0)):
+        codes = row.document(i)
+        hashes,_ = _grams(_Row(codes, np.array([0, len(codes)])), len(codes), ignore)
+        if len(hashes): yield hashes[0]+np.uint64(1),i # not the hash of a run of so many words
+
 def _run_owners(row, n, ignore=()):
     "A hash of each run, and the number of the text it is of; a text shorter than a run is one run"
     hashes,at = _grams(row, n, ignore)
-    short = np.flatnonzero((np.diff(row.bounds)<n) & (np.diff(row.bounds)>0))
-    alone = [_grams(_Row(codes, np.array([0, len(codes)])), len(codes), ignore)[0] for codes in map(row.document, short)]
-    whole = [(h[0]+np.uint64(1), i) for h,i in zip(alone, short) if len(h)] # not the hash of a run of so many words
-    hashes = np.concatenate([hashes, np.array([h for h,_ in whole], np.uint64)])
-    return hashes,np.concatenate([row.of(at), np.array([i for _,i in whole], np.int64)])
+    short = list(_short_texts(row, n, ignore))
+    hashes = np.concatenate([hashes, np.array([h for h,_ in short], np.uint64)])
+    return hashes,np.concatenate([row.of(at), np.array([i for _,i in short], np.int64)])
 
+def _run_counts(hashes, owner, texts):
+    "How many different runs each text has"
+    pairs = np.unique(np.stack([owner.astype(np.uint64), hashes]), axis=1)
+    return np.bincount(pairs[0].astype(np.int64), minlength=texts)
+
+# %% ../../nbs/choosing/10_leakage.ipynb #74809d95
 def _text_runs(hashes, owner, known, texts):
-    "Which text has which run, `[texts, runs]`"
+    "Which text has which of the known runs, `[texts, runs]`"
     from scipy.sparse import csr_matrix
-    at = np.searchsorted(known, hashes)
-    found = csr_matrix((np.ones(len(at), np.int32), (owner, at)), (texts, len(known)))
+    kept = np.isin(hashes, known)
+    at = np.searchsorted(known, hashes[kept])
+    found = csr_matrix((np.ones(len(at), np.int32), (owner[kept], at)), (texts, len(known)))
     found.sum_duplicates()
     found.data[:] = 1
     return found
 
-# %% ../../nbs/choosing/10_leakage.ipynb #74809d95
 def _contained(calibration, evaluation, share, n, ignore=()):
     "Pairs of documents of which the shorter stands in the longer to so much: `(calibration, evaluation, share)`"
-    parts = [_run_owners(o, n, ignore) for o in (calibration, evaluation)]
-    known = np.intersect1d(*(h for h,_ in parts)) # a run that stands on one side only is in no pair
-    kept = [np.isin(h, known) for h,_ in parts]
-    a,b = (_text_runs(h[k], o[k], known, len(r)) for (h,o),k,r in zip(parts, kept, (calibration, evaluation)))
-    pairs = [np.unique(np.stack([o.astype(np.uint64), h]), axis=1)[0] for h,o in parts]
-    sizes = [np.bincount(p.astype(np.int64), minlength=len(r)) for p,r in zip(pairs, (calibration, evaluation))]
+    rows = calibration,evaluation
+    runs = [_run_owners(o, n, ignore) for o in rows]
+    known = np.intersect1d(*(hashes for hashes,_ in runs)) # a run that stands on one side only is in no pair
+    a,b = (_text_runs(*o, known, len(row)) for o,row in zip(runs, rows))
+    sizes = [_run_counts(*o, len(row)) for o,row in zip(runs, rows)]
     both = (a@b.T).tocoo()
     shares = both.data/np.minimum(sizes[0][both.row], sizes[1][both.col])
     for i,j,s in zip(both.row, both.col, shares):
         if s>=share: yield int(i),int(j),float(s)
 
+# %% ../../nbs/choosing/10_leakage.ipynb #2cd50f62
 def common_texts(
     calibration,     # Texts, rows of token ids, or a `CalibrationSet`
     evaluation,      # The same kind
@@ -174,7 +223,8 @@ def common_texts(
     "Which texts are, or hold, the same"
     if not 0<share<=1: raise ValueError(f"`share` must lie above 0 and at most at 1, got {share!r}")
     vocabulary = _Vocabulary()
-    rows = [_one_row(_documents(o, k), vocabulary) for k,o in dict(calibration=calibration, evaluation=evaluation).items()]
+    given = dict(calibration=calibration, evaluation=evaluation)
+    rows = [_one_row(_documents(o, k), vocabulary) for k,o in given.items()]
     return sorted(_contained(*rows, share, n))
 
 # %% ../../nbs/choosing/10_leakage.ipynb #a287ac0e
@@ -183,7 +233,7 @@ class Leakage:
     "What evaluation documents share with calibration documents"
     n:int                       # Words in a run
     near:float|None             # Similarity from which a document is a near copy; None where not searched
-    shares:np.ndarray           # Share of the runs of each evaluation document that are found, nan for those too short, `[documents]`
+    shares:np.ndarray           # Share of the runs of each evaluation document that are found, nan for those too short
     runs:int                    # Runs looked for
     found:int                   # Runs found
     matches:tuple[Match,...]    # Where, overlapping runs joined
@@ -191,28 +241,49 @@ class Leakage:
     calibration:Sequence = field(repr=False) # The documents searched
     evaluation:Sequence = field(repr=False)  # The documents looked for
 
-    @property
-    def too_short(self)->int: return int(np.isnan(self.shares).sum()) # Documents without a single run
-    @property
-    def share_of_runs(self)->float: return self.found/self.runs if self.runs else 0.
-    @property
-    def share_of_documents(self)->float: # Among those long enough
-        return int((self.shares>0).sum())/max(len(self.shares)-self.too_short, 1)
-    @property
-    def offending(self)->list[int]: # Documents with a match or a near copy, worst first
-        alike = {o.document: o.similarity for o in self.copies}
-        return sorted({o.document for o in self.matches} | alike.keys(), key=lambda d: (-max(np.nan_to_num(self.shares[d]), alike.get(d, 0)), d))
+# %% ../../nbs/choosing/10_leakage.ipynb #377a7f72
+@patch(as_prop=True)
+def too_short(self:Leakage)->int:
+    "Documents without a single run"
+    return int(np.isnan(self.shares).sum())
 
-    @property
-    def facts(self)->dict: # What was searched and found, by name
-        judged = len(self.shares)-self.too_short
-        facts = {'calibration documents': f'{len(self.calibration):,}', 'evaluation documents': f'{len(self.shares):,}',
-            f'of them with a run of {self.n}': f'{int((self.shares>0).sum()):,} of {judged:,} ({self.share_of_documents:.1%})',
-            f'shorter than {self.n}, not judged': f'{self.too_short:,}', 'runs found': f'{self.found:,} of {self.runs:,} ({self.share_of_runs:.2%})'}
-        if self.near is not None: facts[f'near copies (similarity {self.near:g} or more)'] = f'{len(self.copies):,}'
-        return facts
-    def __repr__(self): return '\n'.join(f'{k:<40}{v}' for k,v in self.facts.items())
-    def _repr_markdown_(self): return markdown_table([('leakage', ''), *self.facts.items()], 2)
+@patch(as_prop=True)
+def share_of_runs(self:Leakage)->float:
+    "Of all runs looked for, the share that was found"
+    return self.found/self.runs if self.runs else 0.
+
+@patch(as_prop=True)
+def share_of_documents(self:Leakage)->float:
+    "Share of documents with a run that was found, among those long enough"
+    return int((self.shares>0).sum())/max(len(self.shares)-self.too_short, 1)
+
+@patch(as_prop=True)
+def offending(self:Leakage)->list[int]:
+    "Documents with a match or a near copy, worst first"
+    alike = {o.document: o.similarity for o in self.copies}
+    def badness(d): return max(np.nan_to_num(self.shares[d]), alike.get(d, 0))
+    found = {o.document for o in self.matches} | alike.keys()
+    return sorted(found, key=lambda d: (-badness(d), d))
+
+# %% ../../nbs/choosing/10_leakage.ipynb #e0eefa37
+@patch(as_prop=True)
+def facts(self:Leakage)->dict:
+    "What was searched and found, by name"
+    leaked,judged = int((self.shares>0).sum()),len(self.shares)-self.too_short
+    facts = {
+        'calibration documents': f'{len(self.calibration):,}',
+        'evaluation documents': f'{len(self.shares):,}',
+        f'of them with a run of {self.n}': f'{leaked:,} of {judged:,} ({self.share_of_documents:.1%})',
+        f'shorter than {self.n}, not judged': f'{self.too_short:,}',
+        'runs found': f'{self.found:,} of {self.runs:,} ({self.share_of_runs:.2%})'}
+    if self.near is not None: facts[f'near copies (similarity {self.near:g} or more)'] = f'{len(self.copies):,}'
+    return facts
+
+@patch
+def __repr__(self:Leakage): return '\n'.join(f'{k:<40}{v}' for k,v in self.facts.items())
+
+@patch
+def _repr_markdown_(self:Leakage): return markdown_table([('leakage', ''), *self.facts.items()], 2)
 
 # %% ../../nbs/choosing/10_leakage.ipynb #687b16a8
 def _shares(row, found, runs):
@@ -227,6 +298,24 @@ def _all_copies(calibration, evaluation, near, n, ignore, words, permutations):
     for o in sorted(within, key=lambda o: (-o.similarity, o.source)): best.setdefault(o.document, o)
     return tuple(best[d] for d in sorted(best))
 
+# %% ../../nbs/choosing/10_leakage.ipynb #b0db956d
+def _check_settings(near, **counts):
+    "Refuse settings that no search can have"
+    for name,value in counts.items():
+        if not isinstance(value, int) or value<1:
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+    if near is not None and not 0<near<=1:
+        raise ValueError(f"`near` must lie above 0 and at most at 1, or be None, got {near!r}")
+
+def _check_sides(calibration, evaluation, ignore):
+    "Refuse texts beside token ids"
+    texts = isinstance(evaluation[0], str)
+    if isinstance(calibration[0], str)!=texts:
+        raise TypeError("`calibration` and `evaluation` must both be texts or both be token ids; "
+                        "decode the one or tokenize the other")
+    if len(ignore) and texts: raise ValueError(f"`ignore` must be empty for texts, got {list(ignore)}")
+
+# %% ../../nbs/choosing/10_leakage.ipynb #5ae8c877
 def leakage(
     calibration,              # Texts, rows of token ids, or a `CalibrationSet`
     evaluation,               # The same kind: all texts or all token ids
@@ -238,60 +327,76 @@ def leakage(
     permutations:int=128,     # Numbers kept of each document: more miss less
 )->Leakage:
     "Search the calibration text for the evaluation text"
-    for name,value in dict(n=n, words=words, permutations=permutations).items():
-        if not isinstance(value, int) or value<1: raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
-    if near is not None and not 0<near<=1: raise ValueError(f"`near` must lie above 0 and at most at 1, or be None, got {near!r}")
-    calibration,evaluation,vocabulary = _documents(calibration, 'calibration'),_documents(evaluation, 'evaluation'),_Vocabulary()
-    if isinstance(calibration[0], str)!=isinstance(evaluation[0], str):
-        raise TypeError("`calibration` and `evaluation` must both be texts or both be token ids; decode the one or tokenize the other")
-    if len(ignore) and isinstance(evaluation[0], str): raise ValueError(f"`ignore` must be empty for texts, got {list(ignore)}")
+    _check_settings(near, n=n, words=words, permutations=permutations)
+    calibration,evaluation = _documents(calibration, 'calibration'),_documents(evaluation, 'evaluation')
+    _check_sides(calibration, evaluation, ignore)
+    vocabulary = _Vocabulary()
     c,e = _one_row(calibration, vocabulary),_one_row(evaluation, vocabulary)
     here,there,runs = _find_runs(c, e, n, ignore)
-    shares = _shares(e, here, runs)
+    matches,shares = tuple(_join(here, there, c, e, n)),_shares(e, here, runs)
     copies = () if near is None else _all_copies(c, e, near, n, ignore, words, permutations)
-    return Leakage(n, near, shares, len(runs), len(here), tuple(_join(here, there, c, e, n)), copies, calibration, evaluation)
+    return Leakage(n, near, shares, len(runs), len(here), matches, copies, calibration, evaluation)
 
 # %% ../../nbs/choosing/10_leakage.ipynb #c9abf7d9
-def _show(self,
+def _word_spans(document, tokenizer):
+    "A document as text, and where in it each of its words or tokens is"
+    if isinstance(document, str): return document,[o.span() for o in _word.finditer(document)]
+    pieces = [f'{o} ' if tokenizer is None else tokenizer.decode([o]) for o in document]
+    ends = np.cumsum([0]+[len(o) for o in pieces]).tolist()
+    return ''.join(pieces),list(zip(ends, ends[1:]))
+
+def _copy_words(copy):
+    "What a title says of a near copy"
+    how = 'of the shorter in common with' if copy.within else 'like'
+    return f"; {copy.similarity:.0%} {how} calibration document {copy.source}"
+
+# %% ../../nbs/choosing/10_leakage.ipynb #95d26138
+@patch
+def show(
+    self:Leakage,
     document:int,         # Which evaluation document, counted from 0
     tokenizer=None,       # Turns token ids into text; None shows the ids
     context:int|None=60,  # Words shown before and after each match; None shows all
 )->MarkedText:
     "A document with its matches marked"
-    if not 0<=document<len(self.evaluation): raise ValueError(f"`document` must lie between 0 and {len(self.evaluation)-1}, got {document}")
-    text = self.evaluation[document]
-    if isinstance(text, str): spans = [o.span() for o in _word.finditer(text)]
-    else:
-        pieces = [f'{o} ' if tokenizer is None else tokenizer.decode([o]) for o in text]
-        ends,text = np.cumsum([0]+[len(o) for o in pieces]).tolist(),''.join(pieces)
-        spans = list(zip(ends, ends[1:]))
+    last = len(self.evaluation)-1
+    if not 0<=document<=last: raise ValueError(f"`document` must lie between 0 and {last}, got {document}")
+    text,spans = _word_spans(self.evaluation[document], tokenizer)
     places = [(spans[o.start][0], spans[o.end-1][1]) for o in self.matches if o.document==document]
-    title = f"Evaluation document {document}: {self.shares[document]:.1%} of its runs of {self.n} found"+''.join(
-        f"; {o.similarity:.0%} {'of the shorter in common with' if o.within else 'like'} calibration document {o.source}"
-        for o in self.copies if o.document==document)
+    copies = ''.join(_copy_words(o) for o in self.copies if o.document==document)
+    title = f"Evaluation document {document}: {self.shares[document]:.1%} of its runs of {self.n} found{copies}"
     return MarkedText(title, text, [Mark(a, b) for a,b in places if a<b], context)
 
-Leakage.show = _show
-
 # %% ../../nbs/choosing/10_leakage.ipynb #41548e36
-def _to_pandas(self):
+def _document_row(found, d, matches, copy)->dict:
+    "What the table says of a document"
+    longest = max(matches, key=len, default=None)
+    shown = found.show(d)
+    excerpt = ''
+    if longest:
+        mark = shown.marks[matches.index(longest)]
+        excerpt = shown.text[mark.start:mark.end][:80]
+    return dict(document=d, share=found.shares[d], matches=len(matches), longest=len(longest) if longest else 0,
+        source=longest.source if longest else None, similarity=copy.similarity if copy else None,
+        copy_of=copy.source if copy else None, excerpt=excerpt)
+
+@patch
+def to_pandas(self:Leakage): # A data frame, the worst document first
+    "One row for each document with a match or a near copy"
     import pandas as pd
-    runs,alike = {},{o.document: o for o in self.copies}
-    for o in self.matches: runs.setdefault(o.document, []).append(o)
-    rows = []
-    for d in self.offending:
-        longest = max(runs.get(d, []), key=len, default=None)
-        copy,shown = alike.get(d),self.show(d)
-        mark = shown.marks[runs[d].index(longest)] if longest else None
-        rows.append(dict(document=d, share=self.shares[d], matches=len(runs.get(d, [])), longest=len(longest) if longest else 0,
-            source=longest.source if longest else None, similarity=copy.similarity if copy else None, copy_of=copy.source if copy else None,
-            excerpt=shown.text[mark.start:mark.end][:80] if mark else ''))
+    matches,copies = {},{o.document: o for o in self.copies}
+    for o in self.matches: matches.setdefault(o.document, []).append(o)
+    rows = [_document_row(self, d, matches.get(d, []), copies.get(d)) for d in self.offending]
     columns = ['document', 'share', 'matches', 'longest', 'source', 'similarity', 'copy_of', 'excerpt']
     return pd.DataFrame(rows, columns=columns).astype(dict(source='Int64', copy_of='Int64', similarity=float))
 
-Leakage.to_pandas = _to_pandas
-
 # %% ../../nbs/choosing/10_leakage.ipynb #b7e9aa7b
+def _leaked_percent(calibration, evaluation, n, ignore):
+    "Percent of the evaluation documents with a run of `n` words that is found"
+    here,_,runs = _find_runs(calibration, evaluation, n, ignore)
+    shares = _shares(evaluation, here, runs)
+    return 100*int((shares>0).sum())/max(int((~np.isnan(shares)).sum()), 1)
+
 def plot_leakage(
     calibrations:Mapping,  # Name -> calibration documents, as `leakage` takes them
     evaluation,            # Evaluation documents
@@ -304,11 +409,7 @@ def plot_leakage(
     vocabulary,lines = _Vocabulary(),{}
     e = _one_row(_documents(evaluation, 'evaluation'), vocabulary)
     for name,given in calibrations.items():
-        c,shares = _one_row(_documents(given, 'calibrations'), vocabulary),[]
-        for n in lengths:
-            here,_,runs = _find_runs(c, e, n, ignore)
-            found = _shares(e, here, runs)
-            shares.append(100*int((found>0).sum())/max(int((~np.isnan(found)).sum()), 1))
-        lines[name] = Line(list(lengths), shares)
+        c = _one_row(_documents(given, 'calibrations'), vocabulary)
+        lines[name] = Line(list(lengths), [_leaked_percent(c, e, n, ignore) for n in lengths])
     caption = caption or 'Evaluation documents that share a run of words with calibration text.'
     return plot_lines(lines, 'words in a run', 'documents with such a run (%)', caption=caption)

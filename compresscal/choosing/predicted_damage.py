@@ -10,7 +10,7 @@ __all__ = ['layer_damage', 'changed_weight', 'method_damage', 'repair_costs', 'r
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #b284323e
 import math,os
-from collections.abc import Callable,Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 import pandas as pd, torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ..compression.compress import capture_batches
 from ..compression.grids import Quantized
 from ..compression.methods import Method,Wanda,damped_factor
 from ..models.blocks import Block,decoder_blocks,watch_inputs
+from ..core.patching import patch
 from ..core.plots import Picture,Strip,plot_strips
 from ..compression.compression_report import output_energy
 from ..calibration.calibration_set import CalibrationSet
@@ -89,53 +90,76 @@ def check_stand_in(
     return method
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #9db8ecae
+def _statistics(block, group, moments)->InputStatistics:
+    "Sums for the input that a group of layers shares, still empty"
+    weight = block[group[0]].weight
+    return InputStatistics(weight.shape[1], moments, f"{block.name}.{group[0]}", weight.device)
+
 def _read_block(
     block:Block,   # A block
     batches:list,  # Captured text at its input; afterwards at its output
     moments:bool,  # Second moments, or norms alone?
 )->dict[str,InputStatistics]: # Of the input of each layer, by name within the block
     "Send a text through a block and sum what its layers see"
-    found = {g: InputStatistics(block[g[0]].weight.shape[1], moments, f"{block.name}.{g[0]}", block[g[0]].weight.device) for g in block.groups}
+    found = {group: _statistics(block, group, moments) for group in block.groups}
+    def seen(group, x, rows): found[group].add(x)
     for batch in batches:
         mask = batch.inputs.get('attention_mask')
-        with watch_inputs(block, lambda group,x,rows: found[group].add(x), mask): batch.step(block)
-        for s in found.values(): s.sequences += len(batch.hidden) if mask is None else int(mask.any(1).sum())
+        with watch_inputs(block, seen, mask): batch.step(block)
+        sequences = len(batch.hidden) if mask is None else int(mask.any(1).sum())
+        for s in found.values(): s.sequences += sequences
     return {name: s for group,s in found.items() for name in group}
+
+# %% ../../nbs/choosing/60_predicted_damage.ipynb #cae116c1
+def _layer_parts(method, weight, statistics, costs, reference)->dict[str,float]:
+    "Damage to a layer by the part of the score it belongs to"
+    if method: return {method.label: method_damage(method, weight, statistics, reference)}
+    choice = method_damage(Wanda(.5), weight, statistics, reference)
+    return dict(choice=choice, repair=rounding_damage(weight, costs, reference))
 
 def _charge(block, method, found, reference)->list[dict]:
     "Damage to each layer of a block, and the part of the score it belongs to"
     rows,costs = [],{}
     for layer in block.linears:
-        full,own,true = f"{block.name}.{layer.name}",method and method.for_layer(f"{block.name}.{layer.name}"),reference[layer.name]
-        if not true.tokens or (method and own is None): continue # an expert that the reference never asks, or a layer to be left alone
-        w,s = layer.weight,found[layer.name]
+        full,s,true = f"{block.name}.{layer.name}",found[layer.name],reference[layer.name]
+        own = method and method.for_layer(full)
+        if not true.tokens: continue             # an expert that the reference never asks
+        if method and own is None: continue      # a layer to be left alone
         if method is None and id(s) not in costs: costs[id(s)] = repair_costs(s, true)
-        try: parts = {own.label: method_damage(own, w, s, true)} if own else dict(choice=method_damage(Wanda(.5), w, s, true), repair=rounding_damage(w, costs[id(s)], true))
+        try: parts = _layer_parts(own, layer.weight, s, costs.get(id(s)), true)
         except ValueError as e: raise ValueError(f"{full} cannot be judged: {e}") from e
         rows += [dict(layer=full, part=k, damage=v) for k,v in parts.items() if not math.isnan(v)]
     return rows
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #d31936c8
 def _as_set(o, what):
+    "A set, also from token ids"
     if isinstance(o, Tensor): return CalibrationSet.from_tokens(o)
-    if not isinstance(o, CalibrationSet): raise TypeError(f"{what} must be a CalibrationSet or token ids [sequences, length], got {type(o).__name__}")
+    if not isinstance(o, CalibrationSet):
+        raise TypeError(f"{what} must be a CalibrationSet or token ids [sequences, length], got {type(o).__name__}")
     return o
 
 def _read_candidates(candidates, reference)->dict[str,tuple[CalibrationSet,...]]:
     "Sets by name, checked"
-    if not isinstance(candidates, Mapping): raise TypeError(f"`candidates` must be sets by name, such as {{'docs': a_set}}, got {type(candidates).__name__}")
-    sets = {k: tuple(_as_set(o, f"`candidates[{k!r}]`") for o in (v if isinstance(v, (list,tuple)) else [v])) for k,v in candidates.items()}
+    if not isinstance(candidates, Mapping):
+        raise TypeError("`candidates` must be sets by name, such as {'docs': a_set}, "
+                        f"got {type(candidates).__name__}")
+    sets = {}
+    for name,given in candidates.items():
+        some = given if isinstance(given, (list,tuple)) else [given]
+        sets[name] = tuple(_as_set(o, f"`candidates[{name!r}]`") for o in some)
     if not sets: raise ValueError("`candidates` must name at least one set, got none")
     for name,some in sets.items():
         if not some: raise ValueError(f"`candidates` must hold a set for each name, got none for {name!r}")
-        if reference in some: raise ValueError(f"`reference` must be text that is no candidate, got the set of {name!r}")
+        if reference in some:
+            raise ValueError(f"`reference` must be text that is no candidate, got the set of {name!r}")
     return sets
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
 class DamageRanking:
     "Candidate sets by what calibrating on them is predicted to cost, the best first"
-    rows:tuple[dict,...]  # For each set and layer `candidate`, `set`, `layer`, `part` of the score, and `damage`, a share of the layer's output energy
+    rows:tuple[dict,...]  # `candidate`, `set`, `layer`, `part` of the score, and `damage`, a share of the output energy
     floor:tuple[dict,...] # The same where the reference calibrates itself, without `candidate` and `set`
     method:str            # Whose changes were charged
     reference:str         # Name and hash of the reference text
@@ -148,61 +172,92 @@ class DamageRanking:
     @property
     def best(self)->str: "Name of the candidate with the least predicted damage"; return next(iter(self.scores))
     @property
-    def floor_score(self)->float: "Predicted damage if the reference itself were calibrated on"; return float(pd.DataFrame(self.floor).groupby('part').damage.mean().sum())
+    def floor_score(self)->float:
+        "Predicted damage if the reference itself were calibrated on"
+        return float(pd.DataFrame(self.floor).groupby('part').damage.mean().sum())
     def __repr__(self): return f"{one_line(_title(self))}\n{_shown(self).rename(index=one_line).to_string()}"
-    def table_rows(self)->list[list[str]]:
-        "Rows of the table that is shown, the head first"
-        shown = _shown(self).reset_index()
-        return [list(shown), *([str(o) for o in row] for row in shown.values.tolist())]
-    def _repr_markdown_(self):
-        return f"**{escape_markdown(_title(self))}**\n\n{markdown_table(self.table_rows())}"
+    def _repr_markdown_(self): return f"**{escape_markdown(_title(self))}**\n\n{markdown_table(self.table_rows())}"
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #1e30ed3b
 def _mean_over_layers(rows, by)->pd.DataFrame:
     "A row for each of `by`, a column for each part of the score"
     return pd.DataFrame(rows).groupby([*by,'part'], sort=False).damage.mean().unstack('part', sort=False)
 
+@patch
+def table_rows(self:DamageRanking)->list[list[str]]:
+    "Rows of the table that is shown, the head first"
+    shown = _shown(self).reset_index()
+    return [list(shown), *([str(o) for o in row] for row in shown.values.tolist())]
+
 def _title(r): return f"Predicted damage to {r.reference} by {r.method}"
 
-def _to_pandas(self)->pd.DataFrame: # Columns `damage`, `excess` over the reference's own, `spread` over the sets, `sets`, and each part if there are several
+@patch
+def to_pandas(self:DamageRanking)->pd.DataFrame: # Damage, its excess and spread, sets, and parts
     "One row for each candidate, the best first"
-    scores,parts = self.scores,_mean_over_layers(self.rows, ['candidate'])
-    table = pd.DataFrame({k: dict(damage=sum(v)/len(v), spread=pd.Series(v).std(), sets=len(v)) for k,v in scores.items()}).T.rename_axis('candidate')
+    parts = _mean_over_layers(self.rows, ['candidate'])
+    rows = {k: dict(damage=sum(v)/len(v), spread=pd.Series(v).std(), sets=len(v)) for k,v in self.scores.items()}
+    table = pd.DataFrame(rows).T.rename_axis('candidate')
     table.insert(1, 'excess', table.damage/self.floor_score-1)
     return table.astype(dict(sets=int)).join(parts if parts.shape[1]>1 else parts[[]])
 
+# %% ../../nbs/choosing/60_predicted_damage.ipynb #bc3a9b2d
 def _shown(r:DamageRanking)->pd.DataFrame:
     "What both views show, as text"
     t = r.to_pandas()
-    return t.assign(**{k: t[k].map('' if k=='sets' else '{:.4f}'.format) for k in t if k not in ('excess','sets')}, excess=t.excess.map('{:+.1%}'.format)).replace('nan', '')
-
-DamageRanking.to_pandas = _to_pandas
+    plain = {k: t[k].map('' if k=='sets' else '{:.4f}'.format) for k in t if k not in ('excess','sets')}
+    return t.assign(**plain, excess=t.excess.map('{:+.1%}'.format)).replace('nan', '')
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #abcb96a7
-def _layers(self)->pd.DataFrame: # A row for each layer, a column for each candidate and one for `reference`
+@patch
+def layers(self:DamageRanking)->pd.DataFrame: # Rows: layers; columns: candidates and `reference`
     "Damage to each layer, mean over the sets of a candidate"
-    rows = pd.DataFrame(self.rows).groupby(['candidate','set','layer'], sort=False).damage.sum().groupby(['layer','candidate'], sort=False).mean().unstack('candidate')
+    by_set = pd.DataFrame(self.rows).groupby(['candidate','set','layer'], sort=False).damage.sum()
+    rows = by_set.groupby(['layer','candidate'], sort=False).mean().unstack('candidate')
     floor = pd.DataFrame(self.floor).groupby('layer', sort=False).damage.sum()
     return rows.reindex(floor.index)[list(self.scores)].assign(reference=floor).rename_axis(columns=None)
 
-def _plot(self,
+@patch
+def plot(
+    self:DamageRanking,
     kinds:Mapping[str,str]|None=None, # What gives a candidate its colour, by name; `None`: all alike
     width:str|float='column',         # As in `figure_size`
 )->Picture:                           # The picture, not yet written anywhere
     "Candidates as rows, their sets as marks; the dashed line is the reference calibrating itself"
     rows = {k: Strip([100*o for o in v], (kinds or {}).get(k, '')) for k,v in self.scores.items()}
     caption = f"{_title(self)}, for each candidate set. Dashed: the reference calibrating itself."
-    return plot_strips({'': rows}, {'': 100*self.floor_score}, "predicted damage, % of output energy", caption, columns=1, width=width)
-
-DamageRanking.layers,DamageRanking.plot = _layers,_plot
+    label = "predicted damage, % of output energy"
+    return plot_strips({'': rows}, {'': 100*self.floor_score}, label, caption, columns=1, width=width)
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #47e2957d
+def _walk(model, text, texts, method, progress):
+    "Damage by candidate, and by the reference itself, block by block"
+    rows,floor,blocks = [],[],decoder_blocks(model)
+    moments = method is None or method.needs=='moments'
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    steps = len(blocks)*len(texts)
+    with tqdm(total=steps, desc="predicted damage", unit="set", disable=hidden, leave=False) as bar:
+        for block in blocks:
+            with block.resident():
+                true = _read_block(block, text, True)
+                floor += _charge(block, method, true, true)
+                for name,i,batches in texts:
+                    charged = _charge(block, method, _read_block(block, batches, moments), true)
+                    rows += [dict(candidate=name, set=i)|o for o in charged]
+                    bar.update()
+    return tuple(rows),tuple(floor)
+
+def _check_method(method, model):
+    "Refuse methods that cannot answer for a layer, or name none"
+    check_stand_in(method)
+    method.check_names([f"{b.name}.{o.name}" for b in decoder_blocks(model) for o in b.linears])
+
+# %% ../../nbs/choosing/60_predicted_damage.ipynb #677fa718
 @torch.inference_mode(False)
 @torch.no_grad()
 def predicted_damage(
     model,               # Causal language model; it is not changed
     candidates,          # Calibration sets by name: `{'docs': a_set}`, or a list of sets for a name
-    reference,           # Text that the compressed model is to be good at, neither candidate nor evaluation: a set or token ids `[sequences, length]`
+    reference,           # Text that the compressed model is to be good at, no candidate: a set or token ids
     *,
     method:Method=None,  # Whose changes to charge; `None`: the score that stands for any method
     batch_size:int=None, # Sequences in one forward pass; `None`: about 1,024 tokens on a CPU, 16,384 on a GPU
@@ -212,19 +267,12 @@ def predicted_damage(
     "Rank calibration sets by what compressing with them would cost the reference text"
     if method is not None: check_stand_in(method)
     reference = _as_set(reference, '`reference`')
-    sets,blocks = _read_candidates(candidates, reference),decoder_blocks(model)
-    if method is not None: method.check_names([f"{b.name}.{o.name}" for b in blocks for o in b.linears])
-    device,moments,rows,floor = model.get_input_embeddings().weight.device,method is None or method.needs=='moments',[],[]
+    sets = _read_candidates(candidates, reference)
+    if method is not None: _check_method(method, model)
     with HiddenStore(memory) as store:
+        device = model.get_input_embeddings().weight.device
         def start(o): return capture_batches(model, o, batch_size, store, device)
         text,texts = start(reference),[(k, i, start(o)) for k,v in sets.items() for i,o in enumerate(v)]
-        with tqdm(total=len(blocks)*len(texts), desc="predicted damage", unit="set", disable=not progress or bool(os.environ.get('IN_TEST')), leave=False) as bar:
-            for block in blocks:
-                with block.resident():
-                    true = _read_block(block, text, True)
-                    floor += _charge(block, method, true, true)
-                    for name,i,batches in texts:
-                        rows += [dict(candidate=name, set=i)|o for o in _charge(block, method, _read_block(block, batches, moments), true)]
-                        bar.update()
+        rows,floor = _walk(model, text, texts, method, progress)
     if not floor: raise ValueError(f"`method` must compress a layer that the reference reaches, got {method.label}")
-    return DamageRanking(tuple(rows), tuple(floor), "any method" if method is None else method.label, f"{reference.name} {reference.hash}")
+    return DamageRanking(rows, floor, method.label if method else "any method", f"{reference.name} {reference.hash}")

@@ -18,6 +18,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..models.loading import is_offloaded
 from ..compression.methods import matches
 from ..models.blocks import Capture,capture,decoder_blocks,evaluation_mode,replace_forward,watch_inputs
+from ..core.patching import patch
 from ..core.tables import markdown_table,plain_text
 
 # %% ../../nbs/choosing/20_readings.ipynb #785811c8
@@ -30,19 +31,27 @@ def _before_head(batch:Capture):
         try: batch.logits()
         except _Ended as e: return e.args[0]
 
+def _head(model, decoded, tokens)->Tensor:
+    "Logits of the tokens that follow, in logs, from what the decoder returned"
+    def given(*args, **kwargs): return decoded
+    with evaluation_mode(model), replace_forward([model.get_decoder()], given):
+        return model(input_ids=tokens, use_cache=False).logits[0].float().log_softmax(-1)
+
+# %% ../../nbs/choosing/20_readings.ipynb #28f10c14
 def _surprise(batch:Capture, mask:Tensor, room:int=2**24)->tuple[Tensor,Tensor]:
-    "Loss of each token and entropy of the distribution it is one of, nan where there is none; at most `room` logits at a time"
+    """Loss of each token and entropy of the distribution it is one of, nan where there is none;
+    at most `room` logits at a time"""
     model,tokens,out = batch.model,batch.inputs['input_ids'],_before_head(batch)
     losses,entropies = torch.full((2,*tokens.shape), math.nan, device=tokens.device)
     row,column = mask[:,1:].nonzero(as_tuple=True)
     step = max(1, room//model.get_output_embeddings().weight.shape[0])
     for r,c in zip(row.split(step), column.split(step)):
         some = type(out)(last_hidden_state=out.last_hidden_state[r,c][None])
-        with evaluation_mode(model), replace_forward([model.get_decoder()], lambda *args,**kwargs: some):
-            logs = model(input_ids=tokens[r,c][None], use_cache=False).logits[0].float().log_softmax(-1)
+        logs = _head(model, some, tokens[r,c][None])
         losses[r,c+1] = -logs.gather(1, tokens[r,c+1][:,None])[:,0]
         entropies[r,c+1] = torch.special.entr(logs.exp()).sum(-1)
-    if bad := int(losses[row,column+1].isnan().sum()): raise ValueError(f"`model` must give finite losses, got NaN for {bad} of {len(row)} tokens")
+    bad = int(losses[row,column+1].isnan().sum())
+    if bad: raise ValueError(f"`model` must give finite losses, got NaN for {bad} of {len(row)} tokens")
     return losses,entropies
 
 # %% ../../nbs/choosing/20_readings.ipynb #dc1d38d5
@@ -71,38 +80,61 @@ class Profile:
     "What one forward pass over a calibration set shows"
     name:str                             # Name of the set
     hash:str                             # Its content hash
-    losses:Tensor                        # Negative log-likelihood in nats of each token given those before it, nan where there is none, `[sequences, length]`
-    entropies:Tensor                     # Entropy in nats of the distribution that each token is one of, nan where there is none, `[sequences, length]`
+    # Negative log-likelihood in nats of each token given those before it, nan where there is none
+    losses:Tensor                        # `[sequences, length]`
+    # Entropy in nats of the distribution that each token is one of, nan where there is none
+    entropies:Tensor                     # `[sequences, length]`
     mask:Tensor                          # `True` at tokens, `False` at padding, `[sequences, length]`
     pooled:Tensor                        # Mean over tokens of the hidden states after a block, `[sequences, width]`
-    statistics:dict[str,InputStatistics] # Of each layer's input, by full name of the layer; layers that share an input share the object
-    sequence_peaks:dict[str,Tensor]      # Largest absolute value of each input channel in each sequence, likewise by layer, `[sequences, in]`
+    # Of each layer's input, by full name of the layer; layers that share an input share the object
+    statistics:dict[str,InputStatistics]
+    # Largest absolute value of each input channel in each sequence, likewise by layer
+    sequence_peaks:dict[str,Tensor]      # `[sequences, in]`
 
-    @property
-    def perplexity(self)->float: "Of the whole set, token by token"; return float(self.losses.double().nanmean().exp())
-    @property
-    def entropy(self)->float: "Mean entropy of the next token, nats"; return float(self.entropies.double().nanmean())
-    @property
-    def sequence_perplexity(self)->Tensor: "Of each sequence, `[sequences]`, fp64"; return self.losses.double().nanmean(1).exp()
-    @property
-    def peaks(self)->dict[str,Tensor]: "Largest absolute value of each input channel by layer, `[in]`"; return _shared(self.sequence_peaks, lambda p: p.amax(0))
-    @property
-    def channels(self)->dict[str,Tensor]:
-        "Root mean square of each input channel, by layer, `[in]`, fp64"
-        return _shared(self.statistics, lambda s: (s.squares/max(s.tokens, 1)).sqrt())
-    def __repr__(self): return f"Profile({', '.join(f'{k} {plain_text(v)}' for k,v in _shown(self).items())})"
-    def _repr_markdown_(self): return markdown_table([_shown(self), _shown(self).values()], 0)
+# %% ../../nbs/choosing/20_readings.ipynb #d2f16726
+@patch(as_prop=True)
+def perplexity(self:Profile)->float:
+    "Of the whole set, token by token"
+    return float(self.losses.double().nanmean().exp())
+
+@patch(as_prop=True)
+def entropy(self:Profile)->float:
+    "Mean entropy of the next token, nats"
+    return float(self.entropies.double().nanmean())
+
+@patch(as_prop=True)
+def sequence_perplexity(self:Profile)->Tensor:
+    "Of each sequence, `[sequences]`, fp64"
+    return self.losses.double().nanmean(1).exp()
 
 # %% ../../nbs/choosing/20_readings.ipynb #dcfac081
 def _shared(values, function):
     "`function` of each value by name, computed once where names share a value"
-    done = {id(v): function(v) for v in {id(v): v for v in values.values()}.values()}
+    different = {id(v): v for v in values.values()}
+    done = {i: function(v) for i,v in different.items()}
     return {k: done[id(v)] for k,v in values.items()}
 
+@patch(as_prop=True)
+def peaks(self:Profile)->dict[str,Tensor]:
+    "Largest absolute value of each input channel by layer, `[in]`"
+    return _shared(self.sequence_peaks, lambda p: p.amax(0))
+
+@patch(as_prop=True)
+def channels(self:Profile)->dict[str,Tensor]:
+    "Root mean square of each input channel, by layer, `[in]`, fp64"
+    return _shared(self.statistics, lambda s: (s.squares/max(s.tokens, 1)).sqrt())
+
+# %% ../../nbs/choosing/20_readings.ipynb #f0f887af
 def _shown(p:Profile)->dict:
     "What both views of a profile show, as text"
-    return dict(set=p.name, hash=p.hash, sequences=f'{len(p.mask):,}', tokens=f'{int(p.mask.sum()):,}', perplexity=f'{p.perplexity:.4f}',
-                **{'entropy, nats': f'{p.entropy:.3f}'}, layers=f'{len(p.statistics):,}')
+    return {'set': p.name, 'hash': p.hash, 'sequences': f'{len(p.mask):,}', 'tokens': f'{int(p.mask.sum()):,}',
+        'perplexity': f'{p.perplexity:.4f}', 'entropy, nats': f'{p.entropy:.3f}', 'layers': f'{len(p.statistics):,}'}
+
+@patch
+def __repr__(self:Profile): return f"Profile({', '.join(f'{k} {plain_text(v)}' for k,v in _shown(self).items())})"
+
+@patch
+def _repr_markdown_(self:Profile): return markdown_table([_shown(self), _shown(self).values()], 0)
 
 # %% ../../nbs/choosing/20_readings.ipynb #47e82251
 def _start(model, calibration, batch_size)->list[tuple[slice,Tensor,Tensor,Tensor]]:
@@ -118,7 +150,8 @@ def _choose(blocks, layers)->set[str]:
     "Full names of the layers whose inputs are wanted"
     names = [f"{b.name}.{o.name}" for b in blocks for o in b.linears]
     patterns = ['*'] if layers is None else [layers] if isinstance(layers, str) else list(layers)
-    if unused := [p for p in patterns if not any(matches(o, p) for o in names)]:
+    unused = [p for p in patterns if not any(matches(o, p) for o in names)]
+    if unused:
         raise ValueError(f"`layers` must match names of layers such as {names[-1]!r}, got {unused[0]!r}")
     return {o for o in names if any(matches(o, p) for p in patterns)}
 
@@ -129,25 +162,66 @@ class _Reader:
         self.statistics,self.peaks = {},{}
         for block in blocks:
             for group in block.groups:
-                names,w = [o for o in (f"{block.name}.{g}" for g in group) if o in wanted],block[group[0]].weight
+                names = [o for o in (f"{block.name}.{g}" for g in group) if o in wanted]
                 if not names: continue
-                s = InputStatistics(w.shape[1], moments, f"{block.name}.{group[0]}", w.device, magnitudes=True)
-                p = torch.zeros(n, w.shape[1]) if peaks else None
-                self.statistics |= {o: s for o in names}
-                self.peaks |= {o: p for o in names if peaks}
+                weight = block[group[0]].weight
+                inputs,full = weight.shape[1],f"{block.name}.{group[0]}"
+                statistics = InputStatistics(inputs, moments, full, weight.device, magnitudes=True)
+                self.statistics |= {o: statistics for o in names}
+                if peaks: self.peaks |= dict.fromkeys(names, torch.zeros(n, inputs))
 
-    def step(self, block, batch, rows, mask):
-        "Send a batch through a block and note what its layers see"
-        n,length = mask.shape
-        keys = {g: next((o for o in (f"{block.name}.{k}" for k in g) if o in self.statistics), None) for g in block.groups}
-        def seen(group, x, places):
-            if (key:=keys[tuple(group)]) is None: return
-            self.statistics[key].add(x)
-            if key in self.peaks: self.peaks[key][rows] = sequence_maxima(x, places.to(x.device)//length, n).cpu()
-        with watch_inputs(block, seen, None if mask.all() else mask): batch.step(block)
-        for s in {id(s): s for s in (self.statistics[k] for k in keys.values() if k)}.values(): s.sequences += n
+# %% ../../nbs/choosing/20_readings.ipynb #9877028f
+@patch
+def step(self:_Reader, block, batch, rows, mask):
+    "Send a batch through a block and note what its layers see"
+    n,length = mask.shape
+    keys = {}  # of each group that is watched, the name of one of its layers
+    for group in block.groups:
+        names = [f"{block.name}.{k}" for k in group if f"{block.name}.{k}" in self.statistics]
+        if names: keys[group] = names[0]
+    def seen(group, x, places):
+        key = keys.get(tuple(group))
+        if key is None: return
+        self.statistics[key].add(x)
+        if key in self.peaks: self.peaks[key][rows] = sequence_maxima(x, places.to(x.device)//length, n).cpu()
+    with watch_inputs(block, seen, None if mask.all() else mask): batch.step(block)
+    different = {id(s): s for s in (self.statistics[k] for k in keys.values())}
+    for s in different.values(): s.sequences += n
 
 # %% ../../nbs/choosing/20_readings.ipynb #47e2957d
+def _mean(hidden, mask):
+    "Mean of the hidden states of each sequence over its tokens"
+    return (hidden.float()*mask[...,None]).sum(1)/mask.sum(1, keepdim=True)
+
+def _read_wave(model, wave, blocks, reader, pool, nats):
+    "Send some batches through all blocks, one block after another; hidden states after block `pool`"
+    batches,pooled = [capture(model, t, None if m.all() else m) for _,t,m,_ in wave],[]
+    for block in blocks:
+        for batch,(rows,_,mask,_) in zip(batches, wave):
+            reader.step(block, batch, rows, mask)
+            if block.index==pool: pooled.append(_mean(batch.hidden, mask).cpu())
+    for batch,(rows,_,mask,order) in zip(batches, wave):
+        values = torch.stack(_surprise(batch, mask)).cpu()
+        columns = order[None,:,:mask.shape[1]].expand(2, -1, -1)
+        nats[:,rows] = nats[:,rows].scatter(2, columns, values)
+    return pooled
+
+def _check_pool(pool, n):
+    "Refuse a number that no block has"
+    if not -n<=pool<n: raise ValueError(f"`pool` must be the number of one of {n} blocks, {-n} to {n-1}, got {pool!r}")
+
+# %% ../../nbs/choosing/20_readings.ipynb #32f81226
+def _read(model, calibration, parts, blocks, reader, pool, progress):
+    "Losses and entropies, `[2, sequences, length]`, and mean hidden states"
+    pooled,nats = [],torch.full((2, *calibration.tokens.shape), math.nan)
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    with tqdm(total=len(calibration), desc="profile", unit="sequence", disable=hidden, leave=False) as bar:
+        for wave in [parts] if is_offloaded(model) else [[o] for o in parts]:
+            pooled += _read_wave(model, wave, blocks, reader, pool, nats)
+            bar.update(sum(len(mask) for _,_,mask,_ in wave))
+    return nats,torch.cat(pooled)
+
+# %% ../../nbs/choosing/20_readings.ipynb #7a4446ad
 @torch.inference_mode(False)
 @torch.no_grad()
 def profile(
@@ -162,55 +236,46 @@ def profile(
     progress:bool=True,  # Show a progress bar?
 )->Profile:              # Readings of the whole set
     "Read a set once and note what it shows"
-    if isinstance(calibration, Tensor): calibration = CalibrationSet.from_tokens(calibration)
-    if not isinstance(calibration, CalibrationSet):
-        raise TypeError(f"`calibration` must be a CalibrationSet or token ids [sequences, length], got {type(calibration).__name__}")
-    parts,blocks,(n,length) = _start(model, calibration, batch_size),decoder_blocks(model),calibration.tokens.shape
-    if not -(m:=len(blocks))<=pool<m: raise ValueError(f"`pool` must be the number of one of {m} blocks, {-m} to {m-1}, got {pool!r}")
-    reader,pooled = _Reader(blocks, _choose(blocks, layers), moments, n, peaks),[]
-    nats = torch.full((2,n,length), math.nan)
-    bar = tqdm(total=n, desc="profile", unit="sequence", disable=not progress or bool(os.environ.get('IN_TEST')), leave=False)
-    with bar:
-        for wave in [parts] if is_offloaded(model) else [[o] for o in parts]:
-            batches = [capture(model, t, None if m.all() else m) for _,t,m,_ in wave]
-            for block in blocks:
-                for batch,(rows,_,mask,_) in zip(batches, wave):
-                    reader.step(block, batch, rows, mask)
-                    if block.index==pool%m: pooled.append(_mean(batch.hidden, mask).cpu())
-            for batch,(rows,_,mask,order) in zip(batches, wave):
-                values = torch.stack(_surprise(batch, mask)).cpu()
-                nats[:,rows] = nats[:,rows].scatter(2, order[None,:,:mask.shape[1]].expand(2, -1, -1), values)
-                bar.update(len(mask))
-    mask = torch.ones(n, length, dtype=torch.bool) if calibration.mask is None else calibration.mask.clone()
-    return Profile(calibration.name, calibration.hash, *nats, mask, torch.cat(pooled), reader.statistics, reader.peaks)
-
-def _mean(hidden, mask): return (hidden.float()*mask[...,None]).sum(1)/mask.sum(1, keepdim=True)
+    o = CalibrationSet.from_tokens(calibration) if isinstance(calibration, Tensor) else calibration
+    if not isinstance(o, CalibrationSet):
+        raise TypeError("`calibration` must be a CalibrationSet or token ids [sequences, length], "
+                        f"got {type(o).__name__}")
+    parts,blocks = _start(model, o, batch_size),decoder_blocks(model)
+    _check_pool(pool, len(blocks))
+    reader = _Reader(blocks, _choose(blocks, layers), moments, len(o), peaks)
+    nats,pooled = _read(model, o, parts, blocks, reader, pool%len(blocks), progress)
+    mask = torch.ones_like(o.tokens, dtype=torch.bool, device='cpu') if o.mask is None else o.mask.clone()
+    return Profile(o.name, o.hash, *nats, mask, pooled, reader.statistics, reader.peaks)
 
 # %% ../../nbs/choosing/20_readings.ipynb #c9b4c757
-def _to_pandas(self)->pd.DataFrame: # Columns `tokens`, `loss`, `perplexity` and `entropy`
+@patch
+def to_pandas(self:Profile)->pd.DataFrame: # Columns `tokens`, `loss`, `perplexity` and `entropy`
     "One row for each sequence"
-    mean = {k: v.double().nanmean(1) for k,v in dict(loss=self.losses, entropy=self.entropies).items()}
-    return pd.DataFrame(dict(tokens=self.mask.sum(1).tolist(), loss=mean['loss'].tolist(), perplexity=mean['loss'].exp().tolist(),
-                             entropy=mean['entropy'].tolist())).rename_axis('sequence')
+    loss,entropy = self.losses.double().nanmean(1),self.entropies.double().nanmean(1)
+    columns = dict(tokens=self.mask.sum(1), loss=loss, perplexity=loss.exp(), entropy=entropy)
+    return pd.DataFrame({k: v.tolist() for k,v in columns.items()}).rename_axis('sequence')
 
-def _by_position(self,
+# %% ../../nbs/choosing/20_readings.ipynb #7b7ecfe2
+def _stretch_row(p, position, here)->dict:
+    "Means over the places of a stretch, with standard errors over sequences"
+    row = dict(position=float(position[here].double().mean()), tokens=int(here.sum()))
+    for name,values in dict(loss=p.losses, entropy=p.entropies).items():
+        means = values.double().masked_fill(~here, math.nan).nanmean(1)[here.any(1)]
+        error = float(means.std()/math.sqrt(len(means))) if len(means)>1 else math.nan
+        row |= {name: float(values[here].double().mean()), f'{name}_error': error}
+    return row
+
+@patch
+def by_position(
+    self:Profile,
     bins:int=16, # How many stretches of equal length the positions fall into
-)->pd.DataFrame: # A row for each stretch: mean `position`, mean `loss` and `entropy` in nats, their standard errors over sequences, and `tokens`
+)->pd.DataFrame: # A row a stretch: mean `position`, `loss` and `entropy` in nats, their standard errors, and `tokens`
     "Loss and entropy along the window, padding not counted as position"
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins<1: raise ValueError(f"`bins` must be a whole number of at least 1, got {bins!r}")
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins<1:
+        raise ValueError(f"`bins` must be a whole number of at least 1, got {bins!r}")
     position,scored = self.mask.cumsum(1)-1,~self.losses.isnan()
     longest = int(position.max())
     if not longest: raise ValueError("`bins` need a sequence of two tokens or more, got none")
     edges = torch.linspace(1, longest+1, min(bins, longest)+1).round().long()
-    rows = []
-    for low,high in zip(edges, edges[1:]):
-        here = scored & (position>=low) & (position<high)
-        row = dict(position=float(position[here].double().mean()), tokens=int(here.sum()))
-        for k,v in dict(loss=self.losses, entropy=self.entropies).items():
-            means = v.double().masked_fill(~here, math.nan).nanmean(1)[here.any(1)] # the sequence is the unit: neighbours resemble each other
-            error = float(means.std()/math.sqrt(len(means))) if len(means)>1 else math.nan
-            row |= {k: float(v[here].double().mean()), f'{k}_error': error}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-Profile.to_pandas,Profile.by_position = _to_pandas,_by_position
+    stretches = [scored & (position>=low) & (position<high) for low,high in zip(edges, edges[1:])]
+    return pd.DataFrame([_stretch_row(self, position, here) for here in stretches])

@@ -30,14 +30,18 @@ def select_rows(
 )->CalibrationSet:              # The chosen sequences
     "Rows of a set, and how they were chosen"
     rows = [int(o) for o in rows]
-    if not rows: raise ValueError(f"`{method}` must leave at least one of {len(calibration)} sequences, got none by {settings}")
+    if not rows:
+        raise ValueError(f"`{method}` must leave at least one of {len(calibration)} sequences, got none by {settings}")
     part = calibration[rows]
-    return CalibrationSet(part.tokens, part.manifest|dict(kind='selected', method=method, settings=settings)|facts, part.mask)
+    manifest = part.manifest|dict(kind='selected', method=method, settings=settings)|facts
+    return CalibrationSet(part.tokens, manifest, part.mask)
 
 # %% ../../nbs/choosing/50_selection.ipynb #e2614736
 def _check_size(calibration, n_sequences):
+    "Refuse to choose no sequence, or more than there are"
     require_positive(n_sequences=n_sequences)
-    if n_sequences>len(calibration): raise ValueError(f"`n_sequences` must be at most the {len(calibration)} of the set, got {n_sequences}")
+    if n_sequences>len(calibration):
+        raise ValueError(f"`n_sequences` must be at most the {len(calibration)} of the set, got {n_sequences}")
 
 def at_random(
     calibration:CalibrationSet, # The set to choose from
@@ -53,18 +57,23 @@ def at_random(
 def _from_profile(calibration, given, attribute, name):
     "What a profile of the set holds, or the values themselves"
     of = getattr(given, 'hash', calibration.hash)
-    if of!=calibration.hash: raise ValueError(f"`{name}` must be the profile of the set {calibration.hash}, got that of {of}")
+    if of!=calibration.hash:
+        raise ValueError(f"`{name}` must be the profile of the set {calibration.hash}, got that of {of}")
     return getattr(given, attribute, given)
 
 def _each_sequence(calibration, values, name, columns=()):
     "Numbers for each sequence, fp64"
     values = torch.as_tensor(values, dtype=torch.float64).cpu()
     if values.ndim!=1+len(columns) or len(values)!=len(calibration):
-        raise ValueError(f"`{name}` must have shape [{', '.join((str(len(calibration)), *columns))}], got {list(values.shape)}")
+        shape = ', '.join((str(len(calibration)), *columns))
+        raise ValueError(f"`{name}` must have shape [{shape}], got {list(values.shape)}")
     bad = ~values.isfinite()
-    if bad.any(): raise ValueError(f"`{name}` must hold finite numbers, got {float(values[bad][0])} for sequence {int(bad.nonzero()[0,0])}")
+    if bad.any():
+        first = int(bad.nonzero()[0,0])
+        raise ValueError(f"`{name}` must hold finite numbers, got {float(values[bad][0])} for sequence {first}")
     return values
 
+# %% ../../nbs/choosing/50_selection.ipynb #058aabcc
 def keep_likely(
     calibration:CalibrationSet,          # The set to choose from
     perplexities,                        # Its `Profile`, or a perplexity for each sequence, `[sequences]`
@@ -72,7 +81,8 @@ def keep_likely(
 )->CalibrationSet:                       # What stays, in the order of the set
     "Leave out the sequences that a model finds least likely"
     low,high = (0, percentile) if isinstance(percentile, (int,float)) else percentile
-    if not 0<=low<high<=100: raise ValueError(f"`percentile` must lie in (0, 100], or be two that rise, got {percentile!r}")
+    if not 0<=low<high<=100:
+        raise ValueError(f"`percentile` must lie in (0, 100], or be two that rise, got {percentile!r}")
     values = _from_profile(calibration, perplexities, 'sequence_perplexity', 'perplexities')
     order = _each_sequence(calibration, values, 'perplexities').argsort(stable=True)
     rows = order[round(len(order)*low/100):round(len(order)*high/100)].sort().values
@@ -92,7 +102,9 @@ def sequence_runs(
     "The runs of tokens or words in each sequence, as numbers"
     require_positive(run=run)
     def one(ids):
-        if tokenizer is not None: ids = [zlib.crc32(o.encode()) for o in re.findall(r'\w+', tokenizer.decode(ids, skip_special_tokens=True).lower())]
+        if tokenizer is not None:
+            text = tokenizer.decode(ids, skip_special_tokens=True).lower()
+            ids = [zlib.crc32(o.encode()) for o in re.findall(r'\w+', text)]
         w = np.asarray(ids, dtype=np.uint64)
         h = np.zeros(max(len(w)-run+1, 1), np.uint64)
         for j in range(min(run, len(w))): h = h*np.uint64(0x9E3779B97F4A7C15)+w[j:j+len(h)]+np.uint64(1)
@@ -106,7 +118,9 @@ def _near_copies(runs, threshold, permutations):
     from datasketch import MinHash,MinHashLSH
     runs,copies = [np.unique(o) for o in runs],{}
     index = MinHashLSH(threshold=.8*threshold, num_perm=permutations, weights=(.1,.9))
-    def similarity(a, b): return (both:=len(np.intersect1d(a, b, assume_unique=True)))/(len(a)+len(b)-both)
+    def similarity(a, b):
+        both = len(np.intersect1d(a, b, assume_unique=True))
+        return both/(len(a)+len(b)-both)
     for i,a in enumerate(runs):
         sketch = MinHash(num_perm=permutations, seed=1, hashfunc=int)
         sketch.update_batch((a>>np.uint64(32)).tolist())
@@ -117,8 +131,16 @@ def _near_copies(runs, threshold, permutations):
 
 def _exact_copies(rows):
     "For each sequence that is the same as an earlier one that earlier one"
-    first = {}
-    return {i: j for i,o in enumerate(rows) if (j:=first.setdefault(o, i))!=i}
+    first,copies = {},{}
+    for i,row in enumerate(rows):
+        if first.setdefault(row, i)!=i: copies[i] = first[row]
+    return copies
+
+# %% ../../nbs/choosing/50_selection.ipynb #bf9857ef
+def _token_rows(calibration):
+    "Tokens of each sequence without padding"
+    masks = calibration.tokens>=0 if calibration.mask is None else calibration.mask
+    return [tuple(t[m].tolist()) for t,m in zip(calibration.tokens, masks)]
 
 # %% ../../nbs/choosing/50_selection.ipynb #5e3e66a0
 def drop_duplicates(
@@ -135,12 +157,15 @@ def drop_duplicates(
     require_positive(permutations=permutations)
     if not 0<threshold<=1: raise ValueError(f"`threshold` must lie in (0, 1], got {threshold}")
     sets = [*others,calibration]
-    if near: copies = _near_copies([r for o in sets for r in sequence_runs(o, run, tokenizer)], threshold, permutations)
-    else: copies = _exact_copies([tuple(t[m].tolist()) for o in sets for t,m in zip(o.tokens, o.tokens>=0 if o.mask is None else o.mask)])
+    if near:
+        runs = [r for o in sets for r in sequence_runs(o, run, tokenizer)]
+        copies = _near_copies(runs, threshold, permutations)
+    else: copies = _exact_copies([r for o in sets for r in _token_rows(o)])
     start = sum(map(len, others))
     settings = dict(near=near, words=tokenizer is not None, others=[o.hash for o in others])
     if near: settings |= dict(threshold=threshold, run=run, permutations=permutations)
-    return select_rows(calibration, [i for i in range(len(calibration)) if i+start not in copies], 'drop_duplicates', settings,
+    rows = [i for i in range(len(calibration)) if i+start not in copies]
+    return select_rows(calibration, rows, 'drop_duplicates', settings,
         copies=[[i-start,j-start] for i,j in copies.items() if i>=start])
 
 # %% ../../nbs/choosing/50_selection.ipynb #07e07ee7
@@ -149,9 +174,23 @@ def _shares(have, shares, power):
     if shares is None:
         weights = {k: n**power for k,n in have.items()}
         return {k: w/sum(weights.values()) for k,w in weights.items()}
-    if absent := [k for k in shares if k not in have]: raise ValueError(f"`shares` must name labels that occur ({', '.join(have)}), got {absent[0]!r}")
+    absent = [k for k in shares if k not in have]
+    if absent: raise ValueError(f"`shares` must name labels that occur ({', '.join(have)}), got {absent[0]!r}")
     check_shares(shares, 'shares')
     return dict(shares)
+
+def _check_labels(calibration, labels, n_sequences):
+    "Refuse labels that are not one for each sequence"
+    if len(labels)!=len(calibration):
+        raise ValueError(f"`labels` must name each of {len(calibration)} sequences, got {len(labels)}")
+    if n_sequences is not None: _check_size(calibration, n_sequences)
+
+def _check_counts(counts, have, n):
+    "Refuse to draw more of a label than there is"
+    for o,k in counts.items():
+        if k>have[o]:
+            raise ValueError(f"`n_sequences`={n} asks for {k} sequences with label {o!r}, "
+                             f"of which there are {have[o]}")
 
 # %% ../../nbs/choosing/50_selection.ipynb #e8c300d9
 def proportional(
@@ -164,15 +203,13 @@ def proportional(
     power:float=1.,                      # Without `shares`: exponent of the counts; 0 makes all labels equal
 )->CalibrationSet:                       # What was drawn, in the order of the set
     "Draw sequences so that each label has its share"
-    if len(labels)!=len(calibration): raise ValueError(f"`labels` must name each of {len(calibration)} sequences, got {len(labels)}")
-    if n_sequences is not None: _check_size(calibration, n_sequences)
+    _check_labels(calibration, labels, n_sequences)
     labels,have = [str(o) for o in labels],dict(sorted(Counter(map(str, labels)).items()))
     wanted = _shares(have, shares, power)
     def fits(n): return all(k<=have[o] for o,k in share_counts(wanted, n).items())
     n = n_sequences or max(n for n in range(len(labels)+1) if fits(n))
     counts = share_counts(wanted, n)
-    for o,k in counts.items():
-        if k>have[o]: raise ValueError(f"`n_sequences`={n} asks for {k} sequences with label {o!r}, of which there are {have[o]}")
+    _check_counts(counts, have, n)
     g = torch_generator(seed)
     order = torch.randperm(len(labels), generator=g).tolist()
     rows = sorted(i for o,k in counts.items() for i in [j for j in order if labels[j]==o][:k])
@@ -213,7 +250,8 @@ def diverse(
     def gain(i): at,x = part(i); return np.log1p(x/(1+held[at])).sum()
     def take(i): at,x = part(i); held[at] += x
     rows = _greedy(gain, take, len(runs), n_sequences)
-    return select_rows(calibration, rows, 'diverse', dict(n_sequences=n_sequences, run=run, words=tokenizer is not None))
+    settings = dict(n_sequences=n_sequences, run=run, words=tokenizer is not None)
+    return select_rows(calibration, rows, 'diverse', settings)
 
 # %% ../../nbs/choosing/50_selection.ipynb #bb9be7a6
 def representative(
@@ -227,8 +265,11 @@ def representative(
     "Choose the central sequences of clusters of activations"
     from sklearn.cluster import KMeans
     _check_size(calibration, n_sequences)
-    x = _each_sequence(calibration, _from_profile(calibration, activations, 'pooled', 'activations'), 'activations', ['width']).numpy()
-    if (n:=len(np.unique(x, axis=0)))<n_sequences: raise ValueError(f"`n_sequences` must be at most the {n} sequences that differ, got {n_sequences}")
+    given = _from_profile(calibration, activations, 'pooled', 'activations')
+    x = _each_sequence(calibration, given, 'activations', ['width']).numpy()
+    n = len(np.unique(x, axis=0))
+    if n<n_sequences:
+        raise ValueError(f"`n_sequences` must be at most the {n} sequences that differ, got {n_sequences}")
     x = (x-x.mean(0))/np.where(x.std(0)>0, x.std(0), 1) if standardize else x
     found = KMeans(n_sequences, n_init=10, random_state=small_seed(seed)).fit(x)
     away = np.linalg.norm(x-found.cluster_centers_[found.labels_], axis=1)
@@ -240,8 +281,8 @@ def representative(
 # %% ../../nbs/choosing/50_selection.ipynb #f655eb1d
 def outlier_reach(
     calibration:CalibrationSet, # Any set
-    peaks,                      # Its `Profile`, or for each layer the largest absolute value of each channel in each sequence, `[sequences, in]`
-    share:float=.01,            # Share of the channels of an input that count as outliers: those with the highest peaks, at least one
+    peaks,                      # Its `Profile`, or peaks by layer, `[sequences, in]`
+    share:float=.01,            # Share of the channels of an input that count as outliers, at least one
 )->np.ndarray:                  # Peak of each sequence over that of the set, 0 to 1, `[sequences, channels]`
     "How far each sequence drives the outlier channels of all inputs"
     peaks,found = _from_profile(calibration, peaks, 'sequence_peaks', 'peaks'),[]
@@ -257,10 +298,10 @@ def outlier_reach(
 # %% ../../nbs/choosing/50_selection.ipynb #612b0b99
 def cover_outliers(
     calibration:CalibrationSet, # The set to choose from
-    peaks,                      # Its `Profile`, or for each layer the largest absolute value of each channel in each sequence, `[sequences, in]`
+    peaks,                      # Its `Profile`, or peaks by layer, `[sequences, in]`
     n_sequences:int,            # How many sequences
     *,
-    share:float=.01,            # Share of the channels of an input that count as outliers: those with the highest peaks, at least one
+    share:float=.01,            # Share of the channels of an input that count as outliers, at least one
 )->CalibrationSet:              # Sequences in the order chosen: its first rows are the best choice of fewer
     "Choose sequences that between them drive the outlier channels as far as the whole set does"
     _check_size(calibration, n_sequences)
@@ -269,4 +310,5 @@ def cover_outliers(
     def gain(i): return np.maximum(reach[i]-held, 0).sum()
     def take(i): np.maximum(held, reach[i], out=held)
     rows = _greedy(gain, take, len(reach), n_sequences)
-    return select_rows(calibration, rows, 'cover_outliers', dict(n_sequences=n_sequences, share=share), coverage=float(held.mean()))
+    settings = dict(n_sequences=n_sequences, share=share)
+    return select_rows(calibration, rows, 'cover_outliers', settings, coverage=float(held.mean()))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from ..calibration.batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
-from ..calibration.generation import Sampling, _draw, _free_memory, sequence_uniforms, spread_rows
+from ..calibration.generation import Sampling, draw_tokens, free_device_memory, sequence_uniforms, spread_rows
 from ..core.files import write_atomically
 from ..models.blocks import context_length, evaluation_mode, fingerprint
 
@@ -118,7 +118,7 @@ class _Chooser:
         warmth = torch.full((rows,), float(s.t_final), device=logits.device) if s.t_final!=1 or s.schedule else None
         ends = (self.ends,torch.ones(rows, dtype=torch.bool, device=logits.device)) if s.eos=='suppress' and len(self.ends) else None
         held = None if self.held is None else self.held[at]
-        tokens = _draw(logits, self.uniforms[at,t], s, warmth, torch.full((rows,), t, device=logits.device), self.nothing, ends, held)[0]
+        tokens = draw_tokens(logits, self.uniforms[at,t], s, warmth, torch.full((rows,), t, device=logits.device), self.nothing, ends, held)[0]
         if held is not None: self.held[at,tokens] = True
         return tokens
 
@@ -229,7 +229,7 @@ def write_answers(
             tqdm(total=len(keys), initial=sum(k in done for k in keys), unit='answer', disable=not progress or 'IN_TEST' in os.environ) as bar:
         each = _token_bytes(model, prompts[0][0], device) if groups and not batch_size else 0
         for padded,numbers in sorted(groups.items()):
-            size = batch_size or spread_rows(len(numbers), each*(padded+max_tokens)+32*vocabulary, _free_memory(device), 64)
+            size = batch_size or spread_rows(len(numbers), each*(padded+max_tokens)+32*vocabulary, free_device_memory(device), 64)
             for part in (numbers[a:a+size] for a in range(0, len(numbers), size)):
                 asked = [prompts[i] for i in part]
                 chooser = _Chooser(sampling, seed, part, asked, max_tokens, vocabulary, closing, device)

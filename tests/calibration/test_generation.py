@@ -333,7 +333,7 @@ def test_the_largest_batch_that_fits(monkeypatch):
     cache = row_cache(model, 10)
     with torch.no_grad(): model(torch.ones(1, 1).long(), past_key_values=cache)
     assert each>=sum(o.keys.nbytes+o.values.nbytes for o in cache.layers)>0
-    monkeypatch.setattr(module, '_free_memory', lambda device: 2*48*each)
+    monkeypatch.setattr(module, 'free_device_memory', lambda device: 2*48*each)
     sizes.clear()
     generate(model, script, 10, range(100))
     assert sizes==[40,40,24]
