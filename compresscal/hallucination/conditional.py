@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from ..calibration.sampling import model_identity
+from ..core.patching import patch
 from ..evaluation.perplexity import apply_head, positions_at_once, run_decoder
 from ..models.loading import _bars, _place, _source, load_model
 from ..models.blocks import _check_causal, context_length, evaluation_mode, replace_forward
@@ -63,7 +64,8 @@ class _EncoderDecoder:
         return [self.held[o] for o in contexts]
     def shifted(self, labels):
         "What the decoder reads before each token"
-        if hasattr(self.model, 'prepare_decoder_input_ids_from_labels'): return self.model.prepare_decoder_input_ids_from_labels(labels)
+        if hasattr(self.model, 'prepare_decoder_input_ids_from_labels'):
+            return self.model.prepare_decoder_input_ids_from_labels(labels)
         return torch.nn.functional.pad(labels[:,:-1].clamp(min=0), (1, 0), value=self.model.config.decoder_start_token_id)
     def keep(self, contexts): self.held = {o: x for o,x in self.held.items() if o in contexts}
     def states(self, contexts, targets):
@@ -72,10 +74,13 @@ class _EncoderDecoder:
         out = self.model.get_decoder()(input_ids=self.shifted(_padded(targets, self.model.device, -100)[0]), use_cache=False,
                                        encoder_hidden_states=pad_sequence(found, batch_first=True), encoder_attention_mask=mask)
         return out.last_hidden_state[_places([*map(len, targets)], [0]*len(targets))],type(out)
-    def logits(self, states, kind, tokens):
-        some,decoder = kind(last_hidden_state=states[None]),self.model.get_decoder()
-        with replace_forward([decoder], lambda *args,**kwargs: some):
-            return self.model(encoder_outputs=(states[None],), decoder_input_ids=tokens[None], use_cache=False).logits[0]
+
+# %% ../../nbs/hallucination/40_conditional.ipynb #c3450048
+@patch
+def logits(self:_EncoderDecoder, states, kind, tokens):
+    some,decoder = kind(last_hidden_state=states[None]),self.model.get_decoder()
+    with replace_forward([decoder], lambda *args,**kwargs: some):
+        return self.model(encoder_outputs=(states[None],), decoder_input_ids=tokens[None], use_cache=False).logits[0]
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #aabf5312
 def _check_parts(model):
@@ -96,7 +101,8 @@ def _check_parts(model):
 def _check_model(model):
     "Raise for a model that does not say which token comes next"
     head = getattr(model, 'get_output_embeddings', lambda: None)()
-    if head is None: raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a language model head does, "
+    if head is None:
+        raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a language model head does, "
                                      f"got {type(model).__name__}")
     (_check_parts if model.config.is_encoder_decoder else _check_causal)(model)
 
@@ -106,11 +112,13 @@ def load_conditional(
 )->tuple:                  # The model and its tokenizer
     "A model that can go on with a text"
     if isinstance(model, (tuple, list)):
-        if len(model)!=2: raise ValueError(f"`model` must be a name, a folder, or a model and its tokenizer, got {len(model)} things")
+        if len(model)!=2:
+            raise ValueError(f"`model` must be a name, a folder, or a model and its tokenizer, got {len(model)} things")
         net,tokenizer = model
         _check_model(net)
         return (net if device is None else net.to(_place(None, device)[1])),tokenizer
-    if not isinstance(model, (str, Path)): raise TypeError(f"`model` must be a name, a folder, or a model and its tokenizer, got {type(model).__name__}")
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"`model` must be a name, a folder, or a model and its tokenizer, got {type(model).__name__}")
     device = _place(None, device or ('cuda' if torch.cuda.is_available() else 'cpu'))[1]
     net,tokenizer = load_model(device=device) if model=='embedded' else _load(model, device)
     _check_model(net)
@@ -121,10 +129,12 @@ def _load(name, device):
     "A model of either kind from a folder or the Hub"
     source = _source(name)
     try:
-        if not AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder: return load_model(source, device=device)
+        if not AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder:
+            return load_model(source, device=device)
         with _bars(not os.environ.get('IN_TEST')):
             net,info = AutoModelForSeq2SeqLM.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
-            if info['missing_keys']: raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
+            if info['missing_keys']:
+                raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
             return net.to(device).eval(),AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
@@ -177,7 +187,8 @@ def read_given(
             parts = [f(*(reader.logits(s[at:at+step], kind, t).float() for s,kind in states), t).double().cpu()
                      for at,t in zip(range(0, len(tokens), step), tokens.split(step))]
             for i,o in zip(batch, torch.cat(parts, 1).split([*map(len, some)], 1)):
-                if not o.isfinite().all(): raise ValueError(f"`model` must give finite logits, got {float(o[~o.isfinite()][0])} for text {i}")
+                if not o.isfinite().all():
+                    raise ValueError(f"`model` must give finite logits, got {float(o[~o.isfinite()][0])} for text {i}")
                 found[i] = o.numpy()
             bar.update(len(batch))
     return found
@@ -211,13 +222,15 @@ class Pair:
     source_cut: bool        # Whether the model is given the beginning of the source only
     summary_cut: bool       # Whether it is given the beginning of the summary only
 
-    def __repr__(self): return f"Pair({len(self.given):,} tokens with the source, {len(self.without):,} without; {len(self.target):,} of the summary)"
+    def __repr__(self):
+        return f"Pair({len(self.given):,} tokens with the source, {len(self.without):,} without; {len(self.target):,} of the summary)"
 
 def _encode(tokenizer, text, room, special):
     "Ids of at most `room` tokens, their spans, which are no special ones, and whether the text was cut"
     how = dict(add_special_tokens=special, split_special_tokens=True, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False)
     found,whole = tokenizer(text, **how),True
-    if len(found['input_ids'])>room: found,whole = tokenizer(text, truncation=True, max_length=room, **how),False
+    if len(found['input_ids'])>room:
+        found,whole = tokenizer(text, truncation=True, max_length=room, **how),False
     ids = tuple(found['input_ids'])
     spans = tuple(map(tuple, found['offset_mapping'])) if tokenizer.is_fast else ((0, 0),)*len(ids)
     return ids,spans,tuple(not o for o in found['special_tokens_mask']),not whole
@@ -237,28 +250,35 @@ class SourceReader:
         tokens_at_once:int=8192,       # Most tokens in one forward pass
     ):
         for k,v in dict(source_length=8 if source_length is None else source_length, target_length=target_length).items():
-            if isinstance(v, bool) or not isinstance(v, int) or v<8: raise ValueError(f"`{k}` must be a whole number, 8 or more, got {v!r}")
+            if isinstance(v, bool) or not isinstance(v, int) or v<8:
+                raise ValueError(f"`{k}` must be a whole number, 8 or more, got {v!r}")
         self.model,self.prompt,self.chat,self.kind,self.device = model,as_prompt(prompt),chat,kind,device
         self.source_length,self.target_length,self.tokens_at_once,self._loaded = source_length,target_length,tokens_at_once,None
         self._identity = None
 
-    def load(self)->tuple:
-        "The model and its tokenizer"
-        if self._loaded is None:
-            net,tokenizer = load_conditional(self.model, self.device)
-            found = 'encoder-decoder' if net.config.is_encoder_decoder else 'decoder'
-            if self.kind not in (None, found): raise ValueError(f"`model` must be of the kind {self.kind}, got {type(net).__name__}, of the kind {found}")
-            self._loaded = net,tokenizer
-        return self._loaded
+# %% ../../nbs/hallucination/40_conditional.ipynb #96eaae45
+@patch
+def load(self:SourceReader)->tuple:
+    "The model and its tokenizer"
+    if self._loaded is None:
+        net,tokenizer = load_conditional(self.model, self.device)
+        found = 'encoder-decoder' if net.config.is_encoder_decoder else 'decoder'
+        if self.kind not in (None, found):
+            raise ValueError(f"`model` must be of the kind {self.kind}, got {type(net).__name__}, of the kind {found}")
+        self._loaded = net,tokenizer
+    return self._loaded
 
-    def settings(self)->dict: # Ready for JSON
-        "All that decides what is read"
-        if self._identity is None: self._identity = model_identity(self.model)
-        told = {} if self.kind=='encoder-decoder' else dict(prompt=self.prompt.settings(), chat=self.chat)
-        return dict(self._identity, source_length=self.source_length, target_length=self.target_length)|told
+# %% ../../nbs/hallucination/40_conditional.ipynb #14b5317c
+@patch
+def settings(self:SourceReader)->dict: # Ready for JSON
+    "All that decides what is read"
+    if self._identity is None: self._identity = model_identity(self.model)
+    told = {} if self.kind=='encoder-decoder' else dict(prompt=self.prompt.settings(), chat=self.chat)
+    return dict(self._identity, source_length=self.source_length, target_length=self.target_length)|told
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #ea683634
-def _pair(self,
+@patch
+def pair(self:SourceReader,
     source:str,  # A document
     summary:str, # Its summary
 )->Pair:
@@ -267,7 +287,8 @@ def _pair(self,
     known,special = context_length(net) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9),net.config.is_encoder_decoder
     limit = known if context_length(net) else max(known, self.source_length or 0) # what a tokenizer says is no limit of the model
     room = min(limit, self.target_length)
-    if not special and room>=limit: raise ValueError(f"`target_length` must be less than the model's context of {limit} tokens, got {self.target_length}")
+    if not special and room>=limit:
+        raise ValueError(f"`target_length` must be less than the model's context of {limit} tokens, got {self.target_length}")
     target,spans,own,summary_cut = _encode(tokenizer, summary, room, special)
     room = min(limit if special else limit-room, self.source_length or known)
     if special:
@@ -277,8 +298,6 @@ def _pair(self,
         fitted = fit(self.prompt, tokenizer, source, room, self.chat)
         given,source_cut,without = fitted.ids,fitted.truncated,fit(self.prompt, tokenizer, '', room, self.chat).ids
     return Pair(given, without, target, spans, own, source_cut, summary_cut)
-
-SourceReader.pair = _pair
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #c99f139a
 @dataclass(frozen=True, eq=False)
@@ -294,6 +313,7 @@ class ConditionalReading:
         n,tokens = sum(o is not None for o in self.pairs),sum(self.parts()['tokens'])
         return '\n'.join([f"Reading: {n:,} of {len(self.pairs):,} summaries, {tokens:,} tokens", *self.notes])
 
+# %% ../../nbs/hallucination/40_conditional.ipynb #a17f346f
 def _notes(self, pairs):
     n,counts = len(pairs),[sum(bool(o and getattr(o, k)) for o in pairs) for k in ('source_cut', 'summary_cut')]
     said = [f'{counts[0]} of {n} sources were cut, and the model saw the beginning only',
@@ -301,7 +321,9 @@ def _notes(self, pairs):
     empty = sum(o is None for o in pairs)
     return tuple([o for o,k in zip(said, counts) if k]+[f'{empty} of {n} pairs have an empty source or summary, and no score']*bool(empty))
 
-def _read(self,
+# %% ../../nbs/hallucination/40_conditional.ipynb #e927ab94
+@patch
+def read(self:SourceReader,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     f:Callable,              # From logits with the source and without it and tokens to numbers of each token, as for `read_given`
@@ -317,5 +339,3 @@ def _read(self,
     if some: found = dict(zip(some, read_given(self.load()[0], contexts, [pairs[i].target for i in some], f,
                                                tokens_at_once=self.tokens_at_once, progress=progress, desc=desc)))
     return ConditionalReading([found[i] if o else None for i,o in enumerate(pairs)], pairs, _notes(self, pairs))
-
-SourceReader.read = _read

@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from ..calibration.sampling import model_identity
+from ..core.patching import patch
 from ..models.loading import _bars, _place
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #41d4fc77
 LABELS = ('entailment', 'neutral', 'contradiction')
+
 _meanings = dict(entailment='entailment entail entails entailed supports support supported'.split(),
                  neutral=['neutral', 'not enough info', 'not enough information'],
                  contradiction='contradiction contradict contradicts contradicted refutes refute refuted'.split())
+
 _other = ('not entailment', 'not entailed', 'non entailment', 'no entailment')
 
 def read_labels(
@@ -49,7 +52,8 @@ def _key(pair):
 def _checked(found, pairs, name):
     "Probabilities that can be ones: three columns of float64, of which the last two may be absent"
     found = np.asarray(found, dtype=np.float64)
-    if found.shape!=(len(pairs), 3): raise ValueError(f"{name} must give 3 probabilities for each of {len(pairs)} pairs, got shape {list(found.shape)}")
+    if found.shape!=(len(pairs), 3):
+        raise ValueError(f"{name} must give 3 probabilities for each of {len(pairs)} pairs, got shape {list(found.shape)}")
     absent = np.isnan(found).all(0) & [False, True, True]
     odd = np.argwhere(~((found>=-1e-6) & (found<=1+1e-6)) & ~absent)
     if len(odd):
@@ -68,29 +72,37 @@ class EntailmentScorer:
             raise ValueError(f"`remember` must be a whole number, 0 or more, got {remember!r}")
         self.remember,self.asked,self._known = remember,0,{}
 
-    def settings(self)->dict: "All that decides the probabilities, ready for JSON"; raise NotImplementedError
-    def _compute(self, pairs, progress): "Probabilities of new pairs and whether each was cut, `[pairs, 4]`"; raise NotImplementedError
+    def settings(self)->dict:
+        "All that decides the probabilities, ready for JSON"
+        raise NotImplementedError
+    def _compute(self, pairs, progress):
+        "Probabilities of new pairs and whether each was cut, `[pairs, 4]`"
+        raise NotImplementedError
 
-    def _ask(self, pairs, progress=True):
-        "Probabilities, and whether the pair was cut, `[pairs, 4]`"
-        keys = [_key(o) for o in pairs]
-        found,new = {k: self._known[k] for k in keys if k in self._known},{}
-        for k,pair in zip(keys, pairs): found.get(k) or new.setdefault(k, pair)
-        if new:
-            told = self._compute(asked := list(new.values()), progress)
-            told = np.column_stack([_checked(told[:, :3], asked, self.name), told[:, 3]])
-            self.asked += len(new)
-            found |= zip(new, map(np.ndarray.tobytes, told))
-            for k in new: self._known[k] = found[k]
-            for k in list(islice(self._known, max(0, len(self._known)-self.remember))): del self._known[k]
-        return np.frombuffer(b''.join(found[k] for k in keys)).reshape(-1, 4)
+# %% ../../nbs/hallucination/20_entailment.ipynb #928e5ecc
+@patch
+def _ask(self:EntailmentScorer, pairs, progress=True):
+    "Probabilities, and whether the pair was cut, `[pairs, 4]`"
+    keys = [_key(o) for o in pairs]
+    found,new = {k: self._known[k] for k in keys if k in self._known},{}
+    for k,pair in zip(keys, pairs): found.get(k) or new.setdefault(k, pair)
+    if new:
+        told = self._compute(asked := list(new.values()), progress)
+        told = np.column_stack([_checked(told[:, :3], asked, self.name), told[:, 3]])
+        self.asked += len(new)
+        found |= zip(new, map(np.ndarray.tobytes, told))
+        for k in new: self._known[k] = found[k]
+        for k in list(islice(self._known, max(0, len(self._known)-self.remember))): del self._known[k]
+    return np.frombuffer(b''.join(found[k] for k in keys)).reshape(-1, 4)
 
-    def probabilities(self,
-        pairs:Sequence[tuple[str,str]], # Premise and hypothesis of each; repeated ones cost nothing
-        *, progress:bool=True,          # Show a progress bar
-    )->np.ndarray:                      # Of entailment, neutral and contradiction, nan where the engine has none, `[pairs, 3]`
-        "Does each hypothesis follow from its premise?"
-        return self._ask(list(pairs), progress)[:, :3]
+# %% ../../nbs/hallucination/20_entailment.ipynb #32083297
+@patch
+def probabilities(self:EntailmentScorer,
+    pairs:Sequence[tuple[str,str]], # Premise and hypothesis of each; repeated ones cost nothing
+    *, progress:bool=True,          # Show a progress bar
+)->np.ndarray:                      # Of entailment, neutral and contradiction, nan where the engine has none, `[pairs, 3]`
+    "Does each hypothesis follow from its premise?"
+    return self._ask(list(pairs), progress)[:, :3]
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #ab53e052
 class EntailmentFunction(EntailmentScorer):
@@ -101,7 +113,8 @@ class EntailmentFunction(EntailmentScorer):
         remember:int=1_000_000, # As in `EntailmentScorer`
     ):
         super().__init__(remember)
-        if not callable(function): raise TypeError(f"`function` must take a list of pairs, got {type(function).__name__}")
+        if not callable(function):
+            raise TypeError(f"`function` must take a list of pairs, got {type(function).__name__}")
         own = '.'.join(filter(None, (getattr(function, '__module__', None), getattr(function, '__qualname__', type(function).__qualname__))))
         self.function,self.name = function,name or own
 
@@ -116,6 +129,7 @@ class EntailmentFunction(EntailmentScorer):
 _vitaminc = ('entailment', 'contradiction', 'neutral') # the order in which these were trained
 TRAINED_LABELS = {f'tals/albert-{o}': _vitaminc for o in ('xlarge-vitaminc-mnli', 'base-vitaminc-mnli', 'xlarge-vitaminc')}
 
+# %% ../../nbs/hallucination/20_entailment.ipynb #9bf77f79
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -125,7 +139,8 @@ def _open(source, revision, dtype, device):
         with _bars(not os.environ.get('IN_TEST'), False):
             which = dict(revision=revision, trust_remote_code=False)
             model,info = AutoModelForSequenceClassification.from_pretrained(source, dtype=dtype, attn_implementation='eager', output_loading_info=True, **which)
-            if info['missing_keys']: raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
+            if info['missing_keys']:
+                raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
             return model.to(device).eval(),AutoTokenizer.from_pretrained(source, **which)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
@@ -133,6 +148,7 @@ def _open(source, revision, dtype, device):
             raise ImportError(f"the tokenizer of {source!r} needs the packages sentencepiece and protobuf: pip install 'compresscal[summaries]'") from e
         raise ValueError(f"`model` must be a folder or a Hub id of a model of natural language inference, got {source!r}: {why}") from None
 
+# %% ../../nbs/hallucination/20_entailment.ipynb #02e38cfd
 def _room(model, tokenizer):
     "Most tokens that a model has positions for"
     most = getattr(model.config, 'max_position_embeddings', None) or -1
@@ -154,10 +170,12 @@ class EntailmentModel(EntailmentScorer):
     ):
         super().__init__(remember)
         for k,v,least in (('max_length', max_length, 8), ('tokens', tokens, 1)):
-            if isinstance(v, bool) or not isinstance(v, int) or v<least: raise ValueError(f"`{k}` must be a whole number, {least} or more, got {v!r}")
+            if isinstance(v, bool) or not isinstance(v, int) or v<least:
+                raise ValueError(f"`{k}` must be a whole number, {least} or more, got {v!r}")
         if isinstance(model, tuple):
             fit = len(model)==2 and isinstance(model[0], torch.nn.Module) and callable(model[1])
-            if not fit: raise TypeError(f"`model` must be a loaded model and its tokenizer, got {', '.join(type(o).__name__ for o in model)}")
+            if not fit:
+                raise TypeError(f"`model` must be a loaded model and its tokenizer, got {', '.join(type(o).__name__ for o in model)}")
         elif not isinstance(model, (str, Path)):
             raise TypeError(f"`model` must be a folder, a Hub id, or a loaded model and its tokenizer, got {type(model).__name__}")
         if isinstance(labels, str): raise TypeError(f"`labels` must be a list of names, got {labels!r}")
@@ -165,15 +183,19 @@ class EntailmentModel(EntailmentScorer):
         self.model,self.labels,self.max_length,self.tokens = model,labels and tuple(labels),max_length,tokens
         self.revision,self.dtype,self.device,self._loaded,self._facts = revision,dtype,device,None,None
 
-    @property
-    def name(self)->str:
-        "Short name, used in messages"
-        if isinstance(self.model, tuple): return type(self.model[0]).__name__
-        return Path(self.model).name if Path(self.model).is_dir() else str(self.model)
-    def __repr__(self): return f'EntailmentModel({self.name}, max_length={self.max_length})'
+# %% ../../nbs/hallucination/20_entailment.ipynb #908877af
+@patch(as_prop=True)
+def name(self:EntailmentModel)->str:
+    "Short name, used in messages"
+    if isinstance(self.model, tuple): return type(self.model[0]).__name__
+    return Path(self.model).name if Path(self.model).is_dir() else str(self.model)
+
+@patch
+def __repr__(self:EntailmentModel): return f'EntailmentModel({self.name}, max_length={self.max_length})'
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #982e2ffe
-def _model_settings(self)->dict:
+@patch
+def settings(self:EntailmentModel)->dict:
     "All that decides the probabilities, ready for JSON; no model is opened"
     if self._facts is None:
         given = isinstance(self.model, tuple) # with weights of its own
@@ -181,10 +203,9 @@ def _model_settings(self)->dict:
         self._facts = model_identity(self.model)|dict(dtype=dtype)|(dict(revision=self.revision) if self.revision else {})
     return self._facts|dict(labels=self.labels and list(self.labels), max_length=self.max_length)
 
-EntailmentModel.settings = _model_settings
-
 # %% ../../nbs/hallucination/20_entailment.ipynb #cb284950
-def _load(self):
+@patch
+def _load(self:EntailmentModel):
     "Model, tokenizer, which output means what, most tokens of a pair"
     if self._loaded is None:
         model,tokenizer = self.model if isinstance(self.model, tuple) else _open(self.model, self.revision, self.dtype, self.device)
@@ -193,11 +214,10 @@ def _load(self):
         if all(re.fullmatch(r'LABEL_\d+', o) for o in names): names = TRAINED_LABELS.get(str(self.model), names)
         if self.labels is not None and len(self.labels)!=len(named):
             raise ValueError(f"`labels` must name the {len(named)} outputs of {self.name}, got {len(self.labels)} names")
-        if tokenizer.pad_token_id is None: raise ValueError(f"`model` must have a tokenizer with a token for padding, got {self.name} without one")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"`model` must have a tokenizer with a token for padding, got {self.name} without one")
         self._loaded = model,tokenizer,read_labels(self.labels or names),_room(model, tokenizer)
     return self._loaded
-
-EntailmentModel._load = _load
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #732b4b42
 def _batches(lengths, tokens, room):
@@ -207,7 +227,8 @@ def _batches(lengths, tokens, room):
         group,rows = list(group),max(8, tokens//length//8*8)
         yield from ((length, group[a:a+rows]) for a in range(0, len(group), rows))
 
-def _whole(text): return text.encode('utf-8', 'replace').decode() # half a surrogate pair, which no tokenizer takes, becomes a question mark
+def _whole(text):
+    return text.encode('utf-8', 'replace').decode() # half a surrogate pair, which no tokenizer takes, becomes a question mark
 
 @torch.inference_mode()
 def _probabilities(model, batch):
@@ -216,7 +237,9 @@ def _probabilities(model, batch):
     finally: model.train(was)
     return logits.cpu().double().softmax(-1).numpy()
 
-def _compute(self, pairs, progress):
+# %% ../../nbs/hallucination/20_entailment.ipynb #8cda2d9e
+@patch
+def _compute(self:EntailmentModel, pairs, progress):
     model,tokenizer,columns,room = self._load()
     limit,types = min(self.max_length, room),(getattr(model.config, 'type_vocab_size', 0) or 0)>1 or None
     out,all_columns = np.full((len(pairs), 4), np.nan),[i for i,o in enumerate(columns) if o is not None]
@@ -236,8 +259,6 @@ def _compute(self, pairs, progress):
                 out[at, 3] = [lengths[i]>=limit for i in group]
                 bar.update(len(group))
     return out
-
-EntailmentModel._compute = _compute
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #fafa013e
 def as_scorer(

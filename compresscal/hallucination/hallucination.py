@@ -18,8 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from ..core.patching import patch
 from ..statistics.association import Binned, Regression, binned, correlate, partial, regress
 from ..core.spelling import strength
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #18bb8060
 from ..core.plots import Line, Picture, Strip, plot_line_panels, plot_strips
 from ..summaries.quality import score_means
 from .reviews import CONTROLS, Review, review_from
@@ -36,9 +39,13 @@ class System(NamedTuple):
     @property
     def name(self)->str: return self.method if self.source=='none' else f'{self.method}, {self.source}'
     @property
-    def family(self)->str: "Systems that differ in strength alone"; return self._replace(method=strength(self.method)[0]).name
+    def family(self)->str:
+        "Systems that differ in strength alone"
+        return self._replace(method=strength(self.method)[0]).name
     @property
-    def sparsity(self)->float: "Share of zeros that the label names; nan where it names none"; return strength(self.method)[2]
+    def sparsity(self)->float:
+        "Share of zeros that the label names; nan where it names none"
+        return strength(self.method)[2]
 
 DENSE = System('dense')
 
@@ -50,9 +57,11 @@ def _as_systems(reviews):
         k = k if isinstance(k, System) else System(k) if isinstance(k, str) else System(*k)
         made[k] = list(v) if isinstance(v, (list, tuple)) else [v]
         for o in made[k]:
-            if not isinstance(o, Review): raise TypeError(f"`reviews` must hold reviews, got {type(o).__name__} for {k.name!r}")
+            if not isinstance(o, Review):
+                raise TypeError(f"`reviews` must hold reviews, got {type(o).__name__} for {k.name!r}")
     return made
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #be78de10
 @dataclass(frozen=True, eq=False, repr=False)
 class Hallucination:
     "Reviews of a dense model, of compressed ones, and of controls"
@@ -61,15 +70,19 @@ class Hallucination:
 
     def __post_init__(self):
         made, beside = _as_systems(self.reviews), dict(self.controls or {})
-        if len(made.get(DENSE, ()))!=1: raise ValueError(f"`reviews` must hold one review of the system 'dense', got {', '.join(o.name for o in made) or 'none'}")
+        if len(made.get(DENSE, ()))!=1:
+            raise ValueError(f"`reviews` must hold one review of the system 'dense', got {', '.join(o.name for o in made) or 'none'}")
         object.__setattr__(self, 'reviews', made)
         object.__setattr__(self, 'controls', beside)
         first = self.dense.table
         for name,o in [(k.name, o) for k,v in made.items() for o in v]+list(beside.items()):
-            if not o.table[['dataset', 'id']].equals(first[['dataset', 'id']]): raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
+            if not o.table[['dataset', 'id']].equals(first[['dataset', 'id']]):
+                raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
 
     @cached_property
-    def risk(self)->pd.DataFrame: "What `risk_table` gives by itself"; return risk_table(self)
+    def risk(self)->pd.DataFrame:
+        "What `risk_table` gives by itself"
+        return risk_table(self)
     @cached_property
     def associations(self)->dict[str,'Association']:
         "Risk and coverage for each of `judged` whose risk varies"
@@ -78,17 +91,22 @@ class Hallucination:
             try: found[m] = associate(self, m, n_resamples=199)
             except ValueError: continue
         return found
-    @property
-    def dense(self)->Review: return self.reviews[DENSE][0]
-    @property
-    def compressed(self)->dict[System,list[Review]]: return {k: v for k,v in self.reviews.items() if k!=DENSE}
-    @property
-    def datasets(self)->list[str]: return list(dict.fromkeys(self.dense.table.dataset))
-    @property
-    def judged(self)->list[str]:
-        "Columns that say how faithful a summary is: those of judges, and unsupported names and numbers"
-        own = [k for k,m in self.dense.metrics.items() if m.higher_is_better is not None]
-        return own+['unsupported']*('unsupported' not in own)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #441367df
+@patch(as_prop=True)
+def dense(self:Hallucination)->Review: return self.reviews[DENSE][0]
+
+@patch(as_prop=True)
+def compressed(self:Hallucination)->dict[System,list[Review]]: return {k: v for k,v in self.reviews.items() if k!=DENSE}
+
+@patch(as_prop=True)
+def datasets(self:Hallucination)->list[str]: return list(dict.fromkeys(self.dense.table.dataset))
+
+@patch(as_prop=True)
+def judged(self:Hallucination)->list[str]:
+    "Columns that say how faithful a summary is: those of judges, and unsupported names and numbers"
+    own = [k for k,m in self.dense.metrics.items() if m.higher_is_better is not None]
+    return own+['unsupported']*('unsupported' not in own)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #7a1730a6
 def system_means(
@@ -112,8 +130,10 @@ def system_means(
 def _over_sets(found, level):
     "One estimate from several sets: mean, ends, p, and why there is no interval"
     ratio, values = found[0].null==1, np.array([o.estimate for o in found])
-    if not np.isfinite(values).all(): return math.nan, math.nan, math.nan, math.nan, next(o.reason for o in found if not math.isfinite(o.estimate))
-    if ratio and not values.all(): return float(values.mean()), math.nan, math.nan, math.nan, 'a set has no risk at all, so that its ratio has no logarithm'
+    if not np.isfinite(values).all():
+        return math.nan, math.nan, math.nan, math.nan, next(o.reason for o in found if not math.isfinite(o.estimate))
+    if ratio and not values.all():
+        return float(values.mean()), math.nan, math.nan, math.nan, 'a set has no risk at all, so that its ratio has no logarithm'
     o = summarize_values(np.log(values) if ratio else values, level)
     p = float(stats.ttest_1samp(np.log(values) if ratio else values, 0).pvalue) if o.sd>0 else math.nan
     return tuple(math.exp(v) if ratio else v for v in (o.mean, *o.interval))+(p, '')
@@ -126,6 +146,7 @@ def _risk_row(found, level):
                 greater=mean('greater'), degenerate_dense=one.degenerate[0], degenerate=float(np.mean([o.degenerate[1] for o in found])), sets=len(found),
                 covers=COVERS[1] if len(found)==1 else COVERS[0], reason=reason, values=tuple(o.estimate for o in found))
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #8634f224
 def risk_table(
     study:Hallucination,              # Reviews
     metrics:Sequence[str]|None=None,  # Columns with a better and a worse end, the family of the tests; None: `study.judged`
@@ -138,11 +159,13 @@ def risk_table(
 )->pd.DataFrame:                      # A row for each metric, system or control, and data set; `dataset` is empty where all are pooled
     "Risk of every system against the dense model"
     check_level(level)
-    if degenerate not in DEGENERATE: raise ValueError(f"`degenerate` must be one of {', '.join(DEGENERATE)}, got {degenerate!r}")
+    if degenerate not in DEGENERATE:
+        raise ValueError(f"`degenerate` must be one of {', '.join(DEGENERATE)}, got {degenerate!r}")
     rows, dense, thresholds = [], study.dense, dict(thresholds or {})
     names = list(dense.table.dataset) if len(study.datasets)>1 else None
     for m in (study.judged if metrics is None else metrics):
-        if m not in dense.table: raise ValueError(f"`metrics` must be columns of the reviews, got {m!r}; there are {', '.join(dense.numbers)}")
+        if m not in dense.table:
+            raise ValueError(f"`metrics` must be columns of the reviews, got {m!r}; there are {', '.join(dense.numbers)}")
         known = dense.metric(m)
         rule = 'keep' if degenerate=='worst' and known.bounds is None else degenerate
         how = dict(variant='threshold' if m in thresholds else 'mean' if known.bounds else 'difference', threshold=thresholds.get(m), degenerate=rule,
@@ -155,6 +178,7 @@ def risk_table(
             rows += [about|dict(dataset=d)|_risk_row([o.by_dataset[d] if d else o for o in made], level) for d in ('', *made[0].by_dataset)]
     return _with_holm(pd.DataFrame(rows))
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #f206f5bd
 def _with_holm(frame):
     "The table with p corrected for all pooled rows of compressed models, those without a p among them"
     family = frame[(frame.control=='') & (frame.dataset=='')]
@@ -195,6 +219,7 @@ class Association:
 
     def to_pandas(self)->pd.DataFrame: return self.table.copy()
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #e05f2edc
 def _long(study, risk, overlap):
     "A row for each summary: risk, overlap, length, document, system, degenerate"
     parts = []
@@ -225,30 +250,36 @@ def associate(
 )->Association:
     "How risk goes with overlap, given length and document"
     rows, lines, fits, binnings = _long(study, risk, overlap), [], {}, {}
-    if len(study.dense)<FEWEST: raise ValueError(f"`study` must hold at least {FEWEST} documents for a correlation, got {len(study.dense)}")
+    if len(study.dense)<FEWEST:
+        raise ValueError(f"`study` must hold at least {FEWEST} documents for a correlation, got {len(study.dense)}")
     again = dict(how=how, level=level, n_resamples=n_resamples, seed=seed)
     for kind,part in (('all', rows), ('summaries', rows[~rows.degenerate])):
         part = part.dropna(subset=['risk', 'overlap', 'words'])
-        if len(part)<3 or part.risk.nunique()<2: raise ValueError(f"`risk` must vary over three summaries or more, got {len(part)} of {risk!r} with {part.risk.nunique()} values")
+        if len(part)<3 or part.risk.nunique()<2:
+            raise ValueError(f"`risk` must vary over three summaries or more, got {len(part)} of {risk!r} with {part.risk.nunique()} values")
         lines += [(kind, *o) for o in _estimates(part, again)]
-        try: fit = regress(part.risk, dict(overlap=part.overlap, words=part.words), fixed=part.document, level=level)
+        try:
+            fit = regress(part.risk, dict(overlap=part.overlap, words=part.words), fixed=part.document, level=level)
         except ValueError: fit = None # nothing varies within documents
-        if fit: lines += [(kind, f'{k}, document fixed', fit[k].value, fit[k].low, fit[k].high, fit.n, 'rows') for k in ('overlap', 'words')]
+        if fit:
+            lines += [(kind, f'{k}, document fixed', fit[k].value, fit[k].low, fit[k].high, fit.n, 'rows') for k in ('overlap', 'words')]
         fits[kind], binnings[kind] = fit, binned(part.overlap, part.risk, bins, kinds=part.kind, groups=part.document, level=level)
     table = pd.DataFrame(lines, columns=['summaries', 'statistic', 'value', 'low', 'high', 'n', 'unit'])
     return Association(risk, overlap, table, fits, binnings)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a07c545c
 def _lines(o):
     "Cells of the table, as text"
     def around(r): return '' if math.isnan(r.low) else f'{r.low:+.3f} to {r.high:+.3f}'
     return [[r.summaries, r.statistic, f'{r.value:+.3f}', around(r), f'{r.n} {r.unit}'] for r in o.table.itertuples()]
 
-def _association_markdown(self):
+@patch
+def _repr_markdown_(self:Association):
     return markdown_table([['summaries', f'risk by {self.risk} and {self.overlap}', 'value', 'interval', 'over'], *_lines(self)], 2)
 
-def _association_plain(self): return one_line(f'risk by {self.risk} and {self.overlap}')+'\n'+pd.DataFrame(_lines(self), columns=['summaries', 'statistic', 'value', 'interval', 'over']).to_string(index=False)
-
-Association._repr_markdown_, Association.__repr__ = _association_markdown, _association_plain
+@patch
+def __repr__(self:Association):
+    return one_line(f'risk by {self.risk} and {self.overlap}')+'\n'+pd.DataFrame(_lines(self), columns=['summaries', 'statistic', 'value', 'interval', 'over']).to_string(index=False)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #79386d26
 def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
@@ -257,6 +288,7 @@ def _label(column):
     "What a column is called in a figure, in lines that fit a narrow panel"
     return textwrap.fill(metric_words(column), 27)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a435dd2d
 def plot_risk(
     table:pd.DataFrame, # As `risk_table` gives it
     caption:str='',     # What stands below the figure
@@ -275,6 +307,7 @@ def plot_risk(
     said = caption or 'Risk of each system against the dense model (dashed). Bar below: 95 % interval over documents, or over calibration sets where there are several.'
     return plot_strips(panels, references, labels, said, columns=2)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #568202b0
 def _mean_strip(found, column, kind):
     "Means of a system's reviews, with an interval over documents, or over sets where there are several"
     if column=='degenerate': values = [float(o.degenerate.mean()) for o in found]
@@ -286,6 +319,7 @@ def _mean_strip(found, column, kind):
     else: around = score_means(found[0].numbers[[column]], found[0].degenerate).loc[column, ['low', 'high']]
     return Strip(values, kind, None if around is None or math.isnan(around.low if hasattr(around, 'low') else around[0]) else tuple(around))
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #52904dae
 def plot_means(
     study:Hallucination,             # Reviews
     columns:Sequence[str]|None=None, # Numbers; None: what judges say, overlap, length and quality
@@ -300,6 +334,7 @@ def plot_means(
     dense = {title: sum(o['dense'].values)/len(o['dense'].values) for title,o in panels.items() if 'dense' in o}
     return plot_strips(panels, dense, 'mean', said, columns=3)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #00fd7392
 def plot_sweep(
     table:pd.DataFrame, # As `sweep` gives it
     caption:str='',     # What stands below the figure
@@ -311,6 +346,7 @@ def plot_sweep(
     said = caption or 'Means over the answers that are summaries, and the share of those that are not, against the share of weights that are zero; the dense model at zero.'
     return plot_line_panels(panels, 'weights that are zero, %', 'mean', said, columns=3, height=1.7)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #1f34d6c8
 def plot_association(
     found:Association, # Risk and overlap
     caption:str='',    # What stands below the figure
@@ -330,9 +366,11 @@ def kept_reviews(
     "Reviews that a study has kept, by system, in the order of their sets"
     cells = {}
     for r in rows:
-        if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']: cells.setdefault(r['cell'], r)
+        if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']:
+            cells.setdefault(r['cell'], r)
     sizes = {(r['n_sequences'], r['length']) for r in cells.values() if r['n_sequences']}
-    def named(r): return System(r['method'], r['source']+(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else ''))
+    def named(r):
+        return System(r['method'], r['source']+(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else ''))
     found, beside = {named(r): [] for r in cells.values()}, {} # in the order of the rows
     for key,r in sorted(cells.items(), key=lambda o: o[1]['set']):
         if (record := records(key)) is None: continue
@@ -386,22 +424,24 @@ def _as_lines(frame):
         return '<0.001' if name.startswith('p') and v<.001 else f'{v:.3f}' if isinstance(v, float) else str(v)
     return [[k.replace('_', ' ') for k in frame], *([cell(k, v) for k,v in zip(frame, row)] for row in frame.itertuples(index=False))]
 
-def _shown_tables(self): return [(title, note, _as_lines(frame)) for title,note,frame in summary_tables(self, association=False)]
+def _shown_tables(self):
+    return [(title, note, _as_lines(frame)) for title,note,frame in summary_tables(self, association=False)]
 
 def _words(rows):
     "How many columns, from the first, hold words"
     def words(column): return any(c[:1].isalpha() for c in column[1:])
     return next((i for i,column in enumerate(zip(*rows)) if i and not words(column)), len(rows[0]))
 
-def _markdown(self):
+@patch
+def _repr_markdown_(self:Hallucination):
     found = ((f'**{escape_markdown(title)}.** {escape_markdown(note)}', rows) for title,note,rows in _shown_tables(self))
     return '\n\n'.join(f'{said}\n\n{markdown_table(rows, _words(rows))}' for said,rows in found)
 
-def _plain(self):
+# %% ../../nbs/hallucination/80_hallucination.ipynb #645adb17
+@patch
+def __repr__(self:Hallucination):
     def part(title, rows):
         rows = [[*map(one_line, r)] for r in rows]
         wide = [max(map(len, c)) for c in zip(*rows)]
         return '\n'.join([one_line(title), *('  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]).rstrip() for r in rows)])
     return '\n\n'.join(part(title, rows) for title,_,rows in _shown_tables(self))
-
-Hallucination._repr_markdown_, Hallucination.__repr__ = _markdown, _plain

@@ -39,8 +39,10 @@ def harim_plus(
     return log_likelihood+lambda_*(1-risk/2) if form=='published' else log_likelihood-lambda_*risk
 
 # %% ../../nbs/hallucination/50_harim.ipynb #5c4b1a0e
-def _both(given, without, tokens): return torch.stack([log_probabilities(given, tokens), log_probabilities(without, tokens)])
+def _both(given, without, tokens):
+    return torch.stack([log_probabilities(given, tokens), log_probabilities(without, tokens)])
 
+# %% ../../nbs/hallucination/50_harim.ipynb #c5e124bf
 class _HaRiM:
     "What both judges share"
     bounds,higher_is_better = None,True
@@ -49,7 +51,9 @@ class _HaRiM:
             raise ValueError(f"`lambda_` must be a number, 0 or more, got {lambda_!r}")
         if form not in FORMS: raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}")
         self.reader,self.lambda_,self.form = reader,float(lambda_),form
-    def settings(self)->dict: "All that decides the scores, ready for JSON"; return self.reader.settings()|dict(lambda_=self.lambda_, form=self.form)
+    def settings(self)->dict:
+        "All that decides the scores, ready for JSON"
+        return self.reader.settings()|dict(lambda_=self.lambda_, form=self.form)
     def __repr__(self):
         shown = {k: v for k,v in self.settings().items() if k not in ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files')}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in shown.items())})"

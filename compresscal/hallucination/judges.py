@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 from ..core.files import file_fingerprint
+from ..core.patching import patch
 from .dependence import Dependence
 from .harim import HaRiM, HaRiMDecoder
 from ..summaries.mentions import mentions, unsupported
@@ -27,13 +28,16 @@ from ..calibration.sources import read_value
 def _numbers(name, found, n, start=0):
     "What a judge gave, as `n` numbers"
     found = found.tolist() if hasattr(found, 'tolist') else found
-    if isinstance(found, (str, Mapping)) or not hasattr(found, '__iter__'): raise TypeError(f"{name} must give a list of numbers, got {type(found).__name__}")
+    if isinstance(found, (str, Mapping)) or not hasattr(found, '__iter__'):
+        raise TypeError(f"{name} must give a list of numbers, got {type(found).__name__}")
     found = list(found)
     if len(found)!=n: raise ValueError(f"{name} must give a score for each of {n} pairs, got {len(found)}")
     for i,o in enumerate(found):
         try: value = math.nan if o is None else float(o)
-        except (TypeError, ValueError): raise TypeError(f"{name} must give numbers, None where there is none, got {o!r} for pair {start+i}") from None
-        if o is not None and not math.isfinite(value): raise ValueError(f"{name} must give finite numbers, None where there is none, got {value} for pair {start+i}")
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must give numbers, None where there is none, got {o!r} for pair {start+i}") from None
+        if o is not None and not math.isfinite(value):
+            raise ValueError(f"{name} must give finite numbers, None where there is none, got {value} for pair {start+i}")
         found[i] = value
     return found
 
@@ -55,29 +59,36 @@ class FunctionJudge:
         *, settings:Mapping|None=None,# What decides the scores beside the function, as JSON could hold it
         batch_size:int|None=None,     # Pairs in one call; None: all
     ):
-        if not isinstance(name, str) or not name.strip(): raise ValueError(f"`name` must be a text that is not empty, got {name!r}")
-        if not callable(f): raise TypeError(f"`f` must be a function of sources and summaries, got {type(f).__name__}")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"`name` must be a text that is not empty, got {name!r}")
+        if not callable(f):
+            raise TypeError(f"`f` must be a function of sources and summaries, got {type(f).__name__}")
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size<1):
             raise ValueError(f"`batch_size` must be a whole number, 1 or more, or None, got {batch_size!r}")
         Scores(name, [], bounds) # are these bounds?
         self.name,self.f,self.bounds,self.higher_is_better,self.batch_size,self._settings = name,f,bounds,higher_is_better,batch_size,dict(settings or {})
-    def settings(self)->dict: "The function's name, and what was given, ready for JSON"; return dict(function=splitter_name(self.f))|self._settings
+    def settings(self)->dict:
+        "The function's name, and what was given, ready for JSON"
+        return dict(function=splitter_name(self.f))|self._settings
     def __repr__(self): return f"FunctionJudge({self.name!r}, {self.settings()['function']})"
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # Show a progress bar
-    )->Scores:                   # nan where a source or a summary is empty
-        "Scores of summaries, each against its own document"
-        sources,summaries,some,notes = _filled(sources, summaries)
-        values,step = np.full(len(sources), math.nan),self.batch_size or max(1, len(some))
-        hidden = not progress or bool(os.environ.get('IN_TEST'))
-        with tqdm(total=len(some), desc=self.name, unit='summary', disable=hidden, leave=False) as bar:
-            for at in range(0, len(some), step):
-                part = some[at:at+step]
-                values[part] = _numbers(self.name, self.f([sources[i] for i in part], [summaries[i] for i in part]), len(part), at)
-                bar.update(len(part))
-        return Scores(self.name, values, self.bounds, self.higher_is_better, self.settings(), notes)
+
+# %% ../../nbs/hallucination/60_judges.ipynb #f5664c8c
+@patch
+def score(self:FunctionJudge,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # Show a progress bar
+)->Scores:                   # nan where a source or a summary is empty
+    "Scores of summaries, each against its own document"
+    sources,summaries,some,notes = _filled(sources, summaries)
+    values,step = np.full(len(sources), math.nan),self.batch_size or max(1, len(some))
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    with tqdm(total=len(some), desc=self.name, unit='summary', disable=hidden, leave=False) as bar:
+        for at in range(0, len(some), step):
+            part = some[at:at+step]
+            values[part] = _numbers(self.name, self.f([sources[i] for i in part], [summaries[i] for i in part]), len(part), at)
+            bar.update(len(part))
+    return Scores(self.name, values, self.bounds, self.higher_is_better, self.settings(), notes)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #51b2e3ee
 class Unsupported:
@@ -86,7 +97,9 @@ class Unsupported:
     def __init__(self,
         splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
     ): self.splitter = splitter; splitter_name(splitter)
-    def settings(self)->dict: "All that decides the scores, ready for JSON"; return dict(splitter=splitter_name(self.splitter))
+    def settings(self)->dict:
+        "All that decides the scores, ready for JSON"
+        return dict(splitter=splitter_name(self.splitter))
     def __repr__(self): return f"Unsupported(splitter={splitter_name(self.splitter)!r})"
     def score(self,
         sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
@@ -109,12 +122,14 @@ MINICHECK = 'pip install "minicheck @ git+https://github.com/Liyan06/MiniCheck.g
 
 def _alignscore():
     try: from alignscore import AlignScore as Scorer
-    except ImportError as e: raise ImportError(f"AlignScore needs the package alignscore of its authors ({e}): {ALIGNSCORE}") from e
+    except ImportError as e:
+        raise ImportError(f"AlignScore needs the package alignscore of its authors ({e}): {ALIGNSCORE}") from e
     return Scorer
 
 def _minicheck():
     try: from minicheck.minicheck import MiniCheck as Scorer
-    except ImportError as e: raise ImportError(f"MiniCheck needs the package minicheck of its authors, which is not the one on PyPI ({e}): {MINICHECK}") from e
+    except ImportError as e:
+        raise ImportError(f"MiniCheck needs the package minicheck of its authors, which is not the one on PyPI ({e}): {MINICHECK}") from e
     return Scorer
 
 def _made(what, kind, **settings):
@@ -126,6 +141,7 @@ def _made(what, kind, **settings):
 # %% ../../nbs/hallucination/60_judges.ipynb #e8042a9e
 MODES = ('nli_sp', 'nli', 'bin_sp', 'bin')
 
+# %% ../../nbs/hallucination/60_judges.ipynb #eecfc1f5
 class AlignScore:
     "AlignScore: are the sentences of a summary aligned with a part of its source?"
     name,bounds,higher_is_better = 'alignscore',(0., 1.),True
@@ -145,17 +161,21 @@ class AlignScore:
         "All that decides the scores, ready for JSON"
         return dict(checkpoint=self.checkpoint.name, fingerprint=file_fingerprint(self.checkpoint), model=self.model, mode=self.mode)
     def __repr__(self): return f"AlignScore({self.checkpoint.name!r}, model={self.model!r}, mode={self.mode!r})"
-    def _load(self):
-        if self._scorer is None:
-            kind,device = _alignscore(),self.device
-            if device is None:
-                import torch
-                device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
-            self._scorer = _made('AlignScore', kind, model=self.model, batch_size=self.batch_size, device=device, ckpt_path=str(self.checkpoint), evaluation_mode=self.mode)
-        return self._scorer
+
+# %% ../../nbs/hallucination/60_judges.ipynb #5191d81d
+@patch
+def _load(self:AlignScore):
+    if self._scorer is None:
+        kind,device = _alignscore(),self.device
+        if device is None:
+            import torch
+            device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
+        self._scorer = _made('AlignScore', kind, model=self.model, batch_size=self.batch_size, device=device, ckpt_path=str(self.checkpoint), evaluation_mode=self.mode)
+    return self._scorer
 
 # %% ../../nbs/hallucination/60_judges.ipynb #b2374ad9
-def _alignscore_score(self,
+@patch
+def score(self:AlignScore,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # The package shows its own
@@ -165,11 +185,10 @@ def _alignscore_score(self,
     found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
     return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
 
-AlignScore.score = _alignscore_score
-
 # %% ../../nbs/hallucination/60_judges.ipynb #eef979a5
 CHECKERS = ('roberta-large', 'deberta-v3-large', 'flan-t5-large', 'Bespoke-MiniCheck-7B')
 
+# %% ../../nbs/hallucination/60_judges.ipynb #21ace562
 class MiniCheck:
     "MiniCheck: does the source support each sentence of a summary?"
     name,bounds,higher_is_better = 'minicheck',(0., 1.),True
@@ -182,24 +201,30 @@ class MiniCheck:
         chunk_size:int|None=None,      # Words of a part of the source that is looked at alone; None: the package's own
     ):
         if model not in CHECKERS: raise no_such('model', str(model), CHECKERS)
-        if aggregate not in ('mean', 'min'): raise ValueError(f"`aggregate` must be mean or min, got {aggregate!r}")
+        if aggregate not in ('mean', 'min'):
+            raise ValueError(f"`aggregate` must be mean or min, got {aggregate!r}")
         splitter_name(splitter)
         self.model,self.aggregate,self.splitter,self.cache_dir,self.chunk_size,self._scorer = model,aggregate,splitter,cache_dir,chunk_size,None
     def settings(self)->dict:
         "All that decides the scores, ready for JSON"
         return dict(model=self.model, aggregate=self.aggregate, splitter=splitter_name(self.splitter), chunk_size=self.chunk_size)
     def __repr__(self): return f"MiniCheck({self.model!r}, aggregate={self.aggregate!r})"
-    def _ask(self, pairs):
-        "Probability that each claim is supported"
-        if self._scorer is None:
-            self._scorer = _made('MiniCheck', _minicheck(), model_name=self.model, **{} if self.cache_dir is None else dict(cache_dir=str(self.cache_dir)))
-        docs,claims = map(list, zip(*pairs))
-        found = self._scorer.score(docs=docs, claims=claims, **{} if self.chunk_size is None else dict(chunk_size=self.chunk_size))
-        if not isinstance(found, (tuple, list)) or len(found)<2: raise ValueError(f"minicheck must give labels and probabilities, got {type(found).__name__}")
-        return _numbers('minicheck', found[1], len(pairs))
+
+# %% ../../nbs/hallucination/60_judges.ipynb #b657ca9e
+@patch
+def _ask(self:MiniCheck, pairs):
+    "Probability that each claim is supported"
+    if self._scorer is None:
+        self._scorer = _made('MiniCheck', _minicheck(), model_name=self.model, **{} if self.cache_dir is None else dict(cache_dir=str(self.cache_dir)))
+    docs,claims = map(list, zip(*pairs))
+    found = self._scorer.score(docs=docs, claims=claims, **{} if self.chunk_size is None else dict(chunk_size=self.chunk_size))
+    if not isinstance(found, (tuple, list)) or len(found)<2:
+        raise ValueError(f"minicheck must give labels and probabilities, got {type(found).__name__}")
+    return _numbers('minicheck', found[1], len(pairs))
 
 # %% ../../nbs/hallucination/60_judges.ipynb #1fb79cf4
-def _minicheck_score(self,
+@patch
+def score(self:MiniCheck,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # The package shows its own
@@ -212,8 +237,6 @@ def _minicheck_score(self,
     parts = [[known[o] for o in claims.get(i, ())] for i in range(len(sources))]
     join = np.mean if self.aggregate=='mean' else np.min
     return Scores(self.name, [join(o) if o else math.nan for o in parts], self.bounds, True, self.settings(), notes, dict(sentences=parts))
-
-MiniCheck.score = _minicheck_score
 
 # %% ../../nbs/hallucination/60_judges.ipynb #33ab3754
 JUDGES = ('summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder', 'alignscore', 'minicheck', 'unsupported', 'dependence')
@@ -230,12 +253,14 @@ def judge_maker(
     return {'harim': HaRiM, 'harim:decoder': HaRiMDecoder, 'alignscore': AlignScore, 'minicheck': MiniCheck, 'unsupported': Unsupported,
             'dependence': Dependence}[name]
 
+# %% ../../nbs/hallucination/60_judges.ipynb #6d9f748c
 def parse_judge(
     text:str|Judge, # Such as `harim`, `harim:decoder,model=embedded` or `minicheck:aggregate=min`; a judge is returned as it is
 )->Judge:           # No model is loaded yet
     "Read a judge and its settings"
     if not isinstance(text, str):
-        if not isinstance(text, Judge): raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
+        if not isinstance(text, Judge):
+            raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
         return text
     name,_,rest = text.strip().partition(':')
     name,words = name.strip().lower().replace('-', '_'),[o.strip() for o in rest.split(',') if o.strip()]
@@ -243,6 +268,8 @@ def parse_judge(
     takes = {k.removesuffix('_'): k for k,o in inspect.signature(kind).parameters.items() if o.kind is not o.VAR_KEYWORD}
     settings = {k.strip(): read_value(v.strip()) for k,_,v in (o.partition('=') for o in words if '=' in o)}
     odd = [k for k in settings if k not in takes and k not in takes.values()]
-    if odd and len(takes)==len(inspect.signature(kind).parameters): raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
+    if odd and len(takes)==len(inspect.signature(kind).parameters):
+        raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
     try: return kind(**{takes.get(k, k): v for k,v in settings.items()})
-    except TypeError as e: raise ValueError(f"`judge` {text!r} must give {kind.__qualname__} settings that it takes, {', '.join(takes)}: {e}") from None
+    except TypeError as e:
+        raise ValueError(f"`judge` {text!r} must give {kind.__qualname__} settings that it takes, {', '.join(takes)}: {e}") from None

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
+from ..core.patching import patch
 from .judges import parse_judge
 from ..summaries.overlap import overlap
 from ..summaries.quality import quality, score_means
@@ -33,6 +34,7 @@ def _turned(datasets, rng):
         if len(here)>1: found[here] = np.roll(here, 1)
     return found
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #8e4a1014
 def controls(
     summaries:Summaries,           # What a model wrote, most often the dense one
     *, sentences:int=1,            # Of the lead
@@ -40,7 +42,8 @@ def controls(
     seed:int=0,                    # Decides whose summary another document gets
 )->dict[str,Summaries]:            # By name, as in `CONTROLS`; the reference only if some document has one
     "Texts in the place of a model's summaries that are no answer, or the best there is"
-    if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences<1: raise ValueError(f"`sentences` must be a whole number, 1 or more, got {sentences!r}")
+    if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences<1:
+        raise ValueError(f"`sentences` must be a whole number, 1 or more, got {sentences!r}")
     texts, sources = summaries.texts, summaries.sources
     turned = _turned([o.dataset for o in summaries.documents], np.random.default_rng(seed))
     made = dict(reference=[o or '' for o in summaries.references], lead=[' '.join(split_sentences(o, splitter)[:sentences]) for o in sources],
@@ -52,9 +55,11 @@ def controls(
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #1fb034be
 ABOUT = ('dataset', 'id', 'flag') # Columns that are no numbers
+
 SHOWN = ('unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage', 'density', 'compression', 'copied_sentences',
          'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f', 'bertscore_f', 'dependence') # Columns that a table shows, after those of judges
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #1474e2ad
 @dataclass(frozen=True, eq=False, repr=False)
 class Review:
     "What is known of each of a model's summaries"
@@ -65,15 +70,30 @@ class Review:
     texts: tuple[str,...]=field(default=(), repr=False) # The summaries
 
     @property
-    def numbers(self)->pd.DataFrame: "The table without `ABOUT`"; return self.table.drop(columns=list(ABOUT))
+    def numbers(self)->pd.DataFrame:
+        "The table without `ABOUT`"
+        return self.table.drop(columns=list(ABOUT))
     @property
-    def degenerate(self)->np.ndarray: "Which texts are no summaries, `[documents]`"; return (self.table.flag!='').to_numpy()
+    def degenerate(self)->np.ndarray:
+        "Which texts are no summaries, `[documents]`"
+        return (self.table.flag!='').to_numpy()
     def __len__(self): return len(self.table)
     def __getitem__(self, column)->np.ndarray: return self.table[column].to_numpy()
     @property
-    def shown(self)->list[str]: "Columns that fit a table: those of judges, then the ones of `SHOWN`"; return [*self.metrics, *(o for o in SHOWN if o in self.table and o not in self.metrics)]
-    def means(self, level:float=.95)->pd.DataFrame: "One row a number, as `score_means` gives it"; return score_means(self.numbers, self.degenerate, level)
-    def metric(self, name)->Metric: "What is known of a column"; return self.metrics.get(name) or metric_of(name)
+    def shown(self)->list[str]:
+        "Columns that fit a table: those of judges, then the ones of `SHOWN`"
+        return [*self.metrics, *(o for o in SHOWN if o in self.table and o not in self.metrics)]
+
+# %% ../../nbs/hallucination/70_reviews.ipynb #8029101d
+@patch
+def means(self:Review, level:float=.95)->pd.DataFrame:
+    "One row a number, as `score_means` gives it"
+    return score_means(self.numbers, self.degenerate, level)
+
+@patch
+def metric(self:Review, name)->Metric:
+    "What is known of a column"
+    return self.metrics.get(name) or metric_of(name)
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #3ba0115d
 def _cells(self):
@@ -84,15 +104,15 @@ def _cells(self):
         o = means.loc[k]
         yield [one_line(self.metric(k).label), show(o['mean']), f"{show(o.low)} to {show(o.high)}" if o.low==o.low else '', f'{o.n:.0f}', show(o.mean_all), f'{o.n_all:.0f}']
 
-def _plain(self):
+@patch
+def __repr__(self:Review):
     rows = [*_cells(self)]
     wide = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join(['  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]+[*map(plain_text, self.notes)])
 
-def _markdown(self):
+@patch
+def _repr_markdown_(self:Review):
     return '\n\n'.join([markdown_table([*_cells(self)]), *map(escape_markdown, self.notes)])
-
-Review.__repr__, Review._repr_markdown_ = _plain, _markdown
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #20a89dcb
 def _heard(judges):
@@ -100,11 +120,14 @@ def _heard(judges):
     found = {}
     for o in judges:
         o = parse_judge(o) if isinstance(o, str) else o
-        if not isinstance(o, Judge): raise TypeError(f"`judges` must be names or judges, got {type(o).__name__}")
-        if o.name in found: raise ValueError(f"`judges` must have names of their own, got two called {o.name!r}")
+        if not isinstance(o, Judge):
+            raise TypeError(f"`judges` must be names or judges, got {type(o).__name__}")
+        if o.name in found:
+            raise ValueError(f"`judges` must have names of their own, got two called {o.name!r}")
         found[o.name] = o
     return found
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #beb11561
 def review(
     summaries:Summaries,               # What a model wrote, or a control
     judges:Sequence[str|Judge]=(),     # Who else is asked
@@ -115,7 +138,8 @@ def review(
     progress:bool=True,                # Show progress bars
 )->Review:
     "Look at summaries from all sides"
-    if not isinstance(summaries, Summaries): raise TypeError(f"`summaries` must be Summaries, got {type(summaries).__name__}")
+    if not isinstance(summaries, Summaries):
+        raise TypeError(f"`summaries` must be Summaries, got {type(summaries).__name__}")
     heard, how = _heard(judges), dict(stem=stem, splitter=splitter, tokenizer=tokenizer)
     copied = overlap(summaries.sources, summaries.texts, progress=progress, **how)
     parts, notes = [copied.to_pandas()], [*copied.notes]
@@ -142,6 +166,7 @@ def review_record(
     counts = dict(documents=len(o), **{k: int((o.table.flag==k).sum()) for k in FLAGS})
     return dict(metrics=metrics, counts=counts, documents=listed|dict(summary=list(o.texts)), review=dict(metrics=known, settings=o.settings, notes=list(o.notes)))
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #8479fd52
 def _check_columns(columns):
     "Raise where a record lacks a column, or has more of one than of another"
     for name in (*ABOUT, 'summary'):
@@ -150,17 +175,21 @@ def _check_columns(columns):
         if len(values)!=len(columns['dataset']):
             raise ValueError(f"{name!r} has {len(values)} rows where 'dataset' has {len(columns['dataset'])}")
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #d12441a3
 def review_from(
     record:Mapping, # As `review_record` gives it
 )->Review:
     "The review that a record was made of"
     for name in ('review', 'documents'):
-        if not record.get(name): raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}, which lacks {name!r}")
+        if not record.get(name):
+            raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}, which lacks {name!r}")
     about, columns = record['review'], record['documents']
     try:
         _check_columns(columns)
         table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in columns.items() if k!='summary'})
         known = {k: Metric(**m|dict(bounds=m['bounds'] and tuple(m['bounds']))) for k,m in about['metrics'].items()}
         return Review(table, known, about['settings'], tuple(about['notes']), tuple(columns['summary']))
-    except KeyError as e: raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
-    except (ValueError,TypeError) as e: raise ValueError(f"`record` must be that of a review, got one that was changed: {e}") from None
+    except KeyError as e:
+        raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
+    except (ValueError,TypeError) as e:
+        raise ValueError(f"`record` must be that of a review, got one that was changed: {e}") from None

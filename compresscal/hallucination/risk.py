@@ -11,10 +11,9 @@ __all__ = ['METRICS', 'DEGENERATE', 'VARIANTS', 'Metric', 'metric_of', 'metric_w
 import math, warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
 import numpy as np
 import pandas as pd
-
+from ..core.patching import patch
 from ..summaries.scores import Scores
 from ..core.tables import escape_markdown, markdown_table, one_line
 from ..statistics.uncertainty import COVERS, FEWEST, Comparison, Interval, bootstrap_documents, check_level, compare_paired, ratio_interval
@@ -33,8 +32,10 @@ class Metric:
         if self.bounds is not None and not self.bounds[0]<self.bounds[1]:
             raise ValueError(f"`bounds` must be two numbers, the lesser first, or None, got {self.bounds!r}")
 
+# %% ../../nbs/hallucination/65_risk.ipynb #9141bd0f
 _KINDS = dict(precision='precision', recall='recall', f='F')
 _ROUGE = dict(rouge1='ROUGE-1', rouge2='ROUGE-2', rougeL='ROUGE-L', rougeLsum='ROUGE-Lsum')
+
 METRICS = {m.name: m for m in (
     Metric('summac_zs', 'SummaC-ZS', (0, 1)), Metric('summac_conv', 'SummaC-Conv', (0, 1)), Metric('harim', 'HaRiM+'),
     Metric('alignscore', 'AlignScore', (0, 1)), Metric('minicheck', 'MiniCheck', (0, 1)), Metric('unsupported', 'unsupported names and numbers', (0, 1), False),
@@ -66,6 +67,7 @@ def metric_of(
     from compresscal.core.spelling import no_such# here, for it brings torch
     raise no_such('metric', metric, METRICS)
 
+# %% ../../nbs/hallucination/65_risk.ipynb #9dcf0458
 def _known(name):
     "What is known of a name, or of the part before its colon"
     if name in METRICS: return METRICS[name]
@@ -84,8 +86,10 @@ def metric_words(
 def _column(values, name)->np.ndarray:
     "One number for each summary"
     try: v = np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as e: raise TypeError(f"scores of {name!r} must be numbers, nan where there is none: {e}") from None
-    if v.ndim!=1: raise ValueError(f"scores of {name!r} must be a list of one number for each summary, got {type(values).__name__} of shape {list(v.shape)}")
+    except (TypeError, ValueError) as e:
+        raise TypeError(f"scores of {name!r} must be numbers, nan where there is none: {e}") from None
+    if v.ndim!=1:
+        raise ValueError(f"scores of {name!r} must be a list of one number for each summary, got {type(values).__name__} of shape {list(v.shape)}")
     return v
 
 def risks(
@@ -99,7 +103,8 @@ def risks(
     v = _column(values.values if isinstance(values, Scores) else values, m.name)
     low, high = m.bounds or (-math.inf, math.inf)
     odd = np.isinf(v) | (v<low-1e-6) | (v>high+1e-6)
-    if odd.any(): raise ValueError(f"scores of {m.name!r} must be nan or lie within {m.bounds or 'what is finite'}, got {v[odd][0]:g}")
+    if odd.any():
+        raise ValueError(f"scores of {m.name!r} must be nan or lie within {m.bounds or 'what is finite'}, got {v[odd][0]:g}")
     if m.bounds is None: return -v if m.higher_is_better else v
     return ((high-v if m.higher_is_better else v-low)/(high-low)).clip(0, 1)
 
@@ -135,11 +140,14 @@ def _check_variant(m, variant, threshold, rule):
     if m.bounds is None and rule=='worst':
         raise ValueError(f"`degenerate` must be 'paired' or 'keep' for {m.label}, got 'worst': a score without bounds has no worst value")
     if variant!='threshold':
-        if threshold is not None: raise ValueError(f"`threshold` belongs to the variant 'threshold', got {threshold!r} with {variant!r}")
+        if threshold is not None:
+            raise ValueError(f"`threshold` belongs to the variant 'threshold', got {threshold!r} with {variant!r}")
         return None
     t = m.threshold if threshold is None else threshold
-    if t is None: raise ValueError(f"`threshold` must be given for {m.label}: the score below which a summary counts as failed")
-    if not m.bounds[0]<=t<=m.bounds[1]: raise ValueError(f"`threshold` must lie within {m.bounds}, the bounds of {m.name}, got {t!r}")
+    if t is None:
+        raise ValueError(f"`threshold` must be given for {m.label}: the score below which a summary counts as failed")
+    if not m.bounds[0]<=t<=m.bounds[1]:
+        raise ValueError(f"`threshold` must lie within {m.bounds}, the bounds of {m.name}, got {t!r}")
     return float(t)
 
 # %% ../../nbs/hallucination/65_risk.ipynb #8b4aa7cb
@@ -157,7 +165,8 @@ def _interval(x, y, groups, ratio, how):
         with warnings.catch_warnings(), np.errstate(all='ignore'):
             warnings.simplefilter('ignore')
             found = bootstrap_documents(*((x, y) if ratio else (x-y,)), groups=None if alone else groups, **how)
-        if math.isfinite(found.low) and not math.isnan(found.high): return replace(found, method=found.method+_ACROSS) if alone else found
+        if math.isfinite(found.low) and not math.isnan(found.high):
+            return replace(found, method=found.method+_ACROSS) if alone else found
     return ratio_interval(x, y, how['level']) if ratio else compare_paired(x, y, test=None, level=how['level'], covers=COVERS[1]).interval
 
 # %% ../../nbs/hallucination/65_risk.ipynb #a287ac0e
@@ -183,23 +192,36 @@ class Risk:
     by_dataset: Mapping[str, 'Risk']=field(default_factory=dict) # Of each data set, if there are several
 
     @property
-    def null(self)->float: "The estimate of two models alike"; return 0. if self.variant=='difference' else 1.
-    @property
-    def p(self)->float: "Of no difference, two-sided; nan without a test"; return self.comparison.p if self.comparison else math.nan
-    @property
-    def greater(self)->float: "P(the compressed model's risk is greater), ties counting half"; return self.comparison.greater if self.comparison else math.nan
+    def null(self)->float:
+        "The estimate of two models alike"
+        return 0. if self.variant=='difference' else 1.
 
-    def row(self, dataset:str='')->dict:
-        "The result as a row of a table"
-        low, high = self.interval or (math.nan, math.nan)
-        less, more = self.comparison.greater_interval if self.comparison and self.comparison.greater_interval else (math.nan, math.nan)
-        return dict(metric=self.metric.name, variant=self.variant, dataset=dataset, n=self.n, left_out=self.left_out, missing=self.missing, dense=self.dense,
-                    compressed=self.compressed, risk=self.estimate, low=low, high=high, greater=self.greater, greater_low=less, greater_high=more, p=self.p,
-                    degenerate_dense=self.degenerate[0], degenerate=self.degenerate[1], reason=self.reason)
+# %% ../../nbs/hallucination/65_risk.ipynb #d4bcbb15
+@patch(as_prop=True)
+def p(self:Risk)->float:
+    "Of no difference, two-sided; nan without a test"
+    return self.comparison.p if self.comparison else math.nan
 
-    def to_pandas(self)->pd.DataFrame:
-        "A row for each data set, and for all together"
-        return pd.DataFrame([*(r.row(k) for k,r in self.by_dataset.items()), self.row(f'all {self.pooled}' if self.pooled else '')])
+@patch(as_prop=True)
+def greater(self:Risk)->float:
+    "P(the compressed model's risk is greater), ties counting half"
+    return self.comparison.greater if self.comparison else math.nan
+
+# %% ../../nbs/hallucination/65_risk.ipynb #08a8e5d9
+@patch
+def row(self:Risk, dataset:str='')->dict:
+    "The result as a row of a table"
+    low, high = self.interval or (math.nan, math.nan)
+    less, more = self.comparison.greater_interval if self.comparison and self.comparison.greater_interval else (math.nan, math.nan)
+    return dict(metric=self.metric.name, variant=self.variant, dataset=dataset, n=self.n, left_out=self.left_out, missing=self.missing, dense=self.dense,
+                compressed=self.compressed, risk=self.estimate, low=low, high=high, greater=self.greater, greater_low=less, greater_high=more, p=self.p,
+                degenerate_dense=self.degenerate[0], degenerate=self.degenerate[1], reason=self.reason)
+
+# %% ../../nbs/hallucination/65_risk.ipynb #bff7f490
+@patch
+def to_pandas(self:Risk)->pd.DataFrame:
+    "A row for each data set, and for all together"
+    return pd.DataFrame([*(r.row(k) for k,r in self.by_dataset.items()), self.row(f'all {self.pooled}' if self.pooled else '')])
 
 # %% ../../nbs/hallucination/65_risk.ipynb #f41db705
 def _shown(r):
@@ -223,13 +245,14 @@ def _about(r):
     said += [f'{k}: {o.reason}' if k else o.reason[0].upper()+o.reason[1:] for k,o in {**r.by_dataset, '': r}.items() if o.reason]
     return '. '.join(said)+'.'
 
-def _plain(r): return f"{one_line(_about(r))}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
+# %% ../../nbs/hallucination/65_risk.ipynb #83a2d1fb
+@patch
+def __repr__(r:Risk): return f"{one_line(_about(r))}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
 
-def _markdown(r):
+@patch
+def _repr_markdown_(r:Risk):
     rows = [*_shown(r)]
     return f'{markdown_table([rows[0], *(o.values() for o in rows)])}\n\n{escape_markdown(_about(r))}'
-
-Risk.__repr__, Risk._repr_markdown_ = _plain, _markdown
 
 # %% ../../nbs/hallucination/65_risk.ipynb #7f91545d
 def _compare(risk, flagged, groups, m, variant, t, rule, pool, how, test):
@@ -246,8 +269,10 @@ def _compare(risk, flagged, groups, m, variant, t, rule, pool, how, test):
     y, x = y*w, x*w
     dense, compressed = (float(o.mean()) if n else math.nan for o in (y, x))
     reason = '' if n else 'no document has a score from both models' if missing or not left_out else 'no document has a usable summary from both models'
-    if n and ratio and not dense: reason = f"the dense model's risk is zero on all {n} documents, so that there is no ratio to it: see the difference"
-    elif n and ratio and not compressed: reason = f"the compressed model's risk is zero on all {n} documents, so that the ratio has no interval"
+    if n and ratio and not dense:
+        reason = f"the dense model's risk is zero on all {n} documents, so that there is no ratio to it: see the difference"
+    elif n and ratio and not compressed:
+        reason = f"the compressed model's risk is zero on all {n} documents, so that the ratio has no interval"
     estimate = math.nan if not n or ratio and not dense else compressed/dense if ratio else compressed-dense
     interval = None if math.isnan(estimate) else _interval(x, y, groups, ratio, how)
     if n==1 and not reason: reason = 'one document has no interval'
@@ -272,12 +297,14 @@ def risk_ratio(
     "Risk of a compressed model against its dense self"
     check_level(level)
     given = [o for o in (dense_scores, compressed_scores) if isinstance(o, Scores)]
-    if metric is None and not given: raise ValueError("`metric` must say what the scores are; only `Scores` say so themselves")
+    if metric is None and not given:
+        raise ValueError("`metric` must say what the scores are; only `Scores` say so themselves")
     if len({(o.name, o.bounds, o.higher_is_better) for o in given})>1:
         raise ValueError(f"scores must be of one metric, got {' and '.join(repr(o.name) for o in given)} or different bounds")
     m = metric_of(given[0] if metric is None else metric)
     t = _check_variant(m, variant, threshold, degenerate)
-    if pool not in ('documents', 'datasets'): raise ValueError(f"`pool` must be documents or datasets, got {pool!r}")
+    if pool not in ('documents', 'datasets'):
+        raise ValueError(f"`pool` must be documents or datasets, got {pool!r}")
     both = [risks(o, m) for o in (dense_scores, compressed_scores)]
     if both[0].shape!=both[1].shape or both[0].ndim!=1:
         raise ValueError(f"`dense_scores` and `compressed_scores` must be of the same documents, got {len(both[0])} and {len(both[1])}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import load as load_tensors
+from ..core.patching import patch
 from .entailment import EntailmentScorer, as_scorer
 from ..core.files import cache_folder
 from ..core.marked_text import Mark, MarkedText, MarkedTexts
@@ -31,6 +32,7 @@ def _paragraphs(text):
         yield at+len(o)-len(o.lstrip()),at+len(o.rstrip())
         at += len(o)+len(joint)
 
+# %% ../../nbs/hallucination/30_summac.ipynb #7e9861f2
 @dataclass(frozen=True)
 class Cutting:
     "How texts are cut into the parts that are compared"
@@ -58,7 +60,8 @@ class Cutting:
                     source_limit=self.source_limit, summary_limit=self.summary_limit)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #f360ea0b
-def _spans(self,
+@patch
+def spans(self:Cutting,
     text:str,          # A source, or a summary
     side:int=0,        # 0 for a source, 1 for a summary
 )->tuple[list[tuple[int,int]],int]: # Where each part stands, and how many more there are that do not count
@@ -68,8 +71,6 @@ def _spans(self,
     found = [(a, b) for a,b in found if text[a:b].strip()]
     kept = [(a, b) for a,b in found if kind=='document' or b-a>=self.shortest][:limit]
     return kept,len(found)-len(kept)
-
-Cutting.spans = _spans
 
 # %% ../../nbs/hallucination/30_summac.ipynb #bbba1e3a
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,20 +85,33 @@ class Support:
     cut:int=0                              # Pairs that fill all tokens that the engine reads
 
     @property
-    def entailment(self)->np.ndarray: "`[source parts, summary parts]`"; return self.probabilities[..., 0]
+    def entailment(self)->np.ndarray:
+        "`[source parts, summary parts]`"
+        return self.probabilities[..., 0]
     @property
-    def contradiction(self)->np.ndarray: "`[source parts, summary parts]`"; return self.probabilities[..., 2]
+    def contradiction(self)->np.ndarray:
+        "`[source parts, summary parts]`"
+        return self.probabilities[..., 2]
     @property
-    def empty(self)->bool: "Is there nothing to compare?"; return not self.entailment.size
-    @property
-    def best(self)->list[int]:
-        "Number of the source's part that supports each part of the summary best"
-        return [] if self.empty else self.entailment.argmax(0).tolist()
-    def __repr__(self): return f'Support({len(self.source_spans)} parts of the source, {len(self.summary_spans)} of the summary)'
-    def to_pandas(self)->pd.DataFrame:
-        "Entailment of each part of the summary (columns) by each part of the source (rows)"
-        (a,s),(b,t) = (self.source, self.source_spans),(self.summary, self.summary_spans)
-        return pd.DataFrame(self.entailment, [a[i:j] for i,j in s], [b[i:j] for i,j in t])
+    def empty(self)->bool:
+        "Is there nothing to compare?"
+        return not self.entailment.size
+
+# %% ../../nbs/hallucination/30_summac.ipynb #b3da3850
+@patch(as_prop=True)
+def best(self:Support)->list[int]:
+    "Number of the source's part that supports each part of the summary best"
+    return [] if self.empty else self.entailment.argmax(0).tolist()
+
+@patch
+def __repr__(self:Support):
+    return f'Support({len(self.source_spans)} parts of the source, {len(self.summary_spans)} of the summary)'
+
+@patch
+def to_pandas(self:Support)->pd.DataFrame:
+    "Entailment of each part of the summary (columns) by each part of the source (rows)"
+    (a,s),(b,t) = (self.source, self.source_spans),(self.summary, self.summary_spans)
+    return pd.DataFrame(self.entailment, [a[i:j] for i,j in s], [b[i:j] for i,j in t])
 
 # %% ../../nbs/hallucination/30_summac.ipynb #031dd9bc
 def find_support(
@@ -125,10 +139,12 @@ def zero_shot(
     use_contradiction:bool=False,  # Take off the greatest contradiction; alone, it is taken off 1
 )->np.ndarray:                     # `[summary parts]`
     "How well each part of a summary is supported"
-    if not use_entailment and not use_contradiction: raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
+    if not use_entailment and not use_contradiction:
+        raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
     entailment,contradiction = probabilities[..., 0].max(0),probabilities[..., 2].max(0)
     if not use_contradiction: return entailment
-    if np.isnan(contradiction).any(): raise ValueError("`use_contradiction` needs a model that knows contradiction, and this one does not")
+    if np.isnan(contradiction).any():
+        raise ValueError("`use_contradiction` needs a model that knows contradiction, and this one does not")
     return (entailment if use_entailment else 1)-contradiction
 
 # %% ../../nbs/hallucination/30_summac.ipynb #5b1c0712
@@ -148,6 +164,7 @@ def histograms(
 HEAD_ADDRESS = 'https://raw.githubusercontent.com/tingofurro/summac/c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin'
 HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe'
 
+# %% ../../nbs/hallucination/30_summac.ipynb #b87878eb
 @dataclass(frozen=True, eq=False)
 class ConvHead:
     "The trained part of SummaC-Conv"
@@ -171,18 +188,25 @@ class ConvHead:
         if self.sha256: return f'sha256:{self.sha256}'
         numbers = [self.weights, self.bias, self.final_weights, self.final_bias, self.edges]
         return 'blake2b:'+hashlib.blake2b(b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers), digest_size=16).hexdigest()
-    def features(self, entailment:np.ndarray)->np.ndarray:
-        "One number for each part of the summary, `[summary parts]`"
-        return histograms(entailment, self.edges)@self.weights+self.bias
-    def logits(self, features:np.ndarray)->np.ndarray:
-        "Of both classes, the second being support, `[..., 2]`"
-        return np.repeat(np.asarray(features)[..., None], 3, -1)@self.final_weights.T+self.final_bias
 
+# %% ../../nbs/hallucination/30_summac.ipynb #1f1cbc3f
+@patch
+def features(self:ConvHead, entailment:np.ndarray)->np.ndarray:
+    "One number for each part of the summary, `[summary parts]`"
+    return histograms(entailment, self.edges)@self.weights+self.bias
+
+@patch
+def logits(self:ConvHead, features:np.ndarray)->np.ndarray:
+    "Of both classes, the second being support, `[..., 2]`"
+    return np.repeat(np.asarray(features)[..., None], 3, -1)@self.final_weights.T+self.final_bias
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4630a5dd
 def _second(logits): return 1/(1+np.exp(np.clip(logits[..., 0]-logits[..., 1], -700, 700)))
 
 # %% ../../nbs/hallucination/30_summac.ipynb #3c05d22a
 _tensors = {'mlp.weight': (1, -1), 'mlp.bias': (1,), 'layer_final.weight': (2, 3), 'layer_final.bias': (2,)}
 
+# %% ../../nbs/hallucination/30_summac.ipynb #6dda7cf7
 def open_head(
     path:str|Path|None=None,      # File of tensors; None: the published one, fetched at first use
     *, sha256:str|None=HEAD_SHA256, # Hash that the file must have; None takes any, for a head of your own
@@ -198,9 +222,12 @@ def open_head(
     if not path.is_file(): raise ValueError(f"`head` must be a file, got {str(path)!r}, and there is none")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if sha256 not in (None, digest): raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head of your own")
-    try: found = load_tensors(data) if path.suffix=='.safetensors' else torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"`head` must be a file of tensors, got {path.name}: {(str(e) or type(e).__name__).splitlines()[0]}") from None
+    if sha256 not in (None, digest):
+        raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head of your own")
+    try:
+        found = load_tensors(data) if path.suffix=='.safetensors' else torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as e:
+        raise ValueError(f"`head` must be a file of tensors, got {path.name}: {(str(e) or type(e).__name__).splitlines()[0]}") from None
     try: w,b,v,c = (found[k].double().reshape(shape).numpy() for k,shape in _tensors.items())
     except Exception:
         raise ValueError(f"`head` must hold tensors {', '.join(f'{k} {list(o)}' for k,o in _tensors.items())}, and {path.name} does not") from None
@@ -214,39 +241,44 @@ class _SummaC:
         if empty not in ('nan', 'zero'): raise ValueError(f"`empty` must be 'nan' or 'zero', got {empty!r}")
         self.scorer,self.empty,self.cutting = as_scorer(model),empty,Cutting(**cutting)
 
-    def _settings(self, **own): return dict(nli=self.scorer.settings(), **self.cutting.settings(), empty=self.empty, **own)
-    def __repr__(self): return f"{type(self).__name__}({self.scorer!r}, {', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')})"
+    def _settings(self, **own):
+        return dict(nli=self.scorer.settings(), **self.cutting.settings(), empty=self.empty, **own)
+    def __repr__(self):
+        return f"{type(self).__name__}({self.scorer!r}, {', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')})"
 
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # Show a progress bar
-    )->Scores:                   # With the parts of each summary, their scores, and what supports each best
-        "Scores of summaries, each against its own document"
-        sources,summaries = check_pairs(sources, summaries)
-        self._prepare()
-        found = find_support(sources, summaries, self.scorer, self.cutting, progress=progress)
-        rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero' else self._none for o in found]
-        parts = dict(sentences=[[o.summary[a:b] for a,b in o.summary_spans] for o in found])
-        parts |= {k: [o[k] for o in rows] for k in self._none if k!='score'}
-        parts |= dict(evidence=[[o.source[slice(*o.source_spans[i])] for i in o.best] for o in found])
-        return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(), tuple(self._notes(found)), parts)
+# %% ../../nbs/hallucination/30_summac.ipynb #e8c7af19
+@patch
+def score(self:_SummaC,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # Show a progress bar
+)->Scores:                   # With the parts of each summary, their scores, and what supports each best
+    "Scores of summaries, each against its own document"
+    sources,summaries = check_pairs(sources, summaries)
+    self._prepare()
+    found = find_support(sources, summaries, self.scorer, self.cutting, progress=progress)
+    rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero' else self._none for o in found]
+    parts = dict(sentences=[[o.summary[a:b] for a,b in o.summary_spans] for o in found])
+    parts |= {k: [o[k] for o in rows] for k in self._none if k!='score'}
+    parts |= dict(evidence=[[o.source[slice(*o.source_spans[i])] for i in o.best] for o in found])
+    return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(), tuple(self._notes(found)), parts)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #ddb4fd12
-def _notes(self, found):
+@patch
+def _notes(self:_SummaC, found):
     "What a reader of the scores should know"
     empty,cut,pairs = sum(o.empty for o in found),sum(o.cut for o in found),sum(o.entailment.size for o in found)
     gets = 'has no score' if self.empty=='nan' else 'is scored as one sentence without support'
     if empty: yield f'{empty} of {len(found)} pairs have no parts on one side; such a pair {gets}'
     for side,what in enumerate(('sources', 'summaries')):
-        if n := sum(o.left_out[side] for o in found): yield f'{n:,} parts of {what} were too short or beyond the limit, and not read'
+        if n := sum(o.left_out[side] for o in found):
+            yield f'{n:,} parts of {what} were too short or beyond the limit, and not read'
     if cut: yield f'{cut:,} of {pairs:,} pairs fill all tokens that the model reads, and may have been cut'
-
-_SummaC._notes = _notes
 
 # %% ../../nbs/hallucination/30_summac.ipynb #4cd940c5
 _default,_original = 'tals/albert-xlarge-vitaminc-mnli',dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
 
+# %% ../../nbs/hallucination/30_summac.ipynb #206099d2
 class SummaCZS(_SummaC):
     "Mean over a summary's sentences of their best support"
     name = 'summac_zs'
@@ -259,19 +291,25 @@ class SummaCZS(_SummaC):
         **cutting,                       # Fields of `Cutting`, such as `granularity` and `splitter`
     ):
         super().__init__(model, empty, cutting)
-        if not use_entailment and not use_contradiction: raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
+        if not use_entailment and not use_contradiction:
+            raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
         self.use_entailment,self.use_contradiction = bool(use_entailment),bool(use_contradiction)
         self.bounds = (-1. if self.use_entailment and self.use_contradiction else 0., 1.)
 
     @classmethod
-    def original(cls, model=_default, **settings): "With the cuts and limits of the published program"; return cls(model, **_original|settings)
+    def original(cls, model=_default, **settings):
+        "With the cuts and limits of the published program"
+        return cls(model, **_original|settings)
     def settings(self)->dict:
         "All that decides the scores; no model is loaded"
         return self._settings(use_entailment=self.use_entailment, use_contradiction=self.use_contradiction)
     def _prepare(self): pass
-    def _judge(self, probabilities):
-        each = zero_shot(probabilities, self.use_entailment, self.use_contradiction)
-        return dict(score=each.mean(), sentence_scores=each.tolist())
+
+# %% ../../nbs/hallucination/30_summac.ipynb #77293a00
+@patch
+def _judge(self:SummaCZS, probabilities):
+    each = zero_shot(probabilities, self.use_entailment, self.use_contradiction)
+    return dict(score=each.mean(), sentence_scores=each.tolist())
 
 # %% ../../nbs/hallucination/30_summac.ipynb #2212e0ff
 class SummaCConv(_SummaC):
@@ -303,6 +341,7 @@ class SummaCConv(_SummaC):
 # %% ../../nbs/hallucination/30_summac.ipynb #95dedcc5
 VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # With their colours
 
+# %% ../../nbs/hallucination/30_summac.ipynb #8cf3d7b9
 @dataclass(frozen=True, eq=False, repr=False)
 class Claims:
     "The sentences of a summary, each with what the source says of it"
@@ -311,7 +350,8 @@ class Claims:
     context:int|None=None   # Words of the source shown around each sentence; None shows all
 
     def __post_init__(self):
-        if isinstance(self.threshold, bool) or not 0<=self.threshold<=1: raise ValueError(f"`threshold` must lie between 0 and 1, got {self.threshold!r}")
+        if isinstance(self.threshold, bool) or not 0<=self.threshold<=1:
+            raise ValueError(f"`threshold` must lie between 0 and 1, got {self.threshold!r}")
     def __len__(self): return 0 if self.support.empty else len(self.support.summary_spans)
     def rows(self)->list[dict]:
         "What is known of each claim"
@@ -329,7 +369,8 @@ class Claims:
         return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #de68b3c4
-def _texts(self):
+@patch(as_prop=True)
+def texts(self:Claims):
     "Summary and source, marked"
     rows,o = self.rows(),self.support
     def marks(spans):
@@ -341,10 +382,15 @@ def _texts(self):
     above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary, list(marks(o.summary_spans)), legend=legend)
     return MarkedTexts([above, MarkedText('Source', o.source, list(marks([o.source_spans[row['source_part']] for row in rows])), self.context)])
 
-Claims.texts = property(_texts)
-Claims.__repr__,Claims._repr_html_ = (lambda self: repr(self.texts)),(lambda self: self.texts.to_html())
+# %% ../../nbs/hallucination/30_summac.ipynb #761371aa
+Claims.__repr__ = lambda self: repr(self.texts)
 
-def _claims(self,
+# %% ../../nbs/hallucination/30_summac.ipynb #7463cfed
+Claims._repr_html_ = lambda self: self.texts.to_html()
+
+# %% ../../nbs/hallucination/30_summac.ipynb #e808de50
+@patch
+def claims(self:_SummaC,
     source:str,             # A document
     summary:str,            # Its summary
     threshold:float=.5,     # As in `Claims`
@@ -353,5 +399,3 @@ def _claims(self,
 )->Claims:
     "Which sentences of a summary its source supports, and where"
     return Claims(find_support([source], [summary], self.scorer, self.cutting, progress=progress)[0], threshold, context)
-
-_SummaC.claims = _claims

@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from ..core.patching import patch
 from ..core.plots import Picture, plot_heat
 from ..core.tables import escape_markdown, markdown_table, one_line
 from .reduction import plan_reduction
@@ -65,12 +66,15 @@ def empty_model(
 )->PreTrainedModel:
     "A model that has shapes and no numbers"
     if isinstance(config, Mapping):
-        if 'model_type' not in config: raise ValueError(f"`config` must name its `model_type`, got {', '.join(config)}")
+        if 'model_type' not in config:
+            raise ValueError(f"`config` must name its `model_type`, got {', '.join(config)}")
         config = AutoConfig.for_model(**config)
-    if not isinstance(config, PreTrainedConfig): raise TypeError(f"`config` must be a configuration of transformers or its fields, got {type(config).__name__}")
+    if not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"`config` must be a configuration of transformers or its fields, got {type(config).__name__}")
     kind = model_class or (config.architectures or ['AutoModel'])[0]
     if isinstance(kind, str):
-        if not hasattr(transformers, kind): raise ValueError(f"`model_class` must be a class of transformers, got {kind!r}")
+        if not hasattr(transformers, kind):
+            raise ValueError(f"`model_class` must be a class of transformers, got {kind!r}")
         kind = getattr(transformers, kind)
     with torch.device('meta'): return kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
 
@@ -87,41 +91,55 @@ class MemoryReport:
     settings:Mapping   # What the bytes depend on
 
     @property
-    def embedding_reduction(self)->float: "Share of the vocabulary that is taken away"; return 1-self.kept/self.vocab_size
+    def embedding_reduction(self)->float:
+        "Share of the vocabulary that is taken away"
+        return 1-self.kept/self.vocab_size
     @property
-    def model_reduction(self)->float: "Share of the model's numbers that is taken away"; return self.removed/self.parameters
+    def model_reduction(self)->float:
+        "Share of the model's numbers that is taken away"
+        return self.removed/self.parameters
     @property
-    def embedding_share(self)->float: "Share of the model's numbers that belong to the vocabulary"; return self.embeddings/self.parameters
-    @property
-    def saved(self)->int: "Bytes saved in all"; return int(self.table.full.sum()-self.table.reduced.sum())
+    def embedding_share(self)->float:
+        "Share of the model's numbers that belong to the vocabulary"
+        return self.embeddings/self.parameters
 
-    def to_pandas(self)->pd.DataFrame:
-        "Bytes, the sum below"
-        rows = pd.concat([self.table, self.table.sum().to_frame('total').T])
-        return rows.assign(saved=rows.full-rows.reduced, share=lambda o: (o.saved/o.full.where(o.full>0)).fillna(0.))
+# %% ../../nbs/vocabulary/70_memory.ipynb #721d12f7
+@patch(as_prop=True)
+def saved(self:MemoryReport)->int:
+    "Bytes saved in all"
+    return int(self.table.full.sum()-self.table.reduced.sum())
+
+@patch
+def to_pandas(self:MemoryReport)->pd.DataFrame:
+    "Bytes, the sum below"
+    rows = pd.concat([self.table, self.table.sum().to_frame('total').T])
+    return rows.assign(saved=rows.full-rows.reduced, share=lambda o: (o.saved/o.full.where(o.full>0)).fillna(0.))
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #ae2f8753
 def _size(n):
     "Bytes in the unit that fits"
     for unit in ('B', 'KB', 'MB', 'GB'):
-        if n<1000 or unit=='GB': return f'{n:.0f} {unit}' if unit=='B' else f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
+        if n<1000 or unit=='GB':
+            return f'{n:.0f} {unit}' if unit=='B' else f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
         n /= 1000
 
 _columns = ['', 'full', 'reduced', 'saved', 'share']
 
-def _rows(self): return [[k, _size(o.full), _size(o.reduced), _size(o.saved), f'{o.share:.1%}'] for k,o in self.to_pandas().iterrows()]
+def _rows(self):
+    return [[k, _size(o.full), _size(o.reduced), _size(o.saved), f'{o.share:.1%}'] for k,o in self.to_pandas().iterrows()]
 
-def _head(self): return (f"{self.kept:,} of {self.vocab_size:,} rows kept: the vocabulary is {self.embedding_reduction:.2%} smaller, the model {self.model_reduction:.2%} "
+def _head(self):
+    return (f"{self.kept:,} of {self.vocab_size:,} rows kept: the vocabulary is {self.embedding_reduction:.2%} smaller, the model {self.model_reduction:.2%} "
     f"({self.removed:,} of {self.parameters:,} numbers); "+', '.join(f'{k} {v}' for k,v in self.settings.items() if v is not None))
 
-def _plain(self):
+@patch
+def __repr__(self:MemoryReport):
     rows = [[one_line(c) for c in row] for row in (_columns, *_rows(self))]
     widths = [max(map(len, o)) for o in zip(*rows)]
     return '\n'.join([one_line(_head(self)), *('  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows)])
 
-def _markdown(self): return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
-
-MemoryReport.__repr__,MemoryReport._repr_markdown_ = _plain,_markdown
+@patch
+def _repr_markdown_(self:MemoryReport): return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #662bd141
 def _bytes(shapes, optimizer, precision):
@@ -133,7 +151,8 @@ def _bytes(shapes, optimizer, precision):
 def _kept(usage, size):
     "How many rows are kept, if it is a number that says so"
     if isinstance(usage, bool) or not isinstance(usage, (int, float)): return None
-    if isinstance(usage, float) and not 0<usage<=1: raise ValueError(f"`usage` must be a share of the vocabulary, more than 0 and at most 1, got {usage}")
+    if isinstance(usage, float) and not 0<usage<=1:
+        raise ValueError(f"`usage` must be a share of the vocabulary, more than 0 and at most 1, got {usage}")
     n = round(usage*size) if isinstance(usage, float) else usage
     if not 1<=n<=size: raise ValueError(f"`usage` must keep 1 to {size:,} rows, got {n:,}")
     return n
@@ -156,7 +175,8 @@ def memory_report(
     named = dict(optimizer=optimizer, precision=precision, batch=batch, length=length if batch else None)
     optimizer,precision = _one_of('optimizer', optimizer, optimizers),_one_of('precision', precision, precisions)
     for name,v in dict(batch=batch, length=length).items():
-        if v is not None and (not isinstance(v, int) or v<1): raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
+        if v is not None and (not isinstance(v, int) or v<1):
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
     if not isinstance(model, nn.Module): model = empty_model(model, model_class)
     n = _kept(usage, size := _vocabulary_size(model))
     plan = plan_reduction(model, usage if n is None else range(n), output=output, **how)
@@ -192,9 +212,11 @@ def _mt5(width, inner, blocks, heads):
                 architectures=['MT5ForConditionalGeneration'])
 
 _roberta = dict(max_position_embeddings=514, type_vocab_size=1, bos_token_id=0, pad_token_id=1, eos_token_id=2)
+
 _deberta = dict(model_type='deberta-v2', vocab_size=128_100, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, position_buckets=256, relative_attention=True,
     norm_rel_ebd='layer_norm', share_att_key=True, pos_att_type=['p2c', 'c2p'], position_biased_input=False, type_vocab_size=0, max_position_embeddings=512)
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #987e41a5
 published_models = {
     'DistilBERT base': dict(model_type='distilbert', vocab_size=30_522),
     'BERT base, cased': dict(model_type='bert', vocab_size=28_996),

@@ -42,25 +42,31 @@ def _match(stored, tables):
 def _stored_tables(stored, tables):
     "Where the tables lie on disk; raises for one that is not there"
     found = {table: stored[k] for k,table in reversed(_match(stored, tables).items())}
-    if lacks := [o for o in tables if o not in found]: raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
+    if lacks := [o for o in tables if o not in found]:
+        raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
     return tuple(Table(o.names, o.axis, found[o]) for o in tables)
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #57334a7b
-def _kept(o, table, ids): return read_tensor_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
+def _kept(o, table, ids):
+    return read_tensor_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
 
-def _generation_config(folder): return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
+def _generation_config(folder):
+    return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
 
 def _empty(config, kind, generation_config=None):
     "The model of a configuration, without numbers, as the class says that is asked for"
     kind = kind or getattr(transformers, (config.architectures or [''])[0], None)
-    if kind is None: raise ValueError(f"`model_class` must be given for a checkpoint of {config.architectures}, such as AutoModelForSequenceClassification")
-    with torch.device('meta'): model = kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
+    if kind is None:
+        raise ValueError(f"`model_class` must be given for a checkpoint of {config.architectures}, such as AutoModelForSequenceClassification")
+    with torch.device('meta'):
+        model = kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
     if generation_config is not None and model.can_generate(): model.generation_config = generation_config
     return model
 
 def _fill(empty, tensors, dtype, device):
     "The model, made of tensors"
-    with _bars(False): model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
+    with _bars(False):
+        model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
 
@@ -84,6 +90,7 @@ def _embedding(model, tables):
     at, tensors = model.get_input_embeddings().weight, tensors_of(model)
     return next(i for i,o in enumerate(tables) if any(tensors[name] is at for name in o.names))
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #04e21877
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
     config, stored = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), _checkpoint_tensors(folder)
@@ -115,6 +122,7 @@ def _find_whole(full, model, tables, plan, mark):
         raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
     return found
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #3be8ebfa
 def _load_kept(folder, kept, full, kind, dtype, device, fields):
     "A reduced checkpoint, and where the rest of it is"
     about, ids = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8')), load_file(kept/'kept_tokens.safetensors')['ids']
@@ -126,9 +134,11 @@ def _load_kept(folder, kept, full, kind, dtype, device, fields):
     plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), ids)
     if len(plan.tokens)!=len(ids):
         raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
-    with _bars(False): model = type(_empty(config, kind)).from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
+    with _bars(False):
+        model = type(_empty(config, kind)).from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
     source, settings, tables = str(full or about['source']), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, _tied_as(model, plan.tables)
-    try: tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
+    try:
+        tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
     except ValueError:
         if full is not None: raise # else the model can be used, and restoring it will ask for the whole
     return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
@@ -149,11 +159,13 @@ def load_reduced(
     "Load a model with a part of its vocabulary"
     folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
-        if usage is not None or how: raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
+        if usage is not None or how:
+            raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
         if not ((kept := Path(kept or folder))/'kept_tokens.json').exists():
             raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
         return _load_kept(folder, kept, full, model_class, dtype, device, fields)
-    if usage is None: raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
+    if usage is None:
+        raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
     for name,o in dict(full=full, kept=kept).items():
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
@@ -164,7 +176,8 @@ def write_kept(
     folder:str|Path,     # Where the model has been saved
 ):
     "Write beside a reduced model what `load_reduced` needs to know of it"
-    if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
+    if reduction.restored:
+        raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
     if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens) for o in (reduction.model.config, reduction.model.config.get_text_config())):
         raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
     def plain(v): # of sequence_bias
@@ -177,6 +190,7 @@ def write_kept(
     write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #7c2b60dd
 def _save(model, folder):
     "Save a model as one file"
     if adapters := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
@@ -199,7 +213,8 @@ def save_reduced(
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
-    def reduced(o): return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
+    def reduced(o):
+        return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
     small = {reduced(o): o for o in reduction.tables}
     found = _match(stored, list(small))
     if missing := [o for o in small if o not in found.values()]:
@@ -208,15 +223,18 @@ def _whole_tensors(reduction, stored):
         table = small.get(found.get(name))
         if table is None: yield name, o
         elif table.axis==0: yield name, Spliced(table.full, ids, o.read())
-        else: yield name, (table.full if isinstance(table.full, Tensor) else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
+        else:
+            yield name, (table.full if isinstance(table.full, Tensor) else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #91d3dc12
 def save_full(
     reduction:Reduction, # The reduction, whose model is saved; it stays reduced
     out:str|Path,        # The new folder
     tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
 ):
     "Save a reduced model with its whole vocabulary, as transformers loads it"
-    if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the model itself")
+    if reduction.restored:
+        raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the model itself")
     if any(isinstance(o.full, Tensor) and o.full.device.type=='meta' for o in reduction.tables):
         raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there as it was")
     with new_folder(out) as aside:
@@ -235,7 +253,8 @@ class VocabularyCallback(TrainerCallback):
         full:bool=True,      # Write the whole model, too, into the folder `full` of each checkpoint?
         tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
         decay:bool=False,    # Watch the optimizer's weight decay, for `reduction.restore(decay=reduction.factors)` at the end?
-    ): self.reduction, self.full, self.tokenizer, self.decay, self.watch = reduction, full, tokenizer, decay, None
+    ):
+        self.reduction, self.full, self.tokenizer, self.decay, self.watch = reduction, full, tokenizer, decay, None
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         if self.decay: self.watch = self.reduction.watch_decay(optimizer)

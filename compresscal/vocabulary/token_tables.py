@@ -29,10 +29,14 @@ class Table:
     axis:int                 # Which of its axes is the vocabulary
     full:Tensor|StoredTensor # All of it
 
-    def empty(self)->'Table': "The same without numbers"; return Table(self.names, self.axis, torch.empty(tuple(self.full.shape), dtype=self.full.dtype, device='meta'))
+    def empty(self)->'Table':
+        "The same without numbers"
+        return Table(self.names, self.axis, torch.empty(tuple(self.full.shape), dtype=self.full.dtype, device='meta'))
     def __repr__(self): return f"{' = '.join(self.names)} {list(self.full.shape)}"
 
-def _nested(config): return [config, *(o for v in vars(config).values() if isinstance(v, PreTrainedConfig) for o in _nested(v))]
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #e08f9790
+def _nested(config):
+    return [config, *(o for v in vars(config).values() if isinstance(v, PreTrainedConfig) for o in _nested(v))]
 
 def _size_fields(config, size):
     "Fields of a configuration that are the size of the vocabulary"
@@ -46,8 +50,10 @@ def _twin(model, size, other):
         for k in _size_fields(o, size): setattr(o, k, other)
     try:
         with torch.device('meta'): return type(model)(config)
-    except Exception as e: raise ValueError(f"`model` must be one that can be made from its configuration, which {type(model).__name__} cannot: {e}") from e
+    except Exception as e:
+        raise ValueError(f"`model` must be one that can be made from its configuration, which {type(model).__name__} cannot: {e}") from e
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #e2512513
 def tensors_of(model)->dict[str,Tensor]:
     "Parameters and buffers by all of their names"
     return dict(model.named_parameters(remove_duplicate=False))|dict(model.named_buffers(remove_duplicate=False))
@@ -67,9 +73,11 @@ def _check_model(model):
         weight = getattr(at, 'weight', None)
         raise ValueError("`model` must have embeddings that are plain floating-point numbers, got "
                          f"{type(at).__name__}{f' of {weight.dtype}' if isinstance(weight, Tensor) else ''}")
-    if len({p.device.type=='meta' for p in model.parameters()})>1: raise ValueError("`model` must be in memory, but some of its weights have been left on disk")
+    if len({p.device.type=='meta' for p in model.parameters()})>1:
+        raise ValueError("`model` must be in memory, but some of its weights have been left on disk")
     size = at.weight.shape[0]
-    if not any(_size_fields(o, size) for o in _nested(model.config)): raise ValueError(f"`model` must have as many embeddings as its configuration says, got {size}")
+    if not any(_size_fields(o, size) for o in _nested(model.config)):
+        raise ValueError(f"`model` must have as many embeddings as its configuration says, got {size}")
     if more := [k for o in _nested(model.config) for k in vars(o) if k.startswith('vocab_size_')]:
         raise ValueError(f"`model` must look tokens up in one vocabulary, but its configuration has {more[0]} too")
     return size
@@ -89,8 +97,10 @@ def _axes(model, twin, size, other):
         axes[name] = list(t.shape).index(other)
     return axes
 
-def _storage(t): return t.untyped_storage().data_ptr() if type(t.data) is Tensor and t.device.type!='meta' else 0
+def _storage(t):
+    return t.untyped_storage().data_ptr() if type(t.data) is Tensor and t.device.type!='meta' else 0
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #d17f1db1
 def _grouped(tensors, axes):
     "Tables of the tensors in `axes`, tied ones once; raises where anything else shares their memory"
     tables, memory = {}, {}
@@ -112,6 +122,7 @@ def _change(value, change):
     if isinstance(value, Mapping): return {k: _change(o, change) for k,o in value.items()}
     return type(value)(_change(o, change) for o in value) if isinstance(value, (list, tuple)) else value
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #37c597e4
 def _configs(modules):
     "Each configuration that modules hold, by its place"
     found, seen = {}, set()
@@ -123,14 +134,17 @@ def _configs(modules):
             if isinstance(v, PreTrainedConfig): add(f'{key}.{k}', v)
     for name,m in modules.items():
         for k in ('config', 'generation_config'):
-            if isinstance(o := getattr(m, k, None), (PreTrainedConfig, GenerationConfig)): add(f'{name}.{k}'.lstrip('.'), o)
+            if isinstance(o := getattr(m, k, None), (PreTrainedConfig, GenerationConfig)):
+                add(f'{name}.{k}'.lstrip('.'), o)
     return found
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #ea1554b5
 def _fields(model):
     "Every setting of the configurations and modules of a model, or of something with configurations alone: its place, name and value"
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {'': model}
     for key,o in _configs(modules).items(): yield from ((f'{key}.{k}', k, v) for k,v in list(vars(o).items()))
-    for name,m in modules.items(): yield from ((f'{name}.{k}'.lstrip('.'), k, v) for k,v in list(vars(m).items()) if type(v) is int)
+    for name,m in modules.items():
+        yield from ((f'{name}.{k}'.lstrip('.'), k, v) for k,v in list(vars(m).items()) if type(v) is int)
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #d9302d01
 @dataclass(frozen=True, eq=False)
@@ -141,8 +155,10 @@ class Layout:
     sizes:tuple[str,...]     # Places of numbers that are the size of the vocabulary, such as `lm_head.out_features`
     needed:frozenset[int]    # Tokens that the model's settings name
 
-    def __repr__(self): return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}', *map(repr, self.tables), ', '.join(self.sizes)])
+    def __repr__(self):
+        return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}', *map(repr, self.tables), ', '.join(self.sizes)])
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #074b4f00
 def _needed(model, size, tables):
     "Tokens that settings name"
     found = set()
@@ -152,9 +168,11 @@ def _needed(model, size, tables):
         if name=='forced_decoder_ids' and value: _change([i for _,i in value], note)
     for name,m in model.named_modules(): # positions that are counted from the padding token
         at = getattr(m, 'padding_idx', None)
-        if type(at) is int and 0<=at<size and name not in tables and not any(m.children()): found.update(range(at+1))
+        if type(at) is int and 0<=at<size and name not in tables and not any(m.children()):
+            found.update(range(at+1))
     return frozenset(found)
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #a67e0acc
 def find_vocabulary(
     model:PreTrainedModel, # Any model with an embedding
 )->Layout:
@@ -176,10 +194,12 @@ def _renumber(name, value, tokens):
     if _names_token(name): return _change(value, new)
     if not value: return value
     if name=='forced_decoder_ids': return [[place, i if i is None else new(i)] for place,i in value]
-    if name in ('suppress_tokens', 'begin_suppress_tokens'): return [new(i) for i in value if i in tokens] or None
+    if name in ('suppress_tokens', 'begin_suppress_tokens'):
+        return [new(i) for i in value if i in tokens] or None
     if name=='bad_words_ids': return [[new(i) for i in o] for o in value if kept(o)] or None
     if name=='sequence_bias':
-        if isinstance(value, Mapping): return {tuple(new(i) for i in o): bias for o,bias in value.items() if kept(o)} or None
+        if isinstance(value, Mapping):
+            return {tuple(new(i) for i in o): bias for o,bias in value.items() if kept(o)} or None
         return [[[new(i) for i in o], bias] for o,bias in value if kept(o)] or None
     return value
 
