@@ -20,28 +20,35 @@ from ..summaries.prompts import Prompt
 from ..summaries.scores import Scores
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #c6c0c2b2
-def _divergences(given, without, tokens): return divergence(given, without)[None]
-
 class Dependence:
     "Dependence of summaries on their sources, in the eyes of a model"
-    name,bounds,higher_is_better = 'dependence',None,None
+    name, bounds, higher_is_better = 'dependence', None, None
     def __init__(self,
-        model:str|Path|tuple='embedded', # Folder or Hub id of a causal model or an encoder-decoder, `embedded`, or a model and its tokenizer
+        model:str|Path|tuple='embedded', # Folder, Hub id, `embedded`, or a model and its tokenizer
         *,
-        prompt:str|Prompt='after',       # What a causal model is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        prompt:str|Prompt='after',       # What a causal model reads: a name of `PROMPTS`, a template, or a `Prompt`
         chat:bool|Mapping|None=None,     # Use the chat template? None: if there is one; or its variables by name
-        source_length:int|None=None,     # Most tokens of the source or of the prompt with it; None: what the model can read
+        source_length:int|None=None, # Most tokens of the source or of the prompt with it; None: what the model can read
         target_length:int=128,           # Most tokens of a summary
-        device:str|None=None,            # Where to compute; None: where a given model is, else the accelerator if there is one
+        device:str|None=None, # Where to compute; None: where a given model is, else the accelerator if there is one
         tokens_at_once:int=8192,         # Most tokens in one forward pass; does not change the numbers
     ):
-        self.reader = SourceReader(model, prompt=prompt, chat=chat, source_length=source_length, target_length=target_length, device=device,
-                                   tokens_at_once=tokens_at_once)
+        self.reader = SourceReader(model, prompt=prompt, chat=chat, source_length=source_length,
+                                   target_length=target_length, device=device, tokens_at_once=tokens_at_once)
+
     def settings(self)->dict:
         "All that decides the numbers, ready for JSON"
         return self.reader.settings()
-    def __repr__(self):
-        return f"Dependence({', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files'))})"
+
+# %% ../../nbs/hallucination/55_dependence.ipynb #95d5f257
+_UNSAID = ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files') # settings too long for a line
+
+@patch
+def __repr__(self:Dependence):
+    shown = ', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in _UNSAID)
+    return f"Dependence({shown})"
+
+def _divergences(given, without, tokens): return divergence(given, without)[None]
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #1257500f
 @patch
@@ -49,7 +56,7 @@ def score(self:Dependence,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # Show a progress bar
-)->Scores:                   # Nats a token; `parts`: `kl` and `spans` of its tokens, their number, and whether source and summary were cut
+)->Scores: # Nats a token; `parts`: `kl` and `spans` of its tokens, their number
     "Dependence of summaries, each on its own document; nan where a source or a summary is empty"
     read = self.reader.read(sources, summaries, _divergences, progress=progress, desc=self.name)
     own = [None if o is None else np.array(o.own) for o in read.pairs]
@@ -74,7 +81,8 @@ def mark_tokens(
     if len(values)!=len(spans):
         raise ValueError(f"`spans` must be one for each of {len(values)} values, got {len(spans)}")
     if not steps or not steps.keys()<=COLOURS.keys() or [*steps.values()]!=sorted(steps.values()):
-        raise ValueError(f"`steps` must lead from colours, of {', '.join(COLOURS)}, to numbers, the least first, got {dict(steps)}")
+        raise ValueError(f"`steps` must lead from colours, of {', '.join(COLOURS)}, to numbers, the least first, got "
+                         f"{dict(steps)}")
     if len(text)<max((b for _,b in spans), default=0):
         raise ValueError(f"`spans` must lie within the {len(text)} characters of the text")
     marks = []

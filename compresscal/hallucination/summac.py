@@ -45,19 +45,25 @@ class Cutting:
     def __post_init__(self):
         both = self.granularity if isinstance(self.granularity, (tuple, list)) else (self.granularity,)*2
         if len(both)!=2 or any(o not in GRANULARITIES for o in both):
-            raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, or two of them, for source and summary, got {self.granularity!r}")
+            raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, or two of them, for source "
+                             f"and summary, got {self.granularity!r}")
         splitter_name(self.splitter) # refuses what is none
-        for k,least,none in (('shortest', 1, False), ('source_limit', 1, True), ('summary_limit', 1, True)):
-            v = getattr(self, k)
-            if none and v is None: continue
-            if isinstance(v, bool) or not isinstance(v, int) or v<least:
-                raise ValueError(f"`{k}` must be a whole number, {least} or more{', or None' if none else ''}, got {v!r}")
+        _check_count('shortest', self.shortest)
+        for k in ('source_limit', 'summary_limit'):
+            if getattr(self, k) is not None: _check_count(k, getattr(self, k), ', or None')
         object.__setattr__(self, 'granularity', tuple(both))
 
-    def settings(self)->dict:
-        "Ready for JSON"
-        return dict(granularity=list(self.granularity), splitter=splitter_name(self.splitter), shortest=self.shortest,
-                    source_limit=self.source_limit, summary_limit=self.summary_limit)
+# %% ../../nbs/hallucination/30_summac.ipynb #3dd30b5c
+def _check_count(name, value, also=''):
+    "Raise for what is no number of one or more"
+    if isinstance(value, bool) or not isinstance(value, int) or value<1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more{also}, got {value!r}")
+
+@patch
+def settings(self:Cutting)->dict:
+    "Ready for JSON"
+    return dict(granularity=list(self.granularity), splitter=splitter_name(self.splitter), shortest=self.shortest,
+                source_limit=self.source_limit, summary_limit=self.summary_limit)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #f360ea0b
 @patch
@@ -66,11 +72,13 @@ def spans(self:Cutting,
     side:int=0,        # 0 for a source, 1 for a summary
 )->tuple[list[tuple[int,int]],int]: # Where each part stands, and how many more there are that do not count
     "The parts of a text"
-    kind,limit = self.granularity[side],(self.source_limit, self.summary_limit)[side]
-    found = [(0, len(text))] if kind=='document' else _paragraphs(text) if kind=='paragraph' else sentence_spans(text, self.splitter)
+    kind, limit = self.granularity[side], (self.source_limit, self.summary_limit)[side]
+    if kind=='document': found = [(0, len(text))]
+    elif kind=='paragraph': found = _paragraphs(text)
+    else: found = sentence_spans(text, self.splitter)
     found = [(a, b) for a,b in found if text[a:b].strip()]
     kept = [(a, b) for a,b in found if kind=='document' or b-a>=self.shortest][:limit]
-    return kept,len(found)-len(kept)
+    return kept, len(found)-len(kept)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #bbba1e3a
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +88,8 @@ class Support:
     summary:str                            # Its summary
     source_spans:list[tuple[int,int]]      # Where the parts of the source stand
     summary_spans:list[tuple[int,int]]     # Where the parts of the summary stand
-    probabilities:np.ndarray               # Of entailment, neutral, contradiction; nan: the engine has none, `[source parts, summary parts, 3]`
+    # Of entailment, neutral, contradiction; nan: the engine has none, `[source parts, summary parts, 3]`
+    probabilities:np.ndarray
     left_out:tuple[int,int]=(0, 0)         # Parts of source and summary that do not count
     cut:int=0                              # Pairs that fill all tokens that the engine reads
 
@@ -148,7 +157,8 @@ def zero_shot(
     return (entailment if use_entailment else 1)-contradiction
 
 # %% ../../nbs/hallucination/30_summac.ipynb #5b1c0712
-EDGES = (0, .01, .02, .03, .04, .07, .13, .37, .9, .91, .92, .93, .94, .95, .955, .96, .965, .97, .975, .98, .985, .99, .995, 1)
+EDGES = (0, .01, .02, .03, .04, .07, .13, .37, .9, .91, .92, .93, .94, .95, .955, .96, .965, .97, .975, .98, .985,
+         .99, .995, 1)
 
 def histograms(
     entailment:np.ndarray,         # Probabilities, `[source parts, summary parts]`
@@ -161,7 +171,8 @@ def histograms(
     return np.bincount(at.ravel(), minlength=bins*at.shape[1]).reshape(-1, bins)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #11ec3f9a
-HEAD_ADDRESS = 'https://raw.githubusercontent.com/tingofurro/summac/c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin'
+HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/'
+                'c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin')
 HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe'
 
 # %% ../../nbs/hallucination/30_summac.ipynb #b87878eb
@@ -180,14 +191,16 @@ class ConvHead:
         for k,shape in shapes.items():
             v = np.asarray(getattr(self, k), dtype=np.float64)
             if v.shape!=shape or not np.isfinite(v).all():
-                raise ValueError(f"`{k}` of a head must be finite numbers of shape {list(shape)}, got shape {list(v.shape)}")
+                raise ValueError(f"`{k}` of a head must be finite numbers of shape {list(shape)}, got shape "
+                                 f"{list(v.shape)}")
             object.__setattr__(self, k, v)
     @property
     def fingerprint(self)->str:
         "What settings call it"
         if self.sha256: return f'sha256:{self.sha256}'
         numbers = [self.weights, self.bias, self.final_weights, self.final_bias, self.edges]
-        return 'blake2b:'+hashlib.blake2b(b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers), digest_size=16).hexdigest()
+        return 'blake2b:'+hashlib.blake2b(b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers),
+                                          digest_size=16).hexdigest()
 
 # %% ../../nbs/hallucination/30_summac.ipynb #1f1cbc3f
 @patch
@@ -207,30 +220,42 @@ def _second(logits): return 1/(1+np.exp(np.clip(logits[..., 0]-logits[..., 1], -
 _tensors = {'mlp.weight': (1, -1), 'mlp.bias': (1,), 'layer_final.weight': (2, 3), 'layer_final.bias': (2,)}
 
 # %% ../../nbs/hallucination/30_summac.ipynb #6dda7cf7
+def _fetched_head(sha256):
+    "The published head, fetched at first use"
+    try: return fetch_summaries(HEAD_ADDRESS, cache_folder()/'summac', sha256)
+    except ValueError as e:
+        if not e.__cause__: raise
+        raise ValueError(f"the head of SummaC-Conv could not be fetched ({e.__cause__}): give `head` a local "
+                         f"copy of {HEAD_ADDRESS}") from e.__cause__
+
+def _head_tensors(data, path):
+    "Tensors of a file, those of a head among them"
+    try:
+        if path.suffix=='.safetensors': return load_tensors(data)
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as e:
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        raise ValueError(f"`head` must be a file of tensors, got {path.name}: {why}") from None
+
+# %% ../../nbs/hallucination/30_summac.ipynb #b4a67f7a
 def open_head(
     path:str|Path|None=None,      # File of tensors; None: the published one, fetched at first use
     *, sha256:str|None=HEAD_SHA256, # Hash that the file must have; None takes any, for a head of your own
     edges:Sequence[float]=EDGES,  # Of the bins it was trained with
 )->ConvHead:
     "The head of SummaC-Conv from a file"
-    if path is None:
-        try: path = fetch_summaries(HEAD_ADDRESS, cache_folder()/'summac', sha256)
-        except ValueError as e:
-            if not e.__cause__: raise
-            raise ValueError(f"the head of SummaC-Conv could not be fetched ({e.__cause__}): give `head` a local copy of {HEAD_ADDRESS}") from e.__cause__
-    path = Path(path).expanduser()
+    path = Path(_fetched_head(sha256) if path is None else path).expanduser()
     if not path.is_file(): raise ValueError(f"`head` must be a file, got {str(path)!r}, and there is none")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if sha256 not in (None, digest):
-        raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head of your own")
-    try:
-        found = load_tensors(data) if path.suffix=='.safetensors' else torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise ValueError(f"`head` must be a file of tensors, got {path.name}: {(str(e) or type(e).__name__).splitlines()[0]}") from None
+        raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head "
+                         "of your own")
+    found = _head_tensors(data, path)
     try: w,b,v,c = (found[k].double().reshape(shape).numpy() for k,shape in _tensors.items())
     except Exception:
-        raise ValueError(f"`head` must hold tensors {', '.join(f'{k} {list(o)}' for k,o in _tensors.items())}, and {path.name} does not") from None
+        wanted = ', '.join(f'{k} {list(o)}' for k,o in _tensors.items())
+        raise ValueError(f"`head` must hold tensors {wanted}, and {path.name} does not") from None
     return ConvHead(w[0], b[0], v, c, tuple(edges), digest)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #9c4d6673
@@ -239,12 +264,14 @@ class _SummaC:
     higher_is_better = True
     def __init__(self, model, empty, cutting):
         if empty not in ('nan', 'zero'): raise ValueError(f"`empty` must be 'nan' or 'zero', got {empty!r}")
-        self.scorer,self.empty,self.cutting = as_scorer(model),empty,Cutting(**cutting)
+        self.scorer, self.empty, self.cutting = as_scorer(model), empty, Cutting(**cutting)
 
     def _settings(self, **own):
         return dict(nli=self.scorer.settings(), **self.cutting.settings(), empty=self.empty, **own)
+
     def __repr__(self):
-        return f"{type(self).__name__}({self.scorer!r}, {', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')})"
+        shown = ', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')
+        return f"{type(self).__name__}({self.scorer!r}, {shown})"
 
 # %% ../../nbs/hallucination/30_summac.ipynb #e8c7af19
 @patch
@@ -257,11 +284,13 @@ def score(self:_SummaC,
     sources,summaries = check_pairs(sources, summaries)
     self._prepare()
     found = find_support(sources, summaries, self.scorer, self.cutting, progress=progress)
-    rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero' else self._none for o in found]
+    rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero'
+            else self._none for o in found]
     parts = dict(sentences=[[o.summary[a:b] for a,b in o.summary_spans] for o in found])
     parts |= {k: [o[k] for o in rows] for k in self._none if k!='score'}
     parts |= dict(evidence=[[o.source[slice(*o.source_spans[i])] for i in o.best] for o in found])
-    return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(), tuple(self._notes(found)), parts)
+    return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(),
+                  tuple(self._notes(found)), parts)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #ddb4fd12
 @patch
@@ -276,7 +305,8 @@ def _notes(self:_SummaC, found):
     if cut: yield f'{cut:,} of {pairs:,} pairs fill all tokens that the model reads, and may have been cut'
 
 # %% ../../nbs/hallucination/30_summac.ipynb #4cd940c5
-_default,_original = 'tals/albert-xlarge-vitaminc-mnli',dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
+_default = 'tals/albert-xlarge-vitaminc-mnli'
+_original = dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #206099d2
 class SummaCZS(_SummaC):
@@ -284,7 +314,7 @@ class SummaCZS(_SummaC):
     name = 'summac_zs'
     _none = dict(score=np.nan, sentence_scores=[])
     def __init__(self,
-        model:str|tuple|Callable|EntailmentScorer=_default, # What is asked, as in `as_scorer`; judges that are given one scorer share its work
+        model:str|tuple|Callable|EntailmentScorer=_default, # As in `as_scorer`; judges with one scorer share its work
         *, use_entailment:bool=True,     # As in `zero_shot`
         use_contradiction:bool=False,    # As in `zero_shot`
         empty:str='nan',                 # Score of a pair with no parts on one side: `nan`, or `zero`, as the original
@@ -293,17 +323,21 @@ class SummaCZS(_SummaC):
         super().__init__(model, empty, cutting)
         if not use_entailment and not use_contradiction:
             raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
-        self.use_entailment,self.use_contradiction = bool(use_entailment),bool(use_contradiction)
+        self.use_entailment, self.use_contradiction = bool(use_entailment), bool(use_contradiction)
         self.bounds = (-1. if self.use_entailment and self.use_contradiction else 0., 1.)
 
-    @classmethod
-    def original(cls, model=_default, **settings):
-        "With the cuts and limits of the published program"
-        return cls(model, **_original|settings)
-    def settings(self)->dict:
-        "All that decides the scores; no model is loaded"
-        return self._settings(use_entailment=self.use_entailment, use_contradiction=self.use_contradiction)
     def _prepare(self): pass
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4db10138
+@patch(cls_method=True)
+def original(cls:SummaCZS, model=_default, **settings):
+    "With the cuts and limits of the published program"
+    return cls(model, **_original|settings)
+
+@patch
+def settings(self:SummaCZS)->dict:
+    "All that decides the scores; no model is loaded"
+    return self._settings(use_entailment=self.use_entailment, use_contradiction=self.use_contradiction)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #77293a00
 @patch
@@ -314,29 +348,35 @@ def _judge(self:SummaCZS, probabilities):
 # %% ../../nbs/hallucination/30_summac.ipynb #2212e0ff
 class SummaCConv(_SummaC):
     "What a trained head makes of the support of all sentences"
-    name,bounds = 'summac_conv',(0., 1.)
+    name, bounds = 'summac_conv', (0., 1.)
     _none = dict(score=np.nan, sentence_scores=[], logits=[np.nan]*2)
     def __init__(self,
-        model:str|tuple|Callable|EntailmentScorer=_default, # What is asked, as in `as_scorer`; judges that are given one scorer share its work
-        *, head:ConvHead|str|Path|None=None, # None: the published one, fetched at first use; a local copy of it; or a `ConvHead`
+        model:str|tuple|Callable|EntailmentScorer=_default, # As in `as_scorer`; judges with one scorer share its work
+        *, head:ConvHead|str|Path|None=None, # A `ConvHead` or a copy; None: the published one, fetched at first use
         empty:str='nan',                 # Score of a pair with no parts on one side: `nan`, or `zero`, as the original
         **cutting,                       # Fields of `Cutting`, such as `granularity` and `splitter`
     ):
         super().__init__(model, empty, cutting)
         self.head = head if head is None or isinstance(head, ConvHead) else open_head(head)
 
-    @classmethod
-    def original(cls, model=_default, **settings):
-        "With the cuts and limits of the published program"
-        return cls(model, **_original|dict(summary_limit=10)|settings)
-    def settings(self)->dict:
-        "All that decides the scores; no model is loaded"
-        return self._settings(head=self.head.fingerprint if self.head else f'sha256:{HEAD_SHA256}')
     def _prepare(self): self.head = self.head or open_head()
+
     def _judge(self, probabilities):
         each = self.head.features(probabilities[..., 0])
         logits = self.head.logits(each.mean())
-        return dict(score=float(_second(logits)), sentence_scores=_second(self.head.logits(each)).tolist(), logits=logits.tolist())
+        return dict(score=float(_second(logits)), sentence_scores=_second(self.head.logits(each)).tolist(),
+                    logits=logits.tolist())
+
+# %% ../../nbs/hallucination/30_summac.ipynb #38406753
+@patch(cls_method=True)
+def original(cls:SummaCConv, model=_default, **settings):
+    "With the cuts and limits of the published program"
+    return cls(model, **_original|dict(summary_limit=10)|settings)
+
+@patch
+def settings(self:SummaCConv)->dict:
+    "All that decides the scores; no model is loaded"
+    return self._settings(head=self.head.fingerprint if self.head else f'sha256:{HEAD_SHA256}')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #95dedcc5
 VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # With their colours
@@ -346,27 +386,35 @@ VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # W
 class Claims:
     "The sentences of a summary, each with what the source says of it"
     support:Support         # All probabilities
-    threshold:float=.5      # A claim with as much entailment is supported; if not, one with as much contradiction is contradicted
+    threshold:float=.5 # Least entailment of a supported claim, and else least contradiction of a contradicted one
     context:int|None=None   # Words of the source shown around each sentence; None shows all
 
     def __post_init__(self):
         if isinstance(self.threshold, bool) or not 0<=self.threshold<=1:
             raise ValueError(f"`threshold` must lie between 0 and 1, got {self.threshold!r}")
+
     def __len__(self): return 0 if self.support.empty else len(self.support.summary_spans)
-    def rows(self)->list[dict]:
-        "What is known of each claim"
-        o,found = self.support,[]
-        for j in range(len(self)):
-            e,c = o.entailment[:, j],o.contradiction[:, j]
-            verdict = 'supported' if e.max()>=self.threshold else 'contradicted' if c.max()>=self.threshold else 'unsupported'
-            i = int((c if verdict=='contradicted' else e).argmax())
-            found.append(dict(claim=o.summary[slice(*o.summary_spans[j])], verdict=verdict, entailment=float(e.max()), contradiction=float(c.max()),
-                              source_part=i, evidence=o.source[slice(*o.source_spans[i])]))
-        return found
-    def to_pandas(self)->pd.DataFrame:
-        "A row for each claim"
-        columns = ['claim', 'verdict', 'entailment', 'contradiction', 'source_part', 'evidence']
-        return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4217f125
+@patch
+def rows(self:Claims)->list[dict]:
+    "What is known of each claim"
+    o, found = self.support, []
+    for j in range(len(self)):
+        entailment, contradiction = o.entailment[:, j], o.contradiction[:, j]
+        if entailment.max()>=self.threshold: verdict = 'supported'
+        else: verdict = 'contradicted' if contradiction.max()>=self.threshold else 'unsupported'
+        i = int((contradiction if verdict=='contradicted' else entailment).argmax())
+        found.append(dict(claim=o.summary[slice(*o.summary_spans[j])], verdict=verdict,
+                          entailment=float(entailment.max()), contradiction=float(contradiction.max()),
+                          source_part=i, evidence=o.source[slice(*o.source_spans[i])]))
+    return found
+
+@patch
+def to_pandas(self:Claims)->pd.DataFrame:
+    "A row for each claim"
+    columns = ['claim', 'verdict', 'entailment', 'contradiction', 'source_part', 'evidence']
+    return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #de68b3c4
 @patch(as_prop=True)
@@ -376,17 +424,22 @@ def texts(self:Claims):
     def marks(spans):
         for i,((a, b),row) in enumerate(zip(spans, rows), 1):
             against = '' if np.isnan(row['contradiction']) else f", contradiction {row['contradiction']:.2f}"
-            yield Mark(a, b, str(i), VERDICTS[row['verdict']], f"{row['verdict']}: entailment {row['entailment']:.2f}{against}")
+            yield Mark(a, b, str(i), VERDICTS[row['verdict']],
+                       f"{row['verdict']}: entailment {row['entailment']:.2f}{against}")
     verdicts = [row['verdict'] for row in rows]
     legend = {VERDICTS[k]: k for k in VERDICTS if k in verdicts}
-    above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary, list(marks(o.summary_spans)), legend=legend)
-    return MarkedTexts([above, MarkedText('Source', o.source, list(marks([o.source_spans[row['source_part']] for row in rows])), self.context)])
+    above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary,
+                       list(marks(o.summary_spans)), legend=legend)
+    return MarkedTexts([above, MarkedText('Source', o.source,
+                                          list(marks([o.source_spans[row['source_part']] for row in rows])),
+                                          self.context)])
 
 # %% ../../nbs/hallucination/30_summac.ipynb #761371aa
-Claims.__repr__ = lambda self: repr(self.texts)
+@patch
+def __repr__(self:Claims): return repr(self.texts)
 
-# %% ../../nbs/hallucination/30_summac.ipynb #7463cfed
-Claims._repr_html_ = lambda self: self.texts.to_html()
+@patch
+def _repr_html_(self:Claims): return self.texts.to_html()
 
 # %% ../../nbs/hallucination/30_summac.ipynb #e808de50
 @patch
@@ -398,4 +451,5 @@ def claims(self:_SummaC,
     progress:bool=False,    # Show a progress bar
 )->Claims:
     "Which sentences of a summary its source supports, and where"
-    return Claims(find_support([source], [summary], self.scorer, self.cutting, progress=progress)[0], threshold, context)
+    return Claims(find_support([source], [summary], self.scorer, self.cutting, progress=progress)[0], threshold,
+                  context)

@@ -30,7 +30,8 @@ def _steps(part):
     "The steps of a normalizer or pre-tokenizer, those of a sequence one by one"
     if part is None: return []
     def flat(o):
-        return [s for p in o.get('normalizers', o.get('pretokenizers')) for s in flat(p)] if o['type']=='Sequence' else [o]
+        return [s for p in o.get('normalizers', o.get('pretokenizers'))
+                for s in flat(p)] if o['type']=='Sequence' else [o]
     return flat(json.loads(part.__getstate__()))
 
 def _heads(steps):
@@ -52,7 +53,8 @@ def space_rule(
     if not steps or {o['type'] for o in normal}-_normalizers: return None
     if steps[0]['type'] in _droppers: # Metaspace marks the first word of a text, unless it marks each
         whole = any(re.search(r'\s', o.content) for o in added)
-        fine = all(o['type'] in _droppers|{'Punctuation', 'Digits'} or o['type']=='Metaspace' and o['prepend_scheme']=='always' for o in steps)
+        fine = all(o['type'] in _droppers|{'Punctuation', 'Digits'} or o['type']=='Metaspace'
+                   and o['prepend_scheme']=='always' for o in steps)
         return 'dropped' if fine and not whole else None
     whole = any(o.rstrip or ' ' in o.content[1:] and not re.search(r'\s\s|[^\S ]', o.content) for o in added)
     return 'head' if _heads(steps) and not whole else None
@@ -86,7 +88,10 @@ class IdCounter:
             raise ValueError(f"`max_length` must be 1 or more tokens, got {max_length!r}")
         self.tokenizer,self.vocab_size = tokenizer,vocab_size or id_space(tokenizer)
         self.max_length,self.special = max_length,add_special_tokens
-        self.rows,self._counts,self._waiting,self._heads = 0,np.zeros(self.vocab_size, np.int64),Counter(),Counter()
+        self.rows = 0
+        self._counts = np.zeros(self.vocab_size, np.int64)
+        self._waiting = Counter()
+        self._heads = Counter()
 
     @cached_property
     def rule(self)->str|None:
@@ -121,8 +126,10 @@ def add_ids(self:IdCounter,
     if ids.dtype.kind not in 'iu': raise TypeError(f"`ids` must be whole numbers, got {ids.dtype}")
     low,high = int(ids.min()),int(ids.max())
     if low<0 or high>=self.vocab_size:
-        raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got {low if low<0 else high:,}")
-    found = np.bincount(ids, times, self.vocab_size) # weights are summed as float64: whole numbers up to 2**53 are exact
+        raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got "
+                         f"{low if low<0 else high:,}")
+    # weights are summed as float64: whole numbers up to 2**53 are exact
+    found = np.bincount(ids, times, self.vocab_size)
     self._counts += found.astype(np.int64)
     self.rows += rows
 
@@ -143,10 +150,12 @@ def _encode(self:IdCounter, texts, second=None, times=None, special=False):
     "Cut texts and count what comes out"
     for part in _batches(texts):
         if self.backend is None:
-            options = dict(add_special_tokens=special, padding=False, truncation=bool(self.max_length), max_length=self.max_length, verbose=False)
+            options = dict(add_special_tokens=special, padding=False, truncation=bool(self.max_length),
+                           max_length=self.max_length, verbose=False)
             found = self.tokenizer(texts[part], *([second[part]] if second else []), **options)['input_ids']
         else:
-            found = [o.ids for o in self.backend.encode_batch_fast(list(zip(texts[part], second[part])) if second else texts[part], add_special_tokens=special)]
+            found = [o.ids for o in self.backend.encode_batch_fast(list(zip(texts[part], second[part])) if second
+                else texts[part], add_special_tokens=special)]
         ids = np.fromiter(chain.from_iterable(found), np.int64)
         self.add_ids(ids, times=None if times is None else np.repeat(times[part], [len(o) for o in found]))
 
@@ -199,12 +208,13 @@ def counts(self:IdCounter):
 IdCounter.tokens = property(lambda self: int(self.counts.sum()), doc='Tokens seen')
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #609fbf03
-usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'), ('premise', 'hypothesis'), ('question', 'sentence'),
+usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'),
+                 ('premise', 'hypothesis'), ('question', 'sentence'),
                  ('content',), ('article',), ('document',))
 
 def pick_columns(
     names:Iterable[str],                       # Columns that there are
-    columns:str|Iterable[str]|None=None,       # Columns that are asked for, one or two; None takes `input_ids` or usual ones
+    columns:str|Iterable[str]|None=None, # Columns that are asked for, one or two; None takes `input_ids` or usual ones
 )->tuple[str,...]:
     "The columns of a table that hold its text or its ids"
     names = list(names)
@@ -215,11 +225,13 @@ def pick_columns(
         return found
     columns = (columns,) if isinstance(columns, str) else tuple(columns)
     if len(columns) not in (1, 2):
-        raise ValueError(f"`columns` must be one column or two, got {len(columns)}; other columns can be counted apart and joined by `|`")
+        raise ValueError(f"`columns` must be one column or two, got {len(columns)}; other columns can be counted "
+                         "apart and joined by `|`")
     for o in columns:
         if o not in names:
             close = difflib.get_close_matches(o, names, 1)
-            raise ValueError(f"`columns` must be among {', '.join(names)}, got {o!r}"+(f"; did you mean {close[0]!r}?" if close else ''))
+            raise ValueError(f"`columns` must be among {', '.join(names)}, got {o!r}"
+                             +(f"; did you mean {close[0]!r}?" if close else ''))
     return columns
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #2fcca2d6
@@ -233,7 +245,8 @@ def _check_texts(columns, start, names=('',)):
     for name,texts in zip(names, columns):
         for i,o in enumerate(texts):
             if not isinstance(o, str):
-                raise ValueError(f"row {start+i}{f', column {name!r}' if name else ''}: must hold text, got {type(o).__name__}")
+                raise ValueError(f"row {start+i}{f', column {name!r}' if name else ''}: must hold text, got "
+                                 f"{type(o).__name__}")
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #0b7d7ee1
 def _table_blocks(source, columns, size):
@@ -273,7 +286,8 @@ def _row_blocks(source, columns, size):
         pair = isinstance(block[0], (tuple, list)) and len(block[0])==2 and all(isinstance(o, str) for o in block[0])
         if not pair and not isinstance(block[0], str): yield _flat(block),len(block)
         else:
-            wrong = next((start+i for i,o in enumerate(block) if pair and (not isinstance(o, (tuple, list)) or len(o)!=2)), None)
+            wrong = next((start+i for i,o in enumerate(block) if pair
+                          and (not isinstance(o, (tuple, list)) or len(o)!=2)), None)
             if wrong is not None: raise ValueError(f"row {wrong}: must be a pair of texts, as the first row is")
             texts = [list(o) for o in zip(*block)] if pair else [block]
             _check_texts(texts, start)
@@ -289,12 +303,14 @@ def row_blocks(
 )->Iterator[tuple]:                       # `([texts] or [first, second], rows)`, or `(ids, rows)`
     "The rows of a source in blocks"
     if isinstance(source, (str, Path, Corpus)):
-        corpus = open_corpus(source, split=split, column=columns if columns is None or isinstance(columns, str) else next(iter(columns)))
+        corpus = open_corpus(source, split=split,
+                             column=columns if columns is None or isinstance(columns, str) else next(iter(columns)))
         source = (o.text for read in corpus.shards.values() for o in read())
     if hasattr(source, 'itertuples'): source = source.to_dict('records') # a pandas table
     if isinstance(source, CalibrationSet):
         source = [(source.tokens if source.mask is None else source.tokens[source.mask]).numpy()],len(source)
-    elif hasattr(source, 'input_ids') or isinstance(source, Mapping) and 'input_ids' in source: # what a tokenizer returns
+    # what a tokenizer returns
+    elif hasattr(source, 'input_ids') or isinstance(source, Mapping) and 'input_ids' in source:
         source = [_flat(source['input_ids'], source.get('attention_mask'))],len(source['input_ids'])
     elif hasattr(source, 'select_columns'): yield from _table_blocks(source, columns, size); return
     elif not isinstance(source, Iterable):

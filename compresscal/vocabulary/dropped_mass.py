@@ -52,13 +52,16 @@ class DroppedMass:
 @patch
 def to_pandas(self:DroppedMass)->pd.DataFrame:
     "One row"
-    return pd.DataFrame([dict(kept=self.kept, size=self.size, positions=len(self.mass), unseen=self.unseen, mean=self.mean, median=float(np.median(self.mass)), worst=self.worst,
+    return pd.DataFrame([dict(kept=self.kept, size=self.size, positions=len(self.mass), unseen=self.unseen,
+                              mean=self.mean, median=float(np.median(self.mass)), worst=self.worst,
                               full_loss=self.full_loss, reduced_loss=self.reduced_loss, offset=self.offset)])
 
 @patch
 def _rows(self:DroppedMass):
-    return {'tokens kept': f'{self.kept:,} of {self.size:,}', 'positions': f'{len(self.mass):,}', 'labels not kept': f'{self.unseen:,}', 'probability dropped, mean': f'{self.mean:.4%}',
-            'probability dropped, most': f'{self.worst:.2%}', 'loss, whole': f'{self.full_loss:.4f}', 'loss, reduced': f'{self.reduced_loss:.4f}', 'offset, nats a token': f'{self.offset:.4f}'}
+    return {'tokens kept': f'{self.kept:,} of {self.size:,}', 'positions': f'{len(self.mass):,}',
+            'labels not kept': f'{self.unseen:,}', 'probability dropped, mean': f'{self.mean:.4%}',
+            'probability dropped, most': f'{self.worst:.2%}', 'loss, whole': f'{self.full_loss:.4f}',
+            'loss, reduced': f'{self.reduced_loss:.4f}', 'offset, nats a token': f'{self.offset:.4f}'}
 
 @patch
 def __repr__(self:DroppedMass): return '\n'.join(f'{k}: {v}' for k,v in self._rows().items())
@@ -73,7 +76,8 @@ def _labels(model, batch, shift):
     ids, labels = batch.get('input_ids'), batch.get('labels')
     if labels is None:
         if not shift:
-            raise ValueError(f"`batches` must hold labels for {type(model).__name__}, whose text does not say what it is to predict")
+            raise ValueError(f"`batches` must hold labels for {type(model).__name__}, whose text does not say what "
+                             "it is to predict")
         labels = ids if batch.get('attention_mask') is None else ids.masked_fill(batch['attention_mask']==0, -100)
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1) if shift else labels
 
@@ -88,7 +92,8 @@ def _position(logits, labels, ids):
 def _read(model, batches, ids, shift, bar):
     "What `_position` says of every batch"
     for batch in bar(batches):
-        batch = {k: v.to(model.device) for k,v in (batch if isinstance(batch, Mapping) else dict(input_ids=batch)).items()}
+        batch = {k: v.to(model.device) for k,v in (batch if isinstance(batch, Mapping)
+                                                   else dict(input_ids=batch)).items()}
         labels = _labels(model, batch, shift)
         inputs = batch if model.config.is_encoder_decoder else {k: v for k,v in batch.items() if k!='labels'}
         yield [o.double().cpu() for o in _position(model(**inputs).logits, labels, ids)]
@@ -97,23 +102,28 @@ def _read(model, batches, ids, shift, bar):
 def dropped_mass(
     model:PreTrainedModel,  # A language model with its whole vocabulary
     usage,                  # Tokens that are to be kept: what `used_tokens` has counted, the tokens of a plan, or ids
-    batches:Mapping|Tensor|Iterable, # Batches in the ids of the whole vocabulary, as the model takes them, or rows of ids, `[rows, length]`
+    # Batches in the ids of the whole vocabulary, as the model takes them, or rows of ids, `[rows, length]`
+    batches:Mapping|Tensor|Iterable,
     *,
     shift:bool|None=None,   # Does a position predict the next one? If not given, it does for causal models
     progress:bool=False,    # Show a progress bar
 )->DroppedMass:
     "How much probability a model gives to tokens that would be dropped"
     if model.get_output_embeddings() is None:
-        raise ValueError(f"`model` must have an output head for tokens, which {type(model).__name__} has not; nothing is dropped there")
+        raise ValueError(f"`model` must have an output head for tokens, which {type(model).__name__} has not; "
+                         "nothing is dropped there")
     size, got = model.get_output_embeddings().weight.shape[0], getattr(usage, 'ids', usage)
     ids = torch.as_tensor(got if isinstance(got, (Tensor, np.ndarray)) else list(got)).to(model.device).unique()
     if not len(ids) or ids[0]<0 or ids[-1]>=size:
-        raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got {f'{ids[0]}..{ids[-1]}' if len(ids) else 'none'}")
+        raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got "
+                         f"{f'{ids[0]}..{ids[-1]}' if len(ids) else 'none'}")
     batches = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
     if shift is None:
         shift = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not model.config.is_encoder_decoder
     with evaluation_mode(model):
-        found = list(_read(model, batches, ids, shift, lambda o: tqdm(o, disable=not progress or 'IN_TEST' in os.environ, desc='reading', unit='batch')))
+        found = list(_read(model, batches, ids, shift,
+                           lambda o: tqdm(o, disable=not progress or 'IN_TEST' in os.environ, desc='reading',
+                                          unit='batch')))
     if not sum(len(o[0]) for o in found): raise ValueError("`batches` must hold a label or more, got none")
     kept, own, known = (torch.cat(o) for o in zip(*found))
     mass, known = -torch.expm1(kept).clamp(max=0).numpy(), known.bool()

@@ -31,7 +31,8 @@ def check_tokenizer(
 ):
     "Raise where a tokenizer cannot be the model's, or is not that with which tokens were counted"
     if (top := max(tokenizer.get_vocab().values()))>=size:
-        raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to {top:,}")
+        raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to "
+                         f"{top:,}")
     if fingerprint not in (None, own := tokenizer_fingerprint(tokenizer)):
         raise ValueError(f"`tokenizer` must be the one that tokens were counted with, {fingerprint}, got {own}")
 
@@ -44,7 +45,8 @@ def _ids(usage, size, keep, tokenizer):
         raise ValueError(f"`usage` must be token ids in a row, got {ids.dtype} of shape {tuple(ids.shape)}")
     if tokenizer is not None: check_tokenizer(tokenizer, size, getattr(usage, 'tokenizer_fingerprint', None))
     if limit and limit>size:
-        raise ValueError(f"`usage` must be of the model's tokenizer, but has a vocabulary of {limit:,} where the model has {size:,} embeddings")
+        raise ValueError(f"`usage` must be of the model's tokenizer, but has a vocabulary of {limit:,} where the "
+                         f"model has {size:,} embeddings")
     for name,some in dict(usage=ids, keep=torch.tensor(list(map(int, keep)), dtype=torch.int64)).items():
         if some.numel() and (some.min()<0 or some.max()>=size):
             raise ValueError(f"`{name}` must hold ids in 0..{size-1}, got {some.min()}..{some.max()}")
@@ -64,7 +66,8 @@ def make_mark(
     rows:Tensor,     # Their embeddings, `[kept, width]`
 )->dict:             # Goes into the configuration
     "What a configuration says of a reduction, so that it is known again"
-    return dict(full_size=tokens.full_size, kept=len(tokens), ids=hash_numbers(tokens.ids), rows=hash_numbers(rows), dtype=str(rows.dtype).removeprefix('torch.'))
+    return dict(full_size=tokens.full_size, kept=len(tokens), ids=hash_numbers(tokens.ids), rows=hash_numbers(rows),
+                dtype=str(rows.dtype).removeprefix('torch.'))
 
 def is_reduced(
     model:PreTrainedModel, # Any model
@@ -79,7 +82,8 @@ def _held(model, name):
     try: module = model.get_submodule(at)
     except AttributeError: module = None
     if module is None or leaf not in module._parameters and leaf not in module._buffers:
-        raise ValueError(f"`model` must hold {name} as when it was reduced, but something else stands there; merge adapters first, as with merge_and_unload()")
+        raise ValueError(f"`model` must hold {name} as when it was reduced, but something else stands there; merge "
+                         "adapters first, as with merge_and_unload()")
     return module, leaf
 
 def _replace(model, names, new):
@@ -98,9 +102,11 @@ def _current(model, table, kept):
     shape = [kept if i==table.axis else n for i,n in enumerate(table.full.shape)]
     for name,t in zip(table.names, found):
         if list(t.shape)!=shape:
-            raise ValueError(f"`model` must have {shape} numbers at {name}, as when it was reduced, got {list(t.shape)}")
+            raise ValueError(f"`model` must have {shape} numbers at {name}, as when it was reduced, got "
+                             f"{list(t.shape)}")
         if t is not found[0] and not torch.equal(t, found[0]):
-            raise ValueError(f"`model` must have the same numbers at {name} and {table.names[0]}, which were tied; they have been trained apart")
+            raise ValueError(f"`model` must have the same numbers at {name} and {table.names[0]}, which were tied; "
+                             "they have been trained apart")
     return found[0]
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #529789a0
@@ -121,13 +127,16 @@ def _restore(reduction, model, decay, exact):
     "Give `model` the whole vocabulary; nothing is changed before everything is at hand"
     kept = reduction.tokens.ids
     if any(o.full.device.type=='meta' for o in reduction.tables if isinstance(o.full, Tensor)):
-        raise ValueError(f"`full` must name the whole checkpoint to restore this model from, which was {reduction.source!r} and is not there as it was")
+        raise ValueError("`full` must name the whole checkpoint to restore this model from, which was "
+                         f"{reduction.source!r} and is not there as it was")
     now = [_current(model, o, len(kept)) for o in reduction.tables]
-    whole = [(o.full if isinstance(o.full, Tensor) else o.full.read()).to(t.device, t.dtype) for o,t in zip(reduction.tables, now)]
+    whole = [(o.full if isinstance(o.full, Tensor) else o.full.read()).to(t.device, t.dtype)
+             for o,t in zip(reduction.tables, now)]
     rest = torch.ones(reduction.tokens.full_size, dtype=torch.bool).index_fill_(0, kept, False)
     with torch.no_grad():
         for table,new,rows in zip(reduction.tables, whole, now):
-            factors = decay.get(table.names[0], ()) if isinstance(decay, Mapping) else decay if new.ndim>1 and not table.axis else ()
+            factors = decay.get(table.names[0], ()) if isinstance(decay,
+                Mapping) else decay if new.ndim>1 and not table.axis else ()
             if len(factors): new[at] = decay_rows(new[at := rest.to(new.device)], factors, exact)
             new.index_copy_(table.axis, kept.to(new.device), rows)
             _replace(model, table.names, new)
@@ -141,7 +150,8 @@ class _Restorable:
     def restore(self,
         model:PreTrainedModel|None=None, # The reduced model; if not given, the one that was reduced
         *,
-        decay:Sequence[float]|Mapping[str,Sequence[float]]=(), # Factors of `decay_rows` for rows that are not kept, or by table, as in `factors`
+        # Factors of `decay_rows` for rows that are not kept, or by table, as in `factors`
+        decay:Sequence[float]|Mapping[str,Sequence[float]]=(),
         exact:bool=True, # As of `decay_rows`
     )->PreTrainedModel:  # The model, whole
         "Give the model its whole vocabulary again, with the rows that were trained"
@@ -149,7 +159,8 @@ class _Restorable:
             raise ValueError(f"this {type(self.model).__name__} has been restored already; reduce it anew")
         model = self.model if model is None else model
         if not isinstance(model, PreTrainedModel) or getattr(model.config, 'reduced_vocabulary', None)!=self.mark:
-            raise ValueError(f"`model` must be the one that was reduced, or a copy of it, got {'another' if isinstance(model, type(self.model)) else type(model).__name__}")
+            raise ValueError("`model` must be the one that was reduced, or a copy of it, got "
+                             f"{'another' if isinstance(model, type(self.model)) else type(model).__name__}")
         _restore(self, model, decay, exact)
         self.restored, self.tables = True, tuple(o.empty() for o in self.tables)
         return model
@@ -162,7 +173,8 @@ def watch_decay(self:_Restorable,
     "From now on note in `factors` what each step multiplies rows without a gradient by, for `restore(decay=reduction.factors)`"
     inner = getattr(optimizer, 'optimizer', optimizer) # accelerate has one of its own around it
     if any(g.get('weight_decay') for g in inner.param_groups) and 'adamw' not in type(inner).__name__.lower():
-        raise ValueError(f"`optimizer` must decay weights apart from the gradient, as AdamW does, got {type(inner).__name__}")
+        raise ValueError("`optimizer` must decay weights apart from the gradient, as AdamW does, got "
+                         f"{type(inner).__name__}")
     def note(optimizer, *_):
         for o in self.tables:
             p = getattr(*_held(self.model, o.names[0]))
@@ -183,9 +195,17 @@ class Reduction(_Restorable):
         source:str='memory',    # Where the whole tensors are
         fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
     ):
-        self.model, self.tokens, self.tables, self.settings, self.mark = model, tokens, tuple(tables), dict(settings), dict(mark)
-        self.source, self.fingerprint, self.restored, self.factors = source, fingerprint, False, {}
-        self.has_head = any(not isinstance(_held(model, name)[0], nn.Embedding) for o in tables for name in o.names) # then labels are tokens
+        self.model = model
+        self.tokens = tokens
+        self.tables = tuple(tables)
+        self.settings = dict(settings)
+        self.mark = dict(mark)
+        self.source = source
+        self.fingerprint = fingerprint
+        self.restored = False
+        self.factors = {}
+        # then labels are tokens
+        self.has_head = any(not isinstance(_held(model, name)[0], nn.Embedding) for o in tables for name in o.names)
 
     def encode(self, ids):
         "Numbers in the reduced model for ids of the tokenizer"
@@ -204,13 +224,15 @@ def tokenizer(self:Reduction, tokenizer)->ReducedTokenizer:
 @patch
 def collator(self:Reduction, collator:Callable, columns:Sequence[str]|None=None)->ReducedCollator:
     "A data collator for rows in the tokenizer's ids; if `columns` are not given, labels are ids where the output is reduced"
-    return ReducedCollator(collator, self.tokens, columns or ('input_ids', 'decoder_input_ids', *['labels']*self.has_head))
+    return ReducedCollator(collator, self.tokens,
+                           columns or ('input_ids', 'decoder_input_ids', *['labels']*self.has_head))
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #bfc74fc2
 @patch(as_prop=True)
 def saved(self:Reduction)->int:
     "Numbers that the model has been spared"
-    return sum(torch.Size(o.full.shape).numel()//self.tokens.full_size for o in self.tables)*(self.tokens.full_size-len(self.tokens))
+    return sum(torch.Size(o.full.shape).numel()//self.tokens.full_size
+               for o in self.tables)*(self.tokens.full_size-len(self.tokens))
 
 @patch
 def __repr__(self:Reduction):
@@ -246,22 +268,25 @@ def plan_reduction(
     model:PreTrainedModel, # The model, which need not be in memory: it may be on the `meta` device
     usage,                 # Tokens to keep: what `used_tokens` has counted, or ids
     *,
-    tokenizer=None,        # The model's tokenizer: its special tokens are kept, and it is checked that it is the model's
+    tokenizer=None, # The model's tokenizer: its special tokens are kept, and it is checked that it is the model's
     unknown:str='error',   # What becomes of ids that are not kept: `error`, or `unk` for the unknown token
     keep:Iterable[int]=(), # More ids to keep
     output:bool=True,      # Reduce an output head, too?
 )->Plan:
     "What `reduce_vocabulary` would do"
     if is_reduced(model):
-        raise ValueError("`model` must have its whole vocabulary, but has {kept:,} of {full_size:,} tokens; restore it first".format(**model.config.reduced_vocabulary))
+        raise ValueError("`model` must have its whole vocabulary, but has {kept:,} of {full_size:,} tokens; restore "
+                         "it first".format(**model.config.reduced_vocabulary))
     layout, whole = _chosen(find_vocabulary(model), model, output)
     unk = getattr(tokenizer, 'unk_token_id', None) if unknown=='unk' else None
     if unknown=='unk' and unk is None:
         raise ValueError("`tokenizer` must be given, and have an unknown token, where `unknown` is 'unk'")
-    tokens = TokenMap(sorted(_ids(usage, layout.size, keep, tokenizer)|layout.needed|({unk}-{None})), layout.size, unknown, unk)
+    tokens = TokenMap(sorted(_ids(usage, layout.size, keep, tokenizer)|layout.needed|({unk}-{None})), layout.size,
+                      unknown, unk)
     at = model.get_input_embeddings()
     embedding = next(i for i,o in enumerate(layout.tables) if any(_held(model, name)[0] is at for name in o.names))
-    return Plan(tokens, layout.tables, renumbered(model, layout, tokens), embedding, getattr(usage, 'tokenizer_fingerprint', None), whole)
+    return Plan(tokens, layout.tables, renumbered(model, layout, tokens), embedding,
+                getattr(usage, 'tokenizer_fingerprint', None), whole)
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #75cf59aa
 def _put_aside(plan, full, mark):
@@ -276,7 +301,8 @@ def _put_aside(plan, full, mark):
     return [Table(o.names, o.axis, stored[o.names[0]]) for o in plan.tables]
 
 def _refuse(*args, **kwargs):
-    raise ValueError("a model with a reduced input and a whole output cannot read what it writes; reduce both to let it generate")
+    raise ValueError("a model with a reduced input and a whole output cannot read what it writes; reduce both to let "
+                     "it generate")
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #62588ea7
 def reduce_vocabulary(

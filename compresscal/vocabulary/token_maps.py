@@ -43,7 +43,8 @@ def _to_kept(tokens, x):
     if (missing := (new<0) & counts).any():
         if tokens.unknown=='unk': return new.where(counts, IGNORED).where(~missing, table[tokens.unk_id])
         left = x[missing].unique()
-        raise ValueError(f"`ids` must be among the {len(tokens):,} tokens that are kept, but {len(left)} of them {'is' if len(left)==1 else 'are'} not, such as {left[0]}: "
+        raise ValueError(f"`ids` must be among the {len(tokens):,} tokens that are kept, but {len(left)} of them "
+                         f"{'is' if len(left)==1 else 'are'} not, such as {left[0]}: "
                          "keep them too, or map what is unknown to the unknown token with unknown='unk'")
     return new.where(counts, IGNORED)
 
@@ -58,8 +59,12 @@ class TokenMap:
     ):
         if unknown not in ('error', 'unk'):
             raise ValueError(f"`unknown` must be 'error' or 'unk', got {unknown!r}")
-        self.ids, self.full_size, self.unknown, self.unk_id = torch.from_numpy(check_rows(ids, full_size)), full_size, unknown, unk_id
-        self._tables = {torch.device('cpu'): torch.full((full_size,), -1).index_copy_(0, self.ids, torch.arange(len(self.ids)))}
+        self.ids = torch.from_numpy(check_rows(ids, full_size))
+        self.full_size = full_size
+        self.unknown = unknown
+        self.unk_id = unk_id
+        self._tables = {torch.device('cpu'): torch.full((full_size,), -1).index_copy_(0, self.ids,
+            torch.arange(len(self.ids)))}
         if unknown=='unk' and (unk_id is None or unk_id not in self):
             raise ValueError(f"`unk_id` must be an id that is kept where `unknown` is 'unk', got {unk_id}")
 
@@ -85,7 +90,8 @@ def decode(self:TokenMap, ids):
     "Ids of all tokens for numbers of the kept, likewise"
     def change(x):
         if (wrong := (x!=IGNORED) & ((x<0)|(x>=len(self)))).any():
-            raise ValueError(f"`ids` must lie in 0..{len(self)-1}, the numbers of kept tokens, or be {IGNORED}, got {x[wrong][0]}")
+            raise ValueError(f"`ids` must lie in 0..{len(self)-1}, the numbers of kept tokens, or be {IGNORED}, got "
+                             f"{x[wrong][0]}")
         return self.ids.to(x.device)[x.clamp(min=0)].where(x!=IGNORED, IGNORED)
     return _each(ids, change)
 
@@ -102,12 +108,14 @@ class _Translated:
         return value if not name.endswith('_token_id') else self.tokens.encode(value) if value is not None and value in self.tokens else None
 
     def __setattr__(self, name, value):
-        setattr(self.full, name, self.tokens.decode(value) if name.endswith('_token_id') and value is not None else value)
+        setattr(self.full, name, self.tokens.decode(value) if name.endswith('_token_id')
+                and value is not None else value)
     def __len__(self): return len(self.tokens)
     def __repr__(self):
         return f"{type(self).__name__}: {len(self.tokens):,} of the {self.tokens.full_size:,} tokens of {type(self.full).__name__}"
     vocab_size = property(__len__)
-    all_special_ids = property(lambda self: [self.tokens.encode(i) for i in self.full.all_special_ids if i in self.tokens])
+    all_special_ids = property(lambda self: [self.tokens.encode(i) for i in self.full.all_special_ids
+                                             if i in self.tokens])
 
     def _encoded(self, batch):
         for k in _columns:
@@ -135,7 +143,9 @@ class ReducedTokenizer(_Translated):
         return self.full.convert_ids_to_tokens(self.tokens.decode(ids), **kwargs)
 
     def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, **kwargs):
-        return self.full.get_special_tokens_mask(self.tokens.decode(token_ids_0), None if token_ids_1 is None else self.tokens.decode(token_ids_1), **kwargs)
+        return self.full.get_special_tokens_mask(self.tokens.decode(token_ids_0),
+                                                 None if token_ids_1 is None else self.tokens.decode(token_ids_1),
+                                                 **kwargs)
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #af64f119
 @patch
@@ -162,7 +172,9 @@ class ReducedCollator:
         tokens:TokenMap,   # Which tokens are kept
         columns:Sequence[str]=_columns, # What holds token ids in a batch
     ):
-        self.collator, self.tokens, self.columns = collator, tokens, (columns,) if isinstance(columns, str) else tuple(columns)
+        self.collator = collator
+        self.tokens = tokens
+        self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
 
     def __call__(self, *args, **kwargs):
         batch = self.collator(*args, **kwargs)

@@ -51,7 +51,8 @@ def _twin(model, size, other):
     try:
         with torch.device('meta'): return type(model)(config)
     except Exception as e:
-        raise ValueError(f"`model` must be one that can be made from its configuration, which {type(model).__name__} cannot: {e}") from e
+        raise ValueError(f"`model` must be one that can be made from its configuration, which {type(model).__name__} "
+                         f"cannot: {e}") from e
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #e2512513
 def tensors_of(model)->dict[str,Tensor]:
@@ -64,10 +65,12 @@ def _plain(t): return isinstance(t, Tensor) and type(t.data) is Tensor and t.dty
 def _check_model(model):
     "How many tokens a model has embeddings for; raises where it is not an ordinary model"
     if not isinstance(model, PreTrainedModel) or hasattr(model, '_orig_mod'):
-        late = '; adapters are to be attached, and a model compiled, after reducing' if hasattr(model, 'peft_config') or hasattr(model, '_orig_mod') else ''
+        late = '; adapters are to be attached, and a model compiled, after reducing' if hasattr(model,
+            'peft_config') or hasattr(model, '_orig_mod') else ''
         raise TypeError(f"`model` must be a model of transformers, got {type(model).__name__}{late}")
     if found := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
-        raise ValueError(f"`model` must have no adapters yet, but has one at {found[0]}; reduce it first and attach them then")
+        raise ValueError(f"`model` must have no adapters yet, but has one at {found[0]}; reduce it first and attach "
+                         "them then")
     at = model.get_input_embeddings()
     if not isinstance(at, nn.Embedding) or not _plain(at._parameters.get('weight')):
         weight = getattr(at, 'weight', None)
@@ -85,7 +88,9 @@ def _check_model(model):
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #b50f910f
 def _axes(model, twin, size, other):
     "Name -> axis of each tensor with a place for each token"
-    own, like, axes = dict(model.named_modules(remove_duplicate=False)), dict(twin.named_modules(remove_duplicate=False)), {}
+    own = dict(model.named_modules(remove_duplicate=False))
+    like = dict(twin.named_modules(remove_duplicate=False))
+    axes = {}
     for name,t in tensors_of(twin).items():
         if other not in t.shape: continue
         at, _, leaf = name.rpartition('.')
@@ -93,7 +98,8 @@ def _axes(model, twin, size, other):
         held = None if m is None else m._parameters.get(leaf, m._buffers.get(leaf))
         if type(m) is not type(like[at]) or not _plain(held) or list(held.shape)!=wanted:
             got = f"{type(m).__name__}{f' with {list(held.shape)} of {held.dtype}' if isinstance(held, Tensor) else ''}"
-            raise ValueError(f"`model` must hold {wanted} plain numbers in {type(like[at]).__name__} at {name}, got {got}; dequantize it, or merge its adapters, first")
+            raise ValueError(f"`model` must hold {wanted} plain numbers in {type(like[at]).__name__} at {name}, got "
+                             f"{got}; dequantize it, or merge its adapters, first")
         axes[name] = list(t.shape).index(other)
     return axes
 
@@ -107,10 +113,12 @@ def _grouped(tensors, axes):
     for name in axes: tables.setdefault(id(tensors[name]), []).append(name)
     for names in tables.values():
         if (at := _storage(tensors[names[0]])) and (first := memory.setdefault(at, names[0]))!=names[0]:
-            raise ValueError(f"`model` must tie {names[0]} to {first} by one parameter, but they are two that share memory")
+            raise ValueError(f"`model` must tie {names[0]} to {first} by one parameter, but they are two that "
+                             "share memory")
     for name,t in tensors.items():
         if name not in axes and _storage(t) and (first := memory.get(_storage(t))):
-            raise ValueError(f"`model` must not share {first} with {name}, of which its configuration says nothing; give {name} numbers of its own first")
+            raise ValueError(f"`model` must not share {first} with {name}, of which its configuration says nothing; "
+                             f"give {name} numbers of its own first")
     return tuple(Table(tuple(names), axes[names[0]], tensors[names[0]].detach()) for names in tables.values())
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ad71a75
@@ -156,7 +164,8 @@ class Layout:
     needed:frozenset[int]    # Tokens that the model's settings name
 
     def __repr__(self):
-        return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}', *map(repr, self.tables), ', '.join(self.sizes)])
+        return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}',
+                          *map(repr, self.tables), ', '.join(self.sizes)])
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #074b4f00
 def _needed(model, size, tables):
@@ -184,7 +193,8 @@ def find_vocabulary(
     sizes = [f'{key}.{k}' for key,o in _configs(dict(model.named_modules())).items() for k in _size_fields(o, size)]
     sizes += [f'{name}.{k}'.lstrip('.') for name,m in model.named_modules() for k,v in vars(m).items()
               if type(v) is int and v==size and name in modules and vars(modules[name]).get(k)==other]
-    return Layout(size, _grouped(tensors, axes), tuple(sizes), _needed(model, size, {k.rpartition('.')[0] for k in axes}))
+    return Layout(size, _grouped(tensors, axes), tuple(sizes),
+                  _needed(model, size, {k.rpartition('.')[0] for k in axes}))
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ba2c403
 def _renumber(name, value, tokens):

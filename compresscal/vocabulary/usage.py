@@ -27,14 +27,16 @@ from ..core.tables import markdown_table, one_line
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #963c0811
 def _special(tokenizer, vocab):
-    return set(tokenizer.all_special_ids)|{i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special}
+    return set(tokenizer.all_special_ids)|{i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items()
+                                           if o.special}
 
 def _bytes(tokenizer, vocab):
     fallback = [vocab[o] for i in range(256) if (o:=f'<0x{i:02X}>') in vocab]
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if fallback or backend is None or 'ByteLevel' not in repr(backend.pre_tokenizer)+repr(backend.decoder):
         return set(fallback)
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)] # GPT-2 writes these bytes as themselves, and the others as the characters from 256 on
+    # GPT-2 writes these bytes as themselves, and the others as the characters from 256 on
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return {vocab[o] for o in map(chr, [*shown, *range(256, 512-len(shown))]) if o in vocab}
 
 def _digits(tokenizer, vocab): return {i for o,i in vocab.items() if re.fullmatch('(Ġ|▁|##)?[0-9]', o)}
@@ -56,18 +58,21 @@ def kept_ids(
             found |= ids
         elif isinstance(o, str):
             if o not in vocab:
-                raise ValueError(f"`keep` must hold names among {', '.join(kept_groups)}, tokens or ids, got {o!r}, which is no token"+_close(o, vocab))
+                raise ValueError(f"`keep` must hold names among {', '.join(kept_groups)}, tokens or ids, got {o!r}, "
+                                 "which is no token"+_close(o, vocab))
             found.add(vocab[o])
         elif not isinstance(o, (int, np.integer)) or isinstance(o, bool):
             raise TypeError(f"`keep` must hold names, tokens or ids, got {type(o).__name__}")
         else: found.add(int(o))
     if found and not 0<=min(found)<=max(found)<size:
-        raise ValueError(f"`keep` must hold ids of the vocabulary, 0 to {size-1:,}, got {max(found) if min(found)>=0 else min(found)}")
+        raise ValueError(f"`keep` must hold ids of the vocabulary, 0 to {size-1:,}, got "
+                         f"{max(found) if min(found)>=0 else min(found)}")
     return np.array(sorted(found), np.int64)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #574e749f
 def _close(name, known):
-    return f"; did you mean {' or '.join(map(repr, close))}?" if (close:=difflib.get_close_matches(str(name), [o for o in known if abs(len(o)-len(str(name)))<4], 2)) else ''
+    return f"; did you mean {' or '.join(map(repr, close))}?" if (close:=difflib.get_close_matches(str(name),
+        [o for o in known if abs(len(o)-len(str(name)))<4], 2)) else ''
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #0f67865f
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,7 +91,8 @@ class TokenUsage:
         if self.ids.ndim!=1 or self.ids.shape!=self.counts.shape:
             raise ValueError(f"`counts` must have one number for each id, got {self.counts.shape} for {self.ids.shape}")
         if len(self.ids) and (self.ids[0]<0 or self.ids[-1]>=self.vocab_size):
-            raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got {self.ids[0]} to {self.ids[-1]}")
+            raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got {self.ids[0]} to "
+                             f"{self.ids[-1]}")
         if (np.diff(self.ids)<=0).any(): raise ValueError("`ids` must increase, each once")
         if (self.counts<0).any(): raise ValueError(f"`counts` must be 0 or more, got {self.counts.min()}")
 
@@ -123,8 +129,10 @@ def _dense(self):
     return counts
 
 def _facts(self):
-    facts = {'ids kept': f'{len(self):,} of {self.vocab_size:,} ({self.share:.1%})', 'ids that occur': f'{self.distinct:,}', 'tokens': f'{self.tokens:,}', 'rows': f'{self.rows:,}'}
-    return facts|{f'split {k}': f'{o.distinct:,} ids, {o.tokens:,} tokens, {o.rows:,} rows' for k,o in self.parts.items()}
+    facts = {'ids kept': f'{len(self):,} of {self.vocab_size:,} ({self.share:.1%})',
+             'ids that occur': f'{self.distinct:,}', 'tokens': f'{self.tokens:,}', 'rows': f'{self.rows:,}'}
+    return facts|{f'split {k}': f'{o.distinct:,} ids, {o.tokens:,} tokens, {o.rows:,} rows'
+                  for k,o in self.parts.items()}
 
 @patch
 def __repr__(self:TokenUsage): return one_line(f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})")
@@ -139,13 +147,15 @@ def _pick_splits(names, splits):
     if splits is None:
         found = [o for o in names if str(o).startswith('train')] or list(names)*(len(names)==1)
         if not found:
-            raise ValueError(f"`splits` must be named where none begins with 'train', got None; the splits are {', '.join(names)}, and 'all' takes them all")
+            raise ValueError("`splits` must be named where none begins with 'train', got None; the splits are "
+                             f"{', '.join(names)}, and 'all' takes them all")
         return found
     wanted = [splits] if isinstance(splits, str) else list(splits)
     if not wanted: raise ValueError("`splits` must name at least one split, got none")
     for o in wanted:
         if o not in names:
-            raise ValueError(f"`splits` must be among {', '.join(map(str, names))}, or 'all', got {o!r}{_close(o, map(str, names))}")
+            raise ValueError(f"`splits` must be among {', '.join(map(str, names))}, or 'all', got "
+                             f"{o!r}{_close(o, map(str, names))}")
     return wanted
 
 def _split_sources(source, splits):
@@ -163,7 +173,8 @@ def _split_sources(source, splits):
 def used_tokens(
     source,                                # Texts, pairs, ids, dataset, splits by name, or what `open_corpus` takes
     tokenizer,                             # Tokenizer of the model
-    splits:str|Iterable[str]|None=None,    # Splits to count; None takes those that begin with `train`, `'all'` is the paper's choice
+    # Splits to count; None takes those that begin with `train`, `'all'` is the paper's choice
+    splits:str|Iterable[str]|None=None,
     columns:str|Iterable[str]|None=None,   # One or two columns; None takes `input_ids` or usual names
     *, keep='special',                     # Kept in any case: names of `kept_groups`, tokens, ids, or several of these
     vocab_size:int|None=None,              # Rows of the embedding matrix; None takes what the tokenizer can ask for
@@ -196,7 +207,8 @@ def most_common(self:TokenUsage,
 )->pd.DataFrame:     # Columns `id`, `count`, `share` of all tokens, and `token`
     "Ids by how often they occur, equals by id"
     order = np.argsort(-self.counts, kind='stable')[:n]
-    table = pd.DataFrame(dict(id=self.ids[order], count=self.counts[order], share=self.counts[order]/max(self.tokens, 1)))
+    table = pd.DataFrame(dict(id=self.ids[order], count=self.counts[order],
+                              share=self.counts[order]/max(self.tokens, 1)))
     return table if tokenizer is None else table.assign(token=tokenizer.convert_ids_to_tokens(table.id.tolist()))
 
 TokenUsage.to_pandas = lambda self, tokenizer=None: self.most_common(None, tokenizer)
@@ -209,7 +221,8 @@ def __or__(self:TokenUsage, other):
         a,b = getattr(self, k),getattr(other, k)
         if a!=b: raise ValueError(f"`a | b` must be usages of one {what}, got {a} and {b}")
     parts = {k: reduce(or_, [o.parts[k] for o in (self, other) if k in o.parts]) for k in {**self.parts, **other.parts}}
-    return _from_counts(_dense(self)+_dense(other), self.tokenizer_fingerprint, self.rows+other.rows, np.union1d(self.kept, other.kept), parts)
+    return _from_counts(_dense(self)+_dense(other), self.tokenizer_fingerprint, self.rows+other.rows,
+                        np.union1d(self.kept, other.kept), parts)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #8a5d0d85
 _arrays,_numbers = ('ids', 'counts', 'kept'),('vocab_size', 'tokenizer_fingerprint', 'rows')
@@ -244,9 +257,11 @@ def _load(
     from safetensors.numpy import load_file
     folder = Path(folder)
     try:
-        record,arrays = json.loads((folder/'usage.json').read_text(encoding='utf-8')),load_file(folder/'usage.safetensors')
+        record = json.loads((folder/'usage.json').read_text(encoding='utf-8'))
+        arrays = load_file(folder/'usage.safetensors')
         def made(prefix, rows, parts):
-            return TokenUsage(*(arrays[prefix+k] for k in _arrays[:2]), record['vocab_size'], record['tokenizer_fingerprint'], rows, arrays[f'{prefix}kept'], parts)
+            return TokenUsage(*(arrays[prefix+k] for k in _arrays[:2]), record['vocab_size'],
+                              record['tokenizer_fingerprint'], rows, arrays[f'{prefix}kept'], parts)
         return made('', record['rows'], {k: made(f'{i}.', n, {}) for i,(k,n) in enumerate(record['parts'].items())})
     except Exception as e:
         raise ValueError(f"`folder` must hold a saved usage, got {str(folder)!r}: {type(e).__name__}: {e}") from None
@@ -289,7 +304,8 @@ def plot_coverage(
         curve = o.coverage()
         k = np.unique(np.geomspace(1, len(curve), 80).round().astype(int))
         lines[name] = Line((k/o.vocab_size*100).tolist(), (curve[k-1]*100).tolist())
-    return plot_line_panels({'': lines}, 'most frequent ids, % of the vocabulary', 'tokens covered, %', caption, columns=1, width='column', height=2.3, xscale='log')
+    return plot_line_panels({'': lines}, 'most frequent ids, % of the vocabulary', 'tokens covered, %', caption,
+                            columns=1, width='column', height=2.3, xscale='log')
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #7c456cd0
 @dataclass(frozen=True)
@@ -306,7 +322,8 @@ def unseen(self:TokenUsage,
     "What of another text these ids do not hold"
     _union(self, other)
     missing = ~np.isin(other.ids, self.ids) & (other.counts>0)
-    return Unseen(int(other.counts[missing].sum()), int(missing.sum()), float(other.counts[missing].sum()/max(other.tokens, 1)))
+    return Unseen(int(other.counts[missing].sum()), int(missing.sum()),
+                  float(other.counts[missing].sum()/max(other.tokens, 1)))
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #01fb9658
 def unseen_rates(
@@ -326,7 +343,8 @@ def unseen_rates(
     for choice,usage in (('training splits', training), ('all splits', every)):
         for name in held:
             found = usage.unseen(every.parts[name])
-            rows.append(dict(vocabulary=choice, ids=len(usage), share=usage.share, split=name, tokens=every.parts[name].tokens,
+            rows.append(dict(vocabulary=choice, ids=len(usage), share=usage.share, split=name,
+                             tokens=every.parts[name].tokens,
                              unseen=found.tokens, unseen_ids=found.distinct, rate=found.rate))
     return pd.DataFrame(rows)
 
@@ -358,5 +376,7 @@ def plot_growth(
     caption:str='',                                 # What stands below the figure
 )->Picture:
     "Share of the vocabulary in use against rows of text"
-    lines = {k: Line(o.rows.tolist(), (o.share*100).tolist()) for k,o in ({'': growths} if isinstance(growths, pd.DataFrame) else growths).items()}
-    return plot_line_panels({'': lines}, 'rows', 'vocabulary in use, %', caption, columns=1, width='column', height=2.3, xscale='log')
+    lines = {k: Line(o.rows.tolist(), (o.share*100).tolist())
+             for k,o in ({'': growths} if isinstance(growths, pd.DataFrame) else growths).items()}
+    return plot_line_panels({'': lines}, 'rows', 'vocabulary in use, %', caption, columns=1, width='column',
+                            height=2.3, xscale='log')
