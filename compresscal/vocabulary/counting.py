@@ -34,11 +34,15 @@ def _steps(part):
                 for s in flat(p)] if o['type']=='Sequence' else [o]
     return flat(json.loads(part.__getstate__()))
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #bc69f498
 def _heads(steps):
     "Whether these steps of pre-tokenizing put a space at the head of the next word and cut there"
     *before,last = steps
     split = last['type']=='ByteLevel' and (last['use_regex'] or any(o['type']=='Split' for o in before))
-    fine = lambda o: o['type']=='Digits' or o['type']=='Split' and o['pattern'].get('Regex') in _patterns and o['behavior']=='Isolated' and not o['invert']
+    def fine(o):
+        if o['type']=='Digits': return True
+        known = o['type']=='Split' and o['pattern'].get('Regex') in _patterns
+        return known and o['behavior']=='Isolated' and not o['invert']
     return split and all(map(fine, before))
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #d090a38f
@@ -86,12 +90,10 @@ class IdCounter:
     ):
         if max_length is not None and (not isinstance(max_length, int) or max_length<1):
             raise ValueError(f"`max_length` must be 1 or more tokens, got {max_length!r}")
-        self.tokenizer,self.vocab_size = tokenizer,vocab_size or id_space(tokenizer)
-        self.max_length,self.special = max_length,add_special_tokens
-        self.rows = 0
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size or id_space(tokenizer)
+        self.max_length, self.special, self.rows = max_length, add_special_tokens, 0
         self._counts = np.zeros(self.vocab_size, np.int64)
-        self._waiting = Counter()
-        self._heads = Counter()
+        self._waiting, self._heads = Counter(), Counter()
 
     @cached_property
     def rule(self)->str|None:
@@ -101,17 +103,23 @@ class IdCounter:
     @cached_property
     def backend(self):
         "The tokenizer's own engine, without its padding, and with our truncation; None for a tokenizer in Python"
-        if (own := getattr(self.tokenizer, 'backend_tokenizer', None)) is None: return None
-        split = bool(getattr(self.tokenizer, 'split_special_tokens', False))
-        if own.padding is None is own.truncation and own.encode_special_tokens==split and not self.max_length:
-            return own # copying takes a while
-        backend = type(own).from_str(own.to_str())
-        backend.no_padding()
-        backend.no_truncation()
-        backend.encode_special_tokens = split
-        if self.max_length:
-            backend.enable_truncation(self.max_length, direction=getattr(self.tokenizer, 'truncation_side', 'right'))
-        return backend
+        return _engine(self.tokenizer, self.max_length)
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #daa94405
+def _engine(tokenizer, max_length):
+    "A tokenizer's engine that pads nothing and cuts at `max_length`; None for a tokenizer in Python"
+    own = getattr(tokenizer, 'backend_tokenizer', None)
+    if own is None: return None
+    split = bool(getattr(tokenizer, 'split_special_tokens', False))
+    as_it_is = own.padding is None and own.truncation is None and own.encode_special_tokens==split
+    if as_it_is and not max_length: return own # copying takes a while
+    backend = type(own).from_str(own.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = split
+    if max_length:
+        backend.enable_truncation(max_length, direction=getattr(tokenizer, 'truncation_side', 'right'))
+    return backend
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #55eada32
 @patch
@@ -274,6 +282,7 @@ def _flat(rows, masks=None):
     arrays = [o for o in arrays if o.size]
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #6ca2e8c4
 def _row_blocks(source, columns, size):
     "Blocks of an iterable of texts, pairs, tables' rows or lists of ids"
     rows,start = iter(source),0

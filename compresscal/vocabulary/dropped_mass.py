@@ -82,48 +82,53 @@ def _labels(model, batch, shift):
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1) if shift else labels
 
 def _position(logits, labels, ids):
-    "At each position with a label: log of the probability that is kept, and of the label's, -inf for a label that is not kept"
+    "At each position with a label: log of the probability that is kept, of the label's, and whether that is kept"
     at = labels!=-100
     z, y = logits[at].float(), labels[at]
     every = z.logsumexp(-1)
     own = z.gather(1, y[:, None])[:, 0]-every
     return z[:, ids].logsumexp(-1)-every, own, torch.isin(y, ids)
 
-def _read(model, batches, ids, shift, bar):
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #962126e2
+def _read(model, batches, ids, shift, progress):
     "What `_position` says of every batch"
-    for batch in bar(batches):
-        batch = {k: v.to(model.device) for k,v in (batch if isinstance(batch, Mapping)
-                                                   else dict(input_ids=batch)).items()}
+    hidden = not progress or 'IN_TEST' in os.environ
+    for batch in tqdm(batches, disable=hidden, desc='reading', unit='batch'):
+        if not isinstance(batch, Mapping): batch = dict(input_ids=batch)
+        batch = {k: v.to(model.device) for k,v in batch.items()}
         labels = _labels(model, batch, shift)
         inputs = batch if model.config.is_encoder_decoder else {k: v for k,v in batch.items() if k!='labels'}
         yield [o.double().cpu() for o in _position(model(**inputs).logits, labels, ids)]
+
+def _kept_ids(model, usage):
+    "Ids that are to be kept, ascending, and the size of the vocabulary; raises where they are none of the head"
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"`model` must have an output head for tokens, which {type(model).__name__} has not; "
+                         "nothing is dropped there")
+    size, got = head.weight.shape[0], getattr(usage, 'ids', usage)
+    ids = torch.as_tensor(got if isinstance(got, (Tensor, np.ndarray)) else list(got)).to(model.device).unique()
+    if not len(ids) or ids[0]<0 or ids[-1]>=size:
+        shown = f'{ids[0]}..{ids[-1]}' if len(ids) else 'none'
+        raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got {shown}")
+    return ids, size
 
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #776b6d5e
 def dropped_mass(
     model:PreTrainedModel,  # A language model with its whole vocabulary
     usage,                  # Tokens that are to be kept: what `used_tokens` has counted, the tokens of a plan, or ids
-    # Batches in the ids of the whole vocabulary, as the model takes them, or rows of ids, `[rows, length]`
-    batches:Mapping|Tensor|Iterable,
+    batches:Mapping|Tensor|Iterable, # Batches in the ids of the whole vocabulary, or rows of ids, `[rows, length]`
     *,
     shift:bool|None=None,   # Does a position predict the next one? If not given, it does for causal models
     progress:bool=False,    # Show a progress bar
 )->DroppedMass:
     "How much probability a model gives to tokens that would be dropped"
-    if model.get_output_embeddings() is None:
-        raise ValueError(f"`model` must have an output head for tokens, which {type(model).__name__} has not; "
-                         "nothing is dropped there")
-    size, got = model.get_output_embeddings().weight.shape[0], getattr(usage, 'ids', usage)
-    ids = torch.as_tensor(got if isinstance(got, (Tensor, np.ndarray)) else list(got)).to(model.device).unique()
-    if not len(ids) or ids[0]<0 or ids[-1]>=size:
-        raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got "
-                         f"{f'{ids[0]}..{ids[-1]}' if len(ids) else 'none'}")
+    ids, size = _kept_ids(model, usage)
     batches = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
     if shift is None:
-        shift = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not model.config.is_encoder_decoder
-    with evaluation_mode(model):
-        found = list(_read(model, batches, ids, shift,
-                           lambda o: tqdm(o, disable=not progress or 'IN_TEST' in os.environ, desc='reading',
-                                          unit='batch')))
+        causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        shift = causal and not model.config.is_encoder_decoder
+    with evaluation_mode(model): found = list(_read(model, batches, ids, shift, progress))
     if not sum(len(o[0]) for o in found): raise ValueError("`batches` must hold a label or more, got none")
     kept, own, known = (torch.cat(o) for o in zip(*found))
     mass, known = -torch.expm1(kept).clamp(max=0).numpy(), known.bool()

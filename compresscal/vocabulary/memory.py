@@ -128,25 +128,31 @@ def _size(n):
 
 _columns = ['', 'full', 'reduced', 'saved', 'share']
 
-def _rows(self):
+def _rows(report):
+    "Cells of the table, as text"
     return [[k, _size(o.full), _size(o.reduced), _size(o.saved), f'{o.share:.1%}']
-            for k,o in self.to_pandas().iterrows()]
+            for k,o in report.to_pandas().iterrows()]
 
-def _head(self):
-    return (f"{self.kept:,} of {self.vocab_size:,} rows kept: the vocabulary is {self.embedding_reduction:.2%} "
-            f"smaller, the model {self.model_reduction:.2%} "
-    f"({self.removed:,} of {self.parameters:,} numbers); "
-    +', '.join(f'{k} {v}' for k,v in self.settings.items() if v is not None))
+def _head(report):
+    "What is saved, in a sentence, and the settings"
+    settings = ', '.join(f'{k} {v}' for k,v in report.settings.items() if v is not None)
+    return (f"{report.kept:,} of {report.vocab_size:,} rows kept: the vocabulary is {report.embedding_reduction:.2%} "
+            f"smaller, the model {report.model_reduction:.2%} ({report.removed:,} of {report.parameters:,} numbers); "
+            f"{settings}")
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #8a907fec
 @patch
 def __repr__(self:MemoryReport):
     rows = [[one_line(c) for c in row] for row in (_columns, *_rows(self))]
-    widths = [max(map(len, o)) for o in zip(*rows)]
-    return '\n'.join([one_line(_head(self)), *('  '.join([r[0].ljust(widths[0]),
-        *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows)])
+    label_width, *widths = [max(map(len, o)) for o in zip(*rows)]
+    lines = [one_line(_head(self))]
+    for label,*numbers in rows:
+        lines.append('  '.join([label.ljust(label_width), *(c.rjust(w) for c,w in zip(numbers, widths))]))
+    return '\n'.join(lines)
 
 @patch
-def _repr_markdown_(self:MemoryReport): return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
+def _repr_markdown_(self:MemoryReport):
+    return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #662bd141
 def _bytes(shapes, optimizer, precision):
@@ -168,6 +174,19 @@ def _kept(usage, size):
 def _vocabulary_size(model): return model.get_input_embeddings().weight.shape[0]
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #2d67d3b7
+def _check_counts(**counts):
+    "Raise for what is given and no whole number"
+    for name,v in counts.items():
+        if v is not None and (not isinstance(v, int) or v<1):
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
+
+def _training_table(model, lost, optimizer, precision):
+    "Bytes of each kind of number, full and reduced; `lost`: numbers that each parameter loses"
+    full = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
+    return pd.DataFrame(dict(full=_bytes(full, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #4e99d757
 def memory_report(
     model:PreTrainedModel|PreTrainedConfig|Mapping, # A model, a configuration, or its fields
     usage, # What `used_tokens` has counted, ids, a number of rows (`int`) or a share of them (`float`)
@@ -181,25 +200,29 @@ def memory_report(
 )->MemoryReport:
     "What training holds before and after the vocabulary is reduced; nothing is trained or changed"
     named = dict(optimizer=optimizer, precision=precision, batch=batch, length=length if batch else None)
-    optimizer,precision = _one_of('optimizer', optimizer, optimizers),_one_of('precision', precision, precisions)
-    for name,v in dict(batch=batch, length=length).items():
-        if v is not None and (not isinstance(v, int) or v<1):
-            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
+    optimizer = _one_of('optimizer', optimizer, optimizers)
+    precision = _one_of('precision', precision, precisions)
+    _check_counts(batch=batch, length=length)
     if not isinstance(model, nn.Module): model = empty_model(model, model_class)
-    n = _kept(usage, size := _vocabulary_size(model))
+    size = _vocabulary_size(model)
+    n = _kept(usage, size)
     plan = plan_reduction(model, usage if n is None else range(n), output=output, **how)
-    n = n or len(plan.tokens)
+    cells = 2*batch*length*precision.logit if batch and model.get_output_embeddings() is not None else None
+    return _report(model, plan, n or len(plan.tokens), cells, optimizer, precision, named)
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #2c5c94c4
+def _report(model, plan, n, cells, optimizer, precision, named):
+    "The report of a plan that keeps `n` tokens; `cells`: bytes of a token's logits in a batch"
+    size = _vocabulary_size(model)
     lost = {o.names[0]: o.full.numel()//size*(size-n) for o in plan.tables}
-    shapes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
-    table = pd.DataFrame(dict(full=_bytes(shapes, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
-    if batch and model.get_output_embeddings() is not None:
-        cells = 2*batch*length*precision.logit
+    table = _training_table(model, lost, optimizer, precision)
+    if cells is not None:
         table.loc['logits and their gradient'] = [cells*size, cells*(size if plan.whole_head else n)]
-    total = sum(k for k,_ in shapes)
     own = {k for k,_ in model.named_parameters()}
-    return MemoryReport(table, size, n, total, sum(v for k,v in lost.items() if k in own),
-                        sum(o.full.numel() for o in plan.tables if o.names[0] in own), named)
+    total = sum(p.numel() for p in model.parameters())
+    removed = sum(v for k,v in lost.items() if k in own)
+    vocabulary = sum(o.full.numel() for o in plan.tables if o.names[0] in own)
+    return MemoryReport(table, size, n, total, removed, vocabulary, named)
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #05b5ef80
 def held_memory(

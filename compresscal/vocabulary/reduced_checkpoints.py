@@ -74,7 +74,7 @@ def _fill(empty, tensors, dtype, device):
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #43c17dec
 def _read_part(stored, tables, ids, size):
-    "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
+    "What the model is made of: kept rows of tensors with a row for each token, and nothing of heads it does not have"
     found = _match(stored, tables)
     for name,o in stored.items():
         if name in found: yield name, _kept(o, found[name], ids)
@@ -146,9 +146,9 @@ def _load_kept(folder, kept, full, kind, dtype, device, fields):
     if len(plan.tokens)!=len(ids):
         raise ValueError("`folder` must hold a model whose settings name tokens that are kept, but they name "
                          f"{len(plan.tokens)-len(ids)} others")
+    kind = type(_empty(config, kind))
     with _bars(False):
-        model = type(_empty(config, kind)).from_pretrained(folder, config=config,
-            dtype=dtype or 'auto').to(device or 'cpu')
+        model = kind.from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
     source = str(full or about['source'])
     settings = plan.settings|{k: tuple(v) for k,v in about['settings'].items()}
     tables = _tied_as(model, plan.tables)
@@ -159,13 +159,21 @@ def _load_kept(folder, kept, full, kind, dtype, device, fields):
     return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #9d813817
+def _check_kept(folder, kept, chosen):
+    "Raise where tokens are chosen once more, or where nothing says which were kept"
+    if chosen:
+        raise ValueError("`usage` must not be given for a checkpoint that has been reduced already, as "
+                         f"{str(folder)!r} has")
+    if not (kept/'kept_tokens.json').exists():
+        raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: "
+                         "only there it is said which tokens were kept")
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #afa39f73
 def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
     *,
-    # For a reduced one: the whole checkpoint, if it is not where it was; or the file that
-    # `reduce_vocabulary` has written
-    full:str|Path|None=None,
+    full:str|Path|None=None, # For a reduced one: the whole checkpoint, or the file that `reduce_vocabulary` has written
     kept:str|Path|None=None, # For a reduced one that something else has saved: the reduced folder that it was made from
     model_class=None, # Such as `AutoModelForSequenceClassification`; if not given, the class that the checkpoint is of
     dtype:torch.dtype|None=None,      # Type of the model's numbers; the checkpoint's own if not given
@@ -176,12 +184,8 @@ def load_reduced(
     "Load a model with a part of its vocabulary"
     folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
-        if usage is not None or how:
-            raise ValueError("`usage` must not be given for a checkpoint that has been reduced already, as "
-                             f"{str(folder)!r} has")
-        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists():
-            raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: "
-                             "only there it is said which tokens were kept")
+        kept = Path(kept or folder)
+        _check_kept(folder, kept, usage is not None or how)
         return _load_kept(folder, kept, full, model_class, dtype, device, fields)
     if usage is None:
         raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
@@ -281,14 +285,10 @@ class VocabularyCallback(TrainerCallback):
         reduction:Reduction, # The reduction, whose model is trained
         full:bool=True,      # Write the whole model, too, into the folder `full` of each checkpoint?
         tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
-        # Watch the optimizer's weight decay, for `reduction.restore(decay=reduction.factors)` at the end?
-        decay:bool=False,
+        decay:bool=False,    # Watch the optimizer's weight decay, for `restore(decay=reduction.factors)` at the end?
     ):
-        self.reduction = reduction
-        self.full = full
-        self.tokenizer = tokenizer
-        self.decay = decay
-        self.watch = None
+        self.reduction, self.full, self.tokenizer = reduction, full, tokenizer
+        self.decay, self.watch = decay, None
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         if self.decay: self.watch = self.reduction.watch_decay(optimizer)

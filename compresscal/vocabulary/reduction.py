@@ -21,7 +21,8 @@ from ..core.patching import patch
 from ..models.loading import stored_tensors
 from ..models.tensor_files import write_tensors
 from .token_maps import ReducedCollator, ReducedTokenizer, TokenMap
-from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered, renumbered_back
+from .token_tables import (Layout, Table, change_settings, find_vocabulary, renumbered,
+                                                 renumbered_back)
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #d1960c7e
 def check_tokenizer(
@@ -30,12 +31,16 @@ def check_tokenizer(
     fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
 ):
     "Raise where a tokenizer cannot be the model's, or is not that with which tokens were counted"
-    if (top := max(tokenizer.get_vocab().values()))>=size:
+    top = max(tokenizer.get_vocab().values())
+    if top>=size:
         raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to "
                          f"{top:,}")
-    if fingerprint not in (None, own := tokenizer_fingerprint(tokenizer)):
+    if fingerprint is None: return
+    own = tokenizer_fingerprint(tokenizer)
+    if own!=fingerprint:
         raise ValueError(f"`tokenizer` must be the one that tokens were counted with, {fingerprint}, got {own}")
 
+# %% ../../nbs/vocabulary/60_reduction.ipynb #4027168c
 def _ids(usage, size, keep, tokenizer):
     "Ids to keep; raises for those that cannot be of this model"
     got, limit = getattr(usage, 'ids', usage), getattr(usage, 'vocab_size', None)
@@ -170,7 +175,7 @@ class _Restorable:
 def watch_decay(self:_Restorable,
     optimizer, # An optimizer that decays weights as AdamW does
 ):             # A handle with `remove()`
-    "From now on note in `factors` what each step multiplies rows without a gradient by, for `restore(decay=reduction.factors)`"
+    "Note in `factors` what each step multiplies rows without a gradient by, for `restore(decay=reduction.factors)`"
     inner = getattr(optimizer, 'optimizer', optimizer) # accelerate has one of its own around it
     if any(g.get('weight_decay') for g in inner.param_groups) and 'adamw' not in type(inner).__name__.lower():
         raise ValueError("`optimizer` must decay weights apart from the gradient, as AdamW does, got "
@@ -195,24 +200,23 @@ class Reduction(_Restorable):
         source:str='memory',    # Where the whole tensors are
         fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
     ):
-        self.model = model
-        self.tokens = tokens
-        self.tables = tuple(tables)
-        self.settings = dict(settings)
-        self.mark = dict(mark)
-        self.source = source
-        self.fingerprint = fingerprint
-        self.restored = False
-        self.factors = {}
-        # then labels are tokens
-        self.has_head = any(not isinstance(_held(model, name)[0], nn.Embedding) for o in tables for name in o.names)
+        self.model, self.tokens, self.tables = model, tokens, tuple(tables)
+        self.settings, self.mark = dict(settings), dict(mark)
+        self.source, self.fingerprint = source, fingerprint
+        self.restored, self.factors = False, {}
+        names = [name for o in tables for name in o.names]
+        self.has_head = any(not isinstance(_held(model, name)[0], nn.Embedding) for name in names) # labels are tokens
 
-    def encode(self, ids):
-        "Numbers in the reduced model for ids of the tokenizer"
-        return self.tokens.encode(ids)
-    def decode(self, ids):
-        "Ids of the tokenizer for numbers in the reduced model"
-        return self.tokens.decode(ids)
+# %% ../../nbs/vocabulary/60_reduction.ipynb #6e306d0b
+@patch
+def encode(self:Reduction, ids):
+    "Numbers in the reduced model for ids of the tokenizer"
+    return self.tokens.encode(ids)
+
+@patch
+def decode(self:Reduction, ids):
+    "Ids of the tokenizer for numbers in the reduced model"
+    return self.tokens.decode(ids)
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #05606fdf
 @patch
@@ -223,7 +227,7 @@ def tokenizer(self:Reduction, tokenizer)->ReducedTokenizer:
 
 @patch
 def collator(self:Reduction, collator:Callable, columns:Sequence[str]|None=None)->ReducedCollator:
-    "A data collator for rows in the tokenizer's ids; if `columns` are not given, labels are ids where the output is reduced"
+    "A data collator for rows in the tokenizer's ids; without `columns`, labels are ids where the output is reduced"
     return ReducedCollator(collator, self.tokens,
                            columns or ('input_ids', 'decoder_input_ids', *['labels']*self.has_head))
 
@@ -231,13 +235,16 @@ def collator(self:Reduction, collator:Callable, columns:Sequence[str]|None=None)
 @patch(as_prop=True)
 def saved(self:Reduction)->int:
     "Numbers that the model has been spared"
-    return sum(torch.Size(o.full.shape).numel()//self.tokens.full_size
-               for o in self.tables)*(self.tokens.full_size-len(self.tokens))
+    size = self.tokens.full_size
+    a_token = sum(torch.Size(o.full.shape).numel()//size for o in self.tables)
+    return a_token*(size-len(self.tokens))
 
 @patch
 def __repr__(self:Reduction):
-    rest = 'restored' if self.restored else f"the others in {'memory' if self.source=='memory' else Path(self.source).name}"
-    return f"{type(self.model).__name__} with {len(self.tokens):,} of {self.tokens.full_size:,} tokens and {self.saved:,} numbers less; {rest}"
+    place = 'memory' if self.source=='memory' else Path(self.source).name
+    rest = 'restored' if self.restored else f'the others in {place}'
+    return (f"{type(self.model).__name__} with {len(self.tokens):,} of {self.tokens.full_size:,} tokens and "
+            f"{self.saved:,} numbers less; {rest}")
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #e6c23f92
 @dataclass(frozen=True, eq=False)

@@ -60,9 +60,7 @@ class TokenMap:
         if unknown not in ('error', 'unk'):
             raise ValueError(f"`unknown` must be 'error' or 'unk', got {unknown!r}")
         self.ids = torch.from_numpy(check_rows(ids, full_size))
-        self.full_size = full_size
-        self.unknown = unknown
-        self.unk_id = unk_id
+        self.full_size, self.unknown, self.unk_id = full_size, unknown, unk_id
         self._tables = {torch.device('cpu'): torch.full((full_size,), -1).index_copy_(0, self.ids,
             torch.arange(len(self.ids)))}
         if unknown=='unk' and (unk_id is None or unk_id not in self):
@@ -75,8 +73,12 @@ class TokenMap:
 
     def __len__(self): return len(self.ids)
     def __contains__(self, i): return 0<=i<self.full_size and bool(self.table()[i]>=0)
-    def __repr__(self):
-        return f"TokenMap: {len(self):,} of {self.full_size:,} tokens, {'an error' if self.unknown=='error' else f'token {self.unk_id}'} in place of others"
+
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #4f4b5796
+@patch
+def __repr__(self:TokenMap):
+    other = 'an error' if self.unknown=='error' else f'token {self.unk_id}'
+    return f"TokenMap: {len(self):,} of {self.full_size:,} tokens, {other} in place of others"
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #cef46f5e
 @patch
@@ -98,6 +100,7 @@ def decode(self:TokenMap, ids):
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #fa19d114
 _columns = ('input_ids', 'decoder_input_ids', 'labels') # what holds token ids in a batch
 
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #87e7ebe7
 class _Translated:
     "A tokenizer, of whose attributes those that are ids are translated"
     def __init__(self, tokenizer, tokens): self.__dict__.update(full=tokenizer, tokens=tokens)
@@ -105,14 +108,16 @@ class _Translated:
     def __getattr__(self, name):
         if name.startswith('__') or 'full' not in self.__dict__: raise AttributeError(name)
         value = getattr(self.full, name)
-        return value if not name.endswith('_token_id') else self.tokens.encode(value) if value is not None and value in self.tokens else None
+        if not name.endswith('_token_id'): return value
+        return self.tokens.encode(value) if value is not None and value in self.tokens else None
 
     def __setattr__(self, name, value):
         setattr(self.full, name, self.tokens.decode(value) if name.endswith('_token_id')
                 and value is not None else value)
     def __len__(self): return len(self.tokens)
     def __repr__(self):
-        return f"{type(self).__name__}: {len(self.tokens):,} of the {self.tokens.full_size:,} tokens of {type(self.full).__name__}"
+        of = f"the {self.tokens.full_size:,} tokens of {type(self.full).__name__}"
+        return f"{type(self).__name__}: {len(self.tokens):,} of {of}"
     vocab_size = property(__len__)
     all_special_ids = property(lambda self: [self.tokens.encode(i) for i in self.full.all_special_ids
                                              if i in self.tokens])

@@ -122,7 +122,8 @@ def _grouped(tensors, axes):
     return tuple(Table(tuple(names), axes[names[0]], tensors[names[0]].detach()) for names in tables.values())
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ad71a75
-_names_token = re.compile(r'(token|pad|bos|eos|unk|mask|cls|sep)_(id|ids|idx|index|indices)$|^padding_idx$|^force_words_ids$|_to_id$').search
+_names_token = re.compile(r'(token|pad|bos|eos|unk|mask|cls|sep)_(id|ids|idx|index|indices)$'
+                          r'|^padding_idx$|^force_words_ids$|_to_id$').search
 
 def _change(value, change):
     "The same nest with `change` applied to the whole numbers in it"
@@ -148,11 +149,13 @@ def _configs(modules):
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #ea1554b5
 def _fields(model):
-    "Every setting of the configurations and modules of a model, or of something with configurations alone: its place, name and value"
+    "Place, name and value of every setting of a model's configurations and modules, or of configurations alone"
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {'': model}
-    for key,o in _configs(modules).items(): yield from ((f'{key}.{k}', k, v) for k,v in list(vars(o).items()))
+    for key,o in _configs(modules).items():
+        for k,v in list(vars(o).items()): yield f'{key}.{k}', k, v
     for name,m in modules.items():
-        yield from ((f'{name}.{k}'.lstrip('.'), k, v) for k,v in list(vars(m).items()) if type(v) is int)
+        for k,v in list(vars(m).items()):
+            if type(v) is int: yield f'{name}.{k}'.lstrip('.'), k, v
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #d9302d01
 @dataclass(frozen=True, eq=False)

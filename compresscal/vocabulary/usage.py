@@ -135,10 +135,12 @@ def _facts(self):
                   for k,o in self.parts.items()}
 
 @patch
-def __repr__(self:TokenUsage): return one_line(f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})")
+def __repr__(self:TokenUsage):
+    return one_line(f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})")
 
 @patch
-def _repr_markdown_(self:TokenUsage): return markdown_table([['token usage', ''], *_facts(self).items()], words=2)
+def _repr_markdown_(self:TokenUsage):
+    return markdown_table([['token usage', ''], *_facts(self).items()], words=2)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #476cf9bd
 def _pick_splits(names, splits):
@@ -158,6 +160,7 @@ def _pick_splits(names, splits):
                              f"{o!r}{_close(o, map(str, names))}")
     return wanted
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #953e32ba
 def _split_sources(source, splits):
     "Name of each split that is asked for -> its source, and the split of `open_corpus` to read"
     if isinstance(source, str) and source in installed_sources:
@@ -170,11 +173,18 @@ def _split_sources(source, splits):
     return {o: (source, 'calibration') for o in _pick_splits([name], splits)}
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #a485c60c
+def _count_split(counter, blocks, name, bar):
+    "Count the rows of one split"
+    for block in blocks:
+        count_block(counter, block)
+        bar.update(block[1])
+    if not counter.rows: raise ValueError(f"`source` must hold at least one row, got none in split {name!r}")
+
+# %% ../../nbs/vocabulary/30_usage.ipynb #a0063b1a
 def used_tokens(
     source,                                # Texts, pairs, ids, dataset, splits by name, or what `open_corpus` takes
     tokenizer,                             # Tokenizer of the model
-    # Splits to count; None takes those that begin with `train`, `'all'` is the paper's choice
-    splits:str|Iterable[str]|None=None,
+    splits:str|Iterable[str]|None=None,    # Splits to count; None takes those that begin with `train`, `'all'` all
     columns:str|Iterable[str]|None=None,   # One or two columns; None takes `input_ids` or usual names
     *, keep='special',                     # Kept in any case: names of `kept_groups`, tokens, ids, or several of these
     vocab_size:int|None=None,              # Rows of the embedding matrix; None takes what the tokenizer can ask for
@@ -191,11 +201,7 @@ def used_tokens(
     with tqdm(desc='counting', unit='row', disable=hidden, leave=False) as bar:
         for name,(part,split) in _split_sources(source, splits).items():
             counter = IdCounter(tokenizer, vocab_size, max_length, add_special_tokens)
-            for block in row_blocks(part, columns, split):
-                count_block(counter, block)
-                bar.update(block[1])
-            if not counter.rows:
-                raise ValueError(f"`source` must hold at least one row, got none in split {name!r}")
+            _count_split(counter, row_blocks(part, columns, split), name, bar)
             parts[name] = _from_counts(counter.counts, fingerprint, counter.rows)
     return _from_counts(sum(map(_dense, parts.values())), fingerprint, sum(o.rows for o in parts.values()), kept, parts)
 
