@@ -213,7 +213,10 @@ def counts(self:IdCounter):
     self._flush()
     return self._counts
 
-IdCounter.tokens = property(lambda self: int(self.counts.sum()), doc='Tokens seen')
+@patch(as_prop=True)
+def tokens(self:IdCounter)->int:
+    "Tokens seen"
+    return int(self.counts.sum())
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #609fbf03
 usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'),

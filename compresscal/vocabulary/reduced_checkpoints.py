@@ -137,8 +137,7 @@ def _load_kept(folder, kept, full, kind, dtype, device, fields):
     ids = load_file(kept/'kept_tokens.safetensors')['ids']
     config, mark = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), about['mark']
     if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
-        raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong "
-                         "together")
+        raise ValueError(f"`folder` must hold one reduced model, but parts of {str(folder)!r} do not belong together")
     tokens = TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id'])
     whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)),
                            about['settings'], tokens)

@@ -217,7 +217,10 @@ def most_common(self:TokenUsage,
                               share=self.counts[order]/max(self.tokens, 1)))
     return table if tokenizer is None else table.assign(token=tokenizer.convert_ids_to_tokens(table.id.tolist()))
 
-TokenUsage.to_pandas = lambda self, tokenizer=None: self.most_common(None, tokenizer)
+@patch
+def to_pandas(self:TokenUsage, tokenizer=None)->pd.DataFrame:
+    "All ids, the most frequent first"
+    return self.most_common(None, tokenizer)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #759730a6
 @patch
