@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from ..calibration.sampling import model_identity
+from ..core.patching import patch
 from ..evaluation.perplexity import apply_head, positions_at_once, run_decoder
 from ..models.loading import _bars, _place, _source, load_model
 from ..models.blocks import _check_causal, context_length, evaluation_mode, replace_forward
@@ -30,52 +31,73 @@ from ..summaries.scores import check_pairs
 def _padded(rows, device, value=0):
     "Rows of token ids side by side, padded on the right, and which of them are no padding; both `[rows, longest]`"
     rows = [torch.tensor(o, dtype=torch.long) for o in rows]
-    tokens,mask = (pad_sequence(o, batch_first=True, padding_value=v) for o,v in ((rows, value), ([torch.ones_like(o) for o in rows], 0)))
-    return tokens.to(device),mask.to(device)
+    tokens = pad_sequence(rows, batch_first=True, padding_value=value)
+    mask = pad_sequence([torch.ones_like(o) for o in rows], batch_first=True, padding_value=0)
+    return tokens.to(device), mask.to(device)
 
 def _places(lengths, starts):
     "Row and column of the tokens of each target, `[tokens]`"
-    rows = [[i]*n for i,n in enumerate(lengths)]
-    return torch.tensor([*chain(*rows)]),torch.tensor([*chain(*(range(s, s+n) for n,s in zip(lengths, starts)))])
+    rows = chain(*([i]*n for i,n in enumerate(lengths)))
+    columns = chain(*(range(start, start+n) for n,start in zip(lengths, starts)))
+    return torch.tensor([*rows]), torch.tensor([*columns])
 
+# %% ../../nbs/hallucination/40_conditional.ipynb #b7bbfbc8
 class _Causal:
     "Reads a context and a target in one row"
     def __init__(self, model): self.model = model
+
     def states(self, contexts, targets):
-        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of what the decoder returns"
-        tokens,mask = _padded([c+t for c,t in zip(contexts, targets)], self.model.device)
+        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of the decoder's output"
+        tokens, mask = _padded([c+t for c,t in zip(contexts, targets)], self.model.device)
         out = run_decoder(self.model, tokens, mask.bool())
-        return out.last_hidden_state[_places([*map(len, targets)], [len(c)-1 for c in contexts])],type(out)
+        at = _places([*map(len, targets)], [len(c)-1 for c in contexts])
+        return out.last_hidden_state[at], type(out)
+
     def logits(self, states, kind, tokens): return apply_head(self.model, states, kind, tokens)
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #6dcba6fe
 class _EncoderDecoder:
     "Reads a context with the encoder and a target with the decoder"
-    def __init__(self, model): self.model,self.held,self.encoded = model,{},0
+    def __init__(self, model): self.model, self.held, self.encoded = model, {}, 0
+
     def encode(self, contexts):
         "Hidden states of each context, `[length, width]`"
         new = [*dict.fromkeys(o for o in contexts if o not in self.held)]
         if new:
-            tokens,mask = _padded(new, self.model.device)
+            tokens, mask = _padded(new, self.model.device)
             found = self.model.get_encoder()(input_ids=tokens, attention_mask=mask).last_hidden_state
             self.held |= {o: x[:len(o)] for o,x in zip(new, found)}
             self.encoded += len(new)
         return [self.held[o] for o in contexts]
-    def shifted(self, labels):
-        "What the decoder reads before each token"
-        if hasattr(self.model, 'prepare_decoder_input_ids_from_labels'): return self.model.prepare_decoder_input_ids_from_labels(labels)
-        return torch.nn.functional.pad(labels[:,:-1].clamp(min=0), (1, 0), value=self.model.config.decoder_start_token_id)
+
     def keep(self, contexts): self.held = {o: x for o,x in self.held.items() if o in contexts}
-    def states(self, contexts, targets):
-        "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of what the decoder returns"
-        found,(_,mask) = self.encode(contexts),_padded(contexts, self.model.device)
-        out = self.model.get_decoder()(input_ids=self.shifted(_padded(targets, self.model.device, -100)[0]), use_cache=False,
-                                       encoder_hidden_states=pad_sequence(found, batch_first=True), encoder_attention_mask=mask)
-        return out.last_hidden_state[_places([*map(len, targets)], [0]*len(targets))],type(out)
-    def logits(self, states, kind, tokens):
-        some,decoder = kind(last_hidden_state=states[None]),self.model.get_decoder()
-        with replace_forward([decoder], lambda *args,**kwargs: some):
-            return self.model(encoder_outputs=(states[None],), decoder_input_ids=tokens[None], use_cache=False).logits[0]
+
+# %% ../../nbs/hallucination/40_conditional.ipynb #e0c63ca3
+@patch
+def shifted(self:_EncoderDecoder, labels):
+    "What the decoder reads before each token"
+    if hasattr(self.model, 'prepare_decoder_input_ids_from_labels'):
+        return self.model.prepare_decoder_input_ids_from_labels(labels)
+    start = self.model.config.decoder_start_token_id
+    return torch.nn.functional.pad(labels[:,:-1].clamp(min=0), (1, 0), value=start)
+
+@patch
+def states(self:_EncoderDecoder, contexts, targets):
+    "Hidden states that predict the tokens of `targets`, `[tokens, width]`, and the class of the decoder's output"
+    device = self.model.device
+    encoded, (_,mask) = self.encode(contexts), _padded(contexts, device)
+    before = self.shifted(_padded(targets, device, -100)[0])
+    out = self.model.get_decoder()(input_ids=before, use_cache=False, encoder_attention_mask=mask,
+                                   encoder_hidden_states=pad_sequence(encoded, batch_first=True))
+    at = _places([*map(len, targets)], [0]*len(targets))
+    return out.last_hidden_state[at], type(out)
+
+# %% ../../nbs/hallucination/40_conditional.ipynb #c3450048
+@patch
+def logits(self:_EncoderDecoder, states, kind, tokens):
+    some,decoder = kind(last_hidden_state=states[None]),self.model.get_decoder()
+    with replace_forward([decoder], lambda *args,**kwargs: some):
+        return self.model(encoder_outputs=(states[None],), decoder_input_ids=tokens[None], use_cache=False).logits[0]
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #aabf5312
 def _check_parts(model):
@@ -86,55 +108,68 @@ def _check_parts(model):
             reader = _EncoderDecoder(model)
             states,kind = reader.states([context], [target])
             ours = reader.logits(states, kind, torch.tensor(target, device=model.device))
-            whole = model(input_ids=torch.tensor([context], device=model.device), labels=torch.tensor([target], device=model.device), use_cache=False).logits[0]
+            whole = model(input_ids=torch.tensor([context], device=model.device),
+                          labels=torch.tensor([target], device=model.device), use_cache=False).logits[0]
     except (AttributeError, TypeError, ValueError, IndexError, KeyError, RuntimeError) as e:
-        raise ValueError(f"`model` must be an encoder-decoder whose parts can be run apart, got {type(model).__name__}: {str(e).splitlines()[0]}") from e
+        raise ValueError("`model` must be an encoder-decoder whose parts can be run apart, got "
+                         f"{type(model).__name__}: {str(e).splitlines()[0]}") from e
     if (ours-whole).abs().max()>(1e-4 if model.dtype==torch.float32 else 2e-2)*whole.abs().max():
-        raise ValueError(f"`model` must be an encoder-decoder whose parts can be run apart, but those of {type(model).__name__} give other logits")
+        raise ValueError("`model` must be an encoder-decoder whose parts can be run apart, but those of "
+                         f"{type(model).__name__} give other logits")
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #f900902c
 def _check_model(model):
     "Raise for a model that does not say which token comes next"
     head = getattr(model, 'get_output_embeddings', lambda: None)()
-    if head is None: raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a language model head does, "
-                                     f"got {type(model).__name__}")
+    if head is None:
+        raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a "
+                        f"language model head does, got {type(model).__name__}")
     (_check_parts if model.config.is_encoder_decoder else _check_causal)(model)
 
+# %% ../../nbs/hallucination/40_conditional.ipynb #33198a0b
 def load_conditional(
-    model:str|Path|tuple,  # Folder or Hub id of an encoder-decoder or a causal language model, `embedded`, or a model and its tokenizer
+    model:str|Path|tuple,  # Folder, Hub id, `embedded`, or a model and its tokenizer; causal or encoder-decoder
     device:str|None=None,  # Where to compute; None: where a given model is, else the accelerator if there is one
 )->tuple:                  # The model and its tokenizer
     "A model that can go on with a text"
     if isinstance(model, (tuple, list)):
-        if len(model)!=2: raise ValueError(f"`model` must be a name, a folder, or a model and its tokenizer, got {len(model)} things")
-        net,tokenizer = model
+        if len(model)!=2:
+            raise ValueError(f"`model` must be a name, a folder, or a model and its tokenizer, got {len(model)} things")
+        net, tokenizer = model
         _check_model(net)
-        return (net if device is None else net.to(_place(None, device)[1])),tokenizer
-    if not isinstance(model, (str, Path)): raise TypeError(f"`model` must be a name, a folder, or a model and its tokenizer, got {type(model).__name__}")
+        if device is not None: net = net.to(_place(None, device)[1])
+        return net, tokenizer
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"`model` must be a name, a folder, or a model and its tokenizer, got {type(model).__name__}")
     device = _place(None, device or ('cuda' if torch.cuda.is_available() else 'cpu'))[1]
-    net,tokenizer = load_model(device=device) if model=='embedded' else _load(model, device)
+    net, tokenizer = load_model(device=device) if model=='embedded' else _load(model, device)
     _check_model(net)
-    return net,tokenizer
+    return net, tokenizer
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #55660860
 def _load(name, device):
     "A model of either kind from a folder or the Hub"
     source = _source(name)
     try:
-        if not AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder: return load_model(source, device=device)
+        if not AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder:
+            return load_model(source, device=device)
         with _bars(not os.environ.get('IN_TEST')):
             net,info = AutoModelForSeq2SeqLM.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
-            if info['missing_keys']: raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
+            if info['missing_keys']:
+                raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
             return net.to(device).eval(),AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
-        raise ValueError(f"`model` must be a folder or a Hub id of an encoder-decoder or a causal language model, got {str(name)!r}: {why}") from None
+        raise ValueError("`model` must be a folder or a Hub id of an encoder-decoder or a causal language model, "
+                         f"got {str(name)!r}: {why}") from None
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #c6134434
 def _batches(contexts, targets, tokens_at_once):
     "Numbers of the targets that are read together: equal contexts side by side, and no more than so many tokens"
     longest = [max(len(c[i]) for c in contexts)+len(t) for i,t in enumerate(targets)]
-    order,batch,width = sorted(range(len(targets)), key=lambda i: (len(contexts[0][i]), contexts[0][i], len(targets[i]))),[],0
+    order = sorted(range(len(targets)), key=lambda i: (len(contexts[0][i]), contexts[0][i], len(targets[i])))
+    batch = []
+    width = 0
     for i in order[::-1]: # the longest first: if there is not enough memory, one knows at once
         width = max(width, longest[i])
         if batch and width*(len(batch)+1)>tokens_at_once:
@@ -146,7 +181,8 @@ def _batches(contexts, targets, tokens_at_once):
 def _check_rows(contexts, targets, tokens_at_once):
     contexts,targets = [[tuple(map(int, o)) for o in c] for c in contexts],[tuple(map(int, o)) for o in targets]
     if not contexts or any(len(c)!=len(targets) for c in contexts):
-        raise ValueError(f"`contexts` must be lists with a context for each of the {len(targets)} targets, got {[len(c) for c in contexts]}")
+        raise ValueError(f"`contexts` must be lists with a context for each of the {len(targets)} targets, got "
+                         f"{[len(c) for c in contexts]}")
     if not all(map(all, [map(len, c) for c in contexts])) or not all(map(len, targets)):
         raise ValueError("`contexts` and `targets` must hold a token each at least, got one without")
     if isinstance(tokens_at_once, bool) or not isinstance(tokens_at_once, int) or tokens_at_once<1:
@@ -154,31 +190,44 @@ def _check_rows(contexts, targets, tokens_at_once):
     return contexts,targets
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #f1b55ac0
+def _read_batch(reader, contexts, targets, f, step):
+    "What `f` gives for each target of a batch; `step` tokens go through the head at a time"
+    tokens = torch.tensor([*chain(*targets)], device=reader.model.device)
+    if hasattr(reader, 'keep'): reader.keep({o for c in contexts for o in c})
+    states = [reader.states(c, targets) for c in contexts]
+    parts = []
+    for at,part in zip(range(0, len(tokens), step), tokens.split(step)):
+        logits = [reader.logits(s[at:at+step], kind, part).float() for s,kind in states]
+        parts.append(f(*logits, part).double().cpu())
+    return torch.cat(parts, 1).split([*map(len, targets)], 1)
+
+def _finite(numbers, i):
+    "The numbers of text `i`; raises where one is not finite"
+    if numbers.isfinite().all(): return numbers.numpy()
+    raise ValueError(f"`model` must give finite logits, got {float(numbers[~numbers.isfinite()][0])} for text {i}")
+
+# %% ../../nbs/hallucination/40_conditional.ipynb #bcbd71d8
 def read_given(
     model,                  # Causal language model or encoder-decoder
-    contexts:Sequence[Sequence[Sequence[int]]], # One list or several, each of a row of token ids for each target, `[lists][targets]`
+    contexts:Sequence[Sequence[Sequence[int]]], # Lists of a row of token ids for each target, `[lists][targets]`
     targets:Sequence[Sequence[int]], # Rows of token ids
-    f:Callable,             # From logits under each list, `[n, vocabulary]` each, and tokens, `[n]`, to some numbers of each token, `[k, n]`
+    f:Callable,             # From logits under each list, `[n, vocabulary]`, and tokens, `[n]`, to numbers, `[k, n]`
     *,
-    tokens_at_once:int=8192,# Most tokens of context and target in one forward pass, padding included; a single longer pair is read alone
+    tokens_at_once:int=8192, # Most tokens in one forward pass, padding included; a longer pair is read alone
     progress:bool=True,     # Show a progress bar
     desc:str='reading',     # Stands beside it
 )->list[np.ndarray]:        # What `f` gave, for each target `[k, tokens]`, double precision
     "What a model says of texts, each given another"
-    contexts,targets = _check_rows(contexts, targets, tokens_at_once)
+    contexts, targets = _check_rows(contexts, targets, tokens_at_once)
     reader = _EncoderDecoder(model) if model.config.is_encoder_decoder else _Causal(model)
-    found,step = [None]*len(targets),max(1, positions_at_once(model)//(2*len(contexts)))
+    found = [None]*len(targets)
+    step = max(1, positions_at_once(model)//(2*len(contexts)))
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     with evaluation_mode(model), tqdm(total=len(targets), desc=desc, unit='text', disable=hidden, leave=False) as bar:
         for batch in _batches(contexts, targets, tokens_at_once):
-            some,tokens = [targets[i] for i in batch],torch.tensor([*chain(*(targets[i] for i in batch))], device=model.device)
-            if hasattr(reader, 'keep'): reader.keep({c[i] for c in contexts for i in batch})
-            states = [reader.states([c[i] for i in batch], some) for c in contexts]
-            parts = [f(*(reader.logits(s[at:at+step], kind, t).float() for s,kind in states), t).double().cpu()
-                     for at,t in zip(range(0, len(tokens), step), tokens.split(step))]
-            for i,o in zip(batch, torch.cat(parts, 1).split([*map(len, some)], 1)):
-                if not o.isfinite().all(): raise ValueError(f"`model` must give finite logits, got {float(o[~o.isfinite()][0])} for text {i}")
-                found[i] = o.numpy()
+            given = [[c[i] for i in batch] for c in contexts]
+            read = _read_batch(reader, given, [targets[i] for i in batch], f, step)
+            for i,o in zip(batch, read): found[i] = _finite(o, i)
             bar.update(len(batch))
     return found
 
@@ -195,9 +244,10 @@ def token_log_probabilities(
     contexts:Sequence[Sequence[int]], # Rows of token ids: what stands before, or what the encoder reads
     targets:Sequence[Sequence[int]],  # Rows of token ids, one for each context
     **kwargs,                         # `tokens_at_once`, `progress` and `desc` of `read_given`
-)->list[np.ndarray]:                  # Nats of each token of each target, each given its context and the target's tokens before it
+)->list[np.ndarray]: # Nats of each token of each target, each given its context and the target's tokens before it
     "Log-probability of each token of a text given another"
-    return [o[0] for o in read_given(model, [contexts], targets, lambda logits, t: log_probabilities(logits, t)[None], **kwargs)]
+    return [o[0] for o in read_given(model, [contexts], targets, lambda logits,
+                                     t: log_probabilities(logits, t)[None], **kwargs)]
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #eba34efa
 @dataclass(frozen=True)
@@ -206,79 +256,97 @@ class Pair:
     given: tuple[int,...]   # Token ids of the context with the source
     without: tuple[int,...] # Token ids of the context without it
     target: tuple[int,...]  # Token ids of the summary
-    spans: tuple[tuple[int,int],...] # Where each of these stands in the summary, in characters; (0, 0) where a tokenizer cannot say
+    spans: tuple[tuple[int,int],...] # Where each of these is in the summary, in characters; (0, 0): not known
     own: tuple[bool,...]    # Which of them are of the summary, and no special tokens around it
     source_cut: bool        # Whether the model is given the beginning of the source only
     summary_cut: bool       # Whether it is given the beginning of the summary only
 
-    def __repr__(self): return f"Pair({len(self.given):,} tokens with the source, {len(self.without):,} without; {len(self.target):,} of the summary)"
+    def __repr__(self):
+        return (f"Pair({len(self.given):,} tokens with the source, {len(self.without):,} without; "
+                f"{len(self.target):,} of the summary)")
 
+# %% ../../nbs/hallucination/40_conditional.ipynb #c6108ac2
 def _encode(tokenizer, text, room, special):
     "Ids of at most `room` tokens, their spans, which are no special ones, and whether the text was cut"
-    how = dict(add_special_tokens=special, split_special_tokens=True, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False)
-    found,whole = tokenizer(text, **how),True
-    if len(found['input_ids'])>room: found,whole = tokenizer(text, truncation=True, max_length=room, **how),False
+    how = dict(add_special_tokens=special, split_special_tokens=True, return_special_tokens_mask=True,
+               return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    found = tokenizer(text, **how)
+    cut = len(found['input_ids'])>room
+    if cut: found = tokenizer(text, truncation=True, max_length=room, **how)
     ids = tuple(found['input_ids'])
     spans = tuple(map(tuple, found['offset_mapping'])) if tokenizer.is_fast else ((0, 0),)*len(ids)
-    return ids,spans,tuple(not o for o in found['special_tokens_mask']),not whole
+    return ids, spans, tuple(not o for o in found['special_tokens_mask']), cut
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #7ddc17d7
 class SourceReader:
     "A model that reads summaries with and without their sources"
     def __init__(self,
-        model:str|Path|tuple,          # Folder or Hub id of an encoder-decoder or a causal language model, `embedded`, or a model and its tokenizer
+        model:str|Path|tuple, # Folder, Hub id, `embedded`, or a model and its tokenizer; causal or encoder-decoder
         *,
-        prompt:str|Prompt='after',     # What a causal model is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        prompt:str|Prompt='after',     # What a causal model reads: a name of `PROMPTS`, a template, or a `Prompt`
         chat:bool|dict|None=None,      # Use the chat template? None: if there is one; or its variables by name
-        source_length:int|None=None,   # Most tokens of the source, special ones or the prompt included; None: as many as the model can read
+        source_length:int|None=None, # Most tokens of the source, special ones or the prompt included; None: all it can
         target_length:int=128,         # Most tokens of a summary, special ones included
         kind:str|None=None,            # `encoder-decoder` or `decoder`, if it must be one
-        device:str|None=None,          # Where to compute; None: where a given model is, else the accelerator if there is one
+        device:str|None=None, # Where to compute; None: where a given model is, else the accelerator if there is one
         tokens_at_once:int=8192,       # Most tokens in one forward pass
     ):
-        for k,v in dict(source_length=8 if source_length is None else source_length, target_length=target_length).items():
-            if isinstance(v, bool) or not isinstance(v, int) or v<8: raise ValueError(f"`{k}` must be a whole number, 8 or more, got {v!r}")
-        self.model,self.prompt,self.chat,self.kind,self.device = model,as_prompt(prompt),chat,kind,device
-        self.source_length,self.target_length,self.tokens_at_once,self._loaded = source_length,target_length,tokens_at_once,None
-        self._identity = None
+        for k,v in dict(source_length=source_length, target_length=target_length).items():
+            if k=='source_length' and v is None: continue
+            if isinstance(v, bool) or not isinstance(v, int) or v<8:
+                raise ValueError(f"`{k}` must be a whole number, 8 or more, got {v!r}")
+        self.model, self.kind, self.device = model, kind, device
+        self.prompt, self.chat = as_prompt(prompt), chat
+        self.source_length, self.target_length = source_length, target_length
+        self.tokens_at_once = tokens_at_once
+        self._loaded = self._identity = None
 
-    def load(self)->tuple:
-        "The model and its tokenizer"
-        if self._loaded is None:
-            net,tokenizer = load_conditional(self.model, self.device)
-            found = 'encoder-decoder' if net.config.is_encoder_decoder else 'decoder'
-            if self.kind not in (None, found): raise ValueError(f"`model` must be of the kind {self.kind}, got {type(net).__name__}, of the kind {found}")
-            self._loaded = net,tokenizer
-        return self._loaded
+# %% ../../nbs/hallucination/40_conditional.ipynb #96eaae45
+@patch
+def load(self:SourceReader)->tuple:
+    "The model and its tokenizer"
+    if self._loaded is None:
+        net,tokenizer = load_conditional(self.model, self.device)
+        found = 'encoder-decoder' if net.config.is_encoder_decoder else 'decoder'
+        if self.kind not in (None, found):
+            raise ValueError(f"`model` must be of the kind {self.kind}, got {type(net).__name__}, of the kind {found}")
+        self._loaded = net,tokenizer
+    return self._loaded
 
-    def settings(self)->dict: # Ready for JSON
-        "All that decides what is read"
-        if self._identity is None: self._identity = model_identity(self.model)
-        told = {} if self.kind=='encoder-decoder' else dict(prompt=self.prompt.settings(), chat=self.chat)
-        return dict(self._identity, source_length=self.source_length, target_length=self.target_length)|told
+# %% ../../nbs/hallucination/40_conditional.ipynb #14b5317c
+@patch
+def settings(self:SourceReader)->dict: # Ready for JSON
+    "All that decides what is read"
+    if self._identity is None: self._identity = model_identity(self.model)
+    told = {} if self.kind=='encoder-decoder' else dict(prompt=self.prompt.settings(), chat=self.chat)
+    return dict(self._identity, source_length=self.source_length, target_length=self.target_length)|told
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #ea683634
-def _pair(self,
+@patch
+def pair(self:SourceReader,
     source:str,  # A document
     summary:str, # Its summary
 )->Pair:
     "A source and its summary as the model is given them"
     net,tokenizer = self.load()
-    known,special = context_length(net) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9),net.config.is_encoder_decoder
-    limit = known if context_length(net) else max(known, self.source_length or 0) # what a tokenizer says is no limit of the model
+    known = context_length(net) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9)
+    special = net.config.is_encoder_decoder
+    # what a tokenizer says is no limit of the model
+    limit = known if context_length(net) else max(known, self.source_length or 0)
     room = min(limit, self.target_length)
-    if not special and room>=limit: raise ValueError(f"`target_length` must be less than the model's context of {limit} tokens, got {self.target_length}")
+    if not special and room>=limit:
+        raise ValueError(f"`target_length` must be less than the model's context of {limit} tokens, got "
+                         f"{self.target_length}")
     target,spans,own,summary_cut = _encode(tokenizer, summary, room, special)
     room = min(limit if special else limit-room, self.source_length or known)
     if special:
         given,_,_,source_cut = _encode(tokenizer, source, room, True)
-        without = tuple(tokenizer('')['input_ids']) or tuple(o for o in (tokenizer.bos_token_id, tokenizer.eos_token_id) if o is not None)
+        without = tuple(tokenizer('')['input_ids']) or tuple(o
+            for o in (tokenizer.bos_token_id, tokenizer.eos_token_id) if o is not None)
     else:
         fitted = fit(self.prompt, tokenizer, source, room, self.chat)
         given,source_cut,without = fitted.ids,fitted.truncated,fit(self.prompt, tokenizer, '', room, self.chat).ids
     return Pair(given, without, target, spans, own, source_cut, summary_cut)
-
-SourceReader.pair = _pair
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #c99f139a
 @dataclass(frozen=True, eq=False)
@@ -289,22 +357,28 @@ class ConditionalReading:
     notes: tuple[str,...]         # What was cut, and what was empty
     def parts(self)->dict: # Of `Scores`
         "Number of tokens, and what was cut"
-        return {'tokens': [len(o.target) if o else 0 for o in self.pairs]}|{k: [bool(o and getattr(o, k)) for o in self.pairs] for k in ('source_cut', 'summary_cut')}
+        return {'tokens': [len(o.target) if o else 0 for o in self.pairs]}|{k: [bool(o and getattr(o, k))
+            for o in self.pairs] for k in ('source_cut', 'summary_cut')}
     def __repr__(self):
         n,tokens = sum(o is not None for o in self.pairs),sum(self.parts()['tokens'])
         return '\n'.join([f"Reading: {n:,} of {len(self.pairs):,} summaries, {tokens:,} tokens", *self.notes])
 
+# %% ../../nbs/hallucination/40_conditional.ipynb #a17f346f
 def _notes(self, pairs):
     n,counts = len(pairs),[sum(bool(o and getattr(o, k)) for o in pairs) for k in ('source_cut', 'summary_cut')]
     said = [f'{counts[0]} of {n} sources were cut, and the model saw the beginning only',
-            f"{counts[1]} of {n} summaries were cut at {max((len(o.target) for o in pairs if o), default=0)} tokens, and what stands behind was not read"]
+            f"{counts[1]} of {n} summaries were cut at {max((len(o.target) for o in pairs if o), default=0)} tokens, "
+            "and what stands behind was not read"]
     empty = sum(o is None for o in pairs)
-    return tuple([o for o,k in zip(said, counts) if k]+[f'{empty} of {n} pairs have an empty source or summary, and no score']*bool(empty))
+    return tuple([o for o,k in zip(said, counts) if k]
+                 +[f'{empty} of {n} pairs have an empty source or summary, and no score']*bool(empty))
 
-def _read(self,
+# %% ../../nbs/hallucination/40_conditional.ipynb #e927ab94
+@patch
+def read(self:SourceReader,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
-    f:Callable,              # From logits with the source and without it and tokens to numbers of each token, as for `read_given`
+    f:Callable, # From logits with the source and without it and tokens to numbers of each token, as for `read_given`
     *, progress:bool=True,   # Show a progress bar
     desc:str='reading',      # Stands beside it
 )->ConditionalReading:
@@ -317,5 +391,3 @@ def _read(self,
     if some: found = dict(zip(some, read_given(self.load()[0], contexts, [pairs[i].target for i in some], f,
                                                tokens_at_once=self.tokens_at_once, progress=progress, desc=desc)))
     return ConditionalReading([found[i] if o else None for i,o in enumerate(pairs)], pairs, _notes(self, pairs))
-
-SourceReader.read = _read

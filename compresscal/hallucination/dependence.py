@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 import numpy as np
+from ..core.patching import patch
 from .conditional import SourceReader
 from ..evaluation.fidelity import divergence
 from ..core.marked_text import COLOURS, Mark, MarkedText
@@ -19,32 +20,43 @@ from ..summaries.prompts import Prompt
 from ..summaries.scores import Scores
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #c6c0c2b2
-def _divergences(given, without, tokens): return divergence(given, without)[None]
-
 class Dependence:
     "Dependence of summaries on their sources, in the eyes of a model"
-    name,bounds,higher_is_better = 'dependence',None,None
+    name, bounds, higher_is_better = 'dependence', None, None
     def __init__(self,
-        model:str|Path|tuple='embedded', # Folder or Hub id of a causal model or an encoder-decoder, `embedded`, or a model and its tokenizer
+        model:str|Path|tuple='embedded', # Folder, Hub id, `embedded`, or a model and its tokenizer
         *,
-        prompt:str|Prompt='after',       # What a causal model is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        prompt:str|Prompt='after',       # What a causal model reads: a name of `PROMPTS`, a template, or a `Prompt`
         chat:bool|Mapping|None=None,     # Use the chat template? None: if there is one; or its variables by name
-        source_length:int|None=None,     # Most tokens of the source or of the prompt with it; None: what the model can read
+        source_length:int|None=None, # Most tokens of the source or of the prompt with it; None: what the model can read
         target_length:int=128,           # Most tokens of a summary
-        device:str|None=None,            # Where to compute; None: where a given model is, else the accelerator if there is one
+        device:str|None=None, # Where to compute; None: where a given model is, else the accelerator if there is one
         tokens_at_once:int=8192,         # Most tokens in one forward pass; does not change the numbers
     ):
-        self.reader = SourceReader(model, prompt=prompt, chat=chat, source_length=source_length, target_length=target_length, device=device,
-                                   tokens_at_once=tokens_at_once)
-    def settings(self)->dict: "All that decides the numbers, ready for JSON"; return self.reader.settings()
-    def __repr__(self): return f"Dependence({', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files'))})"
+        self.reader = SourceReader(model, prompt=prompt, chat=chat, source_length=source_length,
+                                   target_length=target_length, device=device, tokens_at_once=tokens_at_once)
+
+    def settings(self)->dict:
+        "All that decides the numbers, ready for JSON"
+        return self.reader.settings()
+
+# %% ../../nbs/hallucination/55_dependence.ipynb #95d5f257
+_UNSAID = ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files') # settings too long for a line
+
+@patch
+def __repr__(self:Dependence):
+    shown = ', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in _UNSAID)
+    return f"Dependence({shown})"
+
+def _divergences(given, without, tokens): return divergence(given, without)[None]
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #1257500f
-def _score(self,
+@patch
+def score(self:Dependence,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # Show a progress bar
-)->Scores:                   # Nats a token; `parts`: `kl` and `spans` of its tokens, their number, and whether source and summary were cut
+)->Scores: # Nats a token; `parts`: `kl` and `spans` of its tokens, their number
     "Dependence of summaries, each on its own document; nan where a source or a summary is empty"
     read = self.reader.read(sources, summaries, _divergences, progress=progress, desc=self.name)
     own = [None if o is None else np.array(o.own) for o in read.pairs]
@@ -53,11 +65,10 @@ def _score(self,
     values = [float(o.mean()) if len(o) else math.nan for o in kl]
     return Scores(self.name, values, None, None, self.settings(), read.notes, dict(kl=kl, spans=spans)|read.parts())
 
-Dependence.score = _score
-
 # %% ../../nbs/hallucination/55_dependence.ipynb #3b4892e9
 STEPS = dict(yellow=.5, green=2.) # Colour -> nats from which a token has it
 
+# %% ../../nbs/hallucination/55_dependence.ipynb #0373ea5b
 def mark_tokens(
     text:str,                         # A summary
     values:Sequence[float],           # A number of each of its tokens, `[tokens]`
@@ -67,17 +78,22 @@ def mark_tokens(
     unit:str='nats',                  # Of the numbers
 )->MarkedText:                        # Coloured in a notebook, plain text elsewhere
     "A text with its tokens coloured by a number"
-    if len(values)!=len(spans): raise ValueError(f"`spans` must be one for each of {len(values)} values, got {len(spans)}")
+    if len(values)!=len(spans):
+        raise ValueError(f"`spans` must be one for each of {len(values)} values, got {len(spans)}")
     if not steps or not steps.keys()<=COLOURS.keys() or [*steps.values()]!=sorted(steps.values()):
-        raise ValueError(f"`steps` must lead from colours, of {', '.join(COLOURS)}, to numbers, the least first, got {dict(steps)}")
-    if len(text)<max((b for _,b in spans), default=0): raise ValueError(f"`spans` must lie within the {len(text)} characters of the text")
+        raise ValueError(f"`steps` must lead from colours, of {', '.join(COLOURS)}, to numbers, the least first, got "
+                         f"{dict(steps)}")
+    if len(text)<max((b for _,b in spans), default=0):
+        raise ValueError(f"`spans` must lie within the {len(text)} characters of the text")
     marks = []
     for v,(a,b) in zip(values, spans):
         reached = [k for k,o in steps.items() if v>=o]
         if reached and a<b: marks.append(Mark(a, b, colour=reached[-1], note=f'{v:.2f} {unit}'))
     return MarkedText(title, text, marks, legend={k: f'{v:g} {unit} or more' for k,v in steps.items()})
 
-def _show(self,
+# %% ../../nbs/hallucination/55_dependence.ipynb #28ad6b15
+@patch
+def show(self:Dependence,
     source:str,                        # A document
     summary:str,                       # Its summary
     steps:Mapping[str,float]=STEPS,    # Colour -> nats from which a token has it
@@ -86,5 +102,3 @@ def _show(self,
     scores = self.score([source], [summary], progress=False)
     title = f"Dependence on the source: {scores.values[0]:.2f} nats a token" if scores.scored else 'No score'
     return mark_tokens(summary, scores.parts['kl'][0], scores.parts['spans'][0], steps=steps, title=title)
-
-Dependence.show = _show

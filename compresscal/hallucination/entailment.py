@@ -15,25 +15,29 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from ..calibration.sampling import model_identity
+from ..core.patching import patch
 from ..models.loading import _bars, _place
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #41d4fc77
 LABELS = ('entailment', 'neutral', 'contradiction')
+
 _meanings = dict(entailment='entailment entail entails entailed supports support supported'.split(),
                  neutral=['neutral', 'not enough info', 'not enough information'],
                  contradiction='contradiction contradict contradicts contradicted refutes refute refuted'.split())
+
 _other = ('not entailment', 'not entailed', 'non entailment', 'no entailment')
 
 def read_labels(
     names:Sequence[str], # Name of each output of a model, in order
-)->tuple[int|None,int|None,int|None]: # Which output is entailment, which neutral, which contradiction; None where there is none
+)->tuple[int|None,int|None,int|None]: # Which output is entailment, which neutral, which contradiction
     "Which output of a model of natural language inference means what"
     plain = [re.sub(r'[\W_]+', ' ', str(o)).strip().casefold() for o in names]
     found = [[i for i,o in enumerate(plain) if o in _meanings[k]] for k in LABELS]
     unknown = [o for o,p in zip(names, plain) if p not in _other and not any(p in v for v in _meanings.values())]
     if unknown or len(plain)<2 or len(found[0])!=1 or any(len(o)>1 for o in found):
         got = ', '.join(map(repr, names))
-        raise ValueError(f"`labels` must name one output entailment, and the others neutral, contradiction or not_entailment, got {got}: "
+        raise ValueError("`labels` must name one output entailment, and the others neutral, contradiction or "
+                         f"not_entailment, got {got}: "
                          "say what they are, in their order, such as labels=('contradiction', 'neutral', 'entailment')")
     return tuple(o[0] if o else None for o in found)
 
@@ -49,12 +53,15 @@ def _key(pair):
 def _checked(found, pairs, name):
     "Probabilities that can be ones: three columns of float64, of which the last two may be absent"
     found = np.asarray(found, dtype=np.float64)
-    if found.shape!=(len(pairs), 3): raise ValueError(f"{name} must give 3 probabilities for each of {len(pairs)} pairs, got shape {list(found.shape)}")
+    if found.shape!=(len(pairs), 3):
+        raise ValueError(f"{name} must give 3 probabilities for each of {len(pairs)} pairs, got shape "
+                         f"{list(found.shape)}")
     absent = np.isnan(found).all(0) & [False, True, True]
     odd = np.argwhere(~((found>=-1e-6) & (found<=1+1e-6)) & ~absent)
     if len(odd):
         (i,j),(a,b) = odd[0],pairs[odd[0,0]]
-        raise ValueError(f"{name} must give probabilities, got {LABELS[j]} {found[i,j]:g} for premise {a[:60]!r} and hypothesis {b[:60]!r}")
+        raise ValueError(f"{name} must give probabilities, got {LABELS[j]} {found[i,j]:g} for premise {a[:60]!r} and "
+                         f"hypothesis {b[:60]!r}")
     return found.clip(0, 1)
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #d7d03caf
@@ -68,41 +75,60 @@ class EntailmentScorer:
             raise ValueError(f"`remember` must be a whole number, 0 or more, got {remember!r}")
         self.remember,self.asked,self._known = remember,0,{}
 
-    def settings(self)->dict: "All that decides the probabilities, ready for JSON"; raise NotImplementedError
-    def _compute(self, pairs, progress): "Probabilities of new pairs and whether each was cut, `[pairs, 4]`"; raise NotImplementedError
+    def settings(self)->dict:
+        "All that decides the probabilities, ready for JSON"
+        raise NotImplementedError
+    def _compute(self, pairs, progress):
+        "Probabilities of new pairs and whether each was cut, `[pairs, 4]`"
+        raise NotImplementedError
 
-    def _ask(self, pairs, progress=True):
-        "Probabilities, and whether the pair was cut, `[pairs, 4]`"
-        keys = [_key(o) for o in pairs]
-        found,new = {k: self._known[k] for k in keys if k in self._known},{}
-        for k,pair in zip(keys, pairs): found.get(k) or new.setdefault(k, pair)
-        if new:
-            told = self._compute(asked := list(new.values()), progress)
-            told = np.column_stack([_checked(told[:, :3], asked, self.name), told[:, 3]])
-            self.asked += len(new)
-            found |= zip(new, map(np.ndarray.tobytes, told))
-            for k in new: self._known[k] = found[k]
-            for k in list(islice(self._known, max(0, len(self._known)-self.remember))): del self._known[k]
-        return np.frombuffer(b''.join(found[k] for k in keys)).reshape(-1, 4)
+# %% ../../nbs/hallucination/20_entailment.ipynb #928e5ecc
+@patch
+def _ask(self:EntailmentScorer, pairs, progress=True):
+    "Probabilities, and whether the pair was cut, `[pairs, 4]`"
+    keys = [_key(o) for o in pairs]
+    found = {k: self._known[k] for k in keys if k in self._known}
+    new = {k: pair for k,pair in zip(keys, pairs) if k not in found}
+    if new:
+        asked = list(new.values())
+        computed = self._compute(asked, progress)
+        checked = np.column_stack([_checked(computed[:, :3], asked, self.name), computed[:, 3]])
+        self.asked += len(new)
+        found |= zip(new, map(np.ndarray.tobytes, checked))
+        self._remember(new, found)
+    return np.frombuffer(b''.join(found[k] for k in keys)).reshape(-1, 4)
 
-    def probabilities(self,
-        pairs:Sequence[tuple[str,str]], # Premise and hypothesis of each; repeated ones cost nothing
-        *, progress:bool=True,          # Show a progress bar
-    )->np.ndarray:                      # Of entailment, neutral and contradiction, nan where the engine has none, `[pairs, 3]`
-        "Does each hypothesis follow from its premise?"
-        return self._ask(list(pairs), progress)[:, :3]
+@patch
+def _remember(self:EntailmentScorer, new, found):
+    "Keep what was computed; the oldest is forgotten first"
+    for k in new: self._known[k] = found[k]
+    too_many = max(0, len(self._known)-self.remember)
+    for k in list(islice(self._known, too_many)): del self._known[k]
+
+# %% ../../nbs/hallucination/20_entailment.ipynb #32083297
+@patch
+def probabilities(self:EntailmentScorer,
+    pairs:Sequence[tuple[str,str]], # Premise and hypothesis of each; repeated ones cost nothing
+    *, progress:bool=True,          # Show a progress bar
+)->np.ndarray: # Of entailment, neutral and contradiction, nan where the engine has none, `[pairs, 3]`
+    "Does each hypothesis follow from its premise?"
+    return self._ask(list(pairs), progress)[:, :3]
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #ab53e052
 class EntailmentFunction(EntailmentScorer):
     "A scorer made of a function"
     def __init__(self,
-        function:Callable,      # Takes a list of pairs of texts, returns three probabilities for each: entailment, neutral, contradiction; nan: has none
+        # Takes a list of pairs of texts, returns three probabilities for each: entailment, neutral,
+        # contradiction; nan: has none
+        function:Callable,
         name:str|None=None,     # What results call it; None: the function's own name
         remember:int=1_000_000, # As in `EntailmentScorer`
     ):
         super().__init__(remember)
-        if not callable(function): raise TypeError(f"`function` must take a list of pairs, got {type(function).__name__}")
-        own = '.'.join(filter(None, (getattr(function, '__module__', None), getattr(function, '__qualname__', type(function).__qualname__))))
+        if not callable(function):
+            raise TypeError(f"`function` must take a list of pairs, got {type(function).__name__}")
+        own = '.'.join(filter(None, (getattr(function, '__module__', None),
+                                     getattr(function, '__qualname__', type(function).__qualname__))))
         self.function,self.name = function,name or own
 
     def settings(self)->dict: return dict(model=self.name)
@@ -114,8 +140,10 @@ class EntailmentFunction(EntailmentScorer):
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #43d13858
 _vitaminc = ('entailment', 'contradiction', 'neutral') # the order in which these were trained
-TRAINED_LABELS = {f'tals/albert-{o}': _vitaminc for o in ('xlarge-vitaminc-mnli', 'base-vitaminc-mnli', 'xlarge-vitaminc')}
+TRAINED_LABELS = {f'tals/albert-{o}': _vitaminc
+                  for o in ('xlarge-vitaminc-mnli', 'base-vitaminc-mnli', 'xlarge-vitaminc')}
 
+# %% ../../nbs/hallucination/20_entailment.ipynb #9bf77f79
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -124,80 +152,106 @@ def _open(source, revision, dtype, device):
     try:
         with _bars(not os.environ.get('IN_TEST'), False):
             which = dict(revision=revision, trust_remote_code=False)
-            model,info = AutoModelForSequenceClassification.from_pretrained(source, dtype=dtype, attn_implementation='eager', output_loading_info=True, **which)
-            if info['missing_keys']: raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
+            model,info = AutoModelForSequenceClassification.from_pretrained(source, dtype=dtype,
+                attn_implementation='eager', output_loading_info=True, **which)
+            if info['missing_keys']:
+                raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
             return model.to(device).eval(),AutoTokenizer.from_pretrained(source, **which)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        if re.search('sentencepiece|tiktoken|protobuf', str(e), re.I): # what transformers says names another package than the one that helps
-            raise ImportError(f"the tokenizer of {source!r} needs the packages sentencepiece and protobuf: pip install 'compresscal[summaries]'") from e
-        raise ValueError(f"`model` must be a folder or a Hub id of a model of natural language inference, got {source!r}: {why}") from None
+        # what transformers says names another package than the one that helps
+        if re.search('sentencepiece|tiktoken|protobuf', str(e), re.I):
+            raise ImportError(f"the tokenizer of {source!r} needs the packages sentencepiece and protobuf: pip "
+                              "install 'compresscal[summaries]'") from e
+        raise ValueError("`model` must be a folder or a Hub id of a model of natural language inference, got "
+                         f"{source!r}: {why}") from None
 
+# %% ../../nbs/hallucination/20_entailment.ipynb #02e38cfd
 def _room(model, tokenizer):
     "Most tokens that a model has positions for"
     most = getattr(model.config, 'max_position_embeddings', None) or -1
-    taken = [m.padding_idx+1 for k,m in model.named_modules() if k.endswith('position_embeddings') and getattr(m, 'padding_idx', None) is not None]
+    taken = [m.padding_idx+1 for k,m in model.named_modules() if k.endswith('position_embeddings')
+             and getattr(m, 'padding_idx', None) is not None]
     return min(most-max(taken, default=0) if most>0 else math.inf, tokenizer.model_max_length or math.inf)
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #d7670463
+def _check_loaded(model):
+    "Raise for what is no name and no loaded model"
+    if isinstance(model, tuple):
+        fit = len(model)==2 and isinstance(model[0], torch.nn.Module) and callable(model[1])
+        got = ', '.join(type(o).__name__ for o in model)
+        if not fit: raise TypeError(f"`model` must be a loaded model and its tokenizer, got {got}")
+    elif not isinstance(model, (str, Path)):
+        raise TypeError("`model` must be a folder, a Hub id, or a loaded model and its tokenizer, got "
+                        f"{type(model).__name__}")
+
+def _check_least(name, value, least):
+    "Raise for what is no whole number of some size"
+    if isinstance(value, bool) or not isinstance(value, int) or value<least:
+        raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+
+# %% ../../nbs/hallucination/20_entailment.ipynb #79b6a1a0
 class EntailmentModel(EntailmentScorer):
     "A model of natural language inference, in batches"
     def __init__(self,
         model:str|Path|tuple='tals/albert-xlarge-vitaminc-mnli', # Folder, Hub id, or a loaded model and its tokenizer
-        *, labels:Sequence[str]|None=None, # What each output means, in order, by names as in `LABELS`; None: as the model's configuration says
-        max_length:int=500,        # Tokens of a pair; longer ones are cut, the longer text first. A model with fewer positions cuts earlier
+        *, labels:Sequence[str]|None=None, # What each output means, by names as in `LABELS`; None: as its configuration
+        max_length:int=500,        # Tokens of a pair; longer ones are cut, the longer text first
         revision:str|None=None,    # Commit, tag or branch on the Hub
         dtype:str='float32',       # Of the weights; a loaded model keeps its own
-        device:str|None=None,      # Where to compute; None: the accelerator if there is one. A loaded model stays where it is
+        device:str|None=None,      # Where to compute; None: the accelerator. A loaded model stays where it is
         tokens:int=4096,           # About how many tokens a batch holds
         remember:int=1_000_000,    # As in `EntailmentScorer`
     ):
         super().__init__(remember)
-        for k,v,least in (('max_length', max_length, 8), ('tokens', tokens, 1)):
-            if isinstance(v, bool) or not isinstance(v, int) or v<least: raise ValueError(f"`{k}` must be a whole number, {least} or more, got {v!r}")
-        if isinstance(model, tuple):
-            fit = len(model)==2 and isinstance(model[0], torch.nn.Module) and callable(model[1])
-            if not fit: raise TypeError(f"`model` must be a loaded model and its tokenizer, got {', '.join(type(o).__name__ for o in model)}")
-        elif not isinstance(model, (str, Path)):
-            raise TypeError(f"`model` must be a folder, a Hub id, or a loaded model and its tokenizer, got {type(model).__name__}")
+        _check_least('max_length', max_length, 8)
+        _check_least('tokens', tokens, 1)
+        _check_loaded(model)
         if isinstance(labels, str): raise TypeError(f"`labels` must be a list of names, got {labels!r}")
         if labels is not None: read_labels(labels)
-        self.model,self.labels,self.max_length,self.tokens = model,labels and tuple(labels),max_length,tokens
-        self.revision,self.dtype,self.device,self._loaded,self._facts = revision,dtype,device,None,None
+        self.model, self.labels = model, labels and tuple(labels)
+        self.max_length, self.tokens = max_length, tokens
+        self.revision, self.dtype, self.device = revision, dtype, device
+        self._loaded = self._facts = None
 
-    @property
-    def name(self)->str:
-        "Short name, used in messages"
-        if isinstance(self.model, tuple): return type(self.model[0]).__name__
-        return Path(self.model).name if Path(self.model).is_dir() else str(self.model)
-    def __repr__(self): return f'EntailmentModel({self.name}, max_length={self.max_length})'
+# %% ../../nbs/hallucination/20_entailment.ipynb #908877af
+@patch(as_prop=True)
+def name(self:EntailmentModel)->str:
+    "Short name, used in messages"
+    if isinstance(self.model, tuple): return type(self.model[0]).__name__
+    return Path(self.model).name if Path(self.model).is_dir() else str(self.model)
+
+@patch
+def __repr__(self:EntailmentModel): return f'EntailmentModel({self.name}, max_length={self.max_length})'
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #982e2ffe
-def _model_settings(self)->dict:
+@patch
+def settings(self:EntailmentModel)->dict:
     "All that decides the probabilities, ready for JSON; no model is opened"
     if self._facts is None:
         given = isinstance(self.model, tuple) # with weights of its own
         dtype = str(next(self.model[0].parameters()).dtype).removeprefix('torch.') if given else self.dtype
-        self._facts = model_identity(self.model)|dict(dtype=dtype)|(dict(revision=self.revision) if self.revision else {})
+        self._facts = model_identity(self.model)|dict(dtype=dtype)|(dict(revision=self.revision) if self.revision
+            else {})
     return self._facts|dict(labels=self.labels and list(self.labels), max_length=self.max_length)
 
-EntailmentModel.settings = _model_settings
-
 # %% ../../nbs/hallucination/20_entailment.ipynb #cb284950
-def _load(self):
+@patch
+def _load(self:EntailmentModel):
     "Model, tokenizer, which output means what, most tokens of a pair"
     if self._loaded is None:
-        model,tokenizer = self.model if isinstance(self.model, tuple) else _open(self.model, self.revision, self.dtype, self.device)
+        model,tokenizer = self.model if isinstance(self.model, tuple) else _open(self.model, self.revision,
+            self.dtype, self.device)
         named = model.config.id2label
         names = [str(named[i]) for i in sorted(named)]
         if all(re.fullmatch(r'LABEL_\d+', o) for o in names): names = TRAINED_LABELS.get(str(self.model), names)
         if self.labels is not None and len(self.labels)!=len(named):
-            raise ValueError(f"`labels` must name the {len(named)} outputs of {self.name}, got {len(self.labels)} names")
-        if tokenizer.pad_token_id is None: raise ValueError(f"`model` must have a tokenizer with a token for padding, got {self.name} without one")
+            raise ValueError(f"`labels` must name the {len(named)} outputs of {self.name}, got "
+                             f"{len(self.labels)} names")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"`model` must have a tokenizer with a token for padding, got {self.name} without one")
         self._loaded = model,tokenizer,read_labels(self.labels or names),_room(model, tokenizer)
     return self._loaded
-
-EntailmentModel._load = _load
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #732b4b42
 def _batches(lengths, tokens, room):
@@ -207,7 +261,9 @@ def _batches(lengths, tokens, room):
         group,rows = list(group),max(8, tokens//length//8*8)
         yield from ((length, group[a:a+rows]) for a in range(0, len(group), rows))
 
-def _whole(text): return text.encode('utf-8', 'replace').decode() # half a surrogate pair, which no tokenizer takes, becomes a question mark
+def _whole(text):
+    # half a surrogate pair, which no tokenizer takes, becomes a question mark
+    return text.encode('utf-8', 'replace').decode()
 
 @torch.inference_mode()
 def _probabilities(model, batch):
@@ -216,20 +272,25 @@ def _probabilities(model, batch):
     finally: model.train(was)
     return logits.cpu().double().softmax(-1).numpy()
 
-def _compute(self, pairs, progress):
+# %% ../../nbs/hallucination/20_entailment.ipynb #8cda2d9e
+@patch
+def _compute(self:EntailmentModel, pairs, progress):
     model,tokenizer,columns,room = self._load()
     limit,types = min(self.max_length, room),(getattr(model.config, 'type_vocab_size', 0) or 0)>1 or None
     out,all_columns = np.full((len(pairs), 4), np.nan),[i for i,o in enumerate(columns) if o is not None]
-    bar = tqdm(total=len(pairs), desc='entailment', unit='pair', leave=False, disable=not progress or bool(os.environ.get('IN_TEST')))
+    bar = tqdm(total=len(pairs), desc='entailment', unit='pair', leave=False,
+               disable=not progress or bool(os.environ.get('IN_TEST')))
     with _bars(True, False), bar:
         for a in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
             part = pairs[a:a+8192]
             texts = ([_whole(o) for o in side] for side in zip(*part))
-            found = tokenizer(*texts, truncation='longest_first', max_length=limit, return_token_type_ids=types, return_attention_mask=True)
+            found = tokenizer(*texts, truncation='longest_first', max_length=limit, return_token_type_ids=types,
+                              return_attention_mask=True)
             lengths = [len(o) for o in found['input_ids']]
             for length,group in _batches(lengths, self.tokens, room):
                 rows = group+group[-1:]*(-len(group)%8)
-                batch = tokenizer.pad({k: [v[i] for i in rows] for k,v in found.items()}, padding='max_length', max_length=length, return_tensors='pt')
+                batch = tokenizer.pad({k: [v[i] for i in rows] for k,v in found.items()}, padding='max_length',
+                                      max_length=length, return_tensors='pt')
                 told = _probabilities(model, batch)[:len(group)]
                 at = [a+i for i in group]
                 for i in all_columns: out[at, i] = told[:, columns[i]]
@@ -237,12 +298,12 @@ def _compute(self, pairs, progress):
                 bar.update(len(group))
     return out
 
-EntailmentModel._compute = _compute
-
 # %% ../../nbs/hallucination/20_entailment.ipynb #fafa013e
 def as_scorer(
-    model:str|Path|tuple|Callable|EntailmentScorer, # A scorer; a folder, a Hub id, a loaded model and its tokenizer; or a function of a list of pairs
+    # A scorer; a folder, a Hub id, a loaded model and its tokenizer; or a function of a list of pairs
+    model:str|Path|tuple|Callable|EntailmentScorer,
 )->EntailmentScorer:
     "A scorer of entailment"
     if isinstance(model, EntailmentScorer): return model
-    return EntailmentFunction(model) if callable(model) and not isinstance(model, torch.nn.Module) else EntailmentModel(model)
+    return EntailmentFunction(model) if callable(model) and not isinstance(model,
+        torch.nn.Module) else EntailmentModel(model)

@@ -18,8 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from ..core.patching import patch
 from ..statistics.association import Binned, Regression, binned, correlate, partial, regress
 from ..core.spelling import strength
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #18bb8060
 from ..core.plots import Line, Picture, Strip, plot_line_panels, plot_strips
 from ..summaries.quality import score_means
 from .reviews import CONTROLS, Review, review_from
@@ -36,9 +39,13 @@ class System(NamedTuple):
     @property
     def name(self)->str: return self.method if self.source=='none' else f'{self.method}, {self.source}'
     @property
-    def family(self)->str: "Systems that differ in strength alone"; return self._replace(method=strength(self.method)[0]).name
+    def family(self)->str:
+        "Systems that differ in strength alone"
+        return self._replace(method=strength(self.method)[0]).name
     @property
-    def sparsity(self)->float: "Share of zeros that the label names; nan where it names none"; return strength(self.method)[2]
+    def sparsity(self)->float:
+        "Share of zeros that the label names; nan where it names none"
+        return strength(self.method)[2]
 
 DENSE = System('dense')
 
@@ -50,9 +57,11 @@ def _as_systems(reviews):
         k = k if isinstance(k, System) else System(k) if isinstance(k, str) else System(*k)
         made[k] = list(v) if isinstance(v, (list, tuple)) else [v]
         for o in made[k]:
-            if not isinstance(o, Review): raise TypeError(f"`reviews` must hold reviews, got {type(o).__name__} for {k.name!r}")
+            if not isinstance(o, Review):
+                raise TypeError(f"`reviews` must hold reviews, got {type(o).__name__} for {k.name!r}")
     return made
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #be78de10
 @dataclass(frozen=True, eq=False, repr=False)
 class Hallucination:
     "Reviews of a dense model, of compressed ones, and of controls"
@@ -61,34 +70,60 @@ class Hallucination:
 
     def __post_init__(self):
         made, beside = _as_systems(self.reviews), dict(self.controls or {})
-        if len(made.get(DENSE, ()))!=1: raise ValueError(f"`reviews` must hold one review of the system 'dense', got {', '.join(o.name for o in made) or 'none'}")
+        _check_dense(made)
         object.__setattr__(self, 'reviews', made)
         object.__setattr__(self, 'controls', beside)
-        first = self.dense.table
-        for name,o in [(k.name, o) for k,v in made.items() for o in v]+list(beside.items()):
-            if not o.table[['dataset', 'id']].equals(first[['dataset', 'id']]): raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
+        _check_documents(made, beside)
 
     @cached_property
-    def risk(self)->pd.DataFrame: "What `risk_table` gives by itself"; return risk_table(self)
+    def risk(self)->pd.DataFrame:
+        "What `risk_table` gives by itself"
+        return risk_table(self)
+
     @cached_property
     def associations(self)->dict[str,'Association']:
         "Risk and coverage for each of `judged` whose risk varies"
-        found = {}
-        for m in self.judged:
-            try: found[m] = associate(self, m, n_resamples=199)
-            except ValueError: continue
-        return found
-    @property
-    def dense(self)->Review: return self.reviews[DENSE][0]
-    @property
-    def compressed(self)->dict[System,list[Review]]: return {k: v for k,v in self.reviews.items() if k!=DENSE}
-    @property
-    def datasets(self)->list[str]: return list(dict.fromkeys(self.dense.table.dataset))
-    @property
-    def judged(self)->list[str]:
-        "Columns that say how faithful a summary is: those of judges, and unsupported names and numbers"
-        own = [k for k,m in self.dense.metrics.items() if m.higher_is_better is not None]
-        return own+['unsupported']*('unsupported' not in own)
+        return _all_associations(self)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #404035dc
+def _check_dense(reviews):
+    "Raise where there is not one dense model"
+    if len(reviews.get(DENSE, ()))==1: return
+    got = ', '.join(o.name for o in reviews) or 'none'
+    raise ValueError(f"`reviews` must hold one review of the system 'dense', got {got}")
+
+def _check_documents(reviews, controls):
+    "Raise where a review is of other documents than the dense model's"
+    same = ['dataset', 'id']
+    documents = reviews[DENSE][0].table[same]
+    named = [(k.name, o) for k,found in reviews.items() for o in found]+list(controls.items())
+    for name,o in named:
+        if not o.table[same].equals(documents):
+            raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
+
+def _all_associations(study):
+    "Risk and coverage, for each judge whose risk varies"
+    found = {}
+    for m in study.judged:
+        try: found[m] = associate(study, m, n_resamples=199)
+        except ValueError: continue
+    return found
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #441367df
+@patch(as_prop=True)
+def dense(self:Hallucination)->Review: return self.reviews[DENSE][0]
+
+@patch(as_prop=True)
+def compressed(self:Hallucination)->dict[System,list[Review]]: return {k: v for k,v in self.reviews.items() if k!=DENSE}
+
+@patch(as_prop=True)
+def datasets(self:Hallucination)->list[str]: return list(dict.fromkeys(self.dense.table.dataset))
+
+@patch(as_prop=True)
+def judged(self:Hallucination)->list[str]:
+    "Columns that say how faithful a summary is: those of judges, and unsupported names and numbers"
+    own = [k for k,m in self.dense.metrics.items() if m.higher_is_better is not None]
+    return own+['unsupported']*('unsupported' not in own)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #7a1730a6
 def system_means(
@@ -98,63 +133,107 @@ def system_means(
 )->pd.DataFrame:                      # A row for each system, then for each control
     "Means of every system, and of the controls beside it"
     columns, rows = list(columns or study.dense.shown), []
-    every = [*((k, v, '') for k,v in study.reviews.items()), *((System(CONTROLS.get(k, k)), [o], k) for k,o in study.controls.items())]
+    every = [*((k, v, '') for k,v in study.reviews.items()),
+             *((System(CONTROLS.get(k, k)), [o], k) for k,o in study.controls.items())]
     for system,found,control in every:
         for name in ['', *(study.datasets if datasets and len(study.datasets)>1 else [])]:
             here = [np.full(len(o), True) if not name else (o.table.dataset==name).to_numpy() for o in found]
             fine = [h & ~o.degenerate for o,h in zip(found, here)]
             means = pd.DataFrame([o.numbers.reindex(columns=columns)[f].mean() for o,f in zip(found, fine)]).mean()
-            rows.append(dict(method=system.method, source=system.source, control=control, dataset=name, sets=len(found), documents=int(here[0].sum()),
+            rows.append(dict(method=system.method, source=system.source, control=control, dataset=name,
+                             sets=len(found), documents=int(here[0].sum()),
                              degenerate=float(np.mean([o.degenerate[h].mean() for o,h in zip(found, here)])), **means))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #77fbb002
 def _over_sets(found, level):
-    "One estimate from several sets: mean, ends, p, and why there is no interval"
-    ratio, values = found[0].null==1, np.array([o.estimate for o in found])
-    if not np.isfinite(values).all(): return math.nan, math.nan, math.nan, math.nan, next(o.reason for o in found if not math.isfinite(o.estimate))
-    if ratio and not values.all(): return float(values.mean()), math.nan, math.nan, math.nan, 'a set has no risk at all, so that its ratio has no logarithm'
-    o = summarize_values(np.log(values) if ratio else values, level)
-    p = float(stats.ttest_1samp(np.log(values) if ratio else values, 0).pvalue) if o.sd>0 else math.nan
-    return tuple(math.exp(v) if ratio else v for v in (o.mean, *o.interval))+(p, '')
+    "From several sets: value, its interval, p, and why there is no interval"
+    nan = math.nan
+    is_ratio = found[0].null==1
+    values = np.array([o.estimate for o in found])
+    for o in found:
+        if not math.isfinite(o.estimate): return nan, nan, nan, nan, o.reason
+    if is_ratio and not values.all():
+        why = 'a set has no risk at all, so that its ratio has no logarithm'
+        return float(values.mean()), nan, nan, nan, why
+    if is_ratio: values = np.log(values)
+    summary = summarize_values(values, level)
+    p = float(stats.ttest_1samp(values, 0).pvalue) if summary.sd>0 else nan
+    numbers = summary.mean, *summary.interval
+    if is_ratio: numbers = map(math.exp, numbers)
+    return *numbers, p, ''
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #4e8abce2
+def _one_set(o):
+    "From a single set, the same five: value, its interval, p, and why there is no interval"
+    low, high = o.interval or (math.nan, math.nan)
+    return o.estimate, low, high, o.p, o.reason
+
+def _finite_mean(values):
+    "Mean of the numbers that are known; nan where none is"
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.mean(known)) if any(map(math.isfinite, known)) else math.nan
 
 def _risk_row(found, level):
     "A row of the table from the risks of each set"
-    one, mean = found[0], lambda k: float(np.nanmean([getattr(o, k) for o in found])) if any(np.isfinite(getattr(o, k)) for o in found) else math.nan
-    value, low, high, p, reason = (one.estimate, *(one.interval or (math.nan,)*2), one.p, one.reason) if len(found)==1 else _over_sets(found, level)
-    return dict(variant=one.variant, n=int(min(o.n for o in found)), dense=mean('dense'), compressed=mean('compressed'), risk=value, low=low, high=high, p=p,
-                greater=mean('greater'), degenerate_dense=one.degenerate[0], degenerate=float(np.mean([o.degenerate[1] for o in found])), sets=len(found),
-                covers=COVERS[1] if len(found)==1 else COVERS[0], reason=reason, values=tuple(o.estimate for o in found))
+    first, single = found[0], len(found)==1
+    value, low, high, p, reason = _one_set(first) if single else _over_sets(found, level)
+    means = {k: _finite_mean([getattr(o, k) for o in found]) for k in ('dense', 'compressed', 'greater')}
+    degenerate = float(np.mean([o.degenerate[1] for o in found]))
+    return dict(
+        variant=first.variant, n=int(min(o.n for o in found)), dense=means['dense'], compressed=means['compressed'],
+        risk=value, low=low, high=high, p=p, greater=means['greater'],
+        degenerate_dense=first.degenerate[0], degenerate=degenerate, sets=len(found),
+        covers=COVERS[1] if single else COVERS[0], reason=reason, values=tuple(o.estimate for o in found))
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #b9a14196
+def _comparison(known, name, degenerate, thresholds):
+    "How risks by one metric are compared"
+    unbounded = known.bounds is None
+    variant = 'threshold' if name in thresholds else 'difference' if unbounded else 'mean'
+    rule = 'keep' if degenerate=='worst' and unbounded else degenerate
+    return dict(variant=variant, threshold=thresholds.get(name), degenerate=rule)
+
+def _metric_rows(study, name, how, level):
+    "The rows of one metric: each system, then each control that has scores"
+    dense = study.dense
+    known = dense.metric(name)
+    controls = [(System(k), [o], k) for k,o in study.controls.items() if np.isfinite(o[name]).any()]
+    for system,found,control in [*((k, v, '') for k,v in study.compressed.items()), *controls]:
+        about = dict(metric=name, label=known.label, method=system.method, source=system.source, control=control)
+        made = [risk_ratio(dense[name], o[name], known, flags=(dense.table.flag, o.table.flag), level=level, **how)
+                for o in found]
+        yield about|dict(dataset='')|_risk_row(made, level)
+        for d in made[0].by_dataset:
+            yield about|dict(dataset=d)|_risk_row([o.by_dataset[d] for o in made], level)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #8634f224
 def risk_table(
     study:Hallucination,              # Reviews
-    metrics:Sequence[str]|None=None,  # Columns with a better and a worse end, the family of the tests; None: `study.judged`
-    *, degenerate:str='paired',       # What becomes of answers that are no summaries, one of `DEGENERATE`; 'keep' for scores without bounds where it is 'worst'
-    thresholds:Mapping[str,float]|None=None, # Metric -> the score below which a summary counts as failed: its risk is the ratio of such shares
+    metrics:Sequence[str]|None=None,  # Columns with a better and a worse end; None: `study.judged`
+    *, degenerate:str='paired',       # As in `risk_ratio`; 'keep' for scores without bounds where it is 'worst'
+    thresholds:Mapping[str,float]|None=None, # Metric -> the score below which a summary counts as failed
     pool:str='documents',             # Of several data sets: `documents` count alike, or `datasets` do
     level:float=.95,                  # Of the intervals
     n_resamples:int=9999,             # Of the bootstrap over documents
     seed:int=0,                       # Of the draws
-)->pd.DataFrame:                      # A row for each metric, system or control, and data set; `dataset` is empty where all are pooled
+)->pd.DataFrame: # A row for each metric, system or control, and data set; `dataset` is empty where all are pooled
     "Risk of every system against the dense model"
     check_level(level)
-    if degenerate not in DEGENERATE: raise ValueError(f"`degenerate` must be one of {', '.join(DEGENERATE)}, got {degenerate!r}")
-    rows, dense, thresholds = [], study.dense, dict(thresholds or {})
+    if degenerate not in DEGENERATE:
+        raise ValueError(f"`degenerate` must be one of {', '.join(DEGENERATE)}, got {degenerate!r}")
+    dense, rows = study.dense, []
     names = list(dense.table.dataset) if len(study.datasets)>1 else None
     for m in (study.judged if metrics is None else metrics):
-        if m not in dense.table: raise ValueError(f"`metrics` must be columns of the reviews, got {m!r}; there are {', '.join(dense.numbers)}")
-        known = dense.metric(m)
-        rule = 'keep' if degenerate=='worst' and known.bounds is None else degenerate
-        how = dict(variant='threshold' if m in thresholds else 'mean' if known.bounds else 'difference', threshold=thresholds.get(m), degenerate=rule,
-                   dataset=names, pool=pool, level=level, n_resamples=n_resamples, seed=seed)
-        each = lambda o: risk_ratio(dense[m], o[m], known, flags=(dense.table.flag, o.table.flag), **how)
-        every = [*((k, v, '') for k,v in study.compressed.items()), *((System(k), [o], k) for k,o in study.controls.items() if np.isfinite(o[m]).any())]
-        for system,found,control in every:
-            made = [each(o) for o in found]
-            about = dict(metric=m, label=known.label, method=system.method, source=system.source, control=control)
-            rows += [about|dict(dataset=d)|_risk_row([o.by_dataset[d] if d else o for o in made], level) for d in ('', *made[0].by_dataset)]
+        if m not in dense.table:
+            known = ', '.join(dense.numbers)
+            raise ValueError(f"`metrics` must be columns of the reviews, got {m!r}; there are {known}")
+        how = _comparison(dense.metric(m), m, degenerate, thresholds or {})
+        how |= dict(dataset=names, pool=pool, n_resamples=n_resamples, seed=seed)
+        rows += _metric_rows(study, m, how, level)
     return _with_holm(pd.DataFrame(rows))
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #f206f5bd
 def _with_holm(frame):
     "The table with p corrected for all pooled rows of compressed models, those without a p among them"
     family = frame[(frame.control=='') & (frame.dataset=='')]
@@ -163,23 +242,26 @@ def _with_holm(frame):
 # %% ../../nbs/hallucination/80_hallucination.ipynb #ab5f6647
 def _usual(study):
     "Columns of a figure: what judges say, overlap, length and quality"
-    usual = [*study.judged, 'rouge1_precision', 'rouge2_precision', 'coverage', 'density', 'words', 'rouge1_reference_f']
+    usual = [*study.judged, 'rouge1_precision', 'rouge2_precision', 'coverage', 'density', 'words',
+             'rouge1_reference_f']
     return [o for o in usual if o in study.dense.table]
 
 def over_sparsity(
     study:Hallucination,             # Reviews
     columns:Sequence[str]|None=None, # Numbers; None: what judges say, overlap, length and quality
-)->pd.DataFrame:                     # A row for each system whose label names a sparsity, and for the dense model in each family
+)->pd.DataFrame: # A row for each system whose label names a sparsity, and for the dense model in each family
     "Means against the share of weights that are zero"
     columns = _usual(study) if columns is None else [o for o in columns if o in study.dense.table]
     means = system_means(study, columns)
-    means = means[means.control==''].assign(family=[System(a, b).family for a,b in zip(means.method[means.control==''], means.source)])
+    means = means[means.control==''].assign(family=[System(a, b).family
+        for a,b in zip(means.method[means.control==''], means.source)])
     means['sparsity'] = [0. if a=='dense' else strength(a)[2] for a in means.method]
     patterned = means.method.str.contains(r'\d+:\d+') # another kind of sparsity, not a point of the curve
     some, dense = means[means.sparsity.notna() & ~patterned & (means.method!='dense')], means[means.method=='dense']
     parts = [pd.concat([dense.assign(family=k), o]) for k,o in some.groupby('family', sort=False)]
     order = ['family', 'sparsity', 'method', 'source', 'sets', 'degenerate', *columns]
-    return pd.concat(parts)[order].sort_values(['family', 'sparsity'], kind='stable', ignore_index=True) if parts else pd.DataFrame(columns=order)
+    return pd.concat(parts)[order].sort_values(['family', 'sparsity'], kind='stable',
+                                               ignore_index=True) if parts else pd.DataFrame(columns=order)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #89e12b9b
 SYSTEMS = 4 # Systems whose means have a correlation worth showing: that of two is always 1 or -1
@@ -195,24 +277,49 @@ class Association:
 
     def to_pandas(self)->pd.DataFrame: return self.table.copy()
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #e05f2edc
 def _long(study, risk, overlap):
     "A row for each summary: risk, overlap, length, document, system, degenerate"
     parts = []
     for k,found in study.reviews.items():
         for i,o in enumerate(found):
-            parts.append(pd.DataFrame(dict(risk=risks(o[risk], o.metric(risk)), overlap=o[overlap], words=np.log(np.where(o['words']>0, o['words'], np.nan)),
-                document=o.table.dataset+'/'+o.table.id, system=f'{k.name} {i}', kind='dense' if k==DENSE else 'compressed', degenerate=o.degenerate)))
+            parts.append(pd.DataFrame(dict(risk=risks(o[risk], o.metric(risk)), overlap=o[overlap],
+                                           words=np.log(np.where(o['words']>0, o['words'], np.nan)),
+                document=o.table.dataset+'/'+o.table.id, system=f'{k.name} {i}',
+                kind='dense' if k==DENSE else 'compressed', degenerate=o.degenerate)))
     return pd.concat(parts, ignore_index=True)
 
 def _estimates(rows, again):
     "Name, value, ends, units of each correlation"
     by_document, by_system = (correlate(rows.risk, rows.overlap, rows[k], **again) for k in ('document', 'system'))
-    found = {'within documents': by_document.within, 'within systems': by_system.within, 'between systems': by_system.between,
+    found = {'within documents': by_document.within, 'within systems': by_system.within,
+             'between systems': by_system.between,
              'given length': partial(rows.risk, rows.overlap, dict(words=rows.words), groups=rows.document, **again)}
     if by_system.between.n<SYSTEMS: del found['between systems']
     return [(k, e.value, e.low, e.high, e.n, e.over.partition(' ')[2]) for k,e in found.items()]
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #5c8ef891
+def _fit(rows, level):
+    "Regression with a constant for each document, or None where nothing varies within documents"
+    columns = dict(overlap=rows.overlap, words=rows.words)
+    try: return regress(rows.risk, columns, fixed=rows.document, level=level)
+    except ValueError: return None
+
+def _coefficients(fit):
+    "Name, value, ends, units of each coefficient"
+    if not fit: return []
+    return [(f'{k}, document fixed', fit[k].value, fit[k].low, fit[k].high, fit.n, 'rows')
+            for k in ('overlap', 'words')]
+
+def _enough(rows, risk):
+    "Rows with all numbers; raises where risk does not vary"
+    rows = rows.dropna(subset=['risk', 'overlap', 'words'])
+    if len(rows)<3 or rows.risk.nunique()<2:
+        raise ValueError(f"`risk` must vary over three summaries or more, got {len(rows)} of {risk!r} with "
+                         f"{rows.risk.nunique()} values")
+    return rows
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #20b8ebd5
 def associate(
     study:Hallucination,       # Reviews
     risk:str,                  # Column with a better and a worse end
@@ -224,31 +331,35 @@ def associate(
     seed:int=0,                # Of the draws
 )->Association:
     "How risk goes with overlap, given length and document"
-    rows, lines, fits, binnings = _long(study, risk, overlap), [], {}, {}
-    if len(study.dense)<FEWEST: raise ValueError(f"`study` must hold at least {FEWEST} documents for a correlation, got {len(study.dense)}")
+    every = _long(study, risk, overlap)
+    if len(study.dense)<FEWEST:
+        raise ValueError(f"`study` must hold at least {FEWEST} documents for a correlation, got {len(study.dense)}")
     again = dict(how=how, level=level, n_resamples=n_resamples, seed=seed)
-    for kind,part in (('all', rows), ('summaries', rows[~rows.degenerate])):
-        part = part.dropna(subset=['risk', 'overlap', 'words'])
-        if len(part)<3 or part.risk.nunique()<2: raise ValueError(f"`risk` must vary over three summaries or more, got {len(part)} of {risk!r} with {part.risk.nunique()} values")
-        lines += [(kind, *o) for o in _estimates(part, again)]
-        try: fit = regress(part.risk, dict(overlap=part.overlap, words=part.words), fixed=part.document, level=level)
-        except ValueError: fit = None # nothing varies within documents
-        if fit: lines += [(kind, f'{k}, document fixed', fit[k].value, fit[k].low, fit[k].high, fit.n, 'rows') for k in ('overlap', 'words')]
-        fits[kind], binnings[kind] = fit, binned(part.overlap, part.risk, bins, kinds=part.kind, groups=part.document, level=level)
+    lines, fits, binnings = [], {}, {}
+    for kind,rows in dict(all=every, summaries=every[~every.degenerate]).items():
+        rows = _enough(rows, risk)
+        lines += [(kind, *o) for o in _estimates(rows, again)]
+        fits[kind] = _fit(rows, level)
+        lines += [(kind, *o) for o in _coefficients(fits[kind])]
+        binnings[kind] = binned(rows.overlap, rows.risk, bins, kinds=rows.kind, groups=rows.document, level=level)
     table = pd.DataFrame(lines, columns=['summaries', 'statistic', 'value', 'low', 'high', 'n', 'unit'])
     return Association(risk, overlap, table, fits, binnings)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a07c545c
 def _lines(o):
     "Cells of the table, as text"
     def around(r): return '' if math.isnan(r.low) else f'{r.low:+.3f} to {r.high:+.3f}'
     return [[r.summaries, r.statistic, f'{r.value:+.3f}', around(r), f'{r.n} {r.unit}'] for r in o.table.itertuples()]
 
-def _association_markdown(self):
-    return markdown_table([['summaries', f'risk by {self.risk} and {self.overlap}', 'value', 'interval', 'over'], *_lines(self)], 2)
+@patch
+def _repr_markdown_(self:Association):
+    return markdown_table([['summaries', f'risk by {self.risk} and {self.overlap}', 'value', 'interval', 'over'],
+                           *_lines(self)], 2)
 
-def _association_plain(self): return one_line(f'risk by {self.risk} and {self.overlap}')+'\n'+pd.DataFrame(_lines(self), columns=['summaries', 'statistic', 'value', 'interval', 'over']).to_string(index=False)
-
-Association._repr_markdown_, Association.__repr__ = _association_markdown, _association_plain
+@patch
+def __repr__(self:Association):
+    return one_line(f'risk by {self.risk} and {self.overlap}')+'\n'+pd.DataFrame(_lines(self),
+        columns=['summaries', 'statistic', 'value', 'interval', 'over']).to_string(index=False)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #79386d26
 def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
@@ -257,24 +368,37 @@ def _label(column):
     "What a column is called in a figure, in lines that fit a narrow panel"
     return textwrap.fill(metric_words(column), 27)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a435dd2d
+_RISK_CAPTION = ('Risk of each system against the dense model (dashed). Bar below: 95 % interval over documents, or '
+                'over calibration sets where there are several.')
+
+def _risk_panel(rows, kind):
+    "A strip for each row of the table"
+    def name(r): return f'control: {r.control}' if r.control else _short(System(r.method, r.source).name)
+    def interval(r): return None if math.isnan(r.low) or math.isinf(r.high) else (r.low, r.high)
+    return {name(r): Strip(r.values, kind(r), interval(r)) for r in rows.itertuples()}
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a1afb75d
 def plot_risk(
     table:pd.DataFrame, # As `risk_table` gives it
     caption:str='',     # What stands below the figure
 )->Picture:
     "Risk of every system: a panel for each metric and data set"
-    panels, references, labels = {}, {}, {}
     several = len({*table.source[table.control=='']}-{'none'})>1 # then a colour for each source
-    kind = lambda r: '' if r.control or several and r.source=='none' else r.source if several else System(r.method, r.source).family
+    def kind(r):
+        if r.control or several and r.source=='none': return ''
+        return r.source if several else System(r.method, r.source).family
+    panels, references, labels = {}, {}, {}
     for (m,label,d),o in table[table.risk.notna()].groupby(['metric', 'label', 'dataset'], sort=False):
         title = label+(f', {d}' if d else '')
-        panels[title] = {r.control and f'control: {r.control}' or _short(System(r.method, r.source).name):
-                         Strip(r.values, kind(r), None if math.isnan(r.low) or math.isinf(r.high) else (r.low, r.high)) for r in o.itertuples()}
+        panels[title] = _risk_panel(o, kind)
         ratio = o.variant.iloc[0]!='difference'
-        references[title], labels[title] = float(ratio), f"{'risk ratio' if ratio else 'difference of risk'}, below {int(ratio)} is less risk"
+        references[title] = float(ratio)
+        labels[title] = f"{'risk ratio' if ratio else 'difference of risk'}, below {int(ratio)} is less risk"
     if not panels: raise ValueError("`table` must hold a risk that is a number, got none")
-    said = caption or 'Risk of each system against the dense model (dashed). Bar below: 95 % interval over documents, or over calibration sets where there are several.'
-    return plot_strips(panels, references, labels, said, columns=2)
+    return plot_strips(panels, references, labels, caption or _RISK_CAPTION, columns=2)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #568202b0
 def _mean_strip(found, column, kind):
     "Means of a system's reviews, with an interval over documents, or over sets where there are several"
     if column=='degenerate': values = [float(o.degenerate.mean()) for o in found]
@@ -284,7 +408,13 @@ def _mean_strip(found, column, kind):
     if len(found)>1: around = summarize_values(values).interval
     elif column=='degenerate': around = accuracy_interval(int(found[0].degenerate.sum()), len(found[0]))
     else: around = score_means(found[0].numbers[[column]], found[0].degenerate).loc[column, ['low', 'high']]
-    return Strip(values, kind, None if around is None or math.isnan(around.low if hasattr(around, 'low') else around[0]) else tuple(around))
+    return Strip(values, kind, None if around is None
+                 or math.isnan(around.low if hasattr(around, 'low') else around[0]) else tuple(around))
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #52904dae
+_MEANS_CAPTION = ('Means over the answers that are summaries, and the share of those that are not. Bar below: 95 % '
+                  'interval over documents, or over calibration sets where there are several; none for fewer than '
+                  'ten documents.')
 
 def plot_means(
     study:Hallucination,             # Reviews
@@ -294,11 +424,17 @@ def plot_means(
     "Means of every system as points with intervals: a panel for each column"
     panels = {}
     for k in ('degenerate', *(_usual(study) if columns is None else columns)):
-        made = {_short(s.name): _mean_strip(found, k, '' if s==DENSE else s.family) for s,found in study.reviews.items()}
+        made = {}
+        for system,found in study.reviews.items():
+            strip = _mean_strip(found, k, '' if system==DENSE else system.family)
+            made[_short(system.name)] = strip
         if any(made.values()): panels[_label(k)] = {name: o for name,o in made.items() if o}
-    said = caption or 'Means over the answers that are summaries, and the share of those that are not. Bar below: 95 % interval over documents, or over calibration sets where there are several; none for fewer than ten documents.'
     dense = {title: sum(o['dense'].values)/len(o['dense'].values) for title,o in panels.items() if 'dense' in o}
-    return plot_strips(panels, dense, 'mean', said, columns=3)
+    return plot_strips(panels, dense, 'mean', caption or _MEANS_CAPTION, columns=3)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #00fd7392
+_SPARSITY_CAPTION = ('Means over the answers that are summaries, and the share of those that are not, against the '
+                     'share of weights that are zero; the dense model at zero.')
 
 def plot_sweep(
     table:pd.DataFrame, # As `sweep` gives it
@@ -307,18 +443,23 @@ def plot_sweep(
     "Means against sparsity: a panel for each column"
     columns = [k for k in table.columns[5:] if table[k].notna().any()]
     if not len(table): raise ValueError("`table` must hold a system whose label names a sparsity, got none")
-    panels = {_label(k): {f: Line([100*v for v in o.sparsity], list(o[k])) for f,o in table.groupby('family', sort=False)} for k in columns}
-    said = caption or 'Means over the answers that are summaries, and the share of those that are not, against the share of weights that are zero; the dense model at zero.'
+    families = list(table.groupby('family', sort=False))
+    panels = {_label(k): {f: Line([100*v for v in o.sparsity], list(o[k])) for f,o in families} for k in columns}
+    said = caption or _SPARSITY_CAPTION
     return plot_line_panels(panels, 'weights that are zero, %', 'mean', said, columns=3, height=1.7)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #1f34d6c8
 def plot_association(
     found:Association, # Risk and overlap
     caption:str='',    # What stands below the figure
 )->Picture:
     "Risk in bins of overlap, with and without degenerate answers"
     titles = dict(all='all answers', summaries='without degenerate answers')
-    said = caption or f"Mean risk by {found.risk} in bins of {found.overlap}, dense and compressed models apart; bands are 95 % intervals, documents as units. An association: entailment rises with copying by itself."
-    return plot_line_panels({titles[k]: o.lines() for k,o in found.bins.items()}, _label(found.overlap), 'mean risk', said)
+    said = caption or (f'Mean risk by {found.risk} in bins of {found.overlap}, dense and compressed models apart; '
+                       'bands are 95 % intervals, documents as units. An association: entailment rises with copying '
+                       'by itself.')
+    panels = {titles[k]: o.lines() for k,o in found.bins.items()}
+    return plot_line_panels(panels, _label(found.overlap), 'mean risk', said)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #8ca02e0e
 def kept_reviews(
@@ -330,9 +471,12 @@ def kept_reviews(
     "Reviews that a study has kept, by system, in the order of their sets"
     cells = {}
     for r in rows:
-        if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']: cells.setdefault(r['cell'], r)
+        if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']:
+            cells.setdefault(r['cell'], r)
     sizes = {(r['n_sequences'], r['length']) for r in cells.values() if r['n_sequences']}
-    def named(r): return System(r['method'], r['source']+(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else ''))
+    def named(r):
+        return System(r['method'], r['source']
+                      +(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else ''))
     found, beside = {named(r): [] for r in cells.values()}, {} # in the order of the rows
     for key,r in sorted(cells.items(), key=lambda o: o[1]['set']):
         if (record := records(key)) is None: continue
@@ -342,14 +486,27 @@ def kept_reviews(
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #26f1d5f1
 _KINDS = dict(mean='ratio', threshold='ratio of failures', difference='difference')
-_RISK = ['label', 'method', 'source', 'dataset', 'sets', 'n', 'dense', 'compressed', 'variant', 'risk', 'low', 'high', 'p', 'p_holm', 'degenerate']
-_MEANS = ['method', 'source', 'dataset', 'sets', 'degenerate', 'rouge2_precision', 'coverage', 'density', 'words', 'rouge1_reference_f']
+_RISK = ['label', 'method', 'source', 'dataset', 'sets', 'n', 'dense', 'compressed', 'variant', 'risk', 'low',
+         'high', 'p', 'p_holm', 'degenerate']
+_MEANS = ['method', 'source', 'dataset', 'sets', 'degenerate', 'rouge2_precision', 'coverage', 'density', 'words',
+          'rouge1_reference_f']
 
-def _told(frame, columns):
-    "Columns that say something"
-    kept = frame[[k for k in columns if k in frame and frame[k].notna().any() and not set(frame[k].unique())<={'', 'none'}]]
-    return kept.replace(dict(variant=_KINDS)).rename(columns=dict(label='risk by', variant='kind')) if 'variant' in kept else kept
+def _says_something(column): return column.notna().any() and not set(column.unique())<={'', 'none'}
 
+def _for_readers(frame, columns):
+    "The columns that say something, under names for readers"
+    kept = frame[[k for k in columns if k in frame and _says_something(frame[k])]]
+    if 'variant' not in kept: return kept
+    return kept.replace(dict(variant=_KINDS)).rename(columns=dict(label='risk by', variant='kind'))
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #dbabb698
+_RISK_NOTE = ('Ratio of mean risks, or difference where a score has no bounds, against the dense model on the same '
+              'documents; answers that are no summaries are left out in pairs. Intervals cover documents, or sets '
+              'where there are several; p is corrected after Holm for all rows that pool the data sets.')
+_OVERLAP_NOTE = ('Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for '
+                 'each document. Association: entailment rises with copying by itself.')
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #ce1e3c93
 def summary_tables(
     study:Hallucination,   # Reviews
     association:bool=True, # Those of risk and overlap, too?
@@ -357,13 +514,13 @@ def summary_tables(
     "The tables that belong into a report"
     means = system_means(study, datasets=True)
     judged = [k for k in study.judged if k in means]
-    found = [('Summaries', 'Means over answers that are summaries; controls stand last.', _told(means, [*_MEANS[:5], *judged, *_MEANS[5:]])),
-             ('Risk of hallucination', 'Ratio of mean risks, or difference where a score has no bounds, against the dense model on the same documents; answers that are no '
-              'summaries are left out in pairs. Intervals cover documents, or sets where there are several; p is corrected after Holm for all rows that pool the data sets.',
-              _told(study.risk.assign(method=[CONTROLS.get(c, m) for c,m in zip(study.risk.control, study.risk.method)]), _RISK))]
-    said = ('Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for each document. '
-            'Association: entailment rises with copying by itself.')
-    return found+[(f'Risk by {m} and overlap', said, o.to_pandas()) for m,o in (study.associations.items() if association else ())]
+    means = _for_readers(means, [*_MEANS[:5], *judged, *_MEANS[5:]])
+    risk = study.risk
+    methods = [CONTROLS.get(c, m) for c,m in zip(risk.control, risk.method)]
+    found = [('Summaries', 'Means over answers that are summaries; controls stand last.', means),
+             ('Risk of hallucination', _RISK_NOTE, _for_readers(risk.assign(method=methods), _RISK))]
+    if not association: return found
+    return found+[(f'Risk by {m} and overlap', _OVERLAP_NOTE, o.to_pandas()) for m,o in study.associations.items()]
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #45589b10
 CURVE = 3 # Points that make a curve: the dense model and two strengths of a method
@@ -379,29 +536,40 @@ def summary_pictures(
     return made|{f'overlap-{m}': plot_association(o) for m,o in study.associations.items()}
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #a0eda37d
-def _as_lines(frame):
-    "A table as text, its numbers with three digits"
-    def cell(name, v):
-        if v is None or v!=v: return ''
-        return '<0.001' if name.startswith('p') and v<.001 else f'{v:.3f}' if isinstance(v, float) else str(v)
-    return [[k.replace('_', ' ') for k in frame], *([cell(k, v) for k,v in zip(frame, row)] for row in frame.itertuples(index=False))]
+def _cell(name, value):
+    "A value of the column `name` as text, numbers with three digits"
+    if value is None or value!=value: return ''
+    if name.startswith('p') and value<.001: return '<0.001'
+    return f'{value:.3f}' if isinstance(value, float) else str(value)
 
-def _shown_tables(self): return [(title, note, _as_lines(frame)) for title,note,frame in summary_tables(self, association=False)]
+def _as_lines(frame):
+    "A table as text: its head, then its rows"
+    head = [k.replace('_', ' ') for k in frame]
+    return [head, *([_cell(k, v) for k,v in zip(frame, row)] for row in frame.itertuples(index=False))]
 
 def _words(rows):
     "How many columns, from the first, hold words"
     def words(column): return any(c[:1].isalpha() for c in column[1:])
     return next((i for i,column in enumerate(zip(*rows)) if i and not words(column)), len(rows[0]))
 
-def _markdown(self):
-    found = ((f'**{escape_markdown(title)}.** {escape_markdown(note)}', rows) for title,note,rows in _shown_tables(self))
-    return '\n\n'.join(f'{said}\n\n{markdown_table(rows, _words(rows))}' for said,rows in found)
+# %% ../../nbs/hallucination/80_hallucination.ipynb #e2b76590
+def _shown_tables(study):
+    "Title, how to read it, and lines of each table"
+    return [(title, note, _as_lines(frame)) for title,note,frame in summary_tables(study, association=False)]
 
-def _plain(self):
+@patch
+def _repr_markdown_(self:Hallucination):
+    parts = []
+    for title,note,rows in _shown_tables(self):
+        parts += [f'**{escape_markdown(title)}.** {escape_markdown(note)}', markdown_table(rows, _words(rows))]
+    return '\n\n'.join(parts)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #645adb17
+@patch
+def __repr__(self:Hallucination):
     def part(title, rows):
         rows = [[*map(one_line, r)] for r in rows]
         wide = [max(map(len, c)) for c in zip(*rows)]
-        return '\n'.join([one_line(title), *('  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]).rstrip() for r in rows)])
+        return '\n'.join([one_line(title), *('  '.join([r[0].ljust(wide[0]),
+            *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]).rstrip() for r in rows)])
     return '\n\n'.join(part(title, rows) for title,_,rows in _shown_tables(self))
-
-Hallucination._repr_markdown_, Hallucination.__repr__ = _markdown, _plain

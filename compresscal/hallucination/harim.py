@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 import numpy as np, torch
+from ..core.patching import patch
 from .conditional import SourceReader, log_probabilities
 from ..summaries.prompts import Prompt
 from ..summaries.scores import Scores
@@ -39,47 +40,66 @@ def harim_plus(
     return log_likelihood+lambda_*(1-risk/2) if form=='published' else log_likelihood-lambda_*risk
 
 # %% ../../nbs/hallucination/50_harim.ipynb #5c4b1a0e
-def _both(given, without, tokens): return torch.stack([log_probabilities(given, tokens), log_probabilities(without, tokens)])
+def _both(given, without, tokens):
+    return torch.stack([log_probabilities(given, tokens), log_probabilities(without, tokens)])
+
+# %% ../../nbs/hallucination/50_harim.ipynb #c5e124bf
+_UNSAID = ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files') # settings too long for a line
 
 class _HaRiM:
     "What both judges share"
-    bounds,higher_is_better = None,True
+    bounds, higher_is_better = None, True
     def __init__(self, reader, lambda_, form):
-        if isinstance(lambda_, bool) or not isinstance(lambda_, (int, float)) or not math.isfinite(lambda_) or lambda_<0:
+        number = isinstance(lambda_, (int, float)) and not isinstance(lambda_, bool)
+        if not number or not math.isfinite(lambda_) or lambda_<0:
             raise ValueError(f"`lambda_` must be a number, 0 or more, got {lambda_!r}")
         if form not in FORMS: raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}")
-        self.reader,self.lambda_,self.form = reader,float(lambda_),form
-    def settings(self)->dict: "All that decides the scores, ready for JSON"; return self.reader.settings()|dict(lambda_=self.lambda_, form=self.form)
+        self.reader, self.lambda_, self.form = reader, float(lambda_), form
+
+    def settings(self)->dict:
+        "All that decides the scores, ready for JSON"
+        return self.reader.settings()|dict(lambda_=self.lambda_, form=self.form)
+
     def __repr__(self):
-        shown = {k: v for k,v in self.settings().items() if k not in ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files')}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in shown.items())})"
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # Show a progress bar
-    )->Scores:                   # `parts`: `log_likelihood`, `risk`, `tokens`, and whether source and summary were cut
-        "HaRiM+ of summaries, each against its own document; nan where a source or a summary is empty"
-        read = self.reader.read(sources, summaries, _both, progress=progress, desc=self.name)
-        means = [(math.nan, math.nan) if o is None else (float(o[0].mean()), float(token_risks(*o).mean())) for o in read.values]
-        values = [harim_plus(*o, self.lambda_, self.form) for o in means]
-        parts = dict(log_likelihood=[o[0] for o in means], risk=[o[1] for o in means])|read.parts()
-        return Scores(self.name, values, None, True, self.settings(), read.notes, parts)
+        shown = ', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in _UNSAID)
+        return f"{type(self).__name__}({shown})"
+
+# %% ../../nbs/hallucination/50_harim.ipynb #e74a9758
+def _means(values):
+    "Mean log-likelihood and mean risk of a summary's tokens; nan for a pair that was not read"
+    if values is None: return math.nan, math.nan
+    return float(values[0].mean()), float(token_risks(*values).mean())
+
+@patch
+def score(self:_HaRiM,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # Show a progress bar
+)->Scores:                   # `parts`: `log_likelihood`, `risk`, `tokens`, and whether source and summary were cut
+    "HaRiM+ of summaries, each against its own document; nan where a source or a summary is empty"
+    read = self.reader.read(sources, summaries, _both, progress=progress, desc=self.name)
+    means = [_means(o) for o in read.values]
+    values = [harim_plus(*o, self.lambda_, self.form) for o in means]
+    parts = dict(log_likelihood=[o[0] for o in means], risk=[o[1] for o in means])|read.parts()
+    return Scores(self.name, values, None, True, self.settings(), read.notes, parts)
 
 # %% ../../nbs/hallucination/50_harim.ipynb #ca8c6d8d
 class HaRiM(_HaRiM):
     "HaRiM+ with an encoder-decoder as the judge"
     name = 'harim'
     def __init__(self,
-        model:str|Path|tuple='facebook/bart-large-cnn', # Folder or Hub id of an encoder-decoder that sums up, or a model and its tokenizer
+        # Folder or Hub id of an encoder-decoder that sums up, or a model and its tokenizer
+        model:str|Path|tuple='facebook/bart-large-cnn',
         *,
         lambda_:float=7.,          # Weight of the risk
         form:str='published',      # One of `FORMS`
         source_length:int=1024,    # Most tokens of a source, special ones included
         target_length:int=110,     # Most tokens of a summary, special ones included
-        device:str|None=None,      # Where to compute; None: where a given model is, else the accelerator if there is one
+        device:str|None=None, # Where to compute; None: where a given model is, else the accelerator if there is one
         tokens_at_once:int=8192,   # Most tokens in one forward pass; does not change the scores
     ):
-        super().__init__(SourceReader(model, source_length=source_length, target_length=target_length, kind='encoder-decoder', device=device,
+        super().__init__(SourceReader(model, source_length=source_length, target_length=target_length,
+                                      kind='encoder-decoder', device=device,
                                       tokens_at_once=tokens_at_once), lambda_, form)
 
 # %% ../../nbs/hallucination/50_harim.ipynb #16e945b7
@@ -87,16 +107,19 @@ class HaRiMDecoder(_HaRiM):
     "HaRiM+ with a causal language model as the judge"
     name = 'harim:decoder'
     def __init__(self,
-        model:str|Path|tuple='embedded', # Folder or Hub id of a causal language model, `embedded`, or a model and its tokenizer
+        # Folder or Hub id of a causal language model, `embedded`, or a model and its tokenizer
+        model:str|Path|tuple='embedded',
         *,
-        prompt:str|Prompt='after',       # What it is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        prompt:str|Prompt='after', # What it is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
         chat:bool|Mapping|None=None,     # Use the chat template? None: if there is one; or its variables by name
         lambda_:float=7.,                # Weight of the risk
         form:str='published',            # One of `FORMS`
-        source_length:int|None=None,     # Most tokens of the prompt with the source; None: what the model can read besides a summary
+        # Most tokens of the prompt with the source; None: what the model can read besides a summary
+        source_length:int|None=None,
         target_length:int=128,           # Most tokens of a summary
-        device:str|None=None,            # Where to compute; None: where a given model is, else the accelerator if there is one
+        device:str|None=None, # Where to compute; None: where a given model is, else the accelerator if there is one
         tokens_at_once:int=8192,         # Most tokens in one forward pass; does not change the scores
     ):
-        super().__init__(SourceReader(model, prompt=prompt, chat=chat, source_length=source_length, target_length=target_length, kind='decoder',
+        super().__init__(SourceReader(model, prompt=prompt, chat=chat, source_length=source_length,
+                                      target_length=target_length, kind='decoder',
                                       device=device, tokens_at_once=tokens_at_once), lambda_, form)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 from ..core.files import file_fingerprint
+from ..core.patching import patch
 from .dependence import Dependence
 from .harim import HaRiM, HaRiMDecoder
 from ..summaries.mentions import mentions, unsupported
@@ -27,13 +28,18 @@ from ..calibration.sources import read_value
 def _numbers(name, found, n, start=0):
     "What a judge gave, as `n` numbers"
     found = found.tolist() if hasattr(found, 'tolist') else found
-    if isinstance(found, (str, Mapping)) or not hasattr(found, '__iter__'): raise TypeError(f"{name} must give a list of numbers, got {type(found).__name__}")
+    if isinstance(found, (str, Mapping)) or not hasattr(found, '__iter__'):
+        raise TypeError(f"{name} must give a list of numbers, got {type(found).__name__}")
     found = list(found)
     if len(found)!=n: raise ValueError(f"{name} must give a score for each of {n} pairs, got {len(found)}")
     for i,o in enumerate(found):
         try: value = math.nan if o is None else float(o)
-        except (TypeError, ValueError): raise TypeError(f"{name} must give numbers, None where there is none, got {o!r} for pair {start+i}") from None
-        if o is not None and not math.isfinite(value): raise ValueError(f"{name} must give finite numbers, None where there is none, got {value} for pair {start+i}")
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must give numbers, None where there is none, got {o!r} for pair "
+                            f"{start+i}") from None
+        if o is not None and not math.isfinite(value):
+            raise ValueError(f"{name} must give finite numbers, None where there is none, got {value} for pair "
+                             f"{start+i}")
         found[i] = value
     return found
 
@@ -42,93 +48,133 @@ def _filled(sources, summaries):
     sources,summaries = check_pairs(sources, summaries)
     some = [i for i,(a,b) in enumerate(zip(sources, summaries)) if a.strip() and b.strip()]
     out = len(sources)-len(some)
-    return sources,summaries,some,(f'{out} of {len(sources)} pairs have an empty source or summary, and no score',)*bool(out)
+    return sources,summaries,some,(f'{out} of {len(sources)} pairs have an empty source or summary, and no score',
+                                   )*bool(out)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #60694a27
 class FunctionJudge:
     "Any function of sources and summaries as a judge"
     def __init__(self,
-        name:str,                     # Of its scores; one of `compresscal.hallucination.risk.METRICS`, if it is meant to be that metric
-        f:Callable,                   # From a list of sources and a list of summaries to a number each, None where there is none
+        name:str, # Of its scores; one of `compresscal.hallucination.risk.METRICS`, if it is meant to be that metric
+        f:Callable, # From a list of sources and a list of summaries to a number each, None where there is none
         bounds:tuple[float,float]|None=None, # Least and greatest possible value; None: there are none
-        higher_is_better:bool|None=True,     # Whether a greater number means a better summary; None: neither end is better
+        higher_is_better:bool|None=True, # Whether a greater number means a better summary; None: neither end is better
         *, settings:Mapping|None=None,# What decides the scores beside the function, as JSON could hold it
         batch_size:int|None=None,     # Pairs in one call; None: all
     ):
-        if not isinstance(name, str) or not name.strip(): raise ValueError(f"`name` must be a text that is not empty, got {name!r}")
-        if not callable(f): raise TypeError(f"`f` must be a function of sources and summaries, got {type(f).__name__}")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"`name` must be a text that is not empty, got {name!r}")
+        if not callable(f):
+            raise TypeError(f"`f` must be a function of sources and summaries, got {type(f).__name__}")
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size<1):
             raise ValueError(f"`batch_size` must be a whole number, 1 or more, or None, got {batch_size!r}")
         Scores(name, [], bounds) # are these bounds?
-        self.name,self.f,self.bounds,self.higher_is_better,self.batch_size,self._settings = name,f,bounds,higher_is_better,batch_size,dict(settings or {})
-    def settings(self)->dict: "The function's name, and what was given, ready for JSON"; return dict(function=splitter_name(self.f))|self._settings
+        self.name, self.f, self.batch_size = name, f, batch_size
+        self.bounds, self.higher_is_better = bounds, higher_is_better
+        self._settings = dict(settings or {})
+
     def __repr__(self): return f"FunctionJudge({self.name!r}, {self.settings()['function']})"
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # Show a progress bar
-    )->Scores:                   # nan where a source or a summary is empty
-        "Scores of summaries, each against its own document"
-        sources,summaries,some,notes = _filled(sources, summaries)
-        values,step = np.full(len(sources), math.nan),self.batch_size or max(1, len(some))
-        hidden = not progress or bool(os.environ.get('IN_TEST'))
-        with tqdm(total=len(some), desc=self.name, unit='summary', disable=hidden, leave=False) as bar:
-            for at in range(0, len(some), step):
-                part = some[at:at+step]
-                values[part] = _numbers(self.name, self.f([sources[i] for i in part], [summaries[i] for i in part]), len(part), at)
-                bar.update(len(part))
-        return Scores(self.name, values, self.bounds, self.higher_is_better, self.settings(), notes)
+
+# %% ../../nbs/hallucination/60_judges.ipynb #6ceb8367
+@patch
+def settings(self:FunctionJudge)->dict:
+    "The function's name, and what was given, ready for JSON"
+    return dict(function=splitter_name(self.f))|self._settings
+
+# %% ../../nbs/hallucination/60_judges.ipynb #f5664c8c
+@patch
+def score(self:FunctionJudge,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # Show a progress bar
+)->Scores:                   # nan where a source or a summary is empty
+    "Scores of summaries, each against its own document"
+    sources,summaries,some,notes = _filled(sources, summaries)
+    values,step = np.full(len(sources), math.nan),self.batch_size or max(1, len(some))
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    with tqdm(total=len(some), desc=self.name, unit='summary', disable=hidden, leave=False) as bar:
+        for at in range(0, len(some), step):
+            part = some[at:at+step]
+            values[part] = _numbers(self.name, self.f([sources[i] for i in part], [summaries[i] for i in part]),
+                                    len(part), at)
+            bar.update(len(part))
+    return Scores(self.name, values, self.bounds, self.higher_is_better, self.settings(), notes)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #51b2e3ee
 class Unsupported:
     "Share of names, numbers and identifiers without support in the source"
-    name,bounds,higher_is_better = 'unsupported',(0., 1.),False
+    name, bounds, higher_is_better = 'unsupported', (0., 1.), False
     def __init__(self,
         splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
-    ): self.splitter = splitter; splitter_name(splitter)
-    def settings(self)->dict: "All that decides the scores, ready for JSON"; return dict(splitter=splitter_name(self.splitter))
+    ):
+        self.splitter = splitter
+        splitter_name(splitter) # refuses what is none
+
+    def settings(self)->dict:
+        "All that decides the scores, ready for JSON"
+        return dict(splitter=splitter_name(self.splitter))
+
     def __repr__(self): return f"Unsupported(splitter={splitter_name(self.splitter)!r})"
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # Show a progress bar
-    )->Scores:                   # `parts`: how many `mentions` there are, and which are `missing`
-        "Share of what has no support in each summary, each counted once; nan where there is nothing to support"
-        sources,summaries,some,notes = _filled(sources, summaries)
-        values,count,missing = np.full(len(sources), math.nan),[0]*len(sources),[[] for _ in sources]
-        hidden = not progress or bool(os.environ.get('IN_TEST'))
-        for i in tqdm(some, desc=self.name, unit='summary', disable=hidden, leave=False):
-            count[i] = len({(o.kind, o.values) for o in mentions(summaries[i], self.splitter)})
-            missing[i] = [*{(o.kind, o.values): o.text for o in reversed(unsupported(sources[i], summaries[i], self.splitter))}.values()][::-1]
-            if count[i]: values[i] = len(missing[i])/count[i]
-        return Scores(self.name, values, self.bounds, False, self.settings(), notes, dict(mentions=count, missing=missing))
+
+# %% ../../nbs/hallucination/60_judges.ipynb #aa89b489
+def _distinct(found):
+    "The text of each mention, the first of several, in the order in which they were found last"
+    texts = {}
+    for o in found:
+        key = o.kind, o.values
+        texts[key] = texts.pop(key, o.text) # put in again, to stand where it was found last
+    return list(texts.values())
+
+@patch
+def score(self:Unsupported,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # Show a progress bar
+)->Scores:                   # `parts`: how many `mentions` there are, and which are `missing`
+    "Share of what has no support in each summary, each counted once; nan where there is nothing to support"
+    sources, summaries, some, notes = _filled(sources, summaries)
+    values = np.full(len(sources), math.nan)
+    count, missing = [0]*len(sources), [[] for _ in sources]
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    for i in tqdm(some, desc=self.name, unit='summary', disable=hidden, leave=False):
+        count[i] = len(_distinct(mentions(summaries[i], self.splitter)))
+        missing[i] = _distinct(unsupported(sources[i], summaries[i], self.splitter))
+        if count[i]: values[i] = len(missing[i])/count[i]
+    parts = dict(mentions=count, missing=missing)
+    return Scores(self.name, values, self.bounds, False, self.settings(), notes, parts)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #ee87f0ad
-ALIGNSCORE = 'pip install "alignscore @ git+https://github.com/yuh-zha/AlignScore.git" && python -m spacy download en_core_web_sm'
+ALIGNSCORE = ('pip install "alignscore @ git+https://github.com/yuh-zha/AlignScore.git" '
+              '&& python -m spacy download en_core_web_sm')
 MINICHECK = 'pip install "minicheck @ git+https://github.com/Liyan06/MiniCheck.git@main"'
 
 def _alignscore():
     try: from alignscore import AlignScore as Scorer
-    except ImportError as e: raise ImportError(f"AlignScore needs the package alignscore of its authors ({e}): {ALIGNSCORE}") from e
+    except ImportError as e:
+        raise ImportError(f"AlignScore needs the package alignscore of its authors ({e}): {ALIGNSCORE}") from e
     return Scorer
 
 def _minicheck():
     try: from minicheck.minicheck import MiniCheck as Scorer
-    except ImportError as e: raise ImportError(f"MiniCheck needs the package minicheck of its authors, which is not the one on PyPI ({e}): {MINICHECK}") from e
+    except ImportError as e:
+        raise ImportError("MiniCheck needs the package minicheck of its authors, which is not the one on PyPI "
+                          f"({e}): {MINICHECK}") from e
     return Scorer
 
 def _made(what, kind, **settings):
     "An object of another package, and if it cannot be made, why"
     try: return kind(**settings)
     except Exception as e: # whatever a package of others raises
-        raise ValueError(f"{what} could not be made with {settings}: {type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}") from e
+        why = str(e).strip().splitlines()[0] if str(e).strip() else ''
+        raise ValueError(f"{what} could not be made with {settings}: {type(e).__name__}: {why}") from e
 
 # %% ../../nbs/hallucination/60_judges.ipynb #e8042a9e
 MODES = ('nli_sp', 'nli', 'bin_sp', 'bin')
 
+# %% ../../nbs/hallucination/60_judges.ipynb #eecfc1f5
 class AlignScore:
     "AlignScore: are the sentences of a summary aligned with a part of its source?"
-    name,bounds,higher_is_better = 'alignscore',(0., 1.),True
+    name, bounds, higher_is_better = 'alignscore', (0., 1.), True
     def __init__(self,
         checkpoint:str|Path,        # Its authors' file, such as AlignScore-base.ckpt
         *,
@@ -139,40 +185,52 @@ class AlignScore:
     ):
         if mode not in MODES: raise no_such('mode', str(mode), MODES)
         if not Path(checkpoint).expanduser().is_file():
-            raise ValueError(f"`checkpoint` must be a file, such as AlignScore-base.ckpt from https://huggingface.co/yzha/AlignScore, got {str(checkpoint)!r}")
-        self.checkpoint,self.model,self.mode,self.batch_size,self.device,self._scorer = Path(checkpoint).expanduser(),str(model),mode,batch_size,device,None
-    def settings(self)->dict:
-        "All that decides the scores, ready for JSON"
-        return dict(checkpoint=self.checkpoint.name, fingerprint=file_fingerprint(self.checkpoint), model=self.model, mode=self.mode)
+            raise ValueError("`checkpoint` must be a file, such as AlignScore-base.ckpt from "
+                             f"https://huggingface.co/yzha/AlignScore, got {str(checkpoint)!r}")
+        self.checkpoint, self.model = Path(checkpoint).expanduser(), str(model)
+        self.mode, self.batch_size, self.device = mode, batch_size, device
+        self._scorer = None
+
     def __repr__(self): return f"AlignScore({self.checkpoint.name!r}, model={self.model!r}, mode={self.mode!r})"
-    def _load(self):
-        if self._scorer is None:
-            kind,device = _alignscore(),self.device
-            if device is None:
-                import torch
-                device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
-            self._scorer = _made('AlignScore', kind, model=self.model, batch_size=self.batch_size, device=device, ckpt_path=str(self.checkpoint), evaluation_mode=self.mode)
-        return self._scorer
+
+# %% ../../nbs/hallucination/60_judges.ipynb #99cbb537
+@patch
+def settings(self:AlignScore)->dict:
+    "All that decides the scores, ready for JSON"
+    return dict(checkpoint=self.checkpoint.name, fingerprint=file_fingerprint(self.checkpoint),
+                model=self.model, mode=self.mode)
+
+# %% ../../nbs/hallucination/60_judges.ipynb #5191d81d
+@patch
+def _load(self:AlignScore):
+    if self._scorer is None:
+        kind,device = _alignscore(),self.device
+        if device is None:
+            import torch
+            device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
+        self._scorer = _made('AlignScore', kind, model=self.model, batch_size=self.batch_size, device=device,
+                             ckpt_path=str(self.checkpoint), evaluation_mode=self.mode)
+    return self._scorer
 
 # %% ../../nbs/hallucination/60_judges.ipynb #b2374ad9
-def _alignscore_score(self,
+@patch
+def score(self:AlignScore,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # The package shows its own
 )->Scores:                   # nan where a source or a summary is empty
     "AlignScore of summaries, each against its own document"
-    f = lambda a, b: self._load().score(contexts=a, claims=b)
+    def f(a, b): return self._load().score(contexts=a, claims=b)
     found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
     return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
-
-AlignScore.score = _alignscore_score
 
 # %% ../../nbs/hallucination/60_judges.ipynb #eef979a5
 CHECKERS = ('roberta-large', 'deberta-v3-large', 'flan-t5-large', 'Bespoke-MiniCheck-7B')
 
+# %% ../../nbs/hallucination/60_judges.ipynb #21ace562
 class MiniCheck:
     "MiniCheck: does the source support each sentence of a summary?"
-    name,bounds,higher_is_better = 'minicheck',(0., 1.),True
+    name, bounds, higher_is_better = 'minicheck', (0., 1.), True
     def __init__(self,
         model:str='flan-t5-large',     # One of `CHECKERS`
         *,
@@ -183,23 +241,36 @@ class MiniCheck:
     ):
         if model not in CHECKERS: raise no_such('model', str(model), CHECKERS)
         if aggregate not in ('mean', 'min'): raise ValueError(f"`aggregate` must be mean or min, got {aggregate!r}")
-        splitter_name(splitter)
-        self.model,self.aggregate,self.splitter,self.cache_dir,self.chunk_size,self._scorer = model,aggregate,splitter,cache_dir,chunk_size,None
-    def settings(self)->dict:
-        "All that decides the scores, ready for JSON"
-        return dict(model=self.model, aggregate=self.aggregate, splitter=splitter_name(self.splitter), chunk_size=self.chunk_size)
+        splitter_name(splitter) # refuses what is none
+        self.model, self.aggregate, self.splitter = model, aggregate, splitter
+        self.cache_dir, self.chunk_size, self._scorer = cache_dir, chunk_size, None
+
     def __repr__(self): return f"MiniCheck({self.model!r}, aggregate={self.aggregate!r})"
-    def _ask(self, pairs):
-        "Probability that each claim is supported"
-        if self._scorer is None:
-            self._scorer = _made('MiniCheck', _minicheck(), model_name=self.model, **{} if self.cache_dir is None else dict(cache_dir=str(self.cache_dir)))
-        docs,claims = map(list, zip(*pairs))
-        found = self._scorer.score(docs=docs, claims=claims, **{} if self.chunk_size is None else dict(chunk_size=self.chunk_size))
-        if not isinstance(found, (tuple, list)) or len(found)<2: raise ValueError(f"minicheck must give labels and probabilities, got {type(found).__name__}")
-        return _numbers('minicheck', found[1], len(pairs))
+
+# %% ../../nbs/hallucination/60_judges.ipynb #11d824a3
+@patch
+def settings(self:MiniCheck)->dict:
+    "All that decides the scores, ready for JSON"
+    return dict(model=self.model, aggregate=self.aggregate, splitter=splitter_name(self.splitter),
+                chunk_size=self.chunk_size)
+
+# %% ../../nbs/hallucination/60_judges.ipynb #b657ca9e
+@patch
+def _ask(self:MiniCheck, pairs):
+    "Probability that each claim is supported"
+    if self._scorer is None:
+        self._scorer = _made('MiniCheck', _minicheck(), model_name=self.model,
+                             **{} if self.cache_dir is None else dict(cache_dir=str(self.cache_dir)))
+    docs,claims = map(list, zip(*pairs))
+    found = self._scorer.score(docs=docs, claims=claims,
+                               **{} if self.chunk_size is None else dict(chunk_size=self.chunk_size))
+    if not isinstance(found, (tuple, list)) or len(found)<2:
+        raise ValueError(f"minicheck must give labels and probabilities, got {type(found).__name__}")
+    return _numbers('minicheck', found[1], len(pairs))
 
 # %% ../../nbs/hallucination/60_judges.ipynb #1fb79cf4
-def _minicheck_score(self,
+@patch
+def score(self:MiniCheck,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # The package shows its own
@@ -211,12 +282,12 @@ def _minicheck_score(self,
     known = dict(zip(asked, self._ask(asked))) if asked else {}
     parts = [[known[o] for o in claims.get(i, ())] for i in range(len(sources))]
     join = np.mean if self.aggregate=='mean' else np.min
-    return Scores(self.name, [join(o) if o else math.nan for o in parts], self.bounds, True, self.settings(), notes, dict(sentences=parts))
-
-MiniCheck.score = _minicheck_score
+    return Scores(self.name, [join(o) if o else math.nan for o in parts], self.bounds, True, self.settings(), notes,
+                  dict(sentences=parts))
 
 # %% ../../nbs/hallucination/60_judges.ipynb #33ab3754
-JUDGES = ('summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder', 'alignscore', 'minicheck', 'unsupported', 'dependence')
+JUDGES = ('summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder',
+          'alignscore', 'minicheck', 'unsupported', 'dependence')
 
 def judge_maker(
     name:str, # One of `JUDGES`
@@ -227,22 +298,30 @@ def judge_maker(
         from compresscal.hallucination.summac import SummaCConv, SummaCZS
         kind = SummaCZS if name.startswith('summac_zs') else SummaCConv
         return kind.original if name.endswith(':original') else kind
-    return {'harim': HaRiM, 'harim:decoder': HaRiMDecoder, 'alignscore': AlignScore, 'minicheck': MiniCheck, 'unsupported': Unsupported,
+    return {'harim': HaRiM, 'harim:decoder': HaRiMDecoder, 'alignscore': AlignScore, 'minicheck': MiniCheck,
+            'unsupported': Unsupported,
             'dependence': Dependence}[name]
 
+# %% ../../nbs/hallucination/60_judges.ipynb #6d9f748c
 def parse_judge(
-    text:str|Judge, # Such as `harim`, `harim:decoder,model=embedded` or `minicheck:aggregate=min`; a judge is returned as it is
+    # Such as `harim`, `harim:decoder,model=embedded` or `minicheck:aggregate=min`; a judge is returned as it is
+    text:str|Judge,
 )->Judge:           # No model is loaded yet
     "Read a judge and its settings"
     if not isinstance(text, str):
-        if not isinstance(text, Judge): raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
+        if not isinstance(text, Judge):
+            raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
         return text
     name,_,rest = text.strip().partition(':')
     name,words = name.strip().lower().replace('-', '_'),[o.strip() for o in rest.split(',') if o.strip()]
     kind = judge_maker(':'.join([name, *(o.lower() for o in words if '=' not in o)]))
-    takes = {k.removesuffix('_'): k for k,o in inspect.signature(kind).parameters.items() if o.kind is not o.VAR_KEYWORD}
+    takes = {k.removesuffix('_'): k for k,o in inspect.signature(kind).parameters.items()
+             if o.kind is not o.VAR_KEYWORD}
     settings = {k.strip(): read_value(v.strip()) for k,_,v in (o.partition('=') for o in words if '=' in o)}
     odd = [k for k in settings if k not in takes and k not in takes.values()]
-    if odd and len(takes)==len(inspect.signature(kind).parameters): raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
+    if odd and len(takes)==len(inspect.signature(kind).parameters):
+        raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
     try: return kind(**{takes.get(k, k): v for k,v in settings.items()})
-    except TypeError as e: raise ValueError(f"`judge` {text!r} must give {kind.__qualname__} settings that it takes, {', '.join(takes)}: {e}") from None
+    except TypeError as e:
+        raise ValueError(f"`judge` {text!r} must give {kind.__qualname__} settings that it takes, "
+                         f"{', '.join(takes)}: {e}") from None

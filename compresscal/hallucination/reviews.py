@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
+from ..core.patching import patch
 from .judges import parse_judge
 from ..summaries.overlap import overlap
 from ..summaries.quality import quality, score_means
@@ -23,7 +24,8 @@ from ..summaries.summarize import FLAGS, Summaries, degenerate
 from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #e6621fb7
-CONTROLS = dict(reference='what a person wrote', lead='the first sentences of the document', other="the model's summary of another document", empty='nothing')
+CONTROLS = dict(reference='what a person wrote', lead='the first sentences of the document',
+                other="the model's summary of another document", empty='nothing')
 
 def _turned(datasets, rng):
     "For each document another of its data set, each taken once; -1 where there is no other"
@@ -33,6 +35,7 @@ def _turned(datasets, rng):
         if len(here)>1: found[here] = np.roll(here, 1)
     return found
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #8e4a1014
 def controls(
     summaries:Summaries,           # What a model wrote, most often the dense one
     *, sentences:int=1,            # Of the lead
@@ -40,59 +43,96 @@ def controls(
     seed:int=0,                    # Decides whose summary another document gets
 )->dict[str,Summaries]:            # By name, as in `CONTROLS`; the reference only if some document has one
     "Texts in the place of a model's summaries that are no answer, or the best there is"
-    if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences<1: raise ValueError(f"`sentences` must be a whole number, 1 or more, got {sentences!r}")
+    if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences<1:
+        raise ValueError(f"`sentences` must be a whole number, 1 or more, got {sentences!r}")
     texts, sources = summaries.texts, summaries.sources
     turned = _turned([o.dataset for o in summaries.documents], np.random.default_rng(seed))
-    made = dict(reference=[o or '' for o in summaries.references], lead=[' '.join(split_sentences(o, splitter)[:sentences]) for o in sources],
+    made = dict(reference=[o or '' for o in summaries.references],
+                lead=[' '.join(split_sentences(o, splitter)[:sentences]) for o in sources],
                 other=['' if i<0 else texts[i] for i in turned], empty=['']*len(texts))
     if not any(made['reference']): del made['reference']
-    about, n = dict(sentences=sentences, splitter=splitter_name(splitter), seed=seed, of=summaries.settings), len(texts)
-    return {k: replace(summaries, texts=tuple(v), n_tokens=np.zeros(n, dtype=int), ended=np.ones(n, dtype=bool), flags=tuple(map(degenerate, v)),
+    about = dict(sentences=sentences, splitter=splitter_name(splitter), seed=seed, of=summaries.settings)
+    n = len(texts)
+    return {k: replace(summaries, texts=tuple(v), n_tokens=np.zeros(n, dtype=int), ended=np.ones(n, dtype=bool),
+                       flags=tuple(map(degenerate, v)),
                        settings=about|dict(control=k)) for k,v in made.items()}
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #1fb034be
 ABOUT = ('dataset', 'id', 'flag') # Columns that are no numbers
-SHOWN = ('unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage', 'density', 'compression', 'copied_sentences',
-         'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f', 'bertscore_f', 'dependence') # Columns that a table shows, after those of judges
 
+SHOWN = ('unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage',
+         'density', 'compression', 'copied_sentences',
+         # Columns that a table shows, after those of judges
+         'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f', 'bertscore_f', 'dependence')
+
+# %% ../../nbs/hallucination/70_reviews.ipynb #1474e2ad
 @dataclass(frozen=True, eq=False, repr=False)
 class Review:
     "What is known of each of a model's summaries"
     table: pd.DataFrame    # A row for each document: `ABOUT`, and a column for each number, nan where there is none
-    metrics: Mapping[str,Metric] # What is known of the columns that have a better and a worse end or come from a judge, by name
+    # What is known of the columns that have a better and a worse end or come from a judge, by name
+    metrics: Mapping[str,Metric]
     settings: dict         # All that decides the numbers, ready for JSON
     notes: tuple[str,...]=() # Sentences that belong beside them
     texts: tuple[str,...]=field(default=(), repr=False) # The summaries
 
     @property
-    def numbers(self)->pd.DataFrame: "The table without `ABOUT`"; return self.table.drop(columns=list(ABOUT))
+    def numbers(self)->pd.DataFrame:
+        "The table without `ABOUT`"
+        return self.table.drop(columns=list(ABOUT))
     @property
-    def degenerate(self)->np.ndarray: "Which texts are no summaries, `[documents]`"; return (self.table.flag!='').to_numpy()
+    def degenerate(self)->np.ndarray:
+        "Which texts are no summaries, `[documents]`"
+        return (self.table.flag!='').to_numpy()
     def __len__(self): return len(self.table)
     def __getitem__(self, column)->np.ndarray: return self.table[column].to_numpy()
     @property
-    def shown(self)->list[str]: "Columns that fit a table: those of judges, then the ones of `SHOWN`"; return [*self.metrics, *(o for o in SHOWN if o in self.table and o not in self.metrics)]
-    def means(self, level:float=.95)->pd.DataFrame: "One row a number, as `score_means` gives it"; return score_means(self.numbers, self.degenerate, level)
-    def metric(self, name)->Metric: "What is known of a column"; return self.metrics.get(name) or metric_of(name)
+    def shown(self)->list[str]:
+        "Columns that fit a table: those of judges, then the ones of `SHOWN`"
+        return [*self.metrics, *(o for o in SHOWN if o in self.table and o not in self.metrics)]
+
+# %% ../../nbs/hallucination/70_reviews.ipynb #8029101d
+@patch
+def means(self:Review, level:float=.95)->pd.DataFrame:
+    "One row a number, as `score_means` gives it"
+    return score_means(self.numbers, self.degenerate, level)
+
+@patch
+def metric(self:Review, name)->Metric:
+    "What is known of a column"
+    return self.metrics.get(name) or metric_of(name)
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #3ba0115d
-def _cells(self):
-    bad, means = int(self.degenerate.sum()), score_means(self.numbers[self.shown], self.degenerate)
-    yield [f"{len(self):,} documents, {bad:,} no summaries", 'mean of summaries', '95 % interval', 'n', 'mean of all', 'n']
-    show = lambda v: '' if math.isnan(v) else f'{v:.3f}' if abs(v)<100 else f'{v:.1f}'
-    for k in self.shown:
+def _number(v):
+    "Three digits, fewer for what is large"
+    if math.isnan(v): return ''
+    return f'{v:.3f}' if abs(v)<100 else f'{v:.1f}'
+
+def _cells(review):
+    "Cells of the table, as text"
+    bad, means = int(review.degenerate.sum()), score_means(review.numbers[review.shown], review.degenerate)
+    head = f"{len(review):,} documents, {bad:,} no summaries"
+    yield [head, 'mean of summaries', '95 % interval', 'n', 'mean of all', 'n']
+    for k in review.shown:
         o = means.loc[k]
-        yield [one_line(self.metric(k).label), show(o['mean']), f"{show(o.low)} to {show(o.high)}" if o.low==o.low else '', f'{o.n:.0f}', show(o.mean_all), f'{o.n_all:.0f}']
+        around = '' if math.isnan(o.low) else f"{_number(o.low)} to {_number(o.high)}"
+        yield [one_line(review.metric(k).label), _number(o['mean']), around, f'{o.n:.0f}',
+               _number(o.mean_all), f'{o.n_all:.0f}']
 
-def _plain(self):
+# %% ../../nbs/hallucination/70_reviews.ipynb #004ec187
+@patch
+def __repr__(self:Review):
     rows = [*_cells(self)]
-    wide = [max(map(len, c)) for c in zip(*rows)]
-    return '\n'.join(['  '.join([r[0].ljust(wide[0]), *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]) for r in rows]+[*map(plain_text, self.notes)])
+    label_width, *widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for label,*numbers in rows:
+        aligned = [o.rjust(w) for o,w in zip(numbers, widths)]
+        lines.append('  '.join([label.ljust(label_width), *aligned]))
+    return '\n'.join([*lines, *map(plain_text, self.notes)])
 
-def _markdown(self):
+@patch
+def _repr_markdown_(self:Review):
     return '\n\n'.join([markdown_table([*_cells(self)]), *map(escape_markdown, self.notes)])
-
-Review.__repr__, Review._repr_markdown_ = _plain, _markdown
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #20a89dcb
 def _heard(judges):
@@ -100,35 +140,56 @@ def _heard(judges):
     found = {}
     for o in judges:
         o = parse_judge(o) if isinstance(o, str) else o
-        if not isinstance(o, Judge): raise TypeError(f"`judges` must be names or judges, got {type(o).__name__}")
-        if o.name in found: raise ValueError(f"`judges` must have names of their own, got two called {o.name!r}")
+        if not isinstance(o, Judge):
+            raise TypeError(f"`judges` must be names or judges, got {type(o).__name__}")
+        if o.name in found:
+            raise ValueError(f"`judges` must have names of their own, got two called {o.name!r}")
         found[o.name] = o
     return found
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #beb11561
+def _against_reference(summaries, bertscore, progress, how):
+    "Scores against what a person wrote, ROUGE under a name that says so, and their settings"
+    near = quality(summaries, bertscore=bertscore, progress=progress, **how)
+    names = {k: k.replace('_', '_reference_', 1) for k in near.scores if k.startswith('rouge')}
+    return near.scores.rename(columns=names), near.settings|dict(summaries=None)
+
+def _documents(summaries):
+    "The columns of `ABOUT`"
+    return pd.DataFrame(dict(dataset=[o.dataset for o in summaries.documents],
+                             id=[o.id for o in summaries.documents], flag=list(summaries.flags)))
+
+def _joined(parts, judged):
+    "All columns side by side; where a judge has the name of another column, the judge's is kept"
+    parts = [o[[k for k in o if k not in judged]] for o in parts]
+    return pd.concat([*parts, judged], axis=1)
+
+# %% ../../nbs/hallucination/70_reviews.ipynb #8f33c325
 def review(
     summaries:Summaries,               # What a model wrote, or a control
     judges:Sequence[str|Judge]=(),     # Who else is asked
-    *, bertscore=None,                 # Model of BERTScore against the reference: a folder, a Hub id or `embedded`; None leaves it out
+    *, bertscore=None, # Model of BERTScore against the reference: a folder, a Hub id or `embedded`; None leaves it out
     stem:bool=False,                   # ROUGE compares stems of English words
     splitter='rules',                  # Tells sentences apart for overlap and ROUGE-Lsum; judges have their own
     tokenizer='rouge',                 # Cuts words for ROUGE; `'unicode'` for other scripts
     progress:bool=True,                # Show progress bars
 )->Review:
     "Look at summaries from all sides"
-    if not isinstance(summaries, Summaries): raise TypeError(f"`summaries` must be Summaries, got {type(summaries).__name__}")
+    if not isinstance(summaries, Summaries):
+        raise TypeError(f"`summaries` must be Summaries, got {type(summaries).__name__}")
     heard, how = _heard(judges), dict(stem=stem, splitter=splitter, tokenizer=tokenizer)
     copied = overlap(summaries.sources, summaries.texts, progress=progress, **how)
-    parts, notes = [copied.to_pandas()], [*copied.notes]
+    parts, near_settings = [copied.to_pandas()], None
     if any(summaries.references):
-        near = quality(summaries, bertscore=bertscore, progress=progress, **how)
-        parts.append(near.scores.rename(columns={k: k.replace('_', '_reference_', 1) for k in near.scores if k.startswith('rouge')}))
+        near, near_settings = _against_reference(summaries, bertscore, progress, how)
+        parts.append(near)
     scores = {k: o.score(summaries.sources, summaries.texts, progress=progress) for k,o in heard.items()}
-    parts.append(pd.DataFrame({k: o.values for k,o in scores.items()}, index=parts[0].index))
-    table = pd.concat([o[[k for k in o if k not in scores or o is parts[-1]]] for o in parts], axis=1)
-    about = pd.DataFrame(dict(dataset=[o.dataset for o in summaries.documents], id=[o.id for o in summaries.documents], flag=list(summaries.flags)))
-    settings = dict(summaries=summaries.settings, overlap=dict(copied.settings), judges={k: dict(o.settings) for k,o in scores.items()},
-                    quality=near.settings|dict(summaries=None) if any(summaries.references) else None)
-    return Review(pd.concat([about, table], axis=1), {k: metric_of(o) for k,o in scores.items()}, settings, tuple(notes+[n for o in scores.values() for n in o.notes]), summaries.texts)
+    judged = pd.DataFrame({k: o.values for k,o in scores.items()}, index=parts[0].index)
+    table = pd.concat([_documents(summaries), _joined(parts, judged)], axis=1)
+    settings = dict(summaries=summaries.settings, overlap=dict(copied.settings),
+                    judges={k: dict(o.settings) for k,o in scores.items()}, quality=near_settings)
+    notes = [*copied.notes, *(n for o in scores.values() for n in o.notes)]
+    return Review(table, {k: metric_of(o) for k,o in scores.items()}, settings, tuple(notes), summaries.texts)
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #36e77222
 def review_record(
@@ -140,8 +201,10 @@ def review_record(
     listed = {k: [None if isinstance(v, float) and math.isnan(v) else v for v in o.table[k].tolist()] for k in o.table}
     known = {k: asdict(m)|dict(bounds=m.bounds and list(m.bounds)) for k,m in o.metrics.items()}
     counts = dict(documents=len(o), **{k: int((o.table.flag==k).sum()) for k in FLAGS})
-    return dict(metrics=metrics, counts=counts, documents=listed|dict(summary=list(o.texts)), review=dict(metrics=known, settings=o.settings, notes=list(o.notes)))
+    return dict(metrics=metrics, counts=counts, documents=listed|dict(summary=list(o.texts)),
+                review=dict(metrics=known, settings=o.settings, notes=list(o.notes)))
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #8479fd52
 def _check_columns(columns):
     "Raise where a record lacks a column, or has more of one than of another"
     for name in (*ABOUT, 'summary'):
@@ -150,17 +213,23 @@ def _check_columns(columns):
         if len(values)!=len(columns['dataset']):
             raise ValueError(f"{name!r} has {len(values)} rows where 'dataset' has {len(columns['dataset'])}")
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #d12441a3
 def review_from(
     record:Mapping, # As `review_record` gives it
 )->Review:
     "The review that a record was made of"
     for name in ('review', 'documents'):
-        if not record.get(name): raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}, which lacks {name!r}")
+        if not record.get(name):
+            raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}, which lacks "
+                             f"{name!r}")
     about, columns = record['review'], record['documents']
     try:
         _check_columns(columns)
-        table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in columns.items() if k!='summary'})
+        table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in columns.items()
+                              if k!='summary'})
         known = {k: Metric(**m|dict(bounds=m['bounds'] and tuple(m['bounds']))) for k,m in about['metrics'].items()}
         return Review(table, known, about['settings'], tuple(about['notes']), tuple(columns['summary']))
-    except KeyError as e: raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
-    except (ValueError,TypeError) as e: raise ValueError(f"`record` must be that of a review, got one that was changed: {e}") from None
+    except KeyError as e:
+        raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
+    except (ValueError,TypeError) as e:
+        raise ValueError(f"`record` must be that of a review, got one that was changed: {e}") from None

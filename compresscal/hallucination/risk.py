@@ -11,13 +11,13 @@ __all__ = ['METRICS', 'DEGENERATE', 'VARIANTS', 'Metric', 'metric_of', 'metric_w
 import math, warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
 import numpy as np
 import pandas as pd
-
+from ..core.patching import patch
 from ..summaries.scores import Scores
 from ..core.tables import escape_markdown, markdown_table, one_line
-from ..statistics.uncertainty import COVERS, FEWEST, Comparison, Interval, bootstrap_documents, check_level, compare_paired, ratio_interval
+from ..statistics.uncertainty import COVERS, FEWEST, Comparison, Interval
+from ..statistics.uncertainty import bootstrap_documents, check_level, compare_paired, ratio_interval
 
 # %% ../../nbs/hallucination/65_risk.ipynb #995f601c
 @dataclass(frozen=True)
@@ -33,19 +33,27 @@ class Metric:
         if self.bounds is not None and not self.bounds[0]<self.bounds[1]:
             raise ValueError(f"`bounds` must be two numbers, the lesser first, or None, got {self.bounds!r}")
 
+# %% ../../nbs/hallucination/65_risk.ipynb #9141bd0f
 _KINDS = dict(precision='precision', recall='recall', f='F')
 _ROUGE = dict(rouge1='ROUGE-1', rouge2='ROUGE-2', rougeL='ROUGE-L', rougeLsum='ROUGE-Lsum')
+
 METRICS = {m.name: m for m in (
     Metric('summac_zs', 'SummaC-ZS', (0, 1)), Metric('summac_conv', 'SummaC-Conv', (0, 1)), Metric('harim', 'HaRiM+'),
-    Metric('alignscore', 'AlignScore', (0, 1)), Metric('minicheck', 'MiniCheck', (0, 1)), Metric('unsupported', 'unsupported names and numbers', (0, 1), False),
-    *(Metric(f'{r}_reference_{k}', f'{label} {w} against the reference', (0, 1)) for r,label in _ROUGE.items() for k,w in _KINDS.items()),
+    Metric('alignscore', 'AlignScore', (0, 1)), Metric('minicheck', 'MiniCheck', (0, 1)),
+    Metric('unsupported', 'unsupported names and numbers', (0, 1), False),
+    *(Metric(f'{r}_reference_{k}', f'{label} {w} against the reference', (0, 1)) for r,label in _ROUGE.items()
+      for k,w in _KINDS.items()),
     *(Metric(f'bertscore_{k}', f'BERTScore {w} against the reference') for k,w in _KINDS.items()),
-    *(Metric(f'{r}_{k}', f'{label} {w} against the source', (0, 1), None) for r,label in _ROUGE.items() for k,w in _KINDS.items()),
+    *(Metric(f'{r}_{k}', f'{label} {w} against the source', (0, 1), None) for r,label in _ROUGE.items()
+      for k,w in _KINDS.items()),
     *(Metric(f'novelty{n}', f'new {n}-grams' if n>1 else 'new words', (0, 1), None) for n in (1, 2, 3, 4)),
-    Metric('coverage', 'coverage by copied fragments', (0, 1), None), Metric('density', 'density of copied fragments', None, None),
-    Metric('compression', 'source words per summary word', None, None), Metric('longest_copy', 'longest copied span, words', None, None),
+    Metric('coverage', 'coverage by copied fragments', (0, 1), None),
+    Metric('density', 'density of copied fragments', None, None),
+    Metric('compression', 'source words per summary word', None, None),
+    Metric('longest_copy', 'longest copied span, words', None, None),
     Metric('copied_sentences', 'copied sentences', (0, 1), None), Metric('words', 'words', None, None),
-    Metric('source_words', 'words of the source', None, None), Metric('degenerate', 'answers that are no summaries', (0, 1), False),
+    Metric('source_words', 'words of the source', None, None),
+    Metric('degenerate', 'answers that are no summaries', (0, 1), False),
     *(Metric(f'unsupported_{k}', f'unsupported {k}', None, False) for k in ('names', 'numbers', 'identifiers')),
     Metric('dependence', 'dependence on the source, nats', None, None))}
 
@@ -63,9 +71,10 @@ def metric_of(
         better = getattr(metric, 'higher_is_better', True)
         return replace(known, bounds=bounds, higher_is_better=better if better is None else bool(better))
     if (known := _known(metric)) is not None: return known
-    from compresscal.core.spelling import no_such# here, for it brings torch
+    from compresscal.core.spelling import no_such # here, for it brings torch
     raise no_such('metric', metric, METRICS)
 
+# %% ../../nbs/hallucination/65_risk.ipynb #9dcf0458
 def _known(name):
     "What is known of a name, or of the part before its colon"
     if name in METRICS: return METRICS[name]
@@ -84,10 +93,22 @@ def metric_words(
 def _column(values, name)->np.ndarray:
     "One number for each summary"
     try: v = np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as e: raise TypeError(f"scores of {name!r} must be numbers, nan where there is none: {e}") from None
-    if v.ndim!=1: raise ValueError(f"scores of {name!r} must be a list of one number for each summary, got {type(values).__name__} of shape {list(v.shape)}")
+    except (TypeError, ValueError) as e:
+        raise TypeError(f"scores of {name!r} must be numbers, nan where there is none: {e}") from None
+    if v.ndim!=1:
+        raise ValueError(f"scores of {name!r} must be a list of one number for each summary, got "
+                         f"{type(values).__name__} of shape {list(v.shape)}")
     return v
 
+def _check_bounds(v, m):
+    "Raise where a score lies outside of the metric's bounds"
+    low, high = m.bounds or (-math.inf, math.inf)
+    odd = np.isinf(v) | (v<low-1e-6) | (v>high+1e-6)
+    if not odd.any(): return
+    within = m.bounds or 'what is finite'
+    raise ValueError(f"scores of {m.name!r} must be nan or lie within {within}, got {v[odd][0]:g}")
+
+# %% ../../nbs/hallucination/65_risk.ipynb #fc4e1e2f
 def risks(
     values:Sequence[float]|Scores, # Scores, nan where there is none, `[summaries]`
     metric:str|Metric|Scores|None=None, # What they are (default: what `values` say of themselves)
@@ -95,24 +116,28 @@ def risks(
     "Risk of each summary: more is worse"
     m = metric_of(values if metric is None else metric)
     if m.higher_is_better is None:
-        raise ValueError(f"`metric` must have a better and a worse end; {m.label} ({m.name}) has none, so it says nothing of risk: use it as a covariate")
+        raise ValueError(f"`metric` must have a better and a worse end; {m.label} ({m.name}) has none, so it says "
+                         "nothing of risk: use it as a covariate")
     v = _column(values.values if isinstance(values, Scores) else values, m.name)
-    low, high = m.bounds or (-math.inf, math.inf)
-    odd = np.isinf(v) | (v<low-1e-6) | (v>high+1e-6)
-    if odd.any(): raise ValueError(f"scores of {m.name!r} must be nan or lie within {m.bounds or 'what is finite'}, got {v[odd][0]:g}")
+    _check_bounds(v, m)
     if m.bounds is None: return -v if m.higher_is_better else v
-    return ((high-v if m.higher_is_better else v-low)/(high-low)).clip(0, 1)
+    low, high = m.bounds
+    distance = high-v if m.higher_is_better else v-low
+    return (distance/(high-low)).clip(0, 1)
 
 # %% ../../nbs/hallucination/65_risk.ipynb #6ea1423b
-DEGENERATE = dict(paired='documents where either summary is degenerate are left out', keep='degenerate summaries count like others',
+DEGENERATE = dict(paired='documents where either summary is degenerate are left out',
+                  keep='degenerate summaries count like others',
                   worst='degenerate summaries have the greatest risk')
+
+def _is_list(o): return hasattr(o, '__len__') and not isinstance(o, (str, Mapping))
 
 def _flagged(flags, n):
     "Which of the dense and of the compressed model's summaries are degenerate"
     if flags is None: return np.zeros((2, n), dtype=bool)
-    listed = lambda o: hasattr(o, '__len__') and not isinstance(o, (str, Mapping))
-    if not listed(flags) or len(flags)!=2 or not all(listed(o) and len(o)==n for o in flags):
-        raise ValueError(f"`flags` must be two lists, the dense model's and the compressed one's, of a flag for each of the {n} documents")
+    if not _is_list(flags) or len(flags)!=2 or not all(_is_list(o) and len(o)==n for o in flags):
+        raise ValueError("`flags` must be two lists, the dense model's and the compressed one's, of a flag for each "
+                         f"of the {n} documents")
     return np.array([[bool(f) and f==f for f in side] for side in flags], dtype=bool).reshape(2, n)
 
 def _which(risk, flagged, rule):
@@ -123,27 +148,34 @@ def _which(risk, flagged, rule):
     return risk, ~(out | missing), int(out.sum()), int(missing.sum())
 
 # %% ../../nbs/hallucination/65_risk.ipynb #958048df
-VARIANTS = dict(mean='ratio of mean risks', threshold='ratio of the shares of documents worse than a threshold', difference='mean difference of risks')
+VARIANTS = dict(mean='ratio of mean risks', threshold='ratio of the shares of documents worse than a threshold',
+                difference='mean difference of risks')
 
 def _check_variant(m, variant, threshold, rule):
     "The threshold, if there is one; refuses what has no meaning"
     for name,got,known in (('variant', variant, VARIANTS), ('degenerate', rule, DEGENERATE)):
         if got not in known: raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {got!r}")
     if m.bounds is None and variant!='difference':
-        raise ValueError(f"`variant` must be 'difference' for {m.label}, got {variant!r}: {m.name} has no bounds and no zero, "
+        raise ValueError(f"`variant` must be 'difference' for {m.label}, got {variant!r}: {m.name} has no bounds and "
+                         "no zero, "
                          "and adding a constant to all scores would change a ratio and not the summaries")
     if m.bounds is None and rule=='worst':
-        raise ValueError(f"`degenerate` must be 'paired' or 'keep' for {m.label}, got 'worst': a score without bounds has no worst value")
+        raise ValueError(f"`degenerate` must be 'paired' or 'keep' for {m.label}, got 'worst': a score without "
+                         "bounds has no worst value")
     if variant!='threshold':
-        if threshold is not None: raise ValueError(f"`threshold` belongs to the variant 'threshold', got {threshold!r} with {variant!r}")
+        if threshold is not None:
+            raise ValueError(f"`threshold` belongs to the variant 'threshold', got {threshold!r} with {variant!r}")
         return None
     t = m.threshold if threshold is None else threshold
-    if t is None: raise ValueError(f"`threshold` must be given for {m.label}: the score below which a summary counts as failed")
-    if not m.bounds[0]<=t<=m.bounds[1]: raise ValueError(f"`threshold` must lie within {m.bounds}, the bounds of {m.name}, got {t!r}")
+    if t is None:
+        raise ValueError(f"`threshold` must be given for {m.label}: the score below which a summary counts as failed")
+    if not m.bounds[0]<=t<=m.bounds[1]:
+        raise ValueError(f"`threshold` must lie within {m.bounds}, the bounds of {m.name}, got {t!r}")
     return float(t)
 
 # %% ../../nbs/hallucination/65_risk.ipynb #8b4aa7cb
-_ACROSS = ' over all documents together, as a data set holds a single one' # where documents cannot be drawn within data sets
+# where documents cannot be drawn within data sets
+_ACROSS = ' over all documents together, as a data set holds a single one'
 
 def _interval(x, y, groups, ratio, how):
     "Interval for the ratio of the means of x and y, or for the mean of x-y; None where there is none"
@@ -157,8 +189,10 @@ def _interval(x, y, groups, ratio, how):
         with warnings.catch_warnings(), np.errstate(all='ignore'):
             warnings.simplefilter('ignore')
             found = bootstrap_documents(*((x, y) if ratio else (x-y,)), groups=None if alone else groups, **how)
-        if math.isfinite(found.low) and not math.isnan(found.high): return replace(found, method=found.method+_ACROSS) if alone else found
-    return ratio_interval(x, y, how['level']) if ratio else compare_paired(x, y, test=None, level=how['level'], covers=COVERS[1]).interval
+        if math.isfinite(found.low) and not math.isnan(found.high):
+            return replace(found, method=found.method+_ACROSS) if alone else found
+    return ratio_interval(x, y, how['level']) if ratio else compare_paired(x, y, test=None, level=how['level'],
+        covers=COVERS[1]).interval
 
 # %% ../../nbs/hallucination/65_risk.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,7 +208,7 @@ class Risk:
     left_out: int            # Documents left out because a summary is degenerate
     missing: int             # Documents left out because a summary has no score
     degenerate: tuple[float, float] # Share of degenerate summaries, dense and compressed, of all documents
-    comparison: Comparison|None     # Paired: test, and P(the compressed model's risk is greater); None without documents
+    comparison: Comparison|None # Paired: test, and P(the compressed model's risk is greater); None without documents
     threshold: float|None=None      # Of the variant `threshold`
     rule: str='paired'       # One of `DEGENERATE`
     pooled: str=''           # How several data sets were put together; '' for one
@@ -183,84 +217,155 @@ class Risk:
     by_dataset: Mapping[str, 'Risk']=field(default_factory=dict) # Of each data set, if there are several
 
     @property
-    def null(self)->float: "The estimate of two models alike"; return 0. if self.variant=='difference' else 1.
-    @property
-    def p(self)->float: "Of no difference, two-sided; nan without a test"; return self.comparison.p if self.comparison else math.nan
-    @property
-    def greater(self)->float: "P(the compressed model's risk is greater), ties counting half"; return self.comparison.greater if self.comparison else math.nan
+    def null(self)->float:
+        "The estimate of two models alike"
+        return 0. if self.variant=='difference' else 1.
 
-    def row(self, dataset:str='')->dict:
-        "The result as a row of a table"
-        low, high = self.interval or (math.nan, math.nan)
-        less, more = self.comparison.greater_interval if self.comparison and self.comparison.greater_interval else (math.nan, math.nan)
-        return dict(metric=self.metric.name, variant=self.variant, dataset=dataset, n=self.n, left_out=self.left_out, missing=self.missing, dense=self.dense,
-                    compressed=self.compressed, risk=self.estimate, low=low, high=high, greater=self.greater, greater_low=less, greater_high=more, p=self.p,
-                    degenerate_dense=self.degenerate[0], degenerate=self.degenerate[1], reason=self.reason)
+# %% ../../nbs/hallucination/65_risk.ipynb #d4bcbb15
+@patch(as_prop=True)
+def p(self:Risk)->float:
+    "Of no difference, two-sided; nan without a test"
+    return self.comparison.p if self.comparison else math.nan
 
-    def to_pandas(self)->pd.DataFrame:
-        "A row for each data set, and for all together"
-        return pd.DataFrame([*(r.row(k) for k,r in self.by_dataset.items()), self.row(f'all {self.pooled}' if self.pooled else '')])
+@patch(as_prop=True)
+def greater(self:Risk)->float:
+    "P(the compressed model's risk is greater), ties counting half"
+    return self.comparison.greater if self.comparison else math.nan
+
+# %% ../../nbs/hallucination/65_risk.ipynb #08a8e5d9
+@patch
+def row(self:Risk, dataset:str='')->dict:
+    "The result as a row of a table"
+    nothing = math.nan, math.nan
+    low, high = self.interval or nothing
+    less, more = (self.comparison.greater_interval if self.comparison else None) or nothing
+    return dict(metric=self.metric.name, variant=self.variant, dataset=dataset,
+                n=self.n, left_out=self.left_out, missing=self.missing,
+                dense=self.dense, compressed=self.compressed, risk=self.estimate, low=low, high=high,
+                greater=self.greater, greater_low=less, greater_high=more, p=self.p,
+                degenerate_dense=self.degenerate[0], degenerate=self.degenerate[1], reason=self.reason)
+
+# %% ../../nbs/hallucination/65_risk.ipynb #bff7f490
+@patch
+def to_pandas(self:Risk)->pd.DataFrame:
+    "A row for each data set, and for all together"
+    return pd.DataFrame([*(r.row(k) for k,r in self.by_dataset.items()),
+                         self.row(f'all {self.pooled}' if self.pooled else '')])
 
 # %% ../../nbs/hallucination/65_risk.ipynb #f41db705
+def _number(v): return '' if math.isnan(v) else f'{v:.3f}'
+
 def _shown(r):
     "Cells of the table, as text"
-    number = lambda v: '' if math.isnan(v) else f'{v:.3f}'
     name = 'difference' if r.variant=='difference' else 'ratio'
     for row in r.to_pandas().to_dict('records'):
         around = '' if math.isnan(row['low']) else f"{row['low']:.3f} to {row['high']:.3f}"
         out = str(row['left_out']) if r.rule=='paired' else f"{row['degenerate']:.0%}"
-        yield {'documents of': one_line(row['dataset']) or 'one set', 'n': str(row['n']), 'degenerate': out, 'no score': str(row['missing']), 'dense': number(row['dense']), 'compressed': number(row['compressed']), name: number(row['risk']) or 'none',
-               'interval': around, 'P(more)': number(row['greater']), 'p': '' if math.isnan(row['p']) else f"{row['p']:.3g}"}
+        yield {'documents of': one_line(row['dataset']) or 'one set', 'n': str(row['n']), 'degenerate': out,
+               'no score': str(row['missing']), 'dense': _number(row['dense']),
+               'compressed': _number(row['compressed']), name: _number(row['risk']) or 'none',
+               'interval': around, 'P(more)': _number(row['greater']),
+               'p': '' if math.isnan(row['p']) else f"{row['p']:.3g}"}
 
+# %% ../../nbs/hallucination/65_risk.ipynb #c72db8ea
 def _about(r):
     "What the numbers are, in a sentence or two"
     worse = '' if r.threshold is None else f" ({'below' if r.metric.higher_is_better else 'above'} {r.threshold:g})"
-    said = [f"{r.metric.label}: {VARIANTS[r.variant]}{worse}, compressed against dense; {'below' if r.null else 'less than'} {r.null:g} is less risk"]
+    said = [f"{r.metric.label}: {VARIANTS[r.variant]}{worse}, compressed against dense; "
+            f"{'below' if r.null else 'less than'} {r.null:g} is less risk"]
     if r.pooled=='datasets': said.append('All data sets weigh the same, whatever their size')
     methods = dict.fromkeys(o.interval.method for o in (r, *r.by_dataset.values()) if o.interval)
     if methods: said.append(f"Interval: {100*r.level:g} %, {' or '.join(methods)}; covers {COVERS[1]}")
     if r.rule!='keep': said.append(DEGENERATE[r.rule].capitalize())
-    said += [f'{k}: {o.reason}' if k else o.reason[0].upper()+o.reason[1:] for k,o in {**r.by_dataset, '': r}.items() if o.reason]
+    said += [f'{k}: {o.reason}' for k,o in r.by_dataset.items() if o.reason]
+    if r.reason: said.append(r.reason[0].upper()+r.reason[1:])
     return '. '.join(said)+'.'
 
-def _plain(r): return f"{one_line(_about(r))}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
+# %% ../../nbs/hallucination/65_risk.ipynb #83a2d1fb
+@patch
+def __repr__(r:Risk): return f"{one_line(_about(r))}\n{pd.DataFrame([*_shown(r)]).to_string(index=False)}"
 
-def _markdown(r):
+@patch
+def _repr_markdown_(r:Risk):
     rows = [*_shown(r)]
     return f'{markdown_table([rows[0], *(o.values() for o in rows)])}\n\n{escape_markdown(_about(r))}'
 
-Risk.__repr__, Risk._repr_markdown_ = _plain, _markdown
-
 # %% ../../nbs/hallucination/65_risk.ipynb #7f91545d
+def _weights(n, groups):
+    "Weights of documents with which all data sets count alike"
+    _, of, size = np.unique(groups, return_inverse=True, return_counts=True)
+    return n/len(size)/size[of]
+
+def _reason(n, missing, left_out, ratio, dense, compressed):
+    "Why there is no estimate or no interval; empty where there are both"
+    if not n:
+        nothing = 'score' if missing or not left_out else 'usable summary'
+        return f'no document has a {nothing} from both models'
+    if ratio and not dense:
+        return (f"the dense model's risk is zero on all {n} documents, so that there is no ratio to it: see "
+                'the difference')
+    if ratio and not compressed:
+        return f"the compressed model's risk is zero on all {n} documents, so that the ratio has no interval"
+    return 'one document has no interval' if n==1 else ''
+
+# %% ../../nbs/hallucination/65_risk.ipynb #06ed18de
+def _estimate(dense, compressed, ratio):
+    "Ratio or difference of two means, nan where there is none"
+    if math.isnan(dense) or ratio and not dense: return math.nan
+    return compressed/dense if ratio else compressed-dense
+
 def _compare(risk, flagged, groups, m, variant, t, rule, pool, how, test):
     "One `Risk`, of one data set or of several together"
     risk, keep, left_out, missing = _which(risk, flagged, rule)
     degenerate = tuple(float(o.mean()) if len(o) else math.nan for o in flagged)
     y, x = risk[:, keep] if t is None else (risk[:, keep]>risks([t], m)[0]+1e-12).astype(float)
-    n, groups, ratio = len(x), None if groups is None else groups[keep], variant!='difference'
-    w = np.ones(n)
-    if pool=='datasets' and n:
-        _, of, size = np.unique(groups, return_inverse=True, return_counts=True)
-        w = n/len(size)/size[of]
+    n, ratio = len(x), variant!='difference'
+    groups = None if groups is None else groups[keep]
+    w = _weights(n, groups) if pool=='datasets' and n else np.ones(n)
     comparison = compare_paired(x, y, weights=w, test=test, covers=COVERS[1], **how) if n else None
     y, x = y*w, x*w
     dense, compressed = (float(o.mean()) if n else math.nan for o in (y, x))
-    reason = '' if n else 'no document has a score from both models' if missing or not left_out else 'no document has a usable summary from both models'
-    if n and ratio and not dense: reason = f"the dense model's risk is zero on all {n} documents, so that there is no ratio to it: see the difference"
-    elif n and ratio and not compressed: reason = f"the compressed model's risk is zero on all {n} documents, so that the ratio has no interval"
-    estimate = math.nan if not n or ratio and not dense else compressed/dense if ratio else compressed-dense
+    reason = _reason(n, missing, left_out, ratio, dense, compressed)
+    estimate = _estimate(dense, compressed, ratio)
     interval = None if math.isnan(estimate) else _interval(x, y, groups, ratio, how)
-    if n==1 and not reason: reason = 'one document has no interval'
-    return Risk(m, variant, estimate, interval, dense, compressed, n, left_out, missing, degenerate, comparison, t, rule, pool, reason, how['level'])
+    return Risk(m, variant, estimate, interval, dense, compressed, n, left_out, missing, degenerate, comparison, t,
+                rule, pool, reason, how['level'])
 
 # %% ../../nbs/hallucination/65_risk.ipynb #515823c8
+def _common_metric(dense, compressed, metric):
+    "The metric that both models' scores are of"
+    given = [o for o in (dense, compressed) if isinstance(o, Scores)]
+    if metric is None and not given:
+        raise ValueError("`metric` must say what the scores are; only `Scores` say so themselves")
+    if len({(o.name, o.bounds, o.higher_is_better) for o in given})>1:
+        names = ' and '.join(repr(o.name) for o in given)
+        raise ValueError(f"scores must be of one metric, got {names} or different bounds")
+    return metric_of(given[0] if metric is None else metric)
+
+def _both_risks(dense, compressed, metric):
+    "Risks of both models, `[2, documents]`"
+    both = [risks(o, metric) for o in (dense, compressed)]
+    if both[0].shape!=both[1].shape or both[0].ndim!=1:
+        raise ValueError("`dense_scores` and `compressed_scores` must be of the same documents, got "
+                         f"{len(both[0])} and {len(both[1])}")
+    return np.stack(both)
+
+def _names(dataset, n):
+    "Name of each document's data set, as text"
+    if dataset is None: return np.array([])
+    if isinstance(dataset, str) or len(dataset)!=n:
+        got = repr(dataset) if isinstance(dataset, str) else len(dataset)
+        raise ValueError(f"`dataset` must name one for each of the {n} documents, got {got}")
+    return np.array([*map(str, dataset)])
+
+# %% ../../nbs/hallucination/65_risk.ipynb #014d19b7
 def risk_ratio(
     dense_scores:Sequence[float]|Scores,      # The dense model's, nan where there is none, `[documents]`
-    compressed_scores:Sequence[float]|Scores, # The compressed model's, of the same documents in the same order, `[documents]`
-    metric:str|Metric|Scores|object|None=None, # A name in `METRICS`, a metric or a judge (default: what the scores say of themselves)
+    compressed_scores:Sequence[float]|Scores, # The compressed model's, of the same documents in the same order
+    metric:str|Metric|Scores|object|None=None, # A name in `METRICS`, a metric or a judge (default: what the scores say)
     *, variant:str='mean',          # One of `VARIANTS`
     threshold:float|None=None,      # For the variant `threshold`: scores worse than this count as failed
-    flags:Sequence|None=None,       # Two lists: the dense and the compressed model's flags, '' for a summary that is not degenerate
+    flags:Sequence|None=None,       # The dense and the compressed model's flags, '' for what is not degenerate
     degenerate:str='paired',        # What becomes of degenerate summaries, one of `DEGENERATE`
     dataset:Sequence[str]|None=None, # Name of each document's data set (default: all are of one), `[documents]`
     pool:str='documents',           # Of several data sets: `documents` count alike, or `datasets` do
@@ -271,22 +376,19 @@ def risk_ratio(
 )->Risk:                            # Estimate, interval, test, and what was left out
     "Risk of a compressed model against its dense self"
     check_level(level)
-    given = [o for o in (dense_scores, compressed_scores) if isinstance(o, Scores)]
-    if metric is None and not given: raise ValueError("`metric` must say what the scores are; only `Scores` say so themselves")
-    if len({(o.name, o.bounds, o.higher_is_better) for o in given})>1:
-        raise ValueError(f"scores must be of one metric, got {' and '.join(repr(o.name) for o in given)} or different bounds")
-    m = metric_of(given[0] if metric is None else metric)
+    m = _common_metric(dense_scores, compressed_scores, metric)
     t = _check_variant(m, variant, threshold, degenerate)
     if pool not in ('documents', 'datasets'): raise ValueError(f"`pool` must be documents or datasets, got {pool!r}")
-    both = [risks(o, m) for o in (dense_scores, compressed_scores)]
-    if both[0].shape!=both[1].shape or both[0].ndim!=1:
-        raise ValueError(f"`dense_scores` and `compressed_scores` must be of the same documents, got {len(both[0])} and {len(both[1])}")
-    risk, flagged = np.stack(both), _flagged(flags, len(both[0]))
-    if dataset is not None and (isinstance(dataset, str) or len(dataset)!=risk.shape[1]):
-        got = repr(dataset) if isinstance(dataset, str) else len(dataset)
-        raise ValueError(f"`dataset` must name one for each of the {risk.shape[1]} documents, got {got}")
-    rest, names = (m, variant, t, degenerate), [] if dataset is None else list(dict.fromkeys(map(str, dataset)))
-    how, of = dict(level=level, seed=seed, n_resamples=n_resamples), np.array([] if dataset is None else [*map(str, dataset)])
-    if len(names)<2: return _compare(risk, flagged, None, *rest, '', how, test)
-    parts = {k: _compare(risk[:, of==k], flagged[:, of==k], None, *rest, '', how, test) for k in names}
-    return replace(_compare(risk, flagged, of, *rest, pool, how, test), by_dataset=parts)
+    risk = _both_risks(dense_scores, compressed_scores, m)
+    flagged, of = _flagged(flags, risk.shape[1]), _names(dataset, risk.shape[1])
+    settings = m, variant, t, degenerate
+    how = dict(level=level, seed=seed, n_resamples=n_resamples)
+    return _risk_of_sets(risk, flagged, of, settings, pool, how, test)
+
+# %% ../../nbs/hallucination/65_risk.ipynb #8874c654
+def _risk_of_sets(risk, flagged, of, settings, pool, how, test):
+    "The risk on all documents, and on each data set where there are several"
+    names = list(dict.fromkeys(of.tolist()))
+    if len(names)<2: return _compare(risk, flagged, None, *settings, '', how, test)
+    parts = {k: _compare(risk[:, of==k], flagged[:, of==k], None, *settings, '', how, test) for k in names}
+    return replace(_compare(risk, flagged, of, *settings, pool, how, test), by_dataset=parts)

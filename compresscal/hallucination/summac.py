@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import load as load_tensors
+from ..core.patching import patch
 from .entailment import EntailmentScorer, as_scorer
 from ..core.files import cache_folder
 from ..core.marked_text import Mark, MarkedText, MarkedTexts
@@ -31,6 +32,7 @@ def _paragraphs(text):
         yield at+len(o)-len(o.lstrip()),at+len(o.rstrip())
         at += len(o)+len(joint)
 
+# %% ../../nbs/hallucination/30_summac.ipynb #7e9861f2
 @dataclass(frozen=True)
 class Cutting:
     "How texts are cut into the parts that are compared"
@@ -43,33 +45,40 @@ class Cutting:
     def __post_init__(self):
         both = self.granularity if isinstance(self.granularity, (tuple, list)) else (self.granularity,)*2
         if len(both)!=2 or any(o not in GRANULARITIES for o in both):
-            raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, or two of them, for source and summary, got {self.granularity!r}")
+            raise ValueError(f"`granularity` must be one of {', '.join(GRANULARITIES)}, or two of them, for source "
+                             f"and summary, got {self.granularity!r}")
         splitter_name(self.splitter) # refuses what is none
-        for k,least,none in (('shortest', 1, False), ('source_limit', 1, True), ('summary_limit', 1, True)):
-            v = getattr(self, k)
-            if none and v is None: continue
-            if isinstance(v, bool) or not isinstance(v, int) or v<least:
-                raise ValueError(f"`{k}` must be a whole number, {least} or more{', or None' if none else ''}, got {v!r}")
+        _check_count('shortest', self.shortest)
+        for k in ('source_limit', 'summary_limit'):
+            if getattr(self, k) is not None: _check_count(k, getattr(self, k), ', or None')
         object.__setattr__(self, 'granularity', tuple(both))
 
-    def settings(self)->dict:
-        "Ready for JSON"
-        return dict(granularity=list(self.granularity), splitter=splitter_name(self.splitter), shortest=self.shortest,
-                    source_limit=self.source_limit, summary_limit=self.summary_limit)
+# %% ../../nbs/hallucination/30_summac.ipynb #3dd30b5c
+def _check_count(name, value, also=''):
+    "Raise for what is no number of one or more"
+    if isinstance(value, bool) or not isinstance(value, int) or value<1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more{also}, got {value!r}")
+
+@patch
+def settings(self:Cutting)->dict:
+    "Ready for JSON"
+    return dict(granularity=list(self.granularity), splitter=splitter_name(self.splitter), shortest=self.shortest,
+                source_limit=self.source_limit, summary_limit=self.summary_limit)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #f360ea0b
-def _spans(self,
+@patch
+def spans(self:Cutting,
     text:str,          # A source, or a summary
     side:int=0,        # 0 for a source, 1 for a summary
 )->tuple[list[tuple[int,int]],int]: # Where each part stands, and how many more there are that do not count
     "The parts of a text"
-    kind,limit = self.granularity[side],(self.source_limit, self.summary_limit)[side]
-    found = [(0, len(text))] if kind=='document' else _paragraphs(text) if kind=='paragraph' else sentence_spans(text, self.splitter)
+    kind, limit = self.granularity[side], (self.source_limit, self.summary_limit)[side]
+    if kind=='document': found = [(0, len(text))]
+    elif kind=='paragraph': found = _paragraphs(text)
+    else: found = sentence_spans(text, self.splitter)
     found = [(a, b) for a,b in found if text[a:b].strip()]
     kept = [(a, b) for a,b in found if kind=='document' or b-a>=self.shortest][:limit]
-    return kept,len(found)-len(kept)
-
-Cutting.spans = _spans
+    return kept, len(found)-len(kept)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #bbba1e3a
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,25 +88,39 @@ class Support:
     summary:str                            # Its summary
     source_spans:list[tuple[int,int]]      # Where the parts of the source stand
     summary_spans:list[tuple[int,int]]     # Where the parts of the summary stand
-    probabilities:np.ndarray               # Of entailment, neutral, contradiction; nan: the engine has none, `[source parts, summary parts, 3]`
+    # Of entailment, neutral, contradiction; nan: the engine has none, `[source parts, summary parts, 3]`
+    probabilities:np.ndarray
     left_out:tuple[int,int]=(0, 0)         # Parts of source and summary that do not count
     cut:int=0                              # Pairs that fill all tokens that the engine reads
 
     @property
-    def entailment(self)->np.ndarray: "`[source parts, summary parts]`"; return self.probabilities[..., 0]
+    def entailment(self)->np.ndarray:
+        "`[source parts, summary parts]`"
+        return self.probabilities[..., 0]
     @property
-    def contradiction(self)->np.ndarray: "`[source parts, summary parts]`"; return self.probabilities[..., 2]
+    def contradiction(self)->np.ndarray:
+        "`[source parts, summary parts]`"
+        return self.probabilities[..., 2]
     @property
-    def empty(self)->bool: "Is there nothing to compare?"; return not self.entailment.size
-    @property
-    def best(self)->list[int]:
-        "Number of the source's part that supports each part of the summary best"
-        return [] if self.empty else self.entailment.argmax(0).tolist()
-    def __repr__(self): return f'Support({len(self.source_spans)} parts of the source, {len(self.summary_spans)} of the summary)'
-    def to_pandas(self)->pd.DataFrame:
-        "Entailment of each part of the summary (columns) by each part of the source (rows)"
-        (a,s),(b,t) = (self.source, self.source_spans),(self.summary, self.summary_spans)
-        return pd.DataFrame(self.entailment, [a[i:j] for i,j in s], [b[i:j] for i,j in t])
+    def empty(self)->bool:
+        "Is there nothing to compare?"
+        return not self.entailment.size
+
+# %% ../../nbs/hallucination/30_summac.ipynb #b3da3850
+@patch(as_prop=True)
+def best(self:Support)->list[int]:
+    "Number of the source's part that supports each part of the summary best"
+    return [] if self.empty else self.entailment.argmax(0).tolist()
+
+@patch
+def __repr__(self:Support):
+    return f'Support({len(self.source_spans)} parts of the source, {len(self.summary_spans)} of the summary)'
+
+@patch
+def to_pandas(self:Support)->pd.DataFrame:
+    "Entailment of each part of the summary (columns) by each part of the source (rows)"
+    (a,s),(b,t) = (self.source, self.source_spans),(self.summary, self.summary_spans)
+    return pd.DataFrame(self.entailment, [a[i:j] for i,j in s], [b[i:j] for i,j in t])
 
 # %% ../../nbs/hallucination/30_summac.ipynb #031dd9bc
 def find_support(
@@ -125,14 +148,17 @@ def zero_shot(
     use_contradiction:bool=False,  # Take off the greatest contradiction; alone, it is taken off 1
 )->np.ndarray:                     # `[summary parts]`
     "How well each part of a summary is supported"
-    if not use_entailment and not use_contradiction: raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
+    if not use_entailment and not use_contradiction:
+        raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
     entailment,contradiction = probabilities[..., 0].max(0),probabilities[..., 2].max(0)
     if not use_contradiction: return entailment
-    if np.isnan(contradiction).any(): raise ValueError("`use_contradiction` needs a model that knows contradiction, and this one does not")
+    if np.isnan(contradiction).any():
+        raise ValueError("`use_contradiction` needs a model that knows contradiction, and this one does not")
     return (entailment if use_entailment else 1)-contradiction
 
 # %% ../../nbs/hallucination/30_summac.ipynb #5b1c0712
-EDGES = (0, .01, .02, .03, .04, .07, .13, .37, .9, .91, .92, .93, .94, .95, .955, .96, .965, .97, .975, .98, .985, .99, .995, 1)
+EDGES = (0, .01, .02, .03, .04, .07, .13, .37, .9, .91, .92, .93, .94, .95, .955, .96, .965, .97, .975, .98, .985,
+         .99, .995, 1)
 
 def histograms(
     entailment:np.ndarray,         # Probabilities, `[source parts, summary parts]`
@@ -145,9 +171,11 @@ def histograms(
     return np.bincount(at.ravel(), minlength=bins*at.shape[1]).reshape(-1, bins)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #11ec3f9a
-HEAD_ADDRESS = 'https://raw.githubusercontent.com/tingofurro/summac/c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin'
+HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/'
+                'c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin')
 HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe'
 
+# %% ../../nbs/hallucination/30_summac.ipynb #b87878eb
 @dataclass(frozen=True, eq=False)
 class ConvHead:
     "The trained part of SummaC-Conv"
@@ -163,47 +191,71 @@ class ConvHead:
         for k,shape in shapes.items():
             v = np.asarray(getattr(self, k), dtype=np.float64)
             if v.shape!=shape or not np.isfinite(v).all():
-                raise ValueError(f"`{k}` of a head must be finite numbers of shape {list(shape)}, got shape {list(v.shape)}")
+                raise ValueError(f"`{k}` of a head must be finite numbers of shape {list(shape)}, got shape "
+                                 f"{list(v.shape)}")
             object.__setattr__(self, k, v)
     @property
     def fingerprint(self)->str:
         "What settings call it"
         if self.sha256: return f'sha256:{self.sha256}'
         numbers = [self.weights, self.bias, self.final_weights, self.final_bias, self.edges]
-        return 'blake2b:'+hashlib.blake2b(b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers), digest_size=16).hexdigest()
-    def features(self, entailment:np.ndarray)->np.ndarray:
-        "One number for each part of the summary, `[summary parts]`"
-        return histograms(entailment, self.edges)@self.weights+self.bias
-    def logits(self, features:np.ndarray)->np.ndarray:
-        "Of both classes, the second being support, `[..., 2]`"
-        return np.repeat(np.asarray(features)[..., None], 3, -1)@self.final_weights.T+self.final_bias
+        return 'blake2b:'+hashlib.blake2b(b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers),
+                                          digest_size=16).hexdigest()
 
+# %% ../../nbs/hallucination/30_summac.ipynb #1f1cbc3f
+@patch
+def features(self:ConvHead, entailment:np.ndarray)->np.ndarray:
+    "One number for each part of the summary, `[summary parts]`"
+    return histograms(entailment, self.edges)@self.weights+self.bias
+
+@patch
+def logits(self:ConvHead, features:np.ndarray)->np.ndarray:
+    "Of both classes, the second being support, `[..., 2]`"
+    return np.repeat(np.asarray(features)[..., None], 3, -1)@self.final_weights.T+self.final_bias
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4630a5dd
 def _second(logits): return 1/(1+np.exp(np.clip(logits[..., 0]-logits[..., 1], -700, 700)))
 
 # %% ../../nbs/hallucination/30_summac.ipynb #3c05d22a
 _tensors = {'mlp.weight': (1, -1), 'mlp.bias': (1,), 'layer_final.weight': (2, 3), 'layer_final.bias': (2,)}
 
+# %% ../../nbs/hallucination/30_summac.ipynb #6dda7cf7
+def _fetched_head(sha256):
+    "The published head, fetched at first use"
+    try: return fetch_summaries(HEAD_ADDRESS, cache_folder()/'summac', sha256)
+    except ValueError as e:
+        if not e.__cause__: raise
+        raise ValueError(f"the head of SummaC-Conv could not be fetched ({e.__cause__}): give `head` a local "
+                         f"copy of {HEAD_ADDRESS}") from e.__cause__
+
+def _head_tensors(data, path):
+    "Tensors of a file, those of a head among them"
+    try:
+        if path.suffix=='.safetensors': return load_tensors(data)
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as e:
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        raise ValueError(f"`head` must be a file of tensors, got {path.name}: {why}") from None
+
+# %% ../../nbs/hallucination/30_summac.ipynb #b4a67f7a
 def open_head(
     path:str|Path|None=None,      # File of tensors; None: the published one, fetched at first use
     *, sha256:str|None=HEAD_SHA256, # Hash that the file must have; None takes any, for a head of your own
     edges:Sequence[float]=EDGES,  # Of the bins it was trained with
 )->ConvHead:
     "The head of SummaC-Conv from a file"
-    if path is None:
-        try: path = fetch_summaries(HEAD_ADDRESS, cache_folder()/'summac', sha256)
-        except ValueError as e:
-            if not e.__cause__: raise
-            raise ValueError(f"the head of SummaC-Conv could not be fetched ({e.__cause__}): give `head` a local copy of {HEAD_ADDRESS}") from e.__cause__
-    path = Path(path).expanduser()
+    path = Path(_fetched_head(sha256) if path is None else path).expanduser()
     if not path.is_file(): raise ValueError(f"`head` must be a file, got {str(path)!r}, and there is none")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if sha256 not in (None, digest): raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head of your own")
-    try: found = load_tensors(data) if path.suffix=='.safetensors' else torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"`head` must be a file of tensors, got {path.name}: {(str(e) or type(e).__name__).splitlines()[0]}") from None
+    if sha256 not in (None, digest):
+        raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head "
+                         "of your own")
+    found = _head_tensors(data, path)
     try: w,b,v,c = (found[k].double().reshape(shape).numpy() for k,shape in _tensors.items())
     except Exception:
-        raise ValueError(f"`head` must hold tensors {', '.join(f'{k} {list(o)}' for k,o in _tensors.items())}, and {path.name} does not") from None
+        wanted = ', '.join(f'{k} {list(o)}' for k,o in _tensors.items())
+        raise ValueError(f"`head` must hold tensors {wanted}, and {path.name} does not") from None
     return ConvHead(w[0], b[0], v, c, tuple(edges), digest)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #9c4d6673
@@ -212,139 +264,186 @@ class _SummaC:
     higher_is_better = True
     def __init__(self, model, empty, cutting):
         if empty not in ('nan', 'zero'): raise ValueError(f"`empty` must be 'nan' or 'zero', got {empty!r}")
-        self.scorer,self.empty,self.cutting = as_scorer(model),empty,Cutting(**cutting)
+        self.scorer, self.empty, self.cutting = as_scorer(model), empty, Cutting(**cutting)
 
-    def _settings(self, **own): return dict(nli=self.scorer.settings(), **self.cutting.settings(), empty=self.empty, **own)
-    def __repr__(self): return f"{type(self).__name__}({self.scorer!r}, {', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')})"
+    def _settings(self, **own):
+        return dict(nli=self.scorer.settings(), **self.cutting.settings(), empty=self.empty, **own)
 
-    def score(self,
-        sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
-        summaries:Sequence[str], # A summary of each
-        *, progress:bool=True,   # Show a progress bar
-    )->Scores:                   # With the parts of each summary, their scores, and what supports each best
-        "Scores of summaries, each against its own document"
-        sources,summaries = check_pairs(sources, summaries)
-        self._prepare()
-        found = find_support(sources, summaries, self.scorer, self.cutting, progress=progress)
-        rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero' else self._none for o in found]
-        parts = dict(sentences=[[o.summary[a:b] for a,b in o.summary_spans] for o in found])
-        parts |= {k: [o[k] for o in rows] for k in self._none if k!='score'}
-        parts |= dict(evidence=[[o.source[slice(*o.source_spans[i])] for i in o.best] for o in found])
-        return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(), tuple(self._notes(found)), parts)
+    def __repr__(self):
+        shown = ', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')
+        return f"{type(self).__name__}({self.scorer!r}, {shown})"
+
+# %% ../../nbs/hallucination/30_summac.ipynb #e8c7af19
+@patch
+def score(self:_SummaC,
+    sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
+    summaries:Sequence[str], # A summary of each
+    *, progress:bool=True,   # Show a progress bar
+)->Scores:                   # With the parts of each summary, their scores, and what supports each best
+    "Scores of summaries, each against its own document"
+    sources,summaries = check_pairs(sources, summaries)
+    self._prepare()
+    found = find_support(sources, summaries, self.scorer, self.cutting, progress=progress)
+    rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero'
+            else self._none for o in found]
+    parts = dict(sentences=[[o.summary[a:b] for a,b in o.summary_spans] for o in found])
+    parts |= {k: [o[k] for o in rows] for k in self._none if k!='score'}
+    parts |= dict(evidence=[[o.source[slice(*o.source_spans[i])] for i in o.best] for o in found])
+    return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(),
+                  tuple(self._notes(found)), parts)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #ddb4fd12
-def _notes(self, found):
+@patch
+def _notes(self:_SummaC, found):
     "What a reader of the scores should know"
     empty,cut,pairs = sum(o.empty for o in found),sum(o.cut for o in found),sum(o.entailment.size for o in found)
     gets = 'has no score' if self.empty=='nan' else 'is scored as one sentence without support'
     if empty: yield f'{empty} of {len(found)} pairs have no parts on one side; such a pair {gets}'
     for side,what in enumerate(('sources', 'summaries')):
-        if n := sum(o.left_out[side] for o in found): yield f'{n:,} parts of {what} were too short or beyond the limit, and not read'
+        if n := sum(o.left_out[side] for o in found):
+            yield f'{n:,} parts of {what} were too short or beyond the limit, and not read'
     if cut: yield f'{cut:,} of {pairs:,} pairs fill all tokens that the model reads, and may have been cut'
 
-_SummaC._notes = _notes
-
 # %% ../../nbs/hallucination/30_summac.ipynb #4cd940c5
-_default,_original = 'tals/albert-xlarge-vitaminc-mnli',dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
+_default = 'tals/albert-xlarge-vitaminc-mnli'
+_original = dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
 
+# %% ../../nbs/hallucination/30_summac.ipynb #206099d2
 class SummaCZS(_SummaC):
     "Mean over a summary's sentences of their best support"
     name = 'summac_zs'
     _none = dict(score=np.nan, sentence_scores=[])
     def __init__(self,
-        model:str|tuple|Callable|EntailmentScorer=_default, # What is asked, as in `as_scorer`; judges that are given one scorer share its work
+        model:str|tuple|Callable|EntailmentScorer=_default, # As in `as_scorer`; judges with one scorer share its work
         *, use_entailment:bool=True,     # As in `zero_shot`
         use_contradiction:bool=False,    # As in `zero_shot`
         empty:str='nan',                 # Score of a pair with no parts on one side: `nan`, or `zero`, as the original
         **cutting,                       # Fields of `Cutting`, such as `granularity` and `splitter`
     ):
         super().__init__(model, empty, cutting)
-        if not use_entailment and not use_contradiction: raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
-        self.use_entailment,self.use_contradiction = bool(use_entailment),bool(use_contradiction)
+        if not use_entailment and not use_contradiction:
+            raise ValueError("`use_entailment` or `use_contradiction` must be true, got neither")
+        self.use_entailment, self.use_contradiction = bool(use_entailment), bool(use_contradiction)
         self.bounds = (-1. if self.use_entailment and self.use_contradiction else 0., 1.)
 
-    @classmethod
-    def original(cls, model=_default, **settings): "With the cuts and limits of the published program"; return cls(model, **_original|settings)
-    def settings(self)->dict:
-        "All that decides the scores; no model is loaded"
-        return self._settings(use_entailment=self.use_entailment, use_contradiction=self.use_contradiction)
     def _prepare(self): pass
-    def _judge(self, probabilities):
-        each = zero_shot(probabilities, self.use_entailment, self.use_contradiction)
-        return dict(score=each.mean(), sentence_scores=each.tolist())
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4db10138
+@patch(cls_method=True)
+def original(cls:SummaCZS, model=_default, **settings):
+    "With the cuts and limits of the published program"
+    return cls(model, **_original|settings)
+
+@patch
+def settings(self:SummaCZS)->dict:
+    "All that decides the scores; no model is loaded"
+    return self._settings(use_entailment=self.use_entailment, use_contradiction=self.use_contradiction)
+
+# %% ../../nbs/hallucination/30_summac.ipynb #77293a00
+@patch
+def _judge(self:SummaCZS, probabilities):
+    each = zero_shot(probabilities, self.use_entailment, self.use_contradiction)
+    return dict(score=each.mean(), sentence_scores=each.tolist())
 
 # %% ../../nbs/hallucination/30_summac.ipynb #2212e0ff
 class SummaCConv(_SummaC):
     "What a trained head makes of the support of all sentences"
-    name,bounds = 'summac_conv',(0., 1.)
+    name, bounds = 'summac_conv', (0., 1.)
     _none = dict(score=np.nan, sentence_scores=[], logits=[np.nan]*2)
     def __init__(self,
-        model:str|tuple|Callable|EntailmentScorer=_default, # What is asked, as in `as_scorer`; judges that are given one scorer share its work
-        *, head:ConvHead|str|Path|None=None, # None: the published one, fetched at first use; a local copy of it; or a `ConvHead`
+        model:str|tuple|Callable|EntailmentScorer=_default, # As in `as_scorer`; judges with one scorer share its work
+        *, head:ConvHead|str|Path|None=None, # A `ConvHead` or a copy; None: the published one, fetched at first use
         empty:str='nan',                 # Score of a pair with no parts on one side: `nan`, or `zero`, as the original
         **cutting,                       # Fields of `Cutting`, such as `granularity` and `splitter`
     ):
         super().__init__(model, empty, cutting)
         self.head = head if head is None or isinstance(head, ConvHead) else open_head(head)
 
-    @classmethod
-    def original(cls, model=_default, **settings):
-        "With the cuts and limits of the published program"
-        return cls(model, **_original|dict(summary_limit=10)|settings)
-    def settings(self)->dict:
-        "All that decides the scores; no model is loaded"
-        return self._settings(head=self.head.fingerprint if self.head else f'sha256:{HEAD_SHA256}')
     def _prepare(self): self.head = self.head or open_head()
+
     def _judge(self, probabilities):
         each = self.head.features(probabilities[..., 0])
         logits = self.head.logits(each.mean())
-        return dict(score=float(_second(logits)), sentence_scores=_second(self.head.logits(each)).tolist(), logits=logits.tolist())
+        return dict(score=float(_second(logits)), sentence_scores=_second(self.head.logits(each)).tolist(),
+                    logits=logits.tolist())
+
+# %% ../../nbs/hallucination/30_summac.ipynb #38406753
+@patch(cls_method=True)
+def original(cls:SummaCConv, model=_default, **settings):
+    "With the cuts and limits of the published program"
+    return cls(model, **_original|dict(summary_limit=10)|settings)
+
+@patch
+def settings(self:SummaCConv)->dict:
+    "All that decides the scores; no model is loaded"
+    return self._settings(head=self.head.fingerprint if self.head else f'sha256:{HEAD_SHA256}')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #95dedcc5
 VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # With their colours
 
+# %% ../../nbs/hallucination/30_summac.ipynb #8cf3d7b9
 @dataclass(frozen=True, eq=False, repr=False)
 class Claims:
     "The sentences of a summary, each with what the source says of it"
     support:Support         # All probabilities
-    threshold:float=.5      # A claim with as much entailment is supported; if not, one with as much contradiction is contradicted
+    threshold:float=.5 # Least entailment of a supported claim, and else least contradiction of a contradicted one
     context:int|None=None   # Words of the source shown around each sentence; None shows all
 
     def __post_init__(self):
-        if isinstance(self.threshold, bool) or not 0<=self.threshold<=1: raise ValueError(f"`threshold` must lie between 0 and 1, got {self.threshold!r}")
+        if isinstance(self.threshold, bool) or not 0<=self.threshold<=1:
+            raise ValueError(f"`threshold` must lie between 0 and 1, got {self.threshold!r}")
+
     def __len__(self): return 0 if self.support.empty else len(self.support.summary_spans)
-    def rows(self)->list[dict]:
-        "What is known of each claim"
-        o,found = self.support,[]
-        for j in range(len(self)):
-            e,c = o.entailment[:, j],o.contradiction[:, j]
-            verdict = 'supported' if e.max()>=self.threshold else 'contradicted' if c.max()>=self.threshold else 'unsupported'
-            i = int((c if verdict=='contradicted' else e).argmax())
-            found.append(dict(claim=o.summary[slice(*o.summary_spans[j])], verdict=verdict, entailment=float(e.max()), contradiction=float(c.max()),
-                              source_part=i, evidence=o.source[slice(*o.source_spans[i])]))
-        return found
-    def to_pandas(self)->pd.DataFrame:
-        "A row for each claim"
-        columns = ['claim', 'verdict', 'entailment', 'contradiction', 'source_part', 'evidence']
-        return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4217f125
+@patch
+def rows(self:Claims)->list[dict]:
+    "What is known of each claim"
+    o, found = self.support, []
+    for j in range(len(self)):
+        entailment, contradiction = o.entailment[:, j], o.contradiction[:, j]
+        if entailment.max()>=self.threshold: verdict = 'supported'
+        else: verdict = 'contradicted' if contradiction.max()>=self.threshold else 'unsupported'
+        i = int((contradiction if verdict=='contradicted' else entailment).argmax())
+        found.append(dict(claim=o.summary[slice(*o.summary_spans[j])], verdict=verdict,
+                          entailment=float(entailment.max()), contradiction=float(contradiction.max()),
+                          source_part=i, evidence=o.source[slice(*o.source_spans[i])]))
+    return found
+
+@patch
+def to_pandas(self:Claims)->pd.DataFrame:
+    "A row for each claim"
+    columns = ['claim', 'verdict', 'entailment', 'contradiction', 'source_part', 'evidence']
+    return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #de68b3c4
-def _texts(self):
+@patch(as_prop=True)
+def texts(self:Claims):
     "Summary and source, marked"
     rows,o = self.rows(),self.support
     def marks(spans):
         for i,((a, b),row) in enumerate(zip(spans, rows), 1):
             against = '' if np.isnan(row['contradiction']) else f", contradiction {row['contradiction']:.2f}"
-            yield Mark(a, b, str(i), VERDICTS[row['verdict']], f"{row['verdict']}: entailment {row['entailment']:.2f}{against}")
+            yield Mark(a, b, str(i), VERDICTS[row['verdict']],
+                       f"{row['verdict']}: entailment {row['entailment']:.2f}{against}")
     verdicts = [row['verdict'] for row in rows]
     legend = {VERDICTS[k]: k for k in VERDICTS if k in verdicts}
-    above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary, list(marks(o.summary_spans)), legend=legend)
-    return MarkedTexts([above, MarkedText('Source', o.source, list(marks([o.source_spans[row['source_part']] for row in rows])), self.context)])
+    above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary,
+                       list(marks(o.summary_spans)), legend=legend)
+    return MarkedTexts([above, MarkedText('Source', o.source,
+                                          list(marks([o.source_spans[row['source_part']] for row in rows])),
+                                          self.context)])
 
-Claims.texts = property(_texts)
-Claims.__repr__,Claims._repr_html_ = (lambda self: repr(self.texts)),(lambda self: self.texts.to_html())
+# %% ../../nbs/hallucination/30_summac.ipynb #761371aa
+@patch
+def __repr__(self:Claims): return repr(self.texts)
 
-def _claims(self,
+@patch
+def _repr_html_(self:Claims): return self.texts.to_html()
+
+# %% ../../nbs/hallucination/30_summac.ipynb #e808de50
+@patch
+def claims(self:_SummaC,
     source:str,             # A document
     summary:str,            # Its summary
     threshold:float=.5,     # As in `Claims`
@@ -352,6 +451,5 @@ def _claims(self,
     progress:bool=False,    # Show a progress bar
 )->Claims:
     "Which sentences of a summary its source supports, and where"
-    return Claims(find_support([source], [summary], self.scorer, self.cutting, progress=progress)[0], threshold, context)
-
-_SummaC.claims = _claims
+    return Claims(find_support([source], [summary], self.scorer, self.cutting, progress=progress)[0], threshold,
+                  context)

@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 import numpy as np
+from ..core.patching import patch
 from ..text.corpora import Corpus, open_corpus
 from ..calibration.calibration_set import CalibrationSet
 
@@ -28,14 +29,20 @@ _normalizers = {'BertNormalizer', 'Lowercase', 'NFC', 'NFD', 'NFKC', 'NFKD', 'St
 def _steps(part):
     "The steps of a normalizer or pre-tokenizer, those of a sequence one by one"
     if part is None: return []
-    def flat(o): return [s for p in o.get('normalizers', o.get('pretokenizers')) for s in flat(p)] if o['type']=='Sequence' else [o]
+    def flat(o):
+        return [s for p in o.get('normalizers', o.get('pretokenizers'))
+                for s in flat(p)] if o['type']=='Sequence' else [o]
     return flat(json.loads(part.__getstate__()))
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #bc69f498
 def _heads(steps):
     "Whether these steps of pre-tokenizing put a space at the head of the next word and cut there"
     *before,last = steps
     split = last['type']=='ByteLevel' and (last['use_regex'] or any(o['type']=='Split' for o in before))
-    fine = lambda o: o['type']=='Digits' or o['type']=='Split' and o['pattern'].get('Regex') in _patterns and o['behavior']=='Isolated' and not o['invert']
+    def fine(o):
+        if o['type']=='Digits': return True
+        known = o['type']=='Split' and o['pattern'].get('Regex') in _patterns
+        return known and o['behavior']=='Isolated' and not o['invert']
     return split and all(map(fine, before))
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #d090a38f
@@ -50,7 +57,8 @@ def space_rule(
     if not steps or {o['type'] for o in normal}-_normalizers: return None
     if steps[0]['type'] in _droppers: # Metaspace marks the first word of a text, unless it marks each
         whole = any(re.search(r'\s', o.content) for o in added)
-        fine = all(o['type'] in _droppers|{'Punctuation', 'Digits'} or o['type']=='Metaspace' and o['prepend_scheme']=='always' for o in steps)
+        fine = all(o['type'] in _droppers|{'Punctuation', 'Digits'} or o['type']=='Metaspace'
+                   and o['prepend_scheme']=='always' for o in steps)
         return 'dropped' if fine and not whole else None
     whole = any(o.rstrip or ' ' in o.content[1:] and not re.search(r'\s\s|[^\S ]', o.content) for o in added)
     return 'head' if _heads(steps) and not whole else None
@@ -71,6 +79,7 @@ def id_space(
     "How many rows of an embedding matrix a tokenizer can ask for"
     return max(len(tokenizer), 1+max(tokenizer.get_vocab().values(), default=-1))
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #ff0e65d1
 class IdCounter:
     "Counts token ids of texts, pairs of texts, and ids"
     def __init__(self,
@@ -79,29 +88,42 @@ class IdCounter:
         max_length:int|None=None,      # Tokens after which a row is cut off, special ones included; None cuts nothing
         add_special_tokens:bool=True,  # Count the special tokens around each row
     ):
-        if max_length is not None and (not isinstance(max_length, int) or max_length<1): raise ValueError(f"`max_length` must be 1 or more tokens, got {max_length!r}")
-        self.tokenizer,self.vocab_size = tokenizer,vocab_size or id_space(tokenizer)
-        self.max_length,self.special = max_length,add_special_tokens
-        self.rows,self._counts,self._waiting,self._heads = 0,np.zeros(self.vocab_size, np.int64),Counter(),Counter()
+        if max_length is not None and (not isinstance(max_length, int) or max_length<1):
+            raise ValueError(f"`max_length` must be 1 or more tokens, got {max_length!r}")
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size or id_space(tokenizer)
+        self.max_length, self.special, self.rows = max_length, add_special_tokens, 0
+        self._counts = np.zeros(self.vocab_size, np.int64)
+        self._waiting, self._heads = Counter(), Counter()
 
     @cached_property
-    def rule(self)->str|None: "As `space_rule` has it; None where rows must stay whole"; return None if self.max_length else space_rule(self.tokenizer)
+    def rule(self)->str|None:
+        "As `space_rule` has it; None where rows must stay whole"
+        return None if self.max_length else space_rule(self.tokenizer)
 
     @cached_property
     def backend(self):
         "The tokenizer's own engine, without its padding, and with our truncation; None for a tokenizer in Python"
-        if (own := getattr(self.tokenizer, 'backend_tokenizer', None)) is None: return None
-        split = bool(getattr(self.tokenizer, 'split_special_tokens', False))
-        if own.padding is None is own.truncation and own.encode_special_tokens==split and not self.max_length: return own # copying takes a while
-        backend = type(own).from_str(own.to_str())
-        backend.no_padding()
-        backend.no_truncation()
-        backend.encode_special_tokens = split
-        if self.max_length: backend.enable_truncation(self.max_length, direction=getattr(self.tokenizer, 'truncation_side', 'right'))
-        return backend
+        return _engine(self.tokenizer, self.max_length)
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #daa94405
+def _engine(tokenizer, max_length):
+    "A tokenizer's engine that pads nothing and cuts at `max_length`; None for a tokenizer in Python"
+    own = getattr(tokenizer, 'backend_tokenizer', None)
+    if own is None: return None
+    split = bool(getattr(tokenizer, 'split_special_tokens', False))
+    as_it_is = own.padding is None and own.truncation is None and own.encode_special_tokens==split
+    if as_it_is and not max_length: return own # copying takes a while
+    backend = type(own).from_str(own.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = split
+    if max_length:
+        backend.enable_truncation(max_length, direction=getattr(tokenizer, 'truncation_side', 'right'))
+    return backend
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #55eada32
-def _add_ids(self,
+@patch
+def add_ids(self:IdCounter,
     ids:np.ndarray,                # Token ids of any shape
     rows:int=0,                    # Rows that they are
     times:np.ndarray|None=None,    # How often each id counts
@@ -111,11 +133,15 @@ def _add_ids(self,
     if not ids.size: self.rows += rows; return
     if ids.dtype.kind not in 'iu': raise TypeError(f"`ids` must be whole numbers, got {ids.dtype}")
     low,high = int(ids.min()),int(ids.max())
-    if low<0 or high>=self.vocab_size: raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got {low if low<0 else high:,}")
-    found = np.bincount(ids, times, self.vocab_size) # weights are summed as float64: whole numbers up to 2**53 are exact
+    if low<0 or high>=self.vocab_size:
+        raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got "
+                         f"{low if low<0 else high:,}")
+    # weights are summed as float64: whole numbers up to 2**53 are exact
+    found = np.bincount(ids, times, self.vocab_size)
     self._counts += found.astype(np.int64)
     self.rows += rows
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #308058e2
 def _batches(texts, most=16_384, characters=500_000):
     "Slices of bounded size"
     start = size = 0
@@ -126,29 +152,36 @@ def _batches(texts, most=16_384, characters=500_000):
             start,size = i+1,0
     if start<len(texts): yield slice(start, len(texts))
 
-IdCounter.add_ids = _add_ids
-
 # %% ../../nbs/vocabulary/10_counting.ipynb #f6d1f98b
-def _encode(self, texts, second=None, times=None, special=False):
+@patch
+def _encode(self:IdCounter, texts, second=None, times=None, special=False):
     "Cut texts and count what comes out"
     for part in _batches(texts):
         if self.backend is None:
-            options = dict(add_special_tokens=special, padding=False, truncation=bool(self.max_length), max_length=self.max_length, verbose=False)
+            options = dict(add_special_tokens=special, padding=False, truncation=bool(self.max_length),
+                           max_length=self.max_length, verbose=False)
             found = self.tokenizer(texts[part], *([second[part]] if second else []), **options)['input_ids']
-        else: found = [o.ids for o in self.backend.encode_batch_fast(list(zip(texts[part], second[part])) if second else texts[part], add_special_tokens=special)]
+        else:
+            found = [o.ids for o in self.backend.encode_batch_fast(list(zip(texts[part], second[part])) if second
+                else texts[part], add_special_tokens=special)]
         ids = np.fromiter(chain.from_iterable(found), np.int64)
         self.add_ids(ids, times=None if times is None else np.repeat(times[part], [len(o) for o in found]))
 
-def _flush(self, most=64):
+# %% ../../nbs/vocabulary/10_counting.ipynb #d9af80de
+@patch
+def _flush(self:IdCounter, most=64):
     "Cut the words that wait; those that came equally often in one text, at most so many"
     self._waiting.subtract(self._heads)
     rows,alike = list(self._heads.items()),{}
     for word,n in self._waiting.items(): alike.setdefault(n, []).append(word)
-    for n in alike.keys()-{0}: rows += [(' '+' '.join(alike[n][i:i+most]), n) for i in range(0, len(alike[n]), most)]
+    for n in alike.keys()-{0}:
+        rows += [(' '+' '.join(alike[n][i:i+most]), n) for i in range(0, len(alike[n]), most)]
     self._waiting,self._heads = Counter(),Counter()
     if rows: self._encode([o for o,_ in rows], times=np.array([n for _,n in rows]))
 
-def _add_texts(self,
+# %% ../../nbs/vocabulary/10_counting.ipynb #ba9daad9
+@patch
+def add_texts(self:IdCounter,
     texts:list[str],             # A text for each row
     second:list[str]|None=None,  # The second text of each row, for pairs
 ):
@@ -166,43 +199,50 @@ def _add_texts(self,
         if len(self._waiting)>2**18: self._flush()
     self.rows += len(texts)
 
-IdCounter._encode,IdCounter._flush,IdCounter.add_texts = _encode,_flush,_add_texts
-
 # %% ../../nbs/vocabulary/10_counting.ipynb #96dff3c7
-def _frame(self, pair):
+@patch
+def _frame(self:IdCounter, pair):
     "The special tokens around a row, and how often each stands there"
     found,bare = (Counter(self.backend.encode('a', *['a']*pair, add_special_tokens=o).ids) for o in (True, False))
     found = found-bare
     return np.fromiter(found, np.int64),np.fromiter(found.values(), np.int64)
 
-def _counted(self):
+@patch(as_prop=True)
+def counts(self:IdCounter):
+    "How often each id was seen, int64, `[vocab_size]`"
     self._flush()
     return self._counts
 
-IdCounter._frame = _frame
-IdCounter.counts = property(_counted, doc="How often each id was seen, int64, `[vocab_size]`")
-IdCounter.tokens = property(lambda self: int(self.counts.sum()), doc="Tokens seen")
+@patch(as_prop=True)
+def tokens(self:IdCounter)->int:
+    "Tokens seen"
+    return int(self.counts.sum())
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #609fbf03
-usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'), ('premise', 'hypothesis'), ('question', 'sentence'),
+usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'),
+                 ('premise', 'hypothesis'), ('question', 'sentence'),
                  ('content',), ('article',), ('document',))
 
 def pick_columns(
     names:Iterable[str],                       # Columns that there are
-    columns:str|Iterable[str]|None=None,       # Columns that are asked for, one or two; None takes `input_ids` or usual ones
+    columns:str|Iterable[str]|None=None, # Columns that are asked for, one or two; None takes `input_ids` or usual ones
 )->tuple[str,...]:
     "The columns of a table that hold its text or its ids"
     names = list(names)
     if columns is None:
         found = next((o for o in (('input_ids',), *usual_columns) if set(o)<=set(names)), None)
-        if found is None: raise ValueError(f"`columns` must name the text columns, got None; the columns are {', '.join(names)}")
+        if found is None:
+            raise ValueError(f"`columns` must name the text columns, got None; the columns are {', '.join(names)}")
         return found
     columns = (columns,) if isinstance(columns, str) else tuple(columns)
-    if len(columns) not in (1, 2): raise ValueError(f"`columns` must be one column or two, got {len(columns)}; other columns can be counted apart and joined by `|`")
+    if len(columns) not in (1, 2):
+        raise ValueError(f"`columns` must be one column or two, got {len(columns)}; other columns can be counted "
+                         "apart and joined by `|`")
     for o in columns:
         if o not in names:
             close = difflib.get_close_matches(o, names, 1)
-            raise ValueError(f"`columns` must be among {', '.join(names)}, got {o!r}"+(f"; did you mean {close[0]!r}?" if close else ''))
+            raise ValueError(f"`columns` must be among {', '.join(names)}, got {o!r}"
+                             +(f"; did you mean {close[0]!r}?" if close else ''))
     return columns
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #2fcca2d6
@@ -215,8 +255,11 @@ def _arrow_ids(column, mask):
 def _check_texts(columns, start, names=('',)):
     for name,texts in zip(names, columns):
         for i,o in enumerate(texts):
-            if not isinstance(o, str): raise ValueError(f"row {start+i}{f', column {name!r}' if name else ''}: must hold text, got {type(o).__name__}")
+            if not isinstance(o, str):
+                raise ValueError(f"row {start+i}{f', column {name!r}' if name else ''}: must hold text, got "
+                                 f"{type(o).__name__}")
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #0b7d7ee1
 def _table_blocks(source, columns, size):
     "Blocks of a dataset"
     columns = pick_columns(source.column_names or next(iter(source), {}), columns)
@@ -242,6 +285,7 @@ def _flat(rows, masks=None):
     arrays = [o for o in arrays if o.size]
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #6ca2e8c4
 def _row_blocks(source, columns, size):
     "Blocks of an iterable of texts, pairs, tables' rows or lists of ids"
     rows,start = iter(source),0
@@ -254,7 +298,8 @@ def _row_blocks(source, columns, size):
         pair = isinstance(block[0], (tuple, list)) and len(block[0])==2 and all(isinstance(o, str) for o in block[0])
         if not pair and not isinstance(block[0], str): yield _flat(block),len(block)
         else:
-            wrong = next((start+i for i,o in enumerate(block) if pair and (not isinstance(o, (tuple, list)) or len(o)!=2)), None)
+            wrong = next((start+i for i,o in enumerate(block) if pair
+                          and (not isinstance(o, (tuple, list)) or len(o)!=2)), None)
             if wrong is not None: raise ValueError(f"row {wrong}: must be a pair of texts, as the first row is")
             texts = [list(o) for o in zip(*block)] if pair else [block]
             _check_texts(texts, start)
@@ -270,17 +315,22 @@ def row_blocks(
 )->Iterator[tuple]:                       # `([texts] or [first, second], rows)`, or `(ids, rows)`
     "The rows of a source in blocks"
     if isinstance(source, (str, Path, Corpus)):
-        corpus = open_corpus(source, split=split, column=columns if columns is None or isinstance(columns, str) else next(iter(columns)))
+        corpus = open_corpus(source, split=split,
+                             column=columns if columns is None or isinstance(columns, str) else next(iter(columns)))
         source = (o.text for read in corpus.shards.values() for o in read())
     if hasattr(source, 'itertuples'): source = source.to_dict('records') # a pandas table
-    if isinstance(source, CalibrationSet): source = [(source.tokens if source.mask is None else source.tokens[source.mask]).numpy()],len(source)
-    elif hasattr(source, 'input_ids') or isinstance(source, Mapping) and 'input_ids' in source: # what a tokenizer returns
+    if isinstance(source, CalibrationSet):
+        source = [(source.tokens if source.mask is None else source.tokens[source.mask]).numpy()],len(source)
+    # what a tokenizer returns
+    elif hasattr(source, 'input_ids') or isinstance(source, Mapping) and 'input_ids' in source:
         source = [_flat(source['input_ids'], source.get('attention_mask'))],len(source['input_ids'])
     elif hasattr(source, 'select_columns'): yield from _table_blocks(source, columns, size); return
-    elif not isinstance(source, Iterable): raise TypeError(f"`source` must be a name, texts, pairs, ids or a dataset, got {type(source).__name__}")
+    elif not isinstance(source, Iterable):
+        raise TypeError(f"`source` must be a name, texts, pairs, ids or a dataset, got {type(source).__name__}")
     else: yield from _row_blocks(source, columns, size); return
     yield source[0][0],source[1]
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #e35b327f
 def count_block(
     counter:IdCounter, # Where to count
     block:tuple,       # From `row_blocks`

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ..core.patching import patch
 from ..models.blocks import evaluation_mode
 from ..core.tables import markdown_table
 
@@ -35,66 +36,99 @@ class DroppedMass:
     unseen:int            # Positions whose label is not kept; they are no part of the losses
 
     @property
-    def mean(self)->float: "Mean probability that is dropped"; return float(self.mass.mean())
+    def mean(self)->float:
+        "Mean probability that is dropped"
+        return float(self.mass.mean())
     @property
-    def worst(self)->float: "Greatest probability that is dropped at a position"; return float(self.mass.max())
+    def worst(self)->float:
+        "Greatest probability that is dropped at a position"
+        return float(self.mass.max())
     @property
-    def offset(self)->float: "By how much the reduced model's loss is lower, in nats a token"; return self.full_loss-self.reduced_loss
+    def offset(self)->float:
+        "By how much the reduced model's loss is lower, in nats a token"
+        return self.full_loss-self.reduced_loss
 
-    def to_pandas(self)->pd.DataFrame:
-        "One row"
-        return pd.DataFrame([dict(kept=self.kept, size=self.size, positions=len(self.mass), unseen=self.unseen, mean=self.mean, median=float(np.median(self.mass)), worst=self.worst,
-                                  full_loss=self.full_loss, reduced_loss=self.reduced_loss, offset=self.offset)])
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #9caa918c
+@patch
+def to_pandas(self:DroppedMass)->pd.DataFrame:
+    "One row"
+    return pd.DataFrame([dict(kept=self.kept, size=self.size, positions=len(self.mass), unseen=self.unseen,
+                              mean=self.mean, median=float(np.median(self.mass)), worst=self.worst,
+                              full_loss=self.full_loss, reduced_loss=self.reduced_loss, offset=self.offset)])
 
-    def _rows(self):
-        return {'tokens kept': f'{self.kept:,} of {self.size:,}', 'positions': f'{len(self.mass):,}', 'labels not kept': f'{self.unseen:,}', 'probability dropped, mean': f'{self.mean:.4%}',
-                'probability dropped, most': f'{self.worst:.2%}', 'loss, whole': f'{self.full_loss:.4f}', 'loss, reduced': f'{self.reduced_loss:.4f}', 'offset, nats a token': f'{self.offset:.4f}'}
+@patch
+def _rows(self:DroppedMass):
+    return {'tokens kept': f'{self.kept:,} of {self.size:,}', 'positions': f'{len(self.mass):,}',
+            'labels not kept': f'{self.unseen:,}', 'probability dropped, mean': f'{self.mean:.4%}',
+            'probability dropped, most': f'{self.worst:.2%}', 'loss, whole': f'{self.full_loss:.4f}',
+            'loss, reduced': f'{self.reduced_loss:.4f}', 'offset, nats a token': f'{self.offset:.4f}'}
 
-    def __repr__(self): return '\n'.join(f'{k}: {v}' for k,v in self._rows().items())
-    def _repr_markdown_(self): return markdown_table([['', ''], *self._rows().items()])
+@patch
+def __repr__(self:DroppedMass): return '\n'.join(f'{k}: {v}' for k,v in self._rows().items())
+
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #5a072b6c
+@patch
+def _repr_markdown_(self:DroppedMass): return markdown_table([['', ''], *self._rows().items()])
 
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #e04a5528
 def _labels(model, batch, shift):
     "Labels in the places of the logits that are to predict them, -100 where none is"
     ids, labels = batch.get('input_ids'), batch.get('labels')
     if labels is None:
-        if not shift: raise ValueError(f"`batches` must hold labels for {type(model).__name__}, whose text does not say what it is to predict")
+        if not shift:
+            raise ValueError(f"`batches` must hold labels for {type(model).__name__}, whose text does not say what "
+                             "it is to predict")
         labels = ids if batch.get('attention_mask') is None else ids.masked_fill(batch['attention_mask']==0, -100)
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1) if shift else labels
 
 def _position(logits, labels, ids):
-    "At each position with a label: log of the probability that is kept, and of the label's, -inf for a label that is not kept"
+    "At each position with a label: log of the probability that is kept, of the label's, and whether that is kept"
     at = labels!=-100
     z, y = logits[at].float(), labels[at]
     every = z.logsumexp(-1)
     own = z.gather(1, y[:, None])[:, 0]-every
     return z[:, ids].logsumexp(-1)-every, own, torch.isin(y, ids)
 
-def _read(model, batches, ids, shift, bar):
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #962126e2
+def _read(model, batches, ids, shift, progress):
     "What `_position` says of every batch"
-    for batch in bar(batches):
-        batch = {k: v.to(model.device) for k,v in (batch if isinstance(batch, Mapping) else dict(input_ids=batch)).items()}
+    hidden = not progress or 'IN_TEST' in os.environ
+    for batch in tqdm(batches, disable=hidden, desc='reading', unit='batch'):
+        if not isinstance(batch, Mapping): batch = dict(input_ids=batch)
+        batch = {k: v.to(model.device) for k,v in batch.items()}
         labels = _labels(model, batch, shift)
         inputs = batch if model.config.is_encoder_decoder else {k: v for k,v in batch.items() if k!='labels'}
         yield [o.double().cpu() for o in _position(model(**inputs).logits, labels, ids)]
+
+def _kept_ids(model, usage):
+    "Ids that are to be kept, ascending, and the size of the vocabulary; raises where they are none of the head"
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"`model` must have an output head for tokens, which {type(model).__name__} has not; "
+                         "nothing is dropped there")
+    size, got = head.weight.shape[0], getattr(usage, 'ids', usage)
+    ids = torch.as_tensor(got if isinstance(got, (Tensor, np.ndarray)) else list(got)).to(model.device).unique()
+    if not len(ids) or ids[0]<0 or ids[-1]>=size:
+        shown = f'{ids[0]}..{ids[-1]}' if len(ids) else 'none'
+        raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got {shown}")
+    return ids, size
 
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #776b6d5e
 def dropped_mass(
     model:PreTrainedModel,  # A language model with its whole vocabulary
     usage,                  # Tokens that are to be kept: what `used_tokens` has counted, the tokens of a plan, or ids
-    batches:Mapping|Tensor|Iterable, # Batches in the ids of the whole vocabulary, as the model takes them, or rows of ids, `[rows, length]`
+    batches:Mapping|Tensor|Iterable, # Batches in the ids of the whole vocabulary, or rows of ids, `[rows, length]`
     *,
     shift:bool|None=None,   # Does a position predict the next one? If not given, it does for causal models
     progress:bool=False,    # Show a progress bar
 )->DroppedMass:
     "How much probability a model gives to tokens that would be dropped"
-    if model.get_output_embeddings() is None: raise ValueError(f"`model` must have an output head for tokens, which {type(model).__name__} has not; nothing is dropped there")
-    size, got = model.get_output_embeddings().weight.shape[0], getattr(usage, 'ids', usage)
-    ids = torch.as_tensor(got if isinstance(got, (Tensor, np.ndarray)) else list(got)).to(model.device).unique()
-    if not len(ids) or ids[0]<0 or ids[-1]>=size: raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got {f'{ids[0]}..{ids[-1]}' if len(ids) else 'none'}")
+    ids, size = _kept_ids(model, usage)
     batches = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
-    if shift is None: shift = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not model.config.is_encoder_decoder
-    with evaluation_mode(model): found = list(_read(model, batches, ids, shift, lambda o: tqdm(o, disable=not progress or 'IN_TEST' in os.environ, desc='reading', unit='batch')))
+    if shift is None:
+        causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        shift = causal and not model.config.is_encoder_decoder
+    with evaluation_mode(model): found = list(_read(model, batches, ids, shift, progress))
     if not sum(len(o[0]) for o in found): raise ValueError("`batches` must hold a label or more, got none")
     kept, own, known = (torch.cat(o) for o in zip(*found))
     mass, known = -torch.expm1(kept).clamp(max=0).numpy(), known.bool()

@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from ..core.patching import patch
 from ..core.plots import Picture, plot_heat
 from ..core.tables import escape_markdown, markdown_table, one_line
 from .reduction import plan_reduction
@@ -38,7 +39,8 @@ class Optimizer:
         each = n*width if self.bits is None else n*4 if n<self.smallest else n*self.bits//8+4*-(-n//self.block)
         return self.moments*each+4*self.counts_steps
 
-optimizers = dict(sgd=Optimizer(0, counts_steps=False), momentum=Optimizer(1, counts_steps=False), adam=Optimizer(), adamw=Optimizer(), adamw_8bit=Optimizer(bits=8, counts_steps=False))
+optimizers = dict(sgd=Optimizer(0, counts_steps=False), momentum=Optimizer(1, counts_steps=False), adam=Optimizer(),
+                  adamw=Optimizer(), adamw_8bit=Optimizer(bits=8, counts_steps=False))
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #ef395bc2
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Precision:
     logit:int    # Of a logit
     master:int=0 # Of a copy that the optimizer works on
 
-precisions = dict(fp32=Precision(4, 4, 4, 4), bf16=Precision(2, 2, 2, 2), autocast=Precision(4, 4, 4, 2), master=Precision(2, 2, 4, 2, 4))
+precisions = dict(fp32=Precision(4, 4, 4, 4), bf16=Precision(2, 2, 2, 2), autocast=Precision(4, 4, 4, 2),
+                  master=Precision(2, 2, 4, 2, 4))
 
 def _one_of(name, value, known):
     "A setting by name, or itself"
@@ -61,16 +64,20 @@ def _one_of(name, value, known):
 # %% ../../nbs/vocabulary/70_memory.ipynb #3f9713ed
 def empty_model(
     config:PreTrainedConfig|Mapping, # Configuration, or its fields with `model_type` among them
-    model_class=None,                # Class or its name, such as `AutoModelForSequenceClassification`; None takes what the configuration names
+    # Class or its name, such as `AutoModelForSequenceClassification`; None takes what the configuration names
+    model_class=None,
 )->PreTrainedModel:
     "A model that has shapes and no numbers"
     if isinstance(config, Mapping):
-        if 'model_type' not in config: raise ValueError(f"`config` must name its `model_type`, got {', '.join(config)}")
+        if 'model_type' not in config:
+            raise ValueError(f"`config` must name its `model_type`, got {', '.join(config)}")
         config = AutoConfig.for_model(**config)
-    if not isinstance(config, PreTrainedConfig): raise TypeError(f"`config` must be a configuration of transformers or its fields, got {type(config).__name__}")
+    if not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"`config` must be a configuration of transformers or its fields, got {type(config).__name__}")
     kind = model_class or (config.architectures or ['AutoModel'])[0]
     if isinstance(kind, str):
-        if not hasattr(transformers, kind): raise ValueError(f"`model_class` must be a class of transformers, got {kind!r}")
+        if not hasattr(transformers, kind):
+            raise ValueError(f"`model_class` must be a class of transformers, got {kind!r}")
         kind = getattr(transformers, kind)
     with torch.device('meta'): return kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
 
@@ -87,53 +94,79 @@ class MemoryReport:
     settings:Mapping   # What the bytes depend on
 
     @property
-    def embedding_reduction(self)->float: "Share of the vocabulary that is taken away"; return 1-self.kept/self.vocab_size
+    def embedding_reduction(self)->float:
+        "Share of the vocabulary that is taken away"
+        return 1-self.kept/self.vocab_size
     @property
-    def model_reduction(self)->float: "Share of the model's numbers that is taken away"; return self.removed/self.parameters
+    def model_reduction(self)->float:
+        "Share of the model's numbers that is taken away"
+        return self.removed/self.parameters
     @property
-    def embedding_share(self)->float: "Share of the model's numbers that belong to the vocabulary"; return self.embeddings/self.parameters
-    @property
-    def saved(self)->int: "Bytes saved in all"; return int(self.table.full.sum()-self.table.reduced.sum())
+    def embedding_share(self)->float:
+        "Share of the model's numbers that belong to the vocabulary"
+        return self.embeddings/self.parameters
 
-    def to_pandas(self)->pd.DataFrame:
-        "Bytes, the sum below"
-        rows = pd.concat([self.table, self.table.sum().to_frame('total').T])
-        return rows.assign(saved=rows.full-rows.reduced, share=lambda o: (o.saved/o.full.where(o.full>0)).fillna(0.))
+# %% ../../nbs/vocabulary/70_memory.ipynb #721d12f7
+@patch(as_prop=True)
+def saved(self:MemoryReport)->int:
+    "Bytes saved in all"
+    return int(self.table.full.sum()-self.table.reduced.sum())
+
+@patch
+def to_pandas(self:MemoryReport)->pd.DataFrame:
+    "Bytes, the sum below"
+    rows = pd.concat([self.table, self.table.sum().to_frame('total').T])
+    return rows.assign(saved=rows.full-rows.reduced, share=lambda o: (o.saved/o.full.where(o.full>0)).fillna(0.))
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #ae2f8753
 def _size(n):
     "Bytes in the unit that fits"
     for unit in ('B', 'KB', 'MB', 'GB'):
-        if n<1000 or unit=='GB': return f'{n:.0f} {unit}' if unit=='B' else f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
+        if n<1000 or unit=='GB':
+            return f'{n:.0f} {unit}' if unit=='B' else f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
         n /= 1000
 
 _columns = ['', 'full', 'reduced', 'saved', 'share']
 
-def _rows(self): return [[k, _size(o.full), _size(o.reduced), _size(o.saved), f'{o.share:.1%}'] for k,o in self.to_pandas().iterrows()]
+def _rows(report):
+    "Cells of the table, as text"
+    return [[k, _size(o.full), _size(o.reduced), _size(o.saved), f'{o.share:.1%}']
+            for k,o in report.to_pandas().iterrows()]
 
-def _head(self): return (f"{self.kept:,} of {self.vocab_size:,} rows kept: the vocabulary is {self.embedding_reduction:.2%} smaller, the model {self.model_reduction:.2%} "
-    f"({self.removed:,} of {self.parameters:,} numbers); "+', '.join(f'{k} {v}' for k,v in self.settings.items() if v is not None))
+def _head(report):
+    "What is saved, in a sentence, and the settings"
+    settings = ', '.join(f'{k} {v}' for k,v in report.settings.items() if v is not None)
+    return (f"{report.kept:,} of {report.vocab_size:,} rows kept: the vocabulary is {report.embedding_reduction:.2%} "
+            f"smaller, the model {report.model_reduction:.2%} ({report.removed:,} of {report.parameters:,} numbers); "
+            f"{settings}")
 
-def _plain(self):
+# %% ../../nbs/vocabulary/70_memory.ipynb #8a907fec
+@patch
+def __repr__(self:MemoryReport):
     rows = [[one_line(c) for c in row] for row in (_columns, *_rows(self))]
-    widths = [max(map(len, o)) for o in zip(*rows)]
-    return '\n'.join([one_line(_head(self)), *('  '.join([r[0].ljust(widths[0]), *(c.rjust(w) for c,w in zip(r[1:], widths[1:]))]) for r in rows)])
+    label_width, *widths = [max(map(len, o)) for o in zip(*rows)]
+    lines = [one_line(_head(self))]
+    for label,*numbers in rows:
+        lines.append('  '.join([label.ljust(label_width), *(c.rjust(w) for c,w in zip(numbers, widths))]))
+    return '\n'.join(lines)
 
-def _markdown(self): return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
-
-MemoryReport.__repr__,MemoryReport._repr_markdown_ = _plain,_markdown
+@patch
+def _repr_markdown_(self:MemoryReport):
+    return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #662bd141
 def _bytes(shapes, optimizer, precision):
     "Bytes of parameters, gradients and optimizer state for tensors of so many numbers, trained or not"
     trained = [n for n,grad in shapes if grad]
     return dict(parameters=sum(n for n,_ in shapes)*precision.weight, gradients=sum(trained)*precision.gradient,
-                **{'optimizer state': sum(optimizer.size(n, precision.state) for n in trained)+sum(trained)*precision.master})
+                **{'optimizer state': sum(optimizer.size(n, precision.state) for n in trained)
+                   +sum(trained)*precision.master})
 
 def _kept(usage, size):
     "How many rows are kept, if it is a number that says so"
     if isinstance(usage, bool) or not isinstance(usage, (int, float)): return None
-    if isinstance(usage, float) and not 0<usage<=1: raise ValueError(f"`usage` must be a share of the vocabulary, more than 0 and at most 1, got {usage}")
+    if isinstance(usage, float) and not 0<usage<=1:
+        raise ValueError(f"`usage` must be a share of the vocabulary, more than 0 and at most 1, got {usage}")
     n = round(usage*size) if isinstance(usage, float) else usage
     if not 1<=n<=size: raise ValueError(f"`usage` must keep 1 to {size:,} rows, got {n:,}")
     return n
@@ -141,9 +174,22 @@ def _kept(usage, size):
 def _vocabulary_size(model): return model.get_input_embeddings().weight.shape[0]
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #2d67d3b7
+def _check_counts(**counts):
+    "Raise for what is given and no whole number"
+    for name,v in counts.items():
+        if v is not None and (not isinstance(v, int) or v<1):
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
+
+def _training_table(model, lost, optimizer, precision):
+    "Bytes of each kind of number, full and reduced; `lost`: numbers that each parameter loses"
+    full = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
+    return pd.DataFrame(dict(full=_bytes(full, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #4e99d757
 def memory_report(
     model:PreTrainedModel|PreTrainedConfig|Mapping, # A model, a configuration, or its fields
-    usage,                               # What `used_tokens` has counted, ids, a number of rows (`int`) or a share of them (`float`)
+    usage, # What `used_tokens` has counted, ids, a number of rows (`int`) or a share of them (`float`)
     *, optimizer:str|Optimizer='adamw',  # A name in `optimizers`, or one of your own
     precision:str|Precision='fp32',      # A name in `precisions`, or one of your own
     batch:int|None=None,                 # Rows of a batch, for the logits of a model that writes; None leaves them out
@@ -154,23 +200,29 @@ def memory_report(
 )->MemoryReport:
     "What training holds before and after the vocabulary is reduced; nothing is trained or changed"
     named = dict(optimizer=optimizer, precision=precision, batch=batch, length=length if batch else None)
-    optimizer,precision = _one_of('optimizer', optimizer, optimizers),_one_of('precision', precision, precisions)
-    for name,v in dict(batch=batch, length=length).items():
-        if v is not None and (not isinstance(v, int) or v<1): raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
+    optimizer = _one_of('optimizer', optimizer, optimizers)
+    precision = _one_of('precision', precision, precisions)
+    _check_counts(batch=batch, length=length)
     if not isinstance(model, nn.Module): model = empty_model(model, model_class)
-    n = _kept(usage, size := _vocabulary_size(model))
+    size = _vocabulary_size(model)
+    n = _kept(usage, size)
     plan = plan_reduction(model, usage if n is None else range(n), output=output, **how)
-    n = n or len(plan.tokens)
+    cells = 2*batch*length*precision.logit if batch and model.get_output_embeddings() is not None else None
+    return _report(model, plan, n or len(plan.tokens), cells, optimizer, precision, named)
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #2c5c94c4
+def _report(model, plan, n, cells, optimizer, precision, named):
+    "The report of a plan that keeps `n` tokens; `cells`: bytes of a token's logits in a batch"
+    size = _vocabulary_size(model)
     lost = {o.names[0]: o.full.numel()//size*(size-n) for o in plan.tables}
-    shapes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
-    table = pd.DataFrame(dict(full=_bytes(shapes, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
-    if batch and model.get_output_embeddings() is not None:
-        cells = 2*batch*length*precision.logit
+    table = _training_table(model, lost, optimizer, precision)
+    if cells is not None:
         table.loc['logits and their gradient'] = [cells*size, cells*(size if plan.whole_head else n)]
-    total = sum(k for k,_ in shapes)
     own = {k for k,_ in model.named_parameters()}
-    return MemoryReport(table, size, n, total, sum(v for k,v in lost.items() if k in own), sum(o.full.numel() for o in plan.tables if o.names[0] in own), named)
+    total = sum(p.numel() for p in model.parameters())
+    removed = sum(v for k,v in lost.items() if k in own)
+    vocabulary = sum(o.full.numel() for o in plan.tables if o.names[0] in own)
+    return MemoryReport(table, size, n, total, removed, vocabulary, named)
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #05b5ef80
 def held_memory(
@@ -179,22 +231,31 @@ def held_memory(
 )->dict[str,int]:    # Bytes of `parameters`, `gradients` and `optimizer state`
     "Bytes that a model and its optimizer hold"
     parameters = list(model.parameters()) # a tied one comes once
-    state = [] if optimizer is None else [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-    return {k: sum(o.nbytes for o in v) for k,v in dict(parameters=parameters, gradients=[p.grad for p in parameters if p.grad is not None], **{'optimizer state': state}).items()}
+    state = [] if optimizer is None else [v for s in optimizer.state.values() for v in s.values()
+                                          if isinstance(v, torch.Tensor)]
+    return {k: sum(o.nbytes for o in v) for k,v in dict(parameters=parameters,
+        gradients=[p.grad for p in parameters if p.grad is not None], **{'optimizer state': state}).items()}
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #c246817f
 def _llama(kind, vocabulary, width, inner, blocks, heads, kv_heads, tied=False, **more):
-    return dict(model_type=kind, vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv_heads,
-                tie_word_embeddings=tied, architectures=[{'llama': 'LlamaForCausalLM', 'gemma': 'GemmaForCausalLM', 'qwen2': 'Qwen2ForCausalLM'}[kind]], **more)
+    return dict(model_type=kind, vocab_size=vocabulary, hidden_size=width, intermediate_size=inner,
+                num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv_heads,
+                tie_word_embeddings=tied, architectures=[{'llama': 'LlamaForCausalLM', 'gemma': 'GemmaForCausalLM',
+                    'qwen2': 'Qwen2ForCausalLM'}[kind]], **more)
 
 def _mt5(width, inner, blocks, heads):
-    return dict(model_type='mt5', vocab_size=250_112, d_model=width, d_ff=inner, d_kv=64, num_layers=blocks, num_decoder_layers=blocks, num_heads=heads, feed_forward_proj='gated-gelu',
+    return dict(model_type='mt5', vocab_size=250_112, d_model=width, d_ff=inner, d_kv=64, num_layers=blocks,
+                num_decoder_layers=blocks, num_heads=heads, feed_forward_proj='gated-gelu',
                 architectures=['MT5ForConditionalGeneration'])
 
 _roberta = dict(max_position_embeddings=514, type_vocab_size=1, bos_token_id=0, pad_token_id=1, eos_token_id=2)
-_deberta = dict(model_type='deberta-v2', vocab_size=128_100, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, position_buckets=256, relative_attention=True,
-    norm_rel_ebd='layer_norm', share_att_key=True, pos_att_type=['p2c', 'c2p'], position_biased_input=False, type_vocab_size=0, max_position_embeddings=512)
 
+_deberta = dict(model_type='deberta-v2', vocab_size=128_100, hidden_size=768, num_hidden_layers=12,
+                num_attention_heads=12, intermediate_size=3072, position_buckets=256, relative_attention=True,
+    norm_rel_ebd='layer_norm', share_att_key=True, pos_att_type=['p2c', 'c2p'], position_biased_input=False,
+    type_vocab_size=0, max_position_embeddings=512)
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #987e41a5
 published_models = {
     'DistilBERT base': dict(model_type='distilbert', vocab_size=30_522),
     'BERT base, cased': dict(model_type='bert', vocab_size=28_996),
@@ -205,9 +266,12 @@ published_models = {
     'DeBERTa-v3 base': _deberta,
     'mT5 small': _mt5(512, 1024, 8, 6), 'mT5 base': _mt5(768, 2048, 12, 12),
     'GPT-2': dict(model_type='gpt2', vocab_size=50_257, architectures=['GPT2LMHeadModel']),
-    'Qwen2.5 0.5B': _llama('qwen2', 151_936, 896, 4864, 24, 14, 2, tied=True), 'Qwen2.5 7B': _llama('qwen2', 152_064, 3584, 18_944, 28, 28, 4),
-    'Gemma 2B': _llama('gemma', 256_000, 2048, 16_384, 18, 8, 1, tied=True, head_dim=256), 'Gemma 7B': _llama('gemma', 256_000, 3072, 24_576, 28, 16, 16, tied=True, head_dim=256),
-    'Llama 2 7B': _llama('llama', 32_000, 4096, 11_008, 32, 32, 32), 'Llama 3 8B': _llama('llama', 128_256, 4096, 14_336, 32, 32, 8)}
+    'Qwen2.5 0.5B': _llama('qwen2', 151_936, 896, 4864, 24, 14, 2, tied=True),
+    'Qwen2.5 7B': _llama('qwen2', 152_064, 3584, 18_944, 28, 28, 4),
+    'Gemma 2B': _llama('gemma', 256_000, 2048, 16_384, 18, 8, 1, tied=True, head_dim=256),
+    'Gemma 7B': _llama('gemma', 256_000, 3072, 24_576, 28, 16, 16, tied=True, head_dim=256),
+    'Llama 2 7B': _llama('llama', 32_000, 4096, 11_008, 32, 32, 32),
+    'Llama 3 8B': _llama('llama', 128_256, 4096, 14_336, 32, 32, 8)}
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #fbd03432
 def compare_models(
@@ -220,7 +284,9 @@ def compare_models(
     for name,config in (published_models if models is None else models).items():
         empty = config if isinstance(config, nn.Module) else empty_model(config, settings.get('model_class'))
         found = [memory_report(empty, float(o), **settings) for o in kept]
-        rows.append(dict(model=name, vocabulary=found[0].vocab_size, parameters=found[0].parameters, embeddings=found[0].embedding_share)|{f'{k:.0%} kept': o.model_reduction for k,o in zip(kept, found)})
+        rows.append(dict(model=name, vocabulary=found[0].vocab_size, parameters=found[0].parameters,
+                         embeddings=found[0].embedding_share)
+                         |{f'{k:.0%} kept': o.model_reduction for k,o in zip(kept, found)})
     return pd.DataFrame(rows)
 
 def plot_models(
@@ -228,5 +294,7 @@ def plot_models(
     caption:str='',     # What stands below the figure
 )->Picture:
     "Share of the parameters that belong to the vocabulary, and how much smaller each model becomes"
-    shown = table.sort_values('embeddings', ascending=False, kind='stable').set_index('model').drop(columns=['vocabulary', 'parameters'])*100
-    return plot_heat({'% of the parameters': {k: o.to_dict() for k,o in shown.iterrows()}}, '.0f', columns=1, width=5, caption=caption)
+    shown = table.sort_values('embeddings', ascending=False,
+                              kind='stable').set_index('model').drop(columns=['vocabulary', 'parameters'])*100
+    return plot_heat({'% of the parameters': {k: o.to_dict() for k,o in shown.iterrows()}}, '.0f', columns=1,
+                     width=5, caption=caption)

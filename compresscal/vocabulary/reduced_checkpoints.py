@@ -34,7 +34,8 @@ def _match(stored, tables):
     found = {}
     for same in (ends, lambda a, b: last(a)==last(b)):
         for table in [o for o in tables if o not in found.values()]:
-            found |= {k: table for k,o in stored.items() if k not in found and fits(o, table) and any(same(k, name) for name in table.names)}
+            found |= {k: table for k,o in stored.items() if k not in found and fits(o, table)
+                      and any(same(k, name) for name in table.names)}
     left = [o for o in tables if o not in found.values()]
     rest = [k for k,o in stored.items() if k not in found and left and fits(o, left[0])]
     return found|({rest[0]: left[0]} if len(left)==len(rest)==1 else {})
@@ -42,31 +43,38 @@ def _match(stored, tables):
 def _stored_tables(stored, tables):
     "Where the tables lie on disk; raises for one that is not there"
     found = {table: stored[k] for k,table in reversed(_match(stored, tables).items())}
-    if lacks := [o for o in tables if o not in found]: raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
+    if lacks := [o for o in tables if o not in found]:
+        raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
     return tuple(Table(o.names, o.axis, found[o]) for o in tables)
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #57334a7b
-def _kept(o, table, ids): return read_tensor_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
+def _kept(o, table, ids):
+    return read_tensor_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
 
-def _generation_config(folder): return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
+def _generation_config(folder):
+    return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
 
 def _empty(config, kind, generation_config=None):
     "The model of a configuration, without numbers, as the class says that is asked for"
     kind = kind or getattr(transformers, (config.architectures or [''])[0], None)
-    if kind is None: raise ValueError(f"`model_class` must be given for a checkpoint of {config.architectures}, such as AutoModelForSequenceClassification")
-    with torch.device('meta'): model = kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
+    if kind is None:
+        raise ValueError(f"`model_class` must be given for a checkpoint of {config.architectures}, such as "
+                         "AutoModelForSequenceClassification")
+    with torch.device('meta'):
+        model = kind.from_config(config) if hasattr(kind, 'from_config') else kind(config)
     if generation_config is not None and model.can_generate(): model.generation_config = generation_config
     return model
 
 def _fill(empty, tensors, dtype, device):
     "The model, made of tensors"
-    with _bars(False): model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
+    with _bars(False):
+        model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #43c17dec
 def _read_part(stored, tables, ids, size):
-    "What the model is to be made of; of tensors with a row for each token those that are kept, and none that belong to heads it does not have"
+    "What the model is made of: kept rows of tensors with a row for each token, and nothing of heads it does not have"
     found = _match(stored, tables)
     for name,o in stored.items():
         if name in found: yield name, _kept(o, found[name], ids)
@@ -84,9 +92,11 @@ def _embedding(model, tables):
     at, tensors = model.get_input_embeddings().weight, tensors_of(model)
     return next(i for i,o in enumerate(tables) if any(tensors[name] is at for name in o.names))
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #04e21877
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
-    config, stored = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), _checkpoint_tensors(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
+    stored = _checkpoint_tensors(folder)
     empty = _empty(config, kind, _generation_config(folder))
     plan = plan_reduction(empty, usage, **how)
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
@@ -96,64 +106,88 @@ def _load_part(folder, usage, kind, dtype, device, how, fields):
     model = _fill(empty, tensors, dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
     change_settings(model, new)
     tables = _stored_tables(stored, _tied_as(model, plan.tables))
-    mark = model.config.reduced_vocabulary = make_mark(plan.tokens, read_tensor_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
+    mark = model.config.reduced_vocabulary = make_mark(plan.tokens,
+        read_tensor_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
     return model, Reduction(model, plan.tokens, tables, plan.settings, mark, str(folder.resolve()), plan.fingerprint)
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #88666f10
 def _whole_configs(holder, changed, tokens):
     "The configurations of a reduced model as they are when it is whole"
-    whole = SimpleNamespace(config=copy.deepcopy(holder.config), generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
-    change_settings(whole, renumbered_back(whole, {k: v for k,v in changed.items() if k.partition('.')[0] in vars(whole)}, tokens))
+    whole = SimpleNamespace(config=copy.deepcopy(holder.config),
+                            generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
+    change_settings(whole, renumbered_back(whole,
+                                           {k: v for k,v in changed.items() if k.partition('.')[0] in vars(whole)},
+                                           tokens))
     del whole.config.reduced_vocabulary
     return whole
 
 def _find_whole(full, model, tables, plan, mark):
     "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
-    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full)), tables)
+    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full)),
+                           tables)
     own = found[_embedding(model, found)].full
     if hash_numbers(read_tensor_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
         raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
     return found
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #3be8ebfa
 def _load_kept(folder, kept, full, kind, dtype, device, fields):
     "A reduced checkpoint, and where the rest of it is"
-    about, ids = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8')), load_file(kept/'kept_tokens.safetensors')['ids']
+    about = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8'))
+    ids = load_file(kept/'kept_tokens.safetensors')['ids']
     config, mark = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), about['mark']
     if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
-        raise ValueError(f"`folder` must hold one reduced model, but the parts of {str(folder)!r} do not belong together")
+        raise ValueError(f"`folder` must hold one reduced model, but parts of {str(folder)!r} do not belong together")
     tokens = TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id'])
-    whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)), about['settings'], tokens)
+    whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)),
+                           about['settings'], tokens)
     plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), ids)
     if len(plan.tokens)!=len(ids):
-        raise ValueError(f"`folder` must hold a model whose settings name tokens that are kept, but they name {len(plan.tokens)-len(ids)} others")
-    with _bars(False): model = type(_empty(config, kind)).from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
-    source, settings, tables = str(full or about['source']), plan.settings|{k: tuple(v) for k,v in about['settings'].items()}, _tied_as(model, plan.tables)
-    try: tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
+        raise ValueError("`folder` must hold a model whose settings name tokens that are kept, but they name "
+                         f"{len(plan.tokens)-len(ids)} others")
+    kind = type(_empty(config, kind))
+    with _bars(False):
+        model = kind.from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
+    source = str(full or about['source'])
+    settings = plan.settings|{k: tuple(v) for k,v in about['settings'].items()}
+    tables = _tied_as(model, plan.tables)
+    try:
+        tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
     except ValueError:
         if full is not None: raise # else the model can be used, and restoring it will ask for the whole
     return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #9d813817
+def _check_kept(folder, kept, chosen):
+    "Raise where tokens are chosen once more, or where nothing says which were kept"
+    if chosen:
+        raise ValueError("`usage` must not be given for a checkpoint that has been reduced already, as "
+                         f"{str(folder)!r} has")
+    if not (kept/'kept_tokens.json').exists():
+        raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: "
+                         "only there it is said which tokens were kept")
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #afa39f73
 def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
     *,
-    full:str|Path|None=None, # For a reduced one: the whole checkpoint, if it is not where it was; or the file that `reduce_vocabulary` has written
+    full:str|Path|None=None, # For a reduced one: the whole checkpoint, or the file that `reduce_vocabulary` has written
     kept:str|Path|None=None, # For a reduced one that something else has saved: the reduced folder that it was made from
     model_class=None, # Such as `AutoModelForSequenceClassification`; if not given, the class that the checkpoint is of
     dtype:torch.dtype|None=None,      # Type of the model's numbers; the checkpoint's own if not given
     device:torch.device|str|None=None, # Where to put it; the CPU if not given
     config:dict|None=None, # Fields of the configuration to change, such as `dict(num_labels=3)`
     **how,            # `tokenizer`, `unknown` and `keep` of `plan_reduction`
-)->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction, for which the whole matrix stays on disk
+)->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction
     "Load a model with a part of its vocabulary"
     folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
-        if usage is not None or how: raise ValueError(f"`usage` must not be given for a checkpoint that has been reduced already, as {str(folder)!r} has")
-        if not ((kept := Path(kept or folder))/'kept_tokens.json').exists():
-            raise ValueError(f"`kept` must name a reduced folder with kept_tokens.json, which {str(kept)!r} lacks: only there it is said which tokens were kept")
+        kept = Path(kept or folder)
+        _check_kept(folder, kept, usage is not None or how)
         return _load_kept(folder, kept, full, model_class, dtype, device, fields)
-    if usage is None: raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
+    if usage is None:
+        raise ValueError(f"`usage` must say which tokens to keep of a whole checkpoint, as that in {str(folder)!r}")
     for name,o in dict(full=full, kept=kept).items():
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
@@ -164,23 +198,31 @@ def write_kept(
     folder:str|Path,     # Where the model has been saved
 ):
     "Write beside a reduced model what `load_reduced` needs to know of it"
-    if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
-    if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens) for o in (reduction.model.config, reduction.model.config.get_text_config())):
-        raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole instead")
+    if reduction.restored:
+        raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
+    if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens)
+               for o in (reduction.model.config, reduction.model.config.get_text_config())):
+        raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole "
+                         "instead")
     def plain(v): # of sequence_bias
-        return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v, dict) and any(isinstance(k, tuple) for k in v) else v
-    settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items() if k.startswith(('config.', 'generation_config.'))}
+        return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v,
+            dict) and any(isinstance(k, tuple) for k in v) else v
+    settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items()
+                if k.startswith(('config.', 'generation_config.'))}
     at = getattr(reduction.model.config, '_name_or_path', '') # a folder, where the model was loaded from one
     source = str(Path(at).resolve()) if reduction.source=='memory' and at and Path(at).is_dir() else reduction.source
     tokens = reduction.tokens
-    about = dict(mark=reduction.mark, settings=settings, unknown=tokens.unknown, unk_id=tokens.unk_id, fingerprint=reduction.fingerprint, source=source)
+    about = dict(mark=reduction.mark, settings=settings, unknown=tokens.unknown, unk_id=tokens.unk_id,
+                 fingerprint=reduction.fingerprint, source=source)
     write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #7c2b60dd
 def _save(model, folder):
     "Save a model as one file"
     if adapters := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
-        raise ValueError(f"`reduction` must be of a model without adapters to be saved, but there is one at {adapters[0]}; merge them first, or save them by themselves")
+        raise ValueError("`reduction` must be of a model without adapters to be saved, but there is one at "
+                         f"{adapters[0]}; merge them first, or save them by themselves")
     with _bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
     give_usual_mode(folder)
 
@@ -199,7 +241,9 @@ def save_reduced(
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
-    def reduced(o): return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)], device='meta'))
+    def reduced(o):
+        return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)],
+                                                  device='meta'))
     small = {reduced(o): o for o in reduction.tables}
     found = _match(stored, list(small))
     if missing := [o for o in small if o not in found.values()]:
@@ -208,17 +252,23 @@ def _whole_tensors(reduction, stored):
         table = small.get(found.get(name))
         if table is None: yield name, o
         elif table.axis==0: yield name, Spliced(table.full, ids, o.read())
-        else: yield name, (table.full if isinstance(table.full, Tensor) else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
+        else:
+            yield name, (table.full if isinstance(table.full, Tensor)
+                         else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #91d3dc12
 def save_full(
     reduction:Reduction, # The reduction, whose model is saved; it stays reduced
     out:str|Path,        # The new folder
     tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
 ):
     "Save a reduced model with its whole vocabulary, as transformers loads it"
-    if reduction.restored: raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the model itself")
+    if reduction.restored:
+        raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored; save the "
+                         "model itself")
     if any(isinstance(o.full, Tensor) and o.full.device.type=='meta' for o in reduction.tables):
-        raise ValueError(f"`full` must have named the whole checkpoint when the model was loaded, which was {reduction.source!r} and is not there as it was")
+        raise ValueError("`full` must have named the whole checkpoint when the model was loaded, which was "
+                         f"{reduction.source!r} and is not there as it was")
     with new_folder(out) as aside:
         _save(reduction.model, aside)
         file = aside/'model.safetensors'
@@ -234,8 +284,10 @@ class VocabularyCallback(TrainerCallback):
         reduction:Reduction, # The reduction, whose model is trained
         full:bool=True,      # Write the whole model, too, into the folder `full` of each checkpoint?
         tokenizer=None,      # The tokenizer of the whole vocabulary, to be saved with it
-        decay:bool=False,    # Watch the optimizer's weight decay, for `reduction.restore(decay=reduction.factors)` at the end?
-    ): self.reduction, self.full, self.tokenizer, self.decay, self.watch = reduction, full, tokenizer, decay, None
+        decay:bool=False,    # Watch the optimizer's weight decay, for `restore(decay=reduction.factors)` at the end?
+    ):
+        self.reduction, self.full, self.tokenizer = reduction, full, tokenizer
+        self.decay, self.watch = decay, None
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         if self.decay: self.watch = self.reduction.watch_decay(optimizer)

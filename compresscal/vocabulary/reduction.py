@@ -13,16 +13,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
 import torch
 from torch import nn, Tensor
 from transformers import PreTrainedModel
-
 from ..calibration.sampling import tokenizer_fingerprint
+from ..core.patching import patch
 from ..models.loading import stored_tensors
 from ..models.tensor_files import write_tensors
 from .token_maps import ReducedCollator, ReducedTokenizer, TokenMap
-from .token_tables import Layout, Table, change_settings, find_vocabulary, renumbered, renumbered_back
+from .token_tables import (Layout, Table, change_settings, find_vocabulary, renumbered,
+                                                 renumbered_back)
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #d1960c7e
 def check_tokenizer(
@@ -31,22 +31,30 @@ def check_tokenizer(
     fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
 ):
     "Raise where a tokenizer cannot be the model's, or is not that with which tokens were counted"
-    if (top := max(tokenizer.get_vocab().values()))>=size:
-        raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to {top:,}")
-    if fingerprint not in (None, own := tokenizer_fingerprint(tokenizer)):
+    top = max(tokenizer.get_vocab().values())
+    if top>=size:
+        raise ValueError(f"`tokenizer` must belong to the model, which has {size:,} embeddings, but its ids go up to "
+                         f"{top:,}")
+    if fingerprint is None: return
+    own = tokenizer_fingerprint(tokenizer)
+    if own!=fingerprint:
         raise ValueError(f"`tokenizer` must be the one that tokens were counted with, {fingerprint}, got {own}")
 
+# %% ../../nbs/vocabulary/60_reduction.ipynb #4027168c
 def _ids(usage, size, keep, tokenizer):
     "Ids to keep; raises for those that cannot be of this model"
     got, limit = getattr(usage, 'ids', usage), getattr(usage, 'vocab_size', None)
     ids = torch.as_tensor(got.cpu() if isinstance(got, Tensor) else list(got))
     if not ids.numel(): raise ValueError("`usage` must hold a token or more, got none: there was no text")
-    if ids.is_floating_point() or ids.ndim!=1: raise ValueError(f"`usage` must be token ids in a row, got {ids.dtype} of shape {tuple(ids.shape)}")
+    if ids.is_floating_point() or ids.ndim!=1:
+        raise ValueError(f"`usage` must be token ids in a row, got {ids.dtype} of shape {tuple(ids.shape)}")
     if tokenizer is not None: check_tokenizer(tokenizer, size, getattr(usage, 'tokenizer_fingerprint', None))
     if limit and limit>size:
-        raise ValueError(f"`usage` must be of the model's tokenizer, but has a vocabulary of {limit:,} where the model has {size:,} embeddings")
+        raise ValueError(f"`usage` must be of the model's tokenizer, but has a vocabulary of {limit:,} where the "
+                         f"model has {size:,} embeddings")
     for name,some in dict(usage=ids, keep=torch.tensor(list(map(int, keep)), dtype=torch.int64)).items():
-        if some.numel() and (some.min()<0 or some.max()>=size): raise ValueError(f"`{name}` must hold ids in 0..{size-1}, got {some.min()}..{some.max()}")
+        if some.numel() and (some.min()<0 or some.max()>=size):
+            raise ValueError(f"`{name}` must hold ids in 0..{size-1}, got {some.min()}..{some.max()}")
     return {*ids.tolist(), *map(int, keep), *([] if tokenizer is None else tokenizer.all_special_ids)}
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #7a01b003
@@ -63,7 +71,8 @@ def make_mark(
     rows:Tensor,     # Their embeddings, `[kept, width]`
 )->dict:             # Goes into the configuration
     "What a configuration says of a reduction, so that it is known again"
-    return dict(full_size=tokens.full_size, kept=len(tokens), ids=hash_numbers(tokens.ids), rows=hash_numbers(rows), dtype=str(rows.dtype).removeprefix('torch.'))
+    return dict(full_size=tokens.full_size, kept=len(tokens), ids=hash_numbers(tokens.ids), rows=hash_numbers(rows),
+                dtype=str(rows.dtype).removeprefix('torch.'))
 
 def is_reduced(
     model:PreTrainedModel, # Any model
@@ -78,7 +87,8 @@ def _held(model, name):
     try: module = model.get_submodule(at)
     except AttributeError: module = None
     if module is None or leaf not in module._parameters and leaf not in module._buffers:
-        raise ValueError(f"`model` must hold {name} as when it was reduced, but something else stands there; merge adapters first, as with merge_and_unload()")
+        raise ValueError(f"`model` must hold {name} as when it was reduced, but something else stands there; merge "
+                         "adapters first, as with merge_and_unload()")
     return module, leaf
 
 def _replace(model, names, new):
@@ -86,17 +96,22 @@ def _replace(model, names, new):
     for name in names:
         module, leaf = _held(model, name)
         like = getattr(module, leaf)
-        if name==names[0]: new = nn.Parameter(new, like.requires_grad) if isinstance(like, nn.Parameter) else new
+        if name==names[0]:
+            new = nn.Parameter(new, like.requires_grad) if isinstance(like, nn.Parameter) else new
         setattr(module, leaf, new)
 
+# %% ../../nbs/vocabulary/60_reduction.ipynb #81112d90
 def _current(model, table, kept):
     "The rows of a table that `model` has now; raises where they are not as reducing has left them"
     found = [getattr(*_held(model, name)) for name in table.names]
     shape = [kept if i==table.axis else n for i,n in enumerate(table.full.shape)]
     for name,t in zip(table.names, found):
-        if list(t.shape)!=shape: raise ValueError(f"`model` must have {shape} numbers at {name}, as when it was reduced, got {list(t.shape)}")
+        if list(t.shape)!=shape:
+            raise ValueError(f"`model` must have {shape} numbers at {name}, as when it was reduced, got "
+                             f"{list(t.shape)}")
         if t is not found[0] and not torch.equal(t, found[0]):
-            raise ValueError(f"`model` must have the same numbers at {name} and {table.names[0]}, which were tied; they have been trained apart")
+            raise ValueError(f"`model` must have the same numbers at {name} and {table.names[0]}, which were tied; "
+                             "they have been trained apart")
     return found[0]
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #529789a0
@@ -117,13 +132,16 @@ def _restore(reduction, model, decay, exact):
     "Give `model` the whole vocabulary; nothing is changed before everything is at hand"
     kept = reduction.tokens.ids
     if any(o.full.device.type=='meta' for o in reduction.tables if isinstance(o.full, Tensor)):
-        raise ValueError(f"`full` must name the whole checkpoint to restore this model from, which was {reduction.source!r} and is not there as it was")
+        raise ValueError("`full` must name the whole checkpoint to restore this model from, which was "
+                         f"{reduction.source!r} and is not there as it was")
     now = [_current(model, o, len(kept)) for o in reduction.tables]
-    whole = [(o.full if isinstance(o.full, Tensor) else o.full.read()).to(t.device, t.dtype) for o,t in zip(reduction.tables, now)]
+    whole = [(o.full if isinstance(o.full, Tensor) else o.full.read()).to(t.device, t.dtype)
+             for o,t in zip(reduction.tables, now)]
     rest = torch.ones(reduction.tokens.full_size, dtype=torch.bool).index_fill_(0, kept, False)
     with torch.no_grad():
         for table,new,rows in zip(reduction.tables, whole, now):
-            factors = decay.get(table.names[0], ()) if isinstance(decay, Mapping) else decay if new.ndim>1 and not table.axis else ()
+            factors = decay.get(table.names[0], ()) if isinstance(decay,
+                Mapping) else decay if new.ndim>1 and not table.axis else ()
             if len(factors): new[at] = decay_rows(new[at := rest.to(new.device)], factors, exact)
             new.index_copy_(table.axis, kept.to(new.device), rows)
             _replace(model, table.names, new)
@@ -137,31 +155,38 @@ class _Restorable:
     def restore(self,
         model:PreTrainedModel|None=None, # The reduced model; if not given, the one that was reduced
         *,
-        decay:Sequence[float]|Mapping[str,Sequence[float]]=(), # Factors of `decay_rows` for rows that are not kept, or by table, as in `factors`
+        # Factors of `decay_rows` for rows that are not kept, or by table, as in `factors`
+        decay:Sequence[float]|Mapping[str,Sequence[float]]=(),
         exact:bool=True, # As of `decay_rows`
     )->PreTrainedModel:  # The model, whole
         "Give the model its whole vocabulary again, with the rows that were trained"
-        if self.restored: raise ValueError(f"this {type(self.model).__name__} has been restored already; reduce it anew")
+        if self.restored:
+            raise ValueError(f"this {type(self.model).__name__} has been restored already; reduce it anew")
         model = self.model if model is None else model
         if not isinstance(model, PreTrainedModel) or getattr(model.config, 'reduced_vocabulary', None)!=self.mark:
-            raise ValueError(f"`model` must be the one that was reduced, or a copy of it, got {'another' if isinstance(model, type(self.model)) else type(model).__name__}")
+            raise ValueError("`model` must be the one that was reduced, or a copy of it, got "
+                             f"{'another' if isinstance(model, type(self.model)) else type(model).__name__}")
         _restore(self, model, decay, exact)
         self.restored, self.tables = True, tuple(o.empty() for o in self.tables)
         return model
 
-    def watch_decay(self,
-        optimizer, # An optimizer that decays weights as AdamW does
-    ):             # A handle with `remove()`
-        "From now on note in `factors` what each step multiplies rows without a gradient by, for `restore(decay=reduction.factors)`"
-        inner = getattr(optimizer, 'optimizer', optimizer) # accelerate has one of its own around it
-        if any(g.get('weight_decay') for g in inner.param_groups) and 'adamw' not in type(inner).__name__.lower():
-            raise ValueError(f"`optimizer` must decay weights apart from the gradient, as AdamW does, got {type(inner).__name__}")
-        def note(optimizer, *_):
-            for o in self.tables:
-                p = getattr(*_held(self.model, o.names[0]))
-                for g in optimizer.param_groups if p.grad is not None else ():
-                    if any(p is q for q in g['params']): self.factors.setdefault(o.names[0], []).append(1-float(g['lr'])*g['weight_decay'])
-        return inner.register_step_pre_hook(note)
+# %% ../../nbs/vocabulary/60_reduction.ipynb #7ca39711
+@patch
+def watch_decay(self:_Restorable,
+    optimizer, # An optimizer that decays weights as AdamW does
+):             # A handle with `remove()`
+    "Note in `factors` what each step multiplies rows without a gradient by, for `restore(decay=reduction.factors)`"
+    inner = getattr(optimizer, 'optimizer', optimizer) # accelerate has one of its own around it
+    if any(g.get('weight_decay') for g in inner.param_groups) and 'adamw' not in type(inner).__name__.lower():
+        raise ValueError("`optimizer` must decay weights apart from the gradient, as AdamW does, got "
+                         f"{type(inner).__name__}")
+    def note(optimizer, *_):
+        for o in self.tables:
+            p = getattr(*_held(self.model, o.names[0]))
+            for g in optimizer.param_groups if p.grad is not None else ():
+                if any(p is q for q in g['params']):
+                    self.factors.setdefault(o.names[0], []).append(1-float(g['lr'])*g['weight_decay'])
+    return inner.register_step_pre_hook(note)
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #bd1d3540
 class Reduction(_Restorable):
@@ -175,30 +200,51 @@ class Reduction(_Restorable):
         source:str='memory',    # Where the whole tensors are
         fingerprint:str|None=None, # Of the tokenizer that tokens were counted with, where it is known
     ):
-        self.model, self.tokens, self.tables, self.settings, self.mark = model, tokens, tuple(tables), dict(settings), dict(mark)
-        self.source, self.fingerprint, self.restored, self.factors = source, fingerprint, False, {}
-        self.has_head = any(not isinstance(_held(model, name)[0], nn.Embedding) for o in tables for name in o.names) # then labels are tokens
+        self.model, self.tokens, self.tables = model, tokens, tuple(tables)
+        self.settings, self.mark = dict(settings), dict(mark)
+        self.source, self.fingerprint = source, fingerprint
+        self.restored, self.factors = False, {}
+        names = [name for o in tables for name in o.names]
+        self.has_head = any(not isinstance(_held(model, name)[0], nn.Embedding) for name in names) # labels are tokens
 
-    def encode(self, ids): "Numbers in the reduced model for ids of the tokenizer"; return self.tokens.encode(ids)
-    def decode(self, ids): "Ids of the tokenizer for numbers in the reduced model"; return self.tokens.decode(ids)
+# %% ../../nbs/vocabulary/60_reduction.ipynb #6e306d0b
+@patch
+def encode(self:Reduction, ids):
+    "Numbers in the reduced model for ids of the tokenizer"
+    return self.tokens.encode(ids)
 
-    def tokenizer(self, tokenizer)->ReducedTokenizer:
-        "The tokenizer, in the numbers of the reduced model"
-        check_tokenizer(tokenizer, self.tokens.full_size, self.fingerprint)
-        return ReducedTokenizer(tokenizer, self.tokens)
+@patch
+def decode(self:Reduction, ids):
+    "Ids of the tokenizer for numbers in the reduced model"
+    return self.tokens.decode(ids)
 
-    def collator(self, collator:Callable, columns:Sequence[str]|None=None)->ReducedCollator:
-        "A data collator for rows in the tokenizer's ids; if `columns` are not given, labels are ids where the output is reduced"
-        return ReducedCollator(collator, self.tokens, columns or ('input_ids', 'decoder_input_ids', *['labels']*self.has_head))
+# %% ../../nbs/vocabulary/60_reduction.ipynb #05606fdf
+@patch
+def tokenizer(self:Reduction, tokenizer)->ReducedTokenizer:
+    "The tokenizer, in the numbers of the reduced model"
+    check_tokenizer(tokenizer, self.tokens.full_size, self.fingerprint)
+    return ReducedTokenizer(tokenizer, self.tokens)
 
-    @property
-    def saved(self)->int:
-        "Numbers that the model has been spared"
-        return sum(torch.Size(o.full.shape).numel()//self.tokens.full_size for o in self.tables)*(self.tokens.full_size-len(self.tokens))
+@patch
+def collator(self:Reduction, collator:Callable, columns:Sequence[str]|None=None)->ReducedCollator:
+    "A data collator for rows in the tokenizer's ids; without `columns`, labels are ids where the output is reduced"
+    return ReducedCollator(collator, self.tokens,
+                           columns or ('input_ids', 'decoder_input_ids', *['labels']*self.has_head))
 
-    def __repr__(self):
-        rest = 'restored' if self.restored else f"the others in {'memory' if self.source=='memory' else Path(self.source).name}"
-        return f"{type(self.model).__name__} with {len(self.tokens):,} of {self.tokens.full_size:,} tokens and {self.saved:,} numbers less; {rest}"
+# %% ../../nbs/vocabulary/60_reduction.ipynb #bfc74fc2
+@patch(as_prop=True)
+def saved(self:Reduction)->int:
+    "Numbers that the model has been spared"
+    size = self.tokens.full_size
+    a_token = sum(torch.Size(o.full.shape).numel()//size for o in self.tables)
+    return a_token*(size-len(self.tokens))
+
+@patch
+def __repr__(self:Reduction):
+    place = 'memory' if self.source=='memory' else Path(self.source).name
+    rest = 'restored' if self.restored else f'the others in {place}'
+    return (f"{type(self.model).__name__} with {len(self.tokens):,} of {self.tokens.full_size:,} tokens and "
+            f"{self.saved:,} numbers less; {rest}")
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #e6c23f92
 @dataclass(frozen=True, eq=False)
@@ -219,7 +265,8 @@ def _chosen(layout, model, output):
     if tied := [o for o in tables if not output and not all(at[name] in inputs for name in o.names)]:
         raise ValueError(f"`output` must be True where input and output are one, as {' and '.join(tied[0].names)} are")
     whole = len(tables)<len(layout.tables)
-    if whole and model.config.is_encoder_decoder: raise ValueError("`output` must be True for an encoder-decoder, which reads the labels that it is to write")
+    if whole and model.config.is_encoder_decoder:
+        raise ValueError("`output` must be True for an encoder-decoder, which reads the labels that it is to write")
     sizes = tuple(o for o in layout.sizes if not whole or o.rpartition('.')[0] in inputs)
     return Layout(layout.size, tables, sizes, layout.needed), whole
 
@@ -228,35 +275,43 @@ def plan_reduction(
     model:PreTrainedModel, # The model, which need not be in memory: it may be on the `meta` device
     usage,                 # Tokens to keep: what `used_tokens` has counted, or ids
     *,
-    tokenizer=None,        # The model's tokenizer: its special tokens are kept, and it is checked that it is the model's
+    tokenizer=None, # The model's tokenizer: its special tokens are kept, and it is checked that it is the model's
     unknown:str='error',   # What becomes of ids that are not kept: `error`, or `unk` for the unknown token
     keep:Iterable[int]=(), # More ids to keep
     output:bool=True,      # Reduce an output head, too?
 )->Plan:
     "What `reduce_vocabulary` would do"
     if is_reduced(model):
-        raise ValueError("`model` must have its whole vocabulary, but has {kept:,} of {full_size:,} tokens; restore it first".format(**model.config.reduced_vocabulary))
+        raise ValueError("`model` must have its whole vocabulary, but has {kept:,} of {full_size:,} tokens; restore "
+                         "it first".format(**model.config.reduced_vocabulary))
     layout, whole = _chosen(find_vocabulary(model), model, output)
     unk = getattr(tokenizer, 'unk_token_id', None) if unknown=='unk' else None
-    if unknown=='unk' and unk is None: raise ValueError("`tokenizer` must be given, and have an unknown token, where `unknown` is 'unk'")
-    tokens = TokenMap(sorted(_ids(usage, layout.size, keep, tokenizer)|layout.needed|({unk}-{None})), layout.size, unknown, unk)
+    if unknown=='unk' and unk is None:
+        raise ValueError("`tokenizer` must be given, and have an unknown token, where `unknown` is 'unk'")
+    tokens = TokenMap(sorted(_ids(usage, layout.size, keep, tokenizer)|layout.needed|({unk}-{None})), layout.size,
+                      unknown, unk)
     at = model.get_input_embeddings()
     embedding = next(i for i,o in enumerate(layout.tables) if any(_held(model, name)[0] is at for name in o.names))
-    return Plan(tokens, layout.tables, renumbered(model, layout, tokens), embedding, getattr(usage, 'tokenizer_fingerprint', None), whole)
+    return Plan(tokens, layout.tables, renumbered(model, layout, tokens), embedding,
+                getattr(usage, 'tokenizer_fingerprint', None), whole)
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #75cf59aa
 def _put_aside(plan, full, mark):
     "The whole tensors where they are to wait"
     if full=='memory': return [Table(o.names, o.axis, o.full.cpu()) for o in plan.tables]
     path = Path(full).expanduser()
-    if path.exists(): raise ValueError(f"`full` must be 'memory' or a file that is not there yet, got {str(full)!r}")
+    if path.exists():
+        raise ValueError(f"`full` must be 'memory' or a file that is not there yet, got {str(full)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, {o.names[0]: o.full for o in plan.tables}, {'format': 'pt'}|{k: str(v) for k,v in mark.items()})
     stored = stored_tensors(path)
     return [Table(o.names, o.axis, stored[o.names[0]]) for o in plan.tables]
 
-def _refuse(*args, **kwargs): raise ValueError("a model with a reduced input and a whole output cannot read what it writes; reduce both to let it generate")
+def _refuse(*args, **kwargs):
+    raise ValueError("a model with a reduced input and a whole output cannot read what it writes; reduce both to let "
+                     "it generate")
 
+# %% ../../nbs/vocabulary/60_reduction.ipynb #62588ea7
 def reduce_vocabulary(
     model:PreTrainedModel, # The model; changed in place
     usage,                 # Tokens to keep: what `used_tokens` has counted, or ids

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.patching import patch
 from ..models.tensor_files import check_rows
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #1c0661d7
@@ -22,23 +23,28 @@ IGNORED = -100 # The label of a place that does not count
 def _each(ids, change):
     "The same nest of containers with `change` applied to the numbers in it; tensors stay tensors, and lists lists"
     if isinstance(ids, Tensor): return change(ids.long()).to(ids.dtype)
-    if isinstance(ids, np.ndarray): return change(torch.from_numpy(ids.astype(np.int64))).numpy().astype(ids.dtype)
-    if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool): return int(change(torch.tensor(int(ids))))
+    if isinstance(ids, np.ndarray):
+        return change(torch.from_numpy(ids.astype(np.int64))).numpy().astype(ids.dtype)
+    if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool):
+        return int(change(torch.tensor(int(ids))))
     if isinstance(ids, (str, bytes, bool)) or not isinstance(ids, Sequence):
         raise TypeError(f"`ids` must be whole numbers, in lists, arrays or tensors, got {type(ids).__name__}")
     plain = all(type(o) is int for o in ids)
     new = change(torch.tensor(list(ids), dtype=torch.int64)).tolist() if plain else [_each(o, change) for o in ids]
     return tuple(new) if isinstance(ids, tuple) else new
 
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #aa2c401d
 def _to_kept(tokens, x):
     "Numbers of kept tokens for ids of all"
     counts, table = x!=IGNORED, tokens.table(x.device)
-    if (wrong := counts & ((x<0)|(x>=tokens.full_size))).any(): raise ValueError(f"`ids` must lie in 0..{tokens.full_size-1}, or be {IGNORED}, got {x[wrong][0]}")
+    if (wrong := counts & ((x<0)|(x>=tokens.full_size))).any():
+        raise ValueError(f"`ids` must lie in 0..{tokens.full_size-1}, or be {IGNORED}, got {x[wrong][0]}")
     new = table[x.clamp(min=0)]
     if (missing := (new<0) & counts).any():
         if tokens.unknown=='unk': return new.where(counts, IGNORED).where(~missing, table[tokens.unk_id])
         left = x[missing].unique()
-        raise ValueError(f"`ids` must be among the {len(tokens):,} tokens that are kept, but {len(left)} of them {'is' if len(left)==1 else 'are'} not, such as {left[0]}: "
+        raise ValueError(f"`ids` must be among the {len(tokens):,} tokens that are kept, but {len(left)} of them "
+                         f"{'is' if len(left)==1 else 'are'} not, such as {left[0]}: "
                          "keep them too, or map what is unknown to the unknown token with unknown='unk'")
     return new.where(counts, IGNORED)
 
@@ -51,10 +57,14 @@ class TokenMap:
         unknown:str='error',  # What becomes of an id that is not kept: `error`, or `unk` for the unknown token
         unk_id:int|None=None, # Id of the unknown token in the whole vocabulary, for `unk`
     ):
-        if unknown not in ('error', 'unk'): raise ValueError(f"`unknown` must be 'error' or 'unk', got {unknown!r}")
-        self.ids, self.full_size, self.unknown, self.unk_id = torch.from_numpy(check_rows(ids, full_size)), full_size, unknown, unk_id
-        self._tables = {torch.device('cpu'): torch.full((full_size,), -1).index_copy_(0, self.ids, torch.arange(len(self.ids)))}
-        if unknown=='unk' and (unk_id is None or unk_id not in self): raise ValueError(f"`unk_id` must be an id that is kept where `unknown` is 'unk', got {unk_id}")
+        if unknown not in ('error', 'unk'):
+            raise ValueError(f"`unknown` must be 'error' or 'unk', got {unknown!r}")
+        self.ids = torch.from_numpy(check_rows(ids, full_size))
+        self.full_size, self.unknown, self.unk_id = full_size, unknown, unk_id
+        self._tables = {torch.device('cpu'): torch.full((full_size,), -1).index_copy_(0, self.ids,
+            torch.arange(len(self.ids)))}
+        if unknown=='unk' and (unk_id is None or unk_id not in self):
+            raise ValueError(f"`unk_id` must be an id that is kept where `unknown` is 'unk', got {unk_id}")
 
     def table(self, device=torch.device('cpu'))->Tensor:
         "The number of every token on a device, -1 for what is not kept, `[full_size]`"
@@ -63,23 +73,34 @@ class TokenMap:
 
     def __len__(self): return len(self.ids)
     def __contains__(self, i): return 0<=i<self.full_size and bool(self.table()[i]>=0)
-    def __repr__(self): return f"TokenMap: {len(self):,} of {self.full_size:,} tokens, {'an error' if self.unknown=='error' else f'token {self.unk_id}'} in place of others"
 
-    def encode(self, ids):
-        "Numbers of kept tokens for ids of all, as a number, a nest of lists, an array or a tensor; -100 stays"
-        return _each(ids, lambda x: _to_kept(self, x))
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #4f4b5796
+@patch
+def __repr__(self:TokenMap):
+    other = 'an error' if self.unknown=='error' else f'token {self.unk_id}'
+    return f"TokenMap: {len(self):,} of {self.full_size:,} tokens, {other} in place of others"
 
-    def decode(self, ids):
-        "Ids of all tokens for numbers of the kept, likewise"
-        def change(x):
-            if (wrong := (x!=IGNORED) & ((x<0)|(x>=len(self)))).any():
-                raise ValueError(f"`ids` must lie in 0..{len(self)-1}, the numbers of kept tokens, or be {IGNORED}, got {x[wrong][0]}")
-            return self.ids.to(x.device)[x.clamp(min=0)].where(x!=IGNORED, IGNORED)
-        return _each(ids, change)
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #cef46f5e
+@patch
+def encode(self:TokenMap, ids):
+    "Numbers of kept tokens for ids of all, as a number, a nest of lists, an array or a tensor; -100 stays"
+    return _each(ids, lambda x: _to_kept(self, x))
+
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #857b5906
+@patch
+def decode(self:TokenMap, ids):
+    "Ids of all tokens for numbers of the kept, likewise"
+    def change(x):
+        if (wrong := (x!=IGNORED) & ((x<0)|(x>=len(self)))).any():
+            raise ValueError(f"`ids` must lie in 0..{len(self)-1}, the numbers of kept tokens, or be {IGNORED}, got "
+                             f"{x[wrong][0]}")
+        return self.ids.to(x.device)[x.clamp(min=0)].where(x!=IGNORED, IGNORED)
+    return _each(ids, change)
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #fa19d114
 _columns = ('input_ids', 'decoder_input_ids', 'labels') # what holds token ids in a batch
 
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #87e7ebe7
 class _Translated:
     "A tokenizer, of whose attributes those that are ids are translated"
     def __init__(self, tokenizer, tokens): self.__dict__.update(full=tokenizer, tokens=tokens)
@@ -87,13 +108,19 @@ class _Translated:
     def __getattr__(self, name):
         if name.startswith('__') or 'full' not in self.__dict__: raise AttributeError(name)
         value = getattr(self.full, name)
-        return value if not name.endswith('_token_id') else self.tokens.encode(value) if value is not None and value in self.tokens else None
+        if not name.endswith('_token_id'): return value
+        return self.tokens.encode(value) if value is not None and value in self.tokens else None
 
-    def __setattr__(self, name, value): setattr(self.full, name, self.tokens.decode(value) if name.endswith('_token_id') and value is not None else value)
+    def __setattr__(self, name, value):
+        setattr(self.full, name, self.tokens.decode(value) if name.endswith('_token_id')
+                and value is not None else value)
     def __len__(self): return len(self.tokens)
-    def __repr__(self): return f"{type(self).__name__}: {len(self.tokens):,} of the {self.tokens.full_size:,} tokens of {type(self.full).__name__}"
+    def __repr__(self):
+        of = f"the {self.tokens.full_size:,} tokens of {type(self.full).__name__}"
+        return f"{type(self).__name__}: {len(self.tokens):,} of {of}"
     vocab_size = property(__len__)
-    all_special_ids = property(lambda self: [self.tokens.encode(i) for i in self.full.all_special_ids if i in self.tokens])
+    all_special_ids = property(lambda self: [self.tokens.encode(i) for i in self.full.all_special_ids
+                                             if i in self.tokens])
 
     def _encoded(self, batch):
         for k in _columns:
@@ -110,27 +137,37 @@ class ReducedTokenizer(_Translated):
 
     def __call__(self, *args, **kwargs): return self._encoded(self.full(*args, **kwargs))
     def encode(self, *args, **kwargs): return self.tokens.encode(self.full.encode(*args, **kwargs))
-    def decode(self, token_ids, *args, **kwargs): return self.full.decode(self.tokens.decode(token_ids), *args, **kwargs)
-    def batch_decode(self, sequences, *args, **kwargs): return self.full.batch_decode(self.tokens.decode(sequences), *args, **kwargs)
-    def get_vocab(self): return {k: self.tokens.encode(i) for k,i in self.full.get_vocab().items() if i in self.tokens}
+    def decode(self, token_ids, *args, **kwargs):
+        return self.full.decode(self.tokens.decode(token_ids), *args, **kwargs)
+    def batch_decode(self, sequences, *args, **kwargs):
+        return self.full.batch_decode(self.tokens.decode(sequences), *args, **kwargs)
+    def get_vocab(self):
+        return {k: self.tokens.encode(i) for k,i in self.full.get_vocab().items() if i in self.tokens}
     def convert_tokens_to_ids(self, tokens): return self.tokens.encode(self.full.convert_tokens_to_ids(tokens))
-    def convert_ids_to_tokens(self, ids, **kwargs): return self.full.convert_ids_to_tokens(self.tokens.decode(ids), **kwargs)
+    def convert_ids_to_tokens(self, ids, **kwargs):
+        return self.full.convert_ids_to_tokens(self.tokens.decode(ids), **kwargs)
 
     def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, **kwargs):
-        return self.full.get_special_tokens_mask(self.tokens.decode(token_ids_0), None if token_ids_1 is None else self.tokens.decode(token_ids_1), **kwargs)
+        return self.full.get_special_tokens_mask(self.tokens.decode(token_ids_0),
+                                                 None if token_ids_1 is None else self.tokens.decode(token_ids_1),
+                                                 **kwargs)
 
-    def pad(self, encoded_inputs, *args, **kwargs):
-        "Fill rows up to one length, as the tokenizer does"
-        def known(row): return {k: self.tokens.decode(v) if k=='input_ids' else v for k,v in row.items()}
-        rows = known(encoded_inputs) if isinstance(encoded_inputs, Mapping) else [known(o) for o in encoded_inputs]
-        out = self.full.pad(rows, *args, **kwargs)
-        out['input_ids'] = self.tokens.encode(out['input_ids'])
-        return out
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #af64f119
+@patch
+def pad(self:ReducedTokenizer, encoded_inputs, *args, **kwargs):
+    "Fill rows up to one length, as the tokenizer does"
+    def known(row): return {k: self.tokens.decode(v) if k=='input_ids' else v for k,v in row.items()}
+    rows = known(encoded_inputs) if isinstance(encoded_inputs, Mapping) else [known(o) for o in encoded_inputs]
+    out = self.full.pad(rows, *args, **kwargs)
+    out['input_ids'] = self.tokens.encode(out['input_ids'])
+    return out
 
-    def apply_chat_template(self, *args, tokenize=True, **kwargs):
-        "A conversation as ids, or as text"
-        out = self.full.apply_chat_template(*args, tokenize=tokenize, **kwargs)
-        return out if not tokenize else self._encoded(out) if isinstance(out, Mapping) else self.tokens.encode(out)
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #b4b61319
+@patch
+def apply_chat_template(self:ReducedTokenizer, *args, tokenize=True, **kwargs):
+    "A conversation as ids, or as text"
+    out = self.full.apply_chat_template(*args, tokenize=tokenize, **kwargs)
+    return out if not tokenize else self._encoded(out) if isinstance(out, Mapping) else self.tokens.encode(out)
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #59740906
 class ReducedCollator:
@@ -139,7 +176,10 @@ class ReducedCollator:
         collator:Callable, # Makes a batch of rows in the ids of the whole vocabulary
         tokens:TokenMap,   # Which tokens are kept
         columns:Sequence[str]=_columns, # What holds token ids in a batch
-    ): self.collator, self.tokens, self.columns = collator, tokens, (columns,) if isinstance(columns, str) else tuple(columns)
+    ):
+        self.collator = collator
+        self.tokens = tokens
+        self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
 
     def __call__(self, *args, **kwargs):
         batch = self.collator(*args, **kwargs)

@@ -29,10 +29,14 @@ class Table:
     axis:int                 # Which of its axes is the vocabulary
     full:Tensor|StoredTensor # All of it
 
-    def empty(self)->'Table': "The same without numbers"; return Table(self.names, self.axis, torch.empty(tuple(self.full.shape), dtype=self.full.dtype, device='meta'))
+    def empty(self)->'Table':
+        "The same without numbers"
+        return Table(self.names, self.axis, torch.empty(tuple(self.full.shape), dtype=self.full.dtype, device='meta'))
     def __repr__(self): return f"{' = '.join(self.names)} {list(self.full.shape)}"
 
-def _nested(config): return [config, *(o for v in vars(config).values() if isinstance(v, PreTrainedConfig) for o in _nested(v))]
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #e08f9790
+def _nested(config):
+    return [config, *(o for v in vars(config).values() if isinstance(v, PreTrainedConfig) for o in _nested(v))]
 
 def _size_fields(config, size):
     "Fields of a configuration that are the size of the vocabulary"
@@ -46,8 +50,11 @@ def _twin(model, size, other):
         for k in _size_fields(o, size): setattr(o, k, other)
     try:
         with torch.device('meta'): return type(model)(config)
-    except Exception as e: raise ValueError(f"`model` must be one that can be made from its configuration, which {type(model).__name__} cannot: {e}") from e
+    except Exception as e:
+        raise ValueError(f"`model` must be one that can be made from its configuration, which {type(model).__name__} "
+                         f"cannot: {e}") from e
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #e2512513
 def tensors_of(model)->dict[str,Tensor]:
     "Parameters and buffers by all of their names"
     return dict(model.named_parameters(remove_duplicate=False))|dict(model.named_buffers(remove_duplicate=False))
@@ -58,18 +65,22 @@ def _plain(t): return isinstance(t, Tensor) and type(t.data) is Tensor and t.dty
 def _check_model(model):
     "How many tokens a model has embeddings for; raises where it is not an ordinary model"
     if not isinstance(model, PreTrainedModel) or hasattr(model, '_orig_mod'):
-        late = '; adapters are to be attached, and a model compiled, after reducing' if hasattr(model, 'peft_config') or hasattr(model, '_orig_mod') else ''
+        late = '; adapters are to be attached, and a model compiled, after reducing' if hasattr(model,
+            'peft_config') or hasattr(model, '_orig_mod') else ''
         raise TypeError(f"`model` must be a model of transformers, got {type(model).__name__}{late}")
     if found := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
-        raise ValueError(f"`model` must have no adapters yet, but has one at {found[0]}; reduce it first and attach them then")
+        raise ValueError(f"`model` must have no adapters yet, but has one at {found[0]}; reduce it first and attach "
+                         "them then")
     at = model.get_input_embeddings()
     if not isinstance(at, nn.Embedding) or not _plain(at._parameters.get('weight')):
         weight = getattr(at, 'weight', None)
         raise ValueError("`model` must have embeddings that are plain floating-point numbers, got "
                          f"{type(at).__name__}{f' of {weight.dtype}' if isinstance(weight, Tensor) else ''}")
-    if len({p.device.type=='meta' for p in model.parameters()})>1: raise ValueError("`model` must be in memory, but some of its weights have been left on disk")
+    if len({p.device.type=='meta' for p in model.parameters()})>1:
+        raise ValueError("`model` must be in memory, but some of its weights have been left on disk")
     size = at.weight.shape[0]
-    if not any(_size_fields(o, size) for o in _nested(model.config)): raise ValueError(f"`model` must have as many embeddings as its configuration says, got {size}")
+    if not any(_size_fields(o, size) for o in _nested(model.config)):
+        raise ValueError(f"`model` must have as many embeddings as its configuration says, got {size}")
     if more := [k for o in _nested(model.config) for k in vars(o) if k.startswith('vocab_size_')]:
         raise ValueError(f"`model` must look tokens up in one vocabulary, but its configuration has {more[0]} too")
     return size
@@ -77,7 +88,9 @@ def _check_model(model):
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #b50f910f
 def _axes(model, twin, size, other):
     "Name -> axis of each tensor with a place for each token"
-    own, like, axes = dict(model.named_modules(remove_duplicate=False)), dict(twin.named_modules(remove_duplicate=False)), {}
+    own = dict(model.named_modules(remove_duplicate=False))
+    like = dict(twin.named_modules(remove_duplicate=False))
+    axes = {}
     for name,t in tensors_of(twin).items():
         if other not in t.shape: continue
         at, _, leaf = name.rpartition('.')
@@ -85,26 +98,32 @@ def _axes(model, twin, size, other):
         held = None if m is None else m._parameters.get(leaf, m._buffers.get(leaf))
         if type(m) is not type(like[at]) or not _plain(held) or list(held.shape)!=wanted:
             got = f"{type(m).__name__}{f' with {list(held.shape)} of {held.dtype}' if isinstance(held, Tensor) else ''}"
-            raise ValueError(f"`model` must hold {wanted} plain numbers in {type(like[at]).__name__} at {name}, got {got}; dequantize it, or merge its adapters, first")
+            raise ValueError(f"`model` must hold {wanted} plain numbers in {type(like[at]).__name__} at {name}, got "
+                             f"{got}; dequantize it, or merge its adapters, first")
         axes[name] = list(t.shape).index(other)
     return axes
 
-def _storage(t): return t.untyped_storage().data_ptr() if type(t.data) is Tensor and t.device.type!='meta' else 0
+def _storage(t):
+    return t.untyped_storage().data_ptr() if type(t.data) is Tensor and t.device.type!='meta' else 0
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #d17f1db1
 def _grouped(tensors, axes):
     "Tables of the tensors in `axes`, tied ones once; raises where anything else shares their memory"
     tables, memory = {}, {}
     for name in axes: tables.setdefault(id(tensors[name]), []).append(name)
     for names in tables.values():
         if (at := _storage(tensors[names[0]])) and (first := memory.setdefault(at, names[0]))!=names[0]:
-            raise ValueError(f"`model` must tie {names[0]} to {first} by one parameter, but they are two that share memory")
+            raise ValueError(f"`model` must tie {names[0]} to {first} by one parameter, but they are two that "
+                             "share memory")
     for name,t in tensors.items():
         if name not in axes and _storage(t) and (first := memory.get(_storage(t))):
-            raise ValueError(f"`model` must not share {first} with {name}, of which its configuration says nothing; give {name} numbers of its own first")
+            raise ValueError(f"`model` must not share {first} with {name}, of which its configuration says nothing; "
+                             f"give {name} numbers of its own first")
     return tuple(Table(tuple(names), axes[names[0]], tensors[names[0]].detach()) for names in tables.values())
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ad71a75
-_names_token = re.compile(r'(token|pad|bos|eos|unk|mask|cls|sep)_(id|ids|idx|index|indices)$|^padding_idx$|^force_words_ids$|_to_id$').search
+_names_token = re.compile(r'(token|pad|bos|eos|unk|mask|cls|sep)_(id|ids|idx|index|indices)$'
+                          r'|^padding_idx$|^force_words_ids$|_to_id$').search
 
 def _change(value, change):
     "The same nest with `change` applied to the whole numbers in it"
@@ -112,6 +131,7 @@ def _change(value, change):
     if isinstance(value, Mapping): return {k: _change(o, change) for k,o in value.items()}
     return type(value)(_change(o, change) for o in value) if isinstance(value, (list, tuple)) else value
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #37c597e4
 def _configs(modules):
     "Each configuration that modules hold, by its place"
     found, seen = {}, set()
@@ -123,14 +143,19 @@ def _configs(modules):
             if isinstance(v, PreTrainedConfig): add(f'{key}.{k}', v)
     for name,m in modules.items():
         for k in ('config', 'generation_config'):
-            if isinstance(o := getattr(m, k, None), (PreTrainedConfig, GenerationConfig)): add(f'{name}.{k}'.lstrip('.'), o)
+            if isinstance(o := getattr(m, k, None), (PreTrainedConfig, GenerationConfig)):
+                add(f'{name}.{k}'.lstrip('.'), o)
     return found
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #ea1554b5
 def _fields(model):
-    "Every setting of the configurations and modules of a model, or of something with configurations alone: its place, name and value"
+    "Place, name and value of every setting of a model's configurations and modules, or of configurations alone"
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {'': model}
-    for key,o in _configs(modules).items(): yield from ((f'{key}.{k}', k, v) for k,v in list(vars(o).items()))
-    for name,m in modules.items(): yield from ((f'{name}.{k}'.lstrip('.'), k, v) for k,v in list(vars(m).items()) if type(v) is int)
+    for key,o in _configs(modules).items():
+        for k,v in list(vars(o).items()): yield f'{key}.{k}', k, v
+    for name,m in modules.items():
+        for k,v in list(vars(m).items()):
+            if type(v) is int: yield f'{name}.{k}'.lstrip('.'), k, v
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #d9302d01
 @dataclass(frozen=True, eq=False)
@@ -141,8 +166,11 @@ class Layout:
     sizes:tuple[str,...]     # Places of numbers that are the size of the vocabulary, such as `lm_head.out_features`
     needed:frozenset[int]    # Tokens that the model's settings name
 
-    def __repr__(self): return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}', *map(repr, self.tables), ', '.join(self.sizes)])
+    def __repr__(self):
+        return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}',
+                          *map(repr, self.tables), ', '.join(self.sizes)])
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #074b4f00
 def _needed(model, size, tables):
     "Tokens that settings name"
     found = set()
@@ -152,9 +180,11 @@ def _needed(model, size, tables):
         if name=='forced_decoder_ids' and value: _change([i for _,i in value], note)
     for name,m in model.named_modules(): # positions that are counted from the padding token
         at = getattr(m, 'padding_idx', None)
-        if type(at) is int and 0<=at<size and name not in tables and not any(m.children()): found.update(range(at+1))
+        if type(at) is int and 0<=at<size and name not in tables and not any(m.children()):
+            found.update(range(at+1))
     return frozenset(found)
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #a67e0acc
 def find_vocabulary(
     model:PreTrainedModel, # Any model with an embedding
 )->Layout:
@@ -166,7 +196,8 @@ def find_vocabulary(
     sizes = [f'{key}.{k}' for key,o in _configs(dict(model.named_modules())).items() for k in _size_fields(o, size)]
     sizes += [f'{name}.{k}'.lstrip('.') for name,m in model.named_modules() for k,v in vars(m).items()
               if type(v) is int and v==size and name in modules and vars(modules[name]).get(k)==other]
-    return Layout(size, _grouped(tensors, axes), tuple(sizes), _needed(model, size, {k.rpartition('.')[0] for k in axes}))
+    return Layout(size, _grouped(tensors, axes), tuple(sizes),
+                  _needed(model, size, {k.rpartition('.')[0] for k in axes}))
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ba2c403
 def _renumber(name, value, tokens):
@@ -176,10 +207,12 @@ def _renumber(name, value, tokens):
     if _names_token(name): return _change(value, new)
     if not value: return value
     if name=='forced_decoder_ids': return [[place, i if i is None else new(i)] for place,i in value]
-    if name in ('suppress_tokens', 'begin_suppress_tokens'): return [new(i) for i in value if i in tokens] or None
+    if name in ('suppress_tokens', 'begin_suppress_tokens'):
+        return [new(i) for i in value if i in tokens] or None
     if name=='bad_words_ids': return [[new(i) for i in o] for o in value if kept(o)] or None
     if name=='sequence_bias':
-        if isinstance(value, Mapping): return {tuple(new(i) for i in o): bias for o,bias in value.items() if kept(o)} or None
+        if isinstance(value, Mapping):
+            return {tuple(new(i) for i in o): bias for o,bias in value.items() if kept(o)} or None
         return [[[new(i) for i in o], bias] for o,bias in value if kept(o)] or None
     return value
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..calibration.sampling import tokenizer_fingerprint
+from ..core.patching import patch
 from ..text.corpora import installed_sources
 from .counting import IdCounter, count_block, id_space, row_blocks
 from ..core.files import give_usual_mode
@@ -25,19 +26,23 @@ from ..core.plots import Line, Picture, plot_line_panels
 from ..core.tables import markdown_table, one_line
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #963c0811
-def _special(tokenizer, vocab): return set(tokenizer.all_special_ids)|{i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items() if o.special}
+def _special(tokenizer, vocab):
+    return set(tokenizer.all_special_ids)|{i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items()
+                                           if o.special}
 
 def _bytes(tokenizer, vocab):
     fallback = [vocab[o] for i in range(256) if (o:=f'<0x{i:02X}>') in vocab]
     backend = getattr(tokenizer, 'backend_tokenizer', None)
-    if fallback or backend is None or 'ByteLevel' not in repr(backend.pre_tokenizer)+repr(backend.decoder): return set(fallback)
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)] # GPT-2 writes these bytes as themselves, and the others as the characters from 256 on
+    if fallback or backend is None or 'ByteLevel' not in repr(backend.pre_tokenizer)+repr(backend.decoder):
+        return set(fallback)
+    # GPT-2 writes these bytes as themselves, and the others as the characters from 256 on
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return {vocab[o] for o in map(chr, [*shown, *range(256, 512-len(shown))]) if o in vocab}
 
 def _digits(tokenizer, vocab): return {i for o,i in vocab.items() if re.fullmatch('(Ġ|▁|##)?[0-9]', o)}
-
 kept_groups = dict(special=_special, bytes=_bytes, digits=_digits)
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #3deba005
 def kept_ids(
     tokenizer,                   # Tokenizer of the model
     keep='special',              # Names of `kept_groups`, tokens, ids, or several of these
@@ -48,17 +53,26 @@ def kept_ids(
     for o in [keep] if isinstance(keep, (str, int)) else keep or ():
         if o in kept_groups:
             ids = kept_groups[o](tokenizer, vocab)
-            if not ids and o!='special': raise ValueError(f"`keep` asks for {o}, but the tokenizer has no tokens for {o}")
+            if not ids and o!='special':
+                raise ValueError(f"`keep` asks for {o}, but the tokenizer has no tokens for {o}")
             found |= ids
         elif isinstance(o, str):
-            if o not in vocab: raise ValueError(f"`keep` must hold names among {', '.join(kept_groups)}, tokens or ids, got {o!r}, which is no token"+_close(o, vocab))
+            if o not in vocab:
+                raise ValueError(f"`keep` must hold names among {', '.join(kept_groups)}, tokens or ids, got {o!r}, "
+                                 "which is no token"+_close(o, vocab))
             found.add(vocab[o])
-        elif not isinstance(o, (int, np.integer)) or isinstance(o, bool): raise TypeError(f"`keep` must hold names, tokens or ids, got {type(o).__name__}")
+        elif not isinstance(o, (int, np.integer)) or isinstance(o, bool):
+            raise TypeError(f"`keep` must hold names, tokens or ids, got {type(o).__name__}")
         else: found.add(int(o))
-    if found and not 0<=min(found)<=max(found)<size: raise ValueError(f"`keep` must hold ids of the vocabulary, 0 to {size-1:,}, got {max(found) if min(found)>=0 else min(found)}")
+    if found and not 0<=min(found)<=max(found)<size:
+        raise ValueError(f"`keep` must hold ids of the vocabulary, 0 to {size-1:,}, got "
+                         f"{max(found) if min(found)>=0 else min(found)}")
     return np.array(sorted(found), np.int64)
 
-def _close(name, known): return f"; did you mean {' or '.join(map(repr, close))}?" if (close:=difflib.get_close_matches(str(name), [o for o in known if abs(len(o)-len(str(name)))<4], 2)) else ''
+# %% ../../nbs/vocabulary/30_usage.ipynb #574e749f
+def _close(name, known):
+    return f"; did you mean {' or '.join(map(repr, close))}?" if (close:=difflib.get_close_matches(str(name),
+        [o for o in known if abs(len(o)-len(str(name)))<4], 2)) else ''
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #0f67865f
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,19 +88,32 @@ class TokenUsage:
 
     def __post_init__(self):
         for k in ('ids', 'counts', 'kept'): object.__setattr__(self, k, np.asarray(getattr(self, k), np.int64))
-        if self.ids.ndim!=1 or self.ids.shape!=self.counts.shape: raise ValueError(f"`counts` must have one number for each id, got {self.counts.shape} for {self.ids.shape}")
-        if len(self.ids) and (self.ids[0]<0 or self.ids[-1]>=self.vocab_size): raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got {self.ids[0]} to {self.ids[-1]}")
+        if self.ids.ndim!=1 or self.ids.shape!=self.counts.shape:
+            raise ValueError(f"`counts` must have one number for each id, got {self.counts.shape} for {self.ids.shape}")
+        if len(self.ids) and (self.ids[0]<0 or self.ids[-1]>=self.vocab_size):
+            raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got {self.ids[0]} to "
+                             f"{self.ids[-1]}")
         if (np.diff(self.ids)<=0).any(): raise ValueError("`ids` must increase, each once")
         if (self.counts<0).any(): raise ValueError(f"`counts` must be 0 or more, got {self.counts.min()}")
 
     def __len__(self): return len(self.ids)
     def __contains__(self, id): return bool(np.isin(id, self.ids))
-    @property
-    def tokens(self)->int: "Tokens counted"; return int(self.counts.sum())
-    @property
-    def distinct(self)->int: "Ids that occur"; return int((self.counts>0).sum())
-    @property
-    def share(self)->float: "Share of the vocabulary that is kept"; return len(self)/self.vocab_size
+
+# %% ../../nbs/vocabulary/30_usage.ipynb #20793cdc
+@patch(as_prop=True)
+def tokens(self:TokenUsage)->int:
+    "Tokens counted"
+    return int(self.counts.sum())
+
+@patch(as_prop=True)
+def distinct(self:TokenUsage)->int:
+    "Ids that occur"
+    return int((self.counts>0).sum())
+
+@patch(as_prop=True)
+def share(self:TokenUsage)->float:
+    "Share of the vocabulary that is kept"
+    return len(self)/self.vocab_size
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #41f20b8a
 def _from_counts(counts, fingerprint, rows, kept=(), parts=None):
@@ -102,13 +129,18 @@ def _dense(self):
     return counts
 
 def _facts(self):
-    facts = {'ids kept': f'{len(self):,} of {self.vocab_size:,} ({self.share:.1%})', 'ids that occur': f'{self.distinct:,}', 'tokens': f'{self.tokens:,}', 'rows': f'{self.rows:,}'}
-    return facts|{f'split {k}': f'{o.distinct:,} ids, {o.tokens:,} tokens, {o.rows:,} rows' for k,o in self.parts.items()}
+    facts = {'ids kept': f'{len(self):,} of {self.vocab_size:,} ({self.share:.1%})',
+             'ids that occur': f'{self.distinct:,}', 'tokens': f'{self.tokens:,}', 'rows': f'{self.rows:,}'}
+    return facts|{f'split {k}': f'{o.distinct:,} ids, {o.tokens:,} tokens, {o.rows:,} rows'
+                  for k,o in self.parts.items()}
 
-def _usage_said(self): return one_line(f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})")
-def _usage_table(self): return markdown_table([['token usage', ''], *_facts(self).items()], words=2)
+@patch
+def __repr__(self:TokenUsage):
+    return one_line(f"TokenUsage({', '.join(f'{k}: {v}' for k,v in _facts(self).items())})")
 
-TokenUsage.__repr__, TokenUsage._repr_markdown_ = _usage_said, _usage_table
+@patch
+def _repr_markdown_(self:TokenUsage):
+    return markdown_table([['token usage', ''], *_facts(self).items()], words=2)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #476cf9bd
 def _pick_splits(names, splits):
@@ -116,14 +148,19 @@ def _pick_splits(names, splits):
     if splits=='all': return list(names)
     if splits is None:
         found = [o for o in names if str(o).startswith('train')] or list(names)*(len(names)==1)
-        if not found: raise ValueError(f"`splits` must be named where none begins with 'train', got None; the splits are {', '.join(names)}, and 'all' takes them all")
+        if not found:
+            raise ValueError("`splits` must be named where none begins with 'train', got None; the splits are "
+                             f"{', '.join(names)}, and 'all' takes them all")
         return found
     wanted = [splits] if isinstance(splits, str) else list(splits)
     if not wanted: raise ValueError("`splits` must name at least one split, got none")
     for o in wanted:
-        if o not in names: raise ValueError(f"`splits` must be among {', '.join(map(str, names))}, or 'all', got {o!r}{_close(o, map(str, names))}")
+        if o not in names:
+            raise ValueError(f"`splits` must be among {', '.join(map(str, names))}, or 'all', got "
+                             f"{o!r}{_close(o, map(str, names))}")
     return wanted
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #953e32ba
 def _split_sources(source, splits):
     "Name of each split that is asked for -> its source, and the split of `open_corpus` to read"
     if isinstance(source, str) and source in installed_sources:
@@ -136,10 +173,18 @@ def _split_sources(source, splits):
     return {o: (source, 'calibration') for o in _pick_splits([name], splits)}
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #a485c60c
+def _count_split(counter, blocks, name, bar):
+    "Count the rows of one split"
+    for block in blocks:
+        count_block(counter, block)
+        bar.update(block[1])
+    if not counter.rows: raise ValueError(f"`source` must hold at least one row, got none in split {name!r}")
+
+# %% ../../nbs/vocabulary/30_usage.ipynb #a0063b1a
 def used_tokens(
     source,                                # Texts, pairs, ids, dataset, splits by name, or what `open_corpus` takes
     tokenizer,                             # Tokenizer of the model
-    splits:str|Iterable[str]|None=None,    # Splits to count; None takes those that begin with `train`, `'all'` is the paper's choice
+    splits:str|Iterable[str]|None=None,    # Splits to count; None takes those that begin with `train`, `'all'` all
     columns:str|Iterable[str]|None=None,   # One or two columns; None takes `input_ids` or usual names
     *, keep='special',                     # Kept in any case: names of `kept_groups`, tokens, ids, or several of these
     vocab_size:int|None=None,              # Rows of the embedding matrix; None takes what the tokenizer can ask for
@@ -148,48 +193,52 @@ def used_tokens(
     progress:bool=True,                    # Show a progress bar
 )->TokenUsage:
     "The token ids that a data set uses"
-    if not callable(getattr(tokenizer, 'get_vocab', None)): raise TypeError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}")
+    if not callable(getattr(tokenizer, 'get_vocab', None)):
+        raise TypeError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}")
     vocab_size = vocab_size or id_space(tokenizer)
     kept,fingerprint,parts = kept_ids(tokenizer, keep, vocab_size),tokenizer_fingerprint(tokenizer),{}
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     with tqdm(desc='counting', unit='row', disable=hidden, leave=False) as bar:
         for name,(part,split) in _split_sources(source, splits).items():
             counter = IdCounter(tokenizer, vocab_size, max_length, add_special_tokens)
-            for block in row_blocks(part, columns, split):
-                count_block(counter, block)
-                bar.update(block[1])
-            if not counter.rows: raise ValueError(f"`source` must hold at least one row, got none in split {name!r}")
+            _count_split(counter, row_blocks(part, columns, split), name, bar)
             parts[name] = _from_counts(counter.counts, fingerprint, counter.rows)
     return _from_counts(sum(map(_dense, parts.values())), fingerprint, sum(o.rows for o in parts.values()), kept, parts)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #5b055903
-def _most_common(self,
+@patch
+def most_common(self:TokenUsage,
     n:int|None=None, # How many; None gives all that are kept
     tokenizer=None,  # Tokenizer, to show the tokens
 )->pd.DataFrame:     # Columns `id`, `count`, `share` of all tokens, and `token`
     "Ids by how often they occur, equals by id"
     order = np.argsort(-self.counts, kind='stable')[:n]
-    table = pd.DataFrame(dict(id=self.ids[order], count=self.counts[order], share=self.counts[order]/max(self.tokens, 1)))
+    table = pd.DataFrame(dict(id=self.ids[order], count=self.counts[order],
+                              share=self.counts[order]/max(self.tokens, 1)))
     return table if tokenizer is None else table.assign(token=tokenizer.convert_ids_to_tokens(table.id.tolist()))
 
-TokenUsage.most_common = _most_common
-TokenUsage.to_pandas = lambda self, tokenizer=None: self.most_common(None, tokenizer)
+@patch
+def to_pandas(self:TokenUsage, tokenizer=None)->pd.DataFrame:
+    "All ids, the most frequent first"
+    return self.most_common(None, tokenizer)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #759730a6
-def _union(self, other):
+@patch
+def __or__(self:TokenUsage, other):
     if not isinstance(other, TokenUsage): return NotImplemented
     for k,what in dict(tokenizer_fingerprint='tokenizer', vocab_size='vocabulary size').items():
         a,b = getattr(self, k),getattr(other, k)
         if a!=b: raise ValueError(f"`a | b` must be usages of one {what}, got {a} and {b}")
     parts = {k: reduce(or_, [o.parts[k] for o in (self, other) if k in o.parts]) for k in {**self.parts, **other.parts}}
-    return _from_counts(_dense(self)+_dense(other), self.tokenizer_fingerprint, self.rows+other.rows, np.union1d(self.kept, other.kept), parts)
-
-TokenUsage.__or__ = _union
+    return _from_counts(_dense(self)+_dense(other), self.tokenizer_fingerprint, self.rows+other.rows,
+                        np.union1d(self.kept, other.kept), parts)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #8a5d0d85
 _arrays,_numbers = ('ids', 'counts', 'kept'),('vocab_size', 'tokenizer_fingerprint', 'rows')
 
-def _save(self,
+# %% ../../nbs/vocabulary/30_usage.ipynb #4d8b72e9
+@patch
+def save(self:TokenUsage,
     folder:str|Path, # New folder
 )->Path:
     "Write the usage as usage.json and usage.safetensors"
@@ -209,6 +258,7 @@ def _save(self,
     finally: shutil.rmtree(aside, ignore_errors=True)
     return folder
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #f130ece7
 def _load(
     folder:str|Path, # Folder that `save` has written
 )->TokenUsage:
@@ -216,27 +266,34 @@ def _load(
     from safetensors.numpy import load_file
     folder = Path(folder)
     try:
-        record,arrays = json.loads((folder/'usage.json').read_text(encoding='utf-8')),load_file(folder/'usage.safetensors')
-        def made(prefix, rows, parts): return TokenUsage(*(arrays[prefix+k] for k in _arrays[:2]), record['vocab_size'], record['tokenizer_fingerprint'], rows, arrays[f'{prefix}kept'], parts)
+        record = json.loads((folder/'usage.json').read_text(encoding='utf-8'))
+        arrays = load_file(folder/'usage.safetensors')
+        def made(prefix, rows, parts):
+            return TokenUsage(*(arrays[prefix+k] for k in _arrays[:2]), record['vocab_size'],
+                              record['tokenizer_fingerprint'], rows, arrays[f'{prefix}kept'], parts)
         return made('', record['rows'], {k: made(f'{i}.', n, {}) for i,(k,n) in enumerate(record['parts'].items())})
-    except Exception as e: raise ValueError(f"`folder` must hold a saved usage, got {str(folder)!r}: {type(e).__name__}: {e}") from None
+    except Exception as e:
+        raise ValueError(f"`folder` must hold a saved usage, got {str(folder)!r}: {type(e).__name__}: {e}") from None
 
-TokenUsage.save,TokenUsage.load = _save,staticmethod(_load)
+TokenUsage.load = staticmethod(_load)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #e03cba3f
-def _coverage(self)->np.ndarray: # Element k-1 is the share that the k most frequent ids cover
+@patch
+def coverage(self:TokenUsage)->np.ndarray: # Element k-1 is the share that the k most frequent ids cover
     "Share of all tokens that the most frequent ids cover"
     counts = np.sort(self.counts[self.counts>0])[::-1]
     if not len(counts): raise ValueError("the usage must hold tokens, got none")
     return counts.cumsum()/counts.sum()
 
-def _only(self,
+@patch
+def only(self:TokenUsage,
     *, coverage:float=1.,    # Keep the most frequent ids that together are at least this share of the tokens
     min_count:int=1,         # Keep ids that occur at least so often
 )->TokenUsage:
     "A smaller usage, without rare ids"
     if not 0<coverage<=1: raise ValueError(f"`coverage` must be more than 0 and at most 1, got {coverage!r}")
-    if not isinstance(min_count, int) or min_count<1: raise ValueError(f"`min_count` must be a whole number, 1 or more, got {min_count!r}")
+    if not isinstance(min_count, int) or min_count<1:
+        raise ValueError(f"`min_count` must be a whole number, 1 or more, got {min_count!r}")
     order = np.argsort(-self.counts, kind='stable')
     most = 1+int(np.searchsorted(self.coverage(), coverage-1e-12))
     kept = np.zeros(len(self), bool)
@@ -244,8 +301,6 @@ def _only(self,
     counts = _dense(self)
     counts[self.ids[~(kept & (self.counts>=min_count))]] = 0
     return _from_counts(counts, self.tokenizer_fingerprint, self.rows, self.kept, self.parts)
-
-TokenUsage.coverage,TokenUsage.only = _coverage,_only
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #9f705dad
 def plot_coverage(
@@ -258,7 +313,8 @@ def plot_coverage(
         curve = o.coverage()
         k = np.unique(np.geomspace(1, len(curve), 80).round().astype(int))
         lines[name] = Line((k/o.vocab_size*100).tolist(), (curve[k-1]*100).tolist())
-    return plot_line_panels({'': lines}, 'most frequent ids, % of the vocabulary', 'tokens covered, %', caption, columns=1, width='column', height=2.3, xscale='log')
+    return plot_line_panels({'': lines}, 'most frequent ids, % of the vocabulary', 'tokens covered, %', caption,
+                            columns=1, width='column', height=2.3, xscale='log')
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #7c456cd0
 @dataclass(frozen=True)
@@ -268,15 +324,15 @@ class Unseen:
     distinct: int # Different ids among them
     rate: float   # Share of all occurrences
 
-def _unseen(self,
+@patch
+def unseen(self:TokenUsage,
     other:TokenUsage, # What another text uses
 )->Unseen:
     "What of another text these ids do not hold"
     _union(self, other)
     missing = ~np.isin(other.ids, self.ids) & (other.counts>0)
-    return Unseen(int(other.counts[missing].sum()), int(missing.sum()), float(other.counts[missing].sum()/max(other.tokens, 1)))
-
-TokenUsage.unseen = _unseen
+    return Unseen(int(other.counts[missing].sum()), int(missing.sum()),
+                  float(other.counts[missing].sum()/max(other.tokens, 1)))
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #01fb9658
 def unseen_rates(
@@ -288,14 +344,16 @@ def unseen_rates(
     "How much of each held-out split is unseen, by the splits that the vocabulary is made from"
     every = used_tokens(source, tokenizer, 'all', **kwargs)
     names = _pick_splits(list(every.parts), train)
-    if not (held := [o for o in every.parts if o not in names]): raise ValueError(f"`source` must have a split beside the training splits, got {', '.join(names)} alone")
+    if not (held := [o for o in every.parts if o not in names]):
+        raise ValueError(f"`source` must have a split beside the training splits, got {', '.join(names)} alone")
     training = reduce(or_, [every.parts[o] for o in names])
     training = _from_counts(_dense(training), every.tokenizer_fingerprint, training.rows, every.kept)
     rows = []
     for choice,usage in (('training splits', training), ('all splits', every)):
         for name in held:
             found = usage.unseen(every.parts[name])
-            rows.append(dict(vocabulary=choice, ids=len(usage), share=usage.share, split=name, tokens=every.parts[name].tokens,
+            rows.append(dict(vocabulary=choice, ids=len(usage), share=usage.share, split=name,
+                             tokens=every.parts[name].tokens,
                              unseen=found.tokens, unseen_ids=found.distinct, rate=found.rate))
     return pd.DataFrame(rows)
 
@@ -308,7 +366,8 @@ def usage_growth(
     **kwargs                 # `vocab_size`, `max_length`, `add_special_tokens` as in `used_tokens`
 )->pd.DataFrame:             # Columns `rows`, `tokens`, `ids` and `share` of the vocabulary
     "Different ids in the first rows of a source, by how many rows"
-    if not isinstance(first, int) or first<1: raise ValueError(f"`first` must be a whole number, 1 or more, got {first!r}")
+    if not isinstance(first, int) or first<1:
+        raise ValueError(f"`first` must be a whole number, 1 or more, got {first!r}")
     counter,rows,at = IdCounter(tokenizer, **kwargs),[],first
     def point(): rows.append(dict(rows=counter.rows, tokens=counter.tokens, ids=int((counter.counts>0).sum())))
     for block in row_blocks(source, columns, size=first):
@@ -320,10 +379,13 @@ def usage_growth(
     if not rows or rows[-1]['rows']<counter.rows: point()
     return pd.DataFrame(rows).assign(share=lambda o: o.ids/counter.vocab_size)
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #f3c1d61f
 def plot_growth(
     growths:pd.DataFrame|Mapping[str,pd.DataFrame], # From `usage_growth`, or several by name
     caption:str='',                                 # What stands below the figure
 )->Picture:
     "Share of the vocabulary in use against rows of text"
-    lines = {k: Line(o.rows.tolist(), (o.share*100).tolist()) for k,o in ({'': growths} if isinstance(growths, pd.DataFrame) else growths).items()}
-    return plot_line_panels({'': lines}, 'rows', 'vocabulary in use, %', caption, columns=1, width='column', height=2.3, xscale='log')
+    lines = {k: Line(o.rows.tolist(), (o.share*100).tolist())
+             for k,o in ({'': growths} if isinstance(growths, pd.DataFrame) else growths).items()}
+    return plot_line_panels({'': lines}, 'rows', 'vocabulary in use, %', caption, columns=1, width='column',
+                            height=2.3, xscale='log')
