@@ -95,8 +95,8 @@ def measure(
 def _perplexity_result(found):
     "A `Perplexity` in the form of a record"
     metrics = dict(perplexity=found.value, bits_per_byte=found.bits_per_byte, word_perplexity=found.word_perplexity)
-    documents = {k: list(getattr(found, f'window_{k}')) for k in ('nats', 'tokens', 'bytes', 'words')}
-    documents = {k: sums for k,sums in documents.items() if sums}
+    kept = {k: getattr(found, f'window_{k}') for k in ('nats', 'tokens', 'bytes', 'words')} # None where nobody counted
+    documents = {k: list(sums) for k,sums in kept.items() if sums}
     counts = {k: sum(sums) for k,sums in documents.items() if k!='nats'}|dict(documents=len(found.window_nats))
     return dict(metrics={k: v for k,v in metrics.items() if v is not None}, counts=counts, documents=documents)
 
