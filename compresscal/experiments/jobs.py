@@ -137,10 +137,10 @@ def begin(
     "What a worker does first"
     start = time.monotonic()
     keep_threads(threads)
-    try: do, state, value = setup(), 'ready', place()
-    except Exception as e: do, state, value = None, 'unfit', Failure.of(e)
+    try: do, said = setup(), ('ready', place())
+    except Exception as e: do, said = None, ('unfit', Failure.of(e))
     keep_threads(threads) # where `setup` has loaded PyTorch
-    return do, (state, value, time.monotonic()-start)
+    return do, (*said, time.monotonic()-start)
 
 # %% ../../nbs/experiments/30_jobs.ipynb #3a6c8793
 @dataclass(eq=False)
