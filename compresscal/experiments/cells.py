@@ -11,13 +11,15 @@ __all__ = ['FORMAT', 'LIBRARIES', 'JUDGE', 'WINDOWS', 'Job', 'grid', 'replicates
            'reading_memory', 'memory_needed']
 
 # %% ../../nbs/experiments/35_cells.ipynb #62a0fff3
-import builtins, gc, inspect, json, platform, socket
+import builtins, gc, inspect, json, os, platform, socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
@@ -28,7 +30,10 @@ from ..models.loading import load_model
 from .measures import Measure
 from ..models.blocks import decoder_blocks, fingerprint
 from .store import content_key
+from ..core.files import embedded_folder
+from ..core.patching import patch
 from ..core.tables import one_line
+from ..evaluation.perplexity import positions_at_once
 
 # %% ../../nbs/experiments/35_cells.ipynb #73f734c9
 @dataclass(frozen=True, eq=False)
@@ -44,15 +49,23 @@ class Job:
     replicate: int = 0                      # 0: as it is; 1 and up: null controls
     measures: tuple[str, ...] = ()          # Names of what to measure
 
-    @property
-    def kind(self)->str:
-        "Jobs of one kind take about the same time"
-        return f"{self.model}, {self.method.label if self.method else 'dense'}" + (f', {self.n_sequences} x {self.length}' if self.n_sequences else '')
-    @property
-    def label(self)->str:
-        return ', '.join([self.model, self.method.label if self.method else 'dense', *([f'{self.source} {self.set}'] if self.source!='none' else []),
-                          *([f'{self.n_sequences} x {self.length}'] if self.n_sequences else []), *([f'replicate {self.replicate}'] if self.replicate else [])])
     def __repr__(self): return f'Job({one_line(self.label)})'
+
+# %% ../../nbs/experiments/35_cells.ipynb #7fea1c07
+@patch(as_prop=True)
+def kind(self:Job)->str:
+    "Jobs of one kind take about the same time"
+    name = f"{self.model}, {self.method.label if self.method else 'dense'}"
+    return f'{name}, {self.n_sequences} x {self.length}' if self.n_sequences else name
+
+@patch(as_prop=True)
+def label(self:Job)->str:
+    "What a reader calls it"
+    parts = [self.model, self.method.label if self.method else 'dense']
+    if self.source!='none': parts.append(f'{self.source} {self.set}')
+    if self.n_sequences: parts.append(f'{self.n_sequences} x {self.length}')
+    if self.replicate: parts.append(f'replicate {self.replicate}')
+    return ', '.join(parts)
 
 # %% ../../nbs/experiments/35_cells.ipynb #ef35f042
 def grid(
@@ -62,10 +75,14 @@ def grid(
     measures:Sequence[str],   # Names of what to measure
 )->Iterator[Job]:             # The dense model first
     "Every compressed model of one model, null controls left out"
-    yield Job(model, measures=tuple(measures))
-    for m in methods:
-        if m.needs=='nothing': yield Job(model, m, measures=tuple(measures))
-        else: yield from (Job(model, m, s, source, i, n, length, measures=tuple(measures)) for (source,n,length),group in sets.items() for i,s in enumerate(group))
+    measures = tuple(measures)
+    yield Job(model, measures=measures)
+    for method in methods:
+        if method.needs=='nothing':
+            yield Job(model, method, measures=measures)
+            continue
+        for (source,n,length),group in sets.items():
+            for i,s in enumerate(group): yield Job(model, method, s, source, i, n, length, measures=measures)
 
 # %% ../../nbs/experiments/35_cells.ipynb #8e1c8602
 def replicates(
@@ -76,10 +93,13 @@ def replicates(
     "The jobs that show a study's own noise: for each method, the first set of the first source, at the largest size"
     if not n: return []
     (source, n_sequences, length), group = max(sets.items(), key=lambda o: o[0][1]*o[0][2]) # the first of equals
-    def again(job, i, r): return Job(job.model, job.method, group[i], source, i, n_sequences, length, r, job.measures)
     methods = {j.method: j for j in jobs if j.method}
-    return [again(j, i, r) for m,j in methods.items()
-            for i,r in ([(i, 1) for i in range(min(2, len(group)))] if m.needs=='nothing' else [(0, r) for r in range(1, n+1)])]
+    found = []
+    for method,job in methods.items():
+        if method.needs=='nothing': wanted = [(i, 1) for i in range(min(2, len(group)))] # set and replicate
+        else: wanted = [(0, r) for r in range(1, n+1)]
+        found += [Job(job.model, method, group[i], source, i, n_sequences, length, r, job.measures) for i,r in wanted]
+    return found
 
 # %% ../../nbs/experiments/35_cells.ipynb #2dc781ce
 def permuted(
@@ -88,8 +108,10 @@ def permuted(
 )->CalibrationSet:              # The same sequences
     "A set with its sequences in another order"
     if not replicate: return calibration
-    return calibration[torch.randperm(len(calibration), generator=torch.Generator().manual_seed(replicate))]
+    generator = torch.Generator().manual_seed(replicate)
+    return calibration[torch.randperm(len(calibration), generator=generator)]
 
+# %% ../../nbs/experiments/35_cells.ipynb #3f7a114c
 def threads_of(
     replicate:int, # Its number
 )->int|None:       # The same on every machine; `None` for those that leave the number alone
@@ -105,13 +127,17 @@ def identify_model(
     tokenizer, # Its tokenizer
 )->dict:       # Ready for JSON
     "What says which model it is, and how it reads and writes"
-    ends = {k: getattr(tokenizer, f'{k}_token_id', None) for k in ('bos', 'eos', 'pad', 'unk')}
-    limit = min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9)
     template, written = getattr(tokenizer, 'chat_template', None), getattr(model, 'generation_config', None)
     generation = {k: v for k,v in written.to_diff_dict().items() if k not in _passing} if written else None
     return dict(weights=fingerprint(model), dtype=str(model.dtype).removeprefix('torch.'),
-                tokenizer=dict(fingerprint=tokenizer_fingerprint(tokenizer), limit=limit, **ends),
-                template=template and content_key(template), generation=json.loads(json.dumps(generation, default=str)))
+                tokenizer=_identify_tokenizer(tokenizer), template=template and content_key(template),
+                generation=json.loads(json.dumps(generation, default=str)))
+
+def _identify_tokenizer(tokenizer):
+    "Its vocabulary and rules, the marks it sets, and the longest text it takes"
+    marks = {k: getattr(tokenizer, f'{k}_token_id', None) for k in ('bos', 'eos', 'pad', 'unk')}
+    limit = min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9)
+    return dict(fingerprint=tokenizer_fingerprint(tokenizer), limit=limit, **marks)
 
 # %% ../../nbs/experiments/35_cells.ipynb #9531bbe3
 def _compiled(code):
@@ -127,27 +153,35 @@ def _code(member):
     try: return inspect.getsource(f)
     except (OSError, TypeError): return json.dumps(_compiled(f.__code__))
 
+# %% ../../nbs/experiments/35_cells.ipynb #45c93c12
 def code_of(
     thing,     # A method or a measure
 )->str|None:   # 32 hexadecimal digits; None for a class of this package, whose `FORMAT` says when it changes
     "A hash of what others have written of a class"
-    def known(kind):
-        builtin = getattr(builtins, kind.__name__, None) is kind
-        return builtin or kind.__module__.partition('.')[0] in ('compresscal', 'abc', 'typing')
-    others = [o for o in type(thing).__mro__ if not known(o)]
-    said = {f'{o.__qualname__}.{k}': _code(v) for o in others for k,v in vars(o).items()
-            if not k.startswith('__') or k in ('__post_init__', '__call__')} # a dataclass writes the others itself
-    return content_key(said) if others else None
+    said = {}
+    for kind in type(thing).__mro__:
+        if _is_known(kind): continue
+        for name,member in vars(kind).items():
+            written_by_python = name.startswith('__') and name not in ('__post_init__', '__call__') # as for a dataclass
+            if not written_by_python: said[f'{kind.__qualname__}.{name}'] = _code(member)
+    return None if all(map(_is_known, type(thing).__mro__)) else content_key(said)
+
+def _is_known(kind):
+    "Is a class Python's or of this package?"
+    if getattr(builtins, kind.__name__, None) is kind: return True
+    return kind.__module__.partition('.')[0] in ('compresscal', 'abc', 'typing')
 
 # %% ../../nbs/experiments/35_cells.ipynb #c0f054c1
 FORMAT = 4 # Raised when the computation behind a result changes, so that older records are not taken for new ones
 
+# %% ../../nbs/experiments/35_cells.ipynb #2c088de7
 def identify_measure(
     measure:Measure, # What is measured
 )->dict:             # Ready for JSON
     "Everything in a measure that decides its result"
     return measure.settings()|dict(identity=measure.identity(), code=code_of(measure))
 
+# %% ../../nbs/experiments/35_cells.ipynb #92d7a0c8
 def decide(
     model:dict,   # As `identify_model` gives it
     job:Job,      # A compressed model
@@ -164,14 +198,18 @@ def environment(
     device=None, # Where it was computed, if anywhere
 )->dict:         # Names and versions
     "What a result may owe to its surroundings"
-    versions = {}
-    for name in ('compresscal', 'torch', 'transformers', 'tokenizers', 'datasets', 'numpy', 'lm_eval', 'ray'):
-        with suppress(PackageNotFoundError): versions[name] = version(name)
-    place = {} if device is None else dict(device=str(device))
-    if place.get('device', '').startswith('cuda'): place['gpu'] = torch.cuda.get_device_name(device)
     machine = dict(host=socket.gethostname(), system=platform.platform(), python=platform.python_version())
     how = dict(threads=torch.get_num_threads(), products=torch.get_float32_matmul_precision())
-    return machine|how|place|dict(versions=versions)
+    place = {} if device is None else dict(device=str(device))
+    if place.get('device', '').startswith('cuda'): place['gpu'] = torch.cuda.get_device_name(device)
+    return machine|how|place|dict(versions=_versions())
+
+def _versions():
+    "Versions of the packages that compute, where they are installed"
+    found = {}
+    for name in ('compresscal', 'torch', 'transformers', 'tokenizers', 'datasets', 'numpy', 'lm_eval', 'ray'):
+        with suppress(PackageNotFoundError): found[name] = version(name)
+    return found
 
 # %% ../../nbs/experiments/35_cells.ipynb #b213055b
 def keep_weights(
@@ -202,6 +240,7 @@ def check_result(
         raise TypeError(f"the measure {name!r} must give what JSON can hold: {e}") from None
     return result
 
+# %% ../../nbs/experiments/35_cells.ipynb #6afe8e42
 @contextmanager
 def apart(
     errors:dict, # By name of the measure; an error is added
@@ -228,8 +267,9 @@ class Bench:
     texts: Mapping[tuple[str, str], CalibrationSet] # (model, measure) -> held-out text
     device: str|None = None          # Where to compute; the CPU if not given
 
-    def __call__(self)->'Worker': return CellWorker(self)
+    def __call__(self)->'CellWorker': return CellWorker(self)
 
+# %% ../../nbs/experiments/35_cells.ipynb #dc2eb000
 class CellWorker:
     "Computes jobs, one after another"
     def __init__(self,
@@ -243,54 +283,71 @@ class CellWorker:
     )->dict:     # Results and errors by name of what is measured, and the surroundings
         "Compress, measure, and make the model dense again"
         self.prepare(job.model)
-        text, results, errors = {n: self.bench.texts.get((job.model, n)) for n in job.measures}, {}, {}
+        texts = {n: self.bench.texts.get((job.model, n)) for n in job.measures}
+        results, errors = {}, {}
         for n in job.measures:
-            with apart(errors, n): self.refer(n, text[n])
+            with apart(errors, n): self.refer(n, texts[n])
         with torch_threads(threads_of(job.replicate)):
             around = environment(self.model.device)
             try:
                 if len(errors)<len(job.measures): self.compress(job)
                 for n in (o for o in job.measures if o not in errors):
-                    with apart(errors, n): results[n] = check_result(n, self.measure(n, text[n]))
+                    with apart(errors, n): results[n] = check_result(n, self.measure(n, texts[n]))
             finally: self.restore()
         return dict(results=results, errors=errors, environment=around)
 
-    def prepare(self, name):
-        "Have a model at hand"
-        if name==self.name: return
-        self.name = self.model = self.blocks = self.restore = None # the last one makes room first
-        source = self.bench.models[name]
-        self.model, self.tokenizer = source if isinstance(source, tuple) else load_model(source, device=self.bench.device)
-        self.blocks = decoder_blocks(self.model) # once: they are the same for all jobs
-        self.restore, self.references, self.name = keep_weights(self.model), {}, name
+# %% ../../nbs/experiments/35_cells.ipynb #0679a709
+@patch
+def prepare(
+    self:CellWorker,
+    name:str, # Of the model
+):
+    "Have a model at hand"
+    if name==self.name: return
+    self.name = self.model = self.blocks = self.restore = None # the last one makes room first
+    source = self.bench.models[name]
+    self.model, self.tokenizer = source if isinstance(source, tuple) else load_model(source, device=self.bench.device)
+    self.blocks = decoder_blocks(self.model) # once: they are the same for all jobs
+    self.restore, self.references, self.name = keep_weights(self.model), {}, name
 
-    def refer(self, measure, text):
-        "Have at hand what a measure must know of the dense model"
-        if measure in self.references: return
-        self.references[measure] = self.bench.measures[measure].reference(self.model, self.tokenizer, text)
+@patch
+def refer(
+    self:CellWorker,
+    measure:str, # Its name
+    text:CalibrationSet|None, # Held-out text, if the measure needs any
+):
+    "Have at hand what a measure must know of the dense model"
+    if measure in self.references: return
+    self.references[measure] = self.bench.measures[measure].reference(self.model, self.tokenizer, text)
 
-    def compress(self, job):
-        "Make of the dense model that of a job"
-        if job.method is None: return
-        calibration = job.calibration and permuted(job.calibration, job.replicate)
-        compress(self.model, job.method, calibration, output_errors=False, blocks=self.blocks, progress=False) # nobody reads them
+# %% ../../nbs/experiments/35_cells.ipynb #70637b8d
+@patch
+def compress(
+    self:CellWorker,
+    job:Job, # What to make
+):
+    "Make of the dense model that of a job"
+    if job.method is None: return
+    calibration = job.calibration and permuted(job.calibration, job.replicate)
+    compress(self.model, job.method, calibration, output_errors=False, blocks=self.blocks, progress=False)
 
-    def measure(self, measure, text):
-        "Measure the model as it is"
-        return self.bench.measures[measure].measure(self.model, self.tokenizer, text, self.references[measure])
-
-# %% ../../nbs/experiments/35_cells.ipynb #751b03ee
-import os
-from pathlib import Path
-from huggingface_hub.constants import HF_HUB_CACHE
-from ..evaluation.perplexity import positions_at_once
-from ..core.files import embedded_folder
+@patch
+def measure(
+    self:CellWorker,
+    measure:str, # Its name
+    text:CalibrationSet|None, # Held-out text, if the measure needs any
+)->dict:
+    "Measure the model as it is"
+    return self.bench.measures[measure].measure(self.model, self.tokenizer, text, self.references[measure])
 
 # %% ../../nbs/experiments/35_cells.ipynb #fc8681b0
 LIBRARIES = 7*2**27 # Bytes of a worker that has done nothing yet: Python, torch, transformers
-JUDGE = 2**31        # Bytes of a judge whose weights are not here yet: a large encoder in single precision
-WINDOWS = 8           # Of held-out text, that are read at once
 
+JUDGE = 2**31        # Bytes of a judge whose weights are not here yet: a large encoder in single precision
+
+WINDOWS = 8           # Of held-out text that are read at once
+
+# %% ../../nbs/experiments/35_cells.ipynb #0635180b
 def models_named(
     judge:object, # As `parse_judge` gives it
 )->list[str]:     # Names on the Hub, folders and files
@@ -299,16 +356,20 @@ def models_named(
     found = [getattr(o, 'checkpoint', None) or getattr(o, 'model', None) for o in parts]
     return [str(o) for o in found if isinstance(o, (str, Path))]
 
+# %% ../../nbs/experiments/35_cells.ipynb #9a8a3c5b
 def weights_size(
     name:str, # Name on the Hub, folder or file
 )->int:       # Bytes
     "What a judge's weights take: as much as their files, where these are here"
-    if Path(name).expanduser().is_file(): return Path(name).expanduser().stat().st_size
+    path = Path(name).expanduser()
+    if path.is_file(): return path.stat().st_size
     kept = Path(HF_HUB_CACHE)/f"models--{name.replace('/', '--')}"/'snapshots'
     snapshots = sorted(kept.glob('*'), key=os.path.getmtime)
-    folder = embedded_folder() if name=='embedded' else Path(name).expanduser() if not snapshots else snapshots[-1]
+    if name=='embedded': folder = embedded_folder()
+    else: folder = snapshots[-1] if snapshots else path
     for kind in ('safetensors', 'bin', 'ckpt'): # a model that is there in two forms is loaded once
-        if files := [*folder.glob(f'*.{kind}')]: return sum(o.stat().st_size for o in files)
+        files = [*folder.glob(f'*.{kind}')]
+        if files: return sum(o.stat().st_size for o in files)
     return JUDGE
 
 # %% ../../nbs/experiments/35_cells.ipynb #2b100f05
@@ -322,6 +383,7 @@ def judges_memory(
     named = [o for judge in judges for o in models_named(judge)]+[getattr(measure, 'bertscore', None)]
     return sum(weights_size(o) for o in named if o)
 
+# %% ../../nbs/experiments/35_cells.ipynb #adbc537d
 def reading_memory(
     model:torch.nn.Module, # The dense model
     width:int,             # Of the widest layer
@@ -340,10 +402,10 @@ def memory_needed(
 )->int:                    # Bytes
     "About what a worker needs"
     weights = sum(p.numel()*p.element_size() for p in model.parameters())
-    layers = [layer for block in decoder_blocks(model) for layer in block.linears]
-    width, inside = model.get_input_embeddings().weight.shape[1], max(layer.weight.shape[1] for layer in layers)
+    width = model.get_input_embeddings().weight.shape[1]
+    inside = max(layer.weight.shape[1] for block in decoder_blocks(model) for layer in block.linears)
     tokens = max((j.calibration.tokens.numel() for j in jobs if j.calibration is not None), default=0)
     compressing = 2*4*width*tokens+6*8*inside**2 # a square of the widest input in double precision, a few times over
     reading = max((reading_memory(model, inside, o.length) for o in texts), default=0)
-    kept = sum(4*width*o.tokens.numel() for o in texts) # what the dense model made of them, for those that compare with it
+    kept = sum(4*width*o.tokens.numel() for o in texts) # the dense model's hidden states, to compare with
     return LIBRARIES+2*weights+max(compressing, reading)+kept+sum(map(judges_memory, measures))+2**27

@@ -24,7 +24,9 @@ from types import FunctionType
 import psutil
 from tqdm import tqdm
 
-from .jobs import Failure, Outcome, Worker, begin, checked, conduct, do_job, ended, out_of_memory, place, torch_threads
+from ..core.patching import patch
+from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, ended,
+                                          out_of_memory, place, torch_threads)
 
 # %% ../../nbs/experiments/70_engines.ipynb #5d55c292
 def this_many(
@@ -35,6 +37,7 @@ def this_many(
     import torch
     return torch.get_num_threads()
 
+# %% ../../nbs/experiments/70_engines.ipynb #0f06b584
 def thread_names(
     threads:int, # Threads of a worker
 )->dict[str, str]: # Variables of the environment
@@ -51,13 +54,15 @@ def require_numbers(
         if v is None or isinstance(v, int) and not isinstance(v, bool) and v>=least: continue
         raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
 
+# %% ../../nbs/experiments/70_engines.ipynb #1cfe040a
 def require_seconds(
     timeout:float|None, # Seconds that a job may take; `None` is allowed
 ):
     "Refuse a limit that is not a positive number"
     if timeout is None: return
-    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if not number or not 0<timeout<float('inf'): raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout!r}")
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or not 0<timeout<float('inf'):
+        raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout!r}")
 
 # %% ../../nbs/experiments/70_engines.ipynb #24909592
 @dataclass(frozen=True)
@@ -90,37 +95,58 @@ def control_groups(
         for line in (root/'proc/self/cgroup').read_text().splitlines():
             _, names, path = line.split(':', 2)
             if names and controller not in names.split(','): continue
-            top = root.joinpath('sys/fs/cgroup', *[controller]*bool(names)) # older kernels keep a tree for each controller
-            yield from (p for p in (top/path[1:], *(top/path[1:]).parents) if p==top or top in p.parents)
+            tree = [controller] if names else [] # older kernels keep a tree for each controller
+            top = root.joinpath('sys/fs/cgroup', *tree)
+            own = top/path[1:]
+            yield from (p for p in (own, *own.parents) if p==top or top in p.parents)
 
+# %% ../../nbs/experiments/70_engines.ipynb #3fa38119
 def _number(path, key=None):
+    "The number in a file, or the one after `key`; None where there is none"
     with suppress(OSError, ValueError, IndexError):
         words = path.read_text().split()
-        return int(words[words.index(key)+1 if key else 0])
+        position = words.index(key)+1 if key else 0
+        return int(words[position])
 
 # %% ../../nbs/experiments/70_engines.ipynb #bb3bbffd
 def free_memory(
     root:Path=Path('/'), # Where the file system begins
 )->int:                  # Bytes
     "Memory that new processes can have, within the container's limit"
-    free = psutil.virtual_memory().available
-    for g in control_groups('memory', root):
-        for most, used, pages in (('max', 'current', 'inactive_file'), ('limit_in_bytes', 'usage_in_bytes', 'total_inactive_file')):
-            if (n:=_number(g/f'memory.{most}')) is None: continue
-            free = min(free, n - (_number(g/f'memory.{used}') or 0) + (_number(g/'memory.stat', pages) or 0)) # pages that can be given back
-    return max(free, 0)
+    limits = [_free_in(group) for group in control_groups('memory', root)]
+    known = [o for o in limits if o is not None]
+    return max(min([psutil.virtual_memory().available, *known]), 0)
 
+_memory_files = (('max', 'current', 'inactive_file'), ('limit_in_bytes', 'usage_in_bytes', 'total_inactive_file'))
+
+def _free_in(group):
+    "What a control group's limit leaves; None where it sets none"
+    found = []
+    for limit,usage,pages in _memory_files: # of newer and of older kernels
+        most = _number(group/f'memory.{limit}')
+        if most is None: continue
+        used = _number(group/f'memory.{usage}') or 0
+        can_be_given_back = _number(group/'memory.stat', pages) or 0
+        found.append(most-used+can_be_given_back)
+    return min(found, default=None)
+
+# %% ../../nbs/experiments/70_engines.ipynb #27dbb509
 def free_cores(
     root:Path=Path('/'), # Where the file system begins
 )->int:                  # Whole cores, at least one
     "Cores that this process may use, within the container's limit"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    for g in control_groups('cpu', root):
-        quota, period = _number(g/'cpu.max') or _number(g/'cpu.cfs_quota_us'), _number(g/'cpu.cfs_period_us')
-        with suppress(OSError, ValueError): period = period or int((g/'cpu.max').read_text().split()[1])
-        if quota and quota>0 and period: cores = min(cores, max(1, quota//period))
-    return cores
+    limits = [_cores_in(group) for group in control_groups('cpu', root)]
+    return min([cores, *(o for o in limits if o)])
 
+def _cores_in(group):
+    "Whole cores that a control group allows; None where it sets no limit"
+    quota = _number(group/'cpu.max') or _number(group/'cpu.cfs_quota_us')
+    period = _number(group/'cpu.cfs_period_us')
+    with suppress(OSError, ValueError): period = period or int((group/'cpu.max').read_text().split()[1])
+    if quota and quota>0 and period: return max(1, quota//period)
+
+# %% ../../nbs/experiments/70_engines.ipynb #0d694b62
 def team_size(
     cores:int,       # Cores there are
     threads:int,     # Threads of a worker
@@ -138,6 +164,7 @@ def follow_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../../nbs/experiments/70_engines.ipynb #78cf7347
 def answer(
     do:Callable, # What `setup` gave
     data:bytes,  # A job, as it came through the pipe
@@ -147,6 +174,7 @@ def answer(
     except Exception as e: return 'failed', Failure.of(e), 0.
     return do_job(do, job)
 
+# %% ../../nbs/experiments/70_engines.ipynb #aec0b60d
 def send_message(
     pipe:connection.Connection, # To the process that gives the jobs
     said:tuple,                 # A word and what belongs to it
@@ -186,26 +214,23 @@ def autopsy(
     return Failure('WorkerDied', f"the worker {how}{why}", kind='died')
 
 # %% ../../nbs/experiments/70_engines.ipynb #450c3825
-def unreadable(what, given, e): return TypeError(f"{what} must be something that another process can read, got {given!r}: {e}")
+def unreadable(
+    what:str,     # What it is: a job, `setup`
+    given:object, # Its name, or itself
+    error:object, # What pickling said
+)->TypeError:
+    "The error for something that cannot be sent to a worker"
+    return TypeError(f"{what} must be something that another process can read, got {given!r}: {error}")
 
+# %% ../../nbs/experiments/70_engines.ipynb #9dbb6d7f
 class _PoolWorker(Worker):
+    "A process and our end of its pipe"
     resting = False # Left alone with a closed pipe, which ends it
 
     def send(self, job):
         try: self.pipe.send(job)
         except OSError: pass # dead; `wait` will see it
         except Exception as e: raise unreadable('a job', self.job[0], e) from e
-
-    def hear(self):
-        "Its message, if there is one"
-        try:
-            if not self.pipe.poll():
-                if self.process.is_alive(): return None
-                if not self.pipe.poll(): return 'dead', autopsy(self.process), 0. # what it said last counts
-            data = self.pipe.recv_bytes()
-        except (EOFError, OSError): return 'dead', autopsy(self.process), 0.
-        try: return ForkingPickler.loads(data)
-        except Exception as e: return 'failed', Failure.of(e), 0. # a value that this process cannot read
 
     def dismiss(self):
         self.resting = self.ready and self.job is None
@@ -217,12 +242,26 @@ class _PoolWorker(Worker):
         self.process.join(10)
         self.pipe.close()
 
+# %% ../../nbs/experiments/70_engines.ipynb #0f46466e
+@patch
+def hear(self:_PoolWorker)->tuple|None:
+    "Its message, if there is one"
+    try:
+        if not self.pipe.poll():
+            if self.process.is_alive(): return None
+            if not self.pipe.poll(): return 'dead', autopsy(self.process), 0.
+        data = self.pipe.recv_bytes()
+    except (EOFError, OSError): return 'dead', autopsy(self.process), 0.
+    try: return ForkingPickler.loads(data)
+    except Exception as e: return 'failed', Failure.of(e), 0. # a value that this process cannot read
+
 # %% ../../nbs/experiments/70_engines.ipynb #d3f90a53
 @dataclass
 class _PoolCrew:
-    setup: Callable
-    size: int
-    threads: int
+    "Hires processes and hears them"
+    setup: Callable # Makes the function that does the jobs
+    size: int       # Workers there should be
+    threads: int    # Threads of a matrix product
     hint = "; a script that uses a pool must keep its own work under `if __name__ == '__main__':`"
 
     def hire(self):
@@ -249,10 +288,15 @@ def main_is_a_file()->bool: # Else it is a notebook or an interactive session
     is_module = getattr(main, '__spec__', None) is not None
     return is_module or os.path.isfile(getattr(main, '__file__', None) or '') # of input it is called '<stdin>'
 
-def homeless_name(name):
+# %% ../../nbs/experiments/70_engines.ipynb #ad6716f5
+def homeless_name(
+    name:str, # Of a class or a function
+)->ValueError:
+    "The error for a name that is in no module"
     return ValueError(f"a worker cannot read {name}, which was defined in a notebook or an interactive session; "
                       "move it into a file, such as my_methods.py, and import it from there, or use engine='local'")
 
+# %% ../../nbs/experiments/70_engines.ipynb #2d3426eb
 class _NamesSeeker(ForkingPickler):
     "Goes through things as they are sent, and finds classes and functions that are in no module"
     def __init__(self):
@@ -301,48 +345,61 @@ class Pool:
         require_numbers(0, retries=self.retries)
         require_seconds(self.timeout)
 
-    def size(self)->int: # Workers
-        "As many as fit"
-        free = free_memory()
-        if self.memory and self.memory>free:
-            warnings.warn(f"a worker needs {self.memory/2**30:.1f} GiB, and {free/2**30:.1f} GiB are free")
-        return self.workers or team_size(free_cores(), this_many(self.threads), self.memory, free)
+# %% ../../nbs/experiments/70_engines.ipynb #35c744d3
+@patch
+def size(self:Pool)->int: # Workers
+    "As many as fit"
+    free = free_memory()
+    if self.memory and self.memory>free:
+        warnings.warn(f"a worker needs {self.memory/2**30:.1f} GiB, and {free/2**30:.1f} GiB are free")
+    return self.workers or team_size(free_cores(), this_many(self.threads), self.memory, free)
 
-    def check(self,
-        things:Mapping, # What it is called -> what workers must read
-    ):
-        "Raise now what would keep workers from reading something"
-        check_readable('what is sent to a worker', things)
+# %% ../../nbs/experiments/70_engines.ipynb #312455aa
+@patch
+def check(
+    self:Pool,
+    things:Mapping, # What it is called -> what workers must read
+):
+    "Raise now what would keep workers from reading something"
+    check_readable('what is sent to a worker', things)
 
-    def run(self,
-        setup:Callable,   # Makes the function that does the jobs, once in each worker
-        groups:Sequence,  # Groups of jobs: sequences of (id, job)
-    )->Iterator[Outcome]: # As they come
-        "Do all jobs"
-        groups, threads = checked(groups), this_many(self.threads)
-        _NamesSeeker().look(setup) # only for its names: some things can be handed over at a worker's birth alone
-        check_readable('a job', dict(job for group in groups for job in group))
-        yield from conduct(_PoolCrew(setup, self.size(), threads), groups, self.retries, self.timeout)
+@patch
+def run(
+    self:Pool,
+    setup:Callable,   # Makes the function that does the jobs, once in each worker
+    groups:Sequence,  # Groups of jobs: sequences of (id, job)
+)->Iterator[Outcome]: # As they come
+    "Do all jobs"
+    groups, threads = checked(groups), this_many(self.threads)
+    _NamesSeeker().look(setup) # only for its names: some things can be handed over at a worker's birth alone
+    check_readable('a job', dict(job for group in groups for job in group))
+    yield from conduct(_PoolCrew(setup, self.size(), threads), groups, self.retries, self.timeout)
 
 # %% ../../nbs/experiments/70_engines.ipynb #a5d39aa9
 def ray_module():
     "Ray, or a line that says how to have it"
     try: import ray
-    except ImportError: raise ImportError("the engine 'ray' needs Ray, which is not installed; type: pip install 'compresscal[ray]'") from None
+    except ImportError:
+        raise ImportError("the engine 'ray' needs Ray, which is not installed; "
+                          "type: pip install 'compresscal[ray]'") from None
     return ray
 
+# %% ../../nbs/experiments/70_engines.ipynb #3d9b0e46
 class _Servant:
     "What runs in an actor"
     def begin(self, setup, threads):
         os.environ |= thread_names(threads)
         self.do, said = begin(setup, threads)
         return said
+
     def work(self, job): return do_job(self.do, job)
 
 class _RayWorker(Worker):
+    "An actor, and what it was asked last"
     def send(self, job):
         try: self.ref = self.actor.work.remote(job)
         except (TypeError, ValueError, AttributeError) as e: raise unreadable('a job', self.job[0], e) from e
+
     def stop(self):
         with suppress(Exception):
             if ray_module().is_initialized(): ray_module().kill(self.actor)
@@ -350,11 +407,12 @@ class _RayWorker(Worker):
 # %% ../../nbs/experiments/70_engines.ipynb #9782b6cf
 @dataclass
 class _RayCrew:
-    setup: Callable
-    size: int
-    threads: int
-    options: dict
-    leave: Callable
+    "Hires actors and hears them"
+    setup: Callable # Makes the function that does the jobs
+    size: int       # Workers there should be
+    threads: int    # Threads of a matrix product
+    options: dict   # What is reserved for an actor
+    leave: Callable # Ends the connection
     hint = ''
 
     def hire(self):
@@ -364,21 +422,26 @@ class _RayCrew:
         except (TypeError, ValueError, AttributeError) as e: raise unreadable('`setup`', self.setup, e) from e
         return worker
 
-    def wait(self, team, seconds):
-        ray, busy = ray_module(), {w.ref: w for w in team if w.ref is not None}
-        ray.wait(list(busy), num_returns=1, timeout=seconds)
-        over, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0) # all that have something to say
-        return [(busy[ref], self.hear(ray, busy[ref])) for ref in over]
-
-    def hear(self, ray, worker):
-        ref, worker.ref = worker.ref, None
-        try: return ray.get(ref)
-        except ray.exceptions.RayTaskError as e: return 'failed' if worker.ready else 'unfit', Failure.of(e), 0.
-        except ray.exceptions.RayError as e:
-            says, kind = str(e).strip(), 'memory' if out_of_memory(e) else 'died'
-            return 'dead', Failure('WorkerDied', says.partition('\n')[0], says, kind), 0.
-
     def close(self): self.leave()
+
+# %% ../../nbs/experiments/70_engines.ipynb #49172798
+@patch
+def wait(self:_RayCrew, team, seconds):
+    "Workers that have something to say, and their messages"
+    ray, busy = ray_module(), {w.ref: w for w in team if w.ref is not None}
+    ray.wait(list(busy), num_returns=1, timeout=seconds)
+    over, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0) # all that have something to say
+    return [(busy[ref], self.hear(ray, busy[ref])) for ref in over]
+
+@patch
+def hear(self:_RayCrew, ray, worker):
+    "The message of one worker"
+    ref, worker.ref = worker.ref, None
+    try: return ray.get(ref)
+    except ray.exceptions.RayTaskError as e: return 'failed' if worker.ready else 'unfit', Failure.of(e), 0.
+    except ray.exceptions.RayError as e:
+        says, kind = str(e).strip(), 'memory' if out_of_memory(e) else 'died'
+        return 'dead', Failure('WorkerDied', says.partition('\n')[0], says, kind), 0.
 
 # %% ../../nbs/experiments/70_engines.ipynb #db10dbdb
 def fitting(
@@ -386,13 +449,16 @@ def fitting(
     need:dict,            # What a worker needs, by the same names
 )->int:                   # Workers, at least one
     "How many workers the machines of a cluster hold"
-    return max(1, sum(int(min(n.get(k, 0)//v for k,v in need.items() if v)) for n in nodes) if any(need.values()) else len(nodes))
+    needed = {k: v for k,v in need.items() if v}
+    if not needed: return max(1, len(nodes))
+    on_each = [min(node.get(k, 0)//v for k,v in needed.items()) for node in nodes]
+    return max(1, sum(map(int, on_each)))
 
 # %% ../../nbs/experiments/70_engines.ipynb #38cd04a2
 @dataclass(frozen=True)
 class Ray:
     "Jobs on a cluster of machines"
-    address: str|None=None # The cluster; else the one that is connected, that of `RAY_ADDRESS`, or a new one of this machine alone
+    address: str|None=None # The cluster; else the connected one, that of `RAY_ADDRESS`, or a new one here
     cpus: float=1          # Cores reserved for a worker
     gpus: float=0          # Graphics processors reserved for a worker
     memory: int|None=None  # Memory reserved for a worker, bytes
@@ -405,44 +471,67 @@ class Ray:
         require_numbers(1, workers=self.workers, threads=self.threads, memory=self.memory)
         require_numbers(0, retries=self.retries)
         require_seconds(self.timeout)
-        for name in ('cpus', 'gpus'):
-            if not isinstance(v:=getattr(self, name), (int, float)) or v<0: raise ValueError(f"`{name}` must be a number of at least 0, got {v!r}")
+        for name,value in dict(cpus=self.cpus, gpus=self.gpus).items():
+            if isinstance(value, (int, float)) and value>=0: continue
+            raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}")
 
-    def connect(self)->Callable: # Ends the connection if it was made here
-        "Reach the cluster"
-        ray = ray_module()
-        if ray.is_initialized(): return lambda: None
-        address = self.address or os.environ.get('RAY_ADDRESS') or 'local'
-        ray.init(address=address, log_to_driver=False, logging_level='ERROR', **(dict(include_dashboard=False) if address=='local' else {}))
-        return ray.shutdown
+# %% ../../nbs/experiments/70_engines.ipynb #ad73f830
+@patch
+def connect(self:Ray)->Callable: # Ends the connection if it was made here
+    "Reach the cluster"
+    ray = ray_module()
+    if ray.is_initialized(): return lambda: None
+    address = self.address or os.environ.get('RAY_ADDRESS') or 'local'
+    quiet = dict(log_to_driver=False, logging_level='ERROR')
+    if address=='local': quiet['include_dashboard'] = False
+    ray.init(address=address, **quiet)
+    return ray.shutdown
 
-    def run(self,
-        setup:Callable,   # Makes the function that does the jobs, once in each worker
-        groups:Sequence,  # Groups of jobs: sequences of (id, job)
-    )->Iterator[Outcome]: # As they come
-        "Do all jobs"
-        groups, leave = checked(groups), self.connect()
-        need = dict(CPU=self.cpus, GPU=self.gpus, memory=self.memory or 0)
-        size = self.workers or fitting([n['Resources'] for n in ray_module().nodes() if n['Alive']], need)
-        options = dict(num_cpus=self.cpus, num_gpus=self.gpus) | (dict(memory=self.memory) if self.memory else {})
-        yield from conduct(_RayCrew(setup, size, this_many(self.threads), options, leave), groups, self.retries, self.timeout)
+# %% ../../nbs/experiments/70_engines.ipynb #6cf5f3ec
+@patch
+def run(
+    self:Ray,
+    setup:Callable,   # Makes the function that does the jobs, once in each worker
+    groups:Sequence,  # Groups of jobs: sequences of (id, job)
+)->Iterator[Outcome]: # As they come
+    "Do all jobs"
+    groups, leave = checked(groups), self.connect()
+    crew = _ray_crew(self, setup, leave)
+    yield from conduct(crew, groups, self.retries, self.timeout)
+
+def _ray_crew(engine, setup, leave):
+    "A crew of the size that was asked for, or that fits the machines that are alive"
+    need = dict(CPU=engine.cpus, GPU=engine.gpus, memory=engine.memory or 0)
+    offered = [] if engine.workers else [node['Resources'] for node in ray_module().nodes() if node['Alive']]
+    options = dict(num_cpus=engine.cpus, num_gpus=engine.gpus)
+    if engine.memory: options['memory'] = engine.memory
+    return _RayCrew(setup, engine.workers or fitting(offered, need), this_many(engine.threads), options, leave)
 
 # %% ../../nbs/experiments/70_engines.ipynb #d8e3fde5
 ENGINES = dict(local=Local, pool=Pool, ray=Ray) # By name
 
+# %% ../../nbs/experiments/70_engines.ipynb #0230dd5c
+def _own_engine(engine, settings):
+    "An engine that is given as such takes no further settings"
+    if not callable(getattr(engine, 'run', None)):
+        raise TypeError(f"`engine` must be one of {', '.join(ENGINES)} or have a method `run`, got {engine!r}")
+    if settings:
+        raise ValueError(f"settings must be given to the engine itself, got {', '.join(settings)} beside {engine!r}")
+    return engine
+
+# %% ../../nbs/experiments/70_engines.ipynb #4a5eafbd
 def engine_from(
     engine:object, # `local`, `pool`, `ray`, or an engine
-    **settings,    # What it is told, as its class takes them; `None` counts as not given
+    **settings,    # Of the engine, as its class takes them; `None` counts as not given
 )->object:         # The engine
     "Find an engine by its name"
     settings = {k: v for k,v in settings.items() if v is not None}
-    if not isinstance(engine, str):
-        if not callable(getattr(engine, 'run', None)): raise TypeError(f"`engine` must be one of {', '.join(ENGINES)} or have a method `run`, got {engine!r}")
-        if settings: raise ValueError(f"settings must be given to the engine itself, got {', '.join(settings)} beside {engine!r}")
-        return engine
-    if (kind:=ENGINES.get(engine)) is None:
+    if not isinstance(engine, str): return _own_engine(engine, settings)
+    kind = ENGINES.get(engine)
+    if kind is None:
         close = get_close_matches(engine.lower(), ENGINES, 1, .5)
-        raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}" + (f"; did you mean {close[0]!r}?" if close else ''))
+        hint = f"; did you mean {close[0]!r}?" if close else ''
+        raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}{hint}")
     takes = [f.name for f in fields(kind)]
     for name in settings:
         if name in takes: continue

@@ -46,14 +46,15 @@ def window_length(
     "How long windows are for a model"
     context = getattr(config.get_text_config(decoder=True), 'max_position_embeddings', 0) or 0
     if length is None: return min(2048, context or 2048)
-    if context and length>context: raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
+    if context and length>context:
+        raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {length}")
     return length
 
 # %% ../../nbs/experiments/10_inputs.ipynb #961ab086
 def saved_sets(
     name:str|Path, # Anything
 )->list[Path]:     # Folders of single sets; none if the name is not that of kept sets
-    "Where the calibration sets lie that a name means"
+    "The folders of the calibration sets that a name means"
     path = Path(name).expanduser()
     def holds(o): return all((o/n).is_file() for n in ('manifest.json', 'tokens.safetensors'))
     if name in (*installed_sources, *hub_texts, 'random', 'self') or not path.is_dir(): return []
@@ -65,16 +66,40 @@ def check_source(
 ):
     "Raise a `ValueError` where a name of calibration text can mean nothing"
     check_source_name(name)
-    for o in parse_mixture(name) or [name]: _check_recipe(o)
+    for part in parse_mixture(name) or [name]: _check_recipe(part)
 
 def _check_recipe(name):
     "Raise where a recipe is not known, with the nearest that is"
     try: parse_recipe(name)
     except (ValueError, TypeError) as e:
-        words = [w.partition('=')[0].strip() for w in name.partition(':')[2].split(',')]
-        known = [*RECIPE_PRESETS, *Recipe.__dataclass_fields__]
-        close = [c for w in words if w not in known for c in get_close_matches(w, known, 1, .6)]
-        raise ValueError(f"`source` {name!r}: {e}"+(f"; did you mean {close[0]!r}?" if close else '')) from None
+        hint = _nearest_word(name)
+        raise ValueError(f"`source` {name!r}: {e}{hint}") from None
+
+def _nearest_word(name):
+    "What the first misspelt word of a recipe was probably meant to be, as the end of a message"
+    words = [w.partition('=')[0].strip() for w in name.partition(':')[2].split(',')]
+    known = [*RECIPE_PRESETS, *Recipe.__dataclass_fields__]
+    close = [c for w in words if w not in known for c in get_close_matches(w, known, 1, .6)]
+    return f"; did you mean {close[0]!r}?" if close else ''
+
+# %% ../../nbs/experiments/10_inputs.ipynb #184840dd
+def _load_sets(folders, tokenizer):
+    "Sets that are kept, by name; a folder that is only a number is called by its parent's name, too"
+    sets = {}
+    for folder in folders:
+        with_parent = len(folders)>1 or folder.name.isdigit()
+        name = str(Path(*folder.parts[-2:])) if with_parent else folder.name
+        sets[name] = CalibrationSet.load(folder)
+        _check_tokenizer(name, sets[name], tokenizer)
+    return sets
+
+def _check_tokenizer(name, calibration, tokenizer):
+    "Raise where a set was made with another tokenizer"
+    made_with = calibration.manifest.get('tokenizer')
+    same = made_with in (None, tokenizer_fingerprint(tokenizer))
+    fits = int(calibration.tokens.max())<=max(tokenizer.get_vocab().values())
+    if same and fits: return
+    raise ValueError(f"the calibration set {name!r} must be of the model's tokenizer, but was made with another")
 
 # %% ../../nbs/experiments/10_inputs.ipynb #9ca7dd4b
 def open_sets(
@@ -87,13 +112,8 @@ def open_sets(
     **kwargs             # `model`, `batch_size`, `folder`, `progress` and the like of `calibration_sets`
 )->dict[str,CalibrationSet]: # By the name to show
     "The calibration sets that a name means"
-    if found:=saved_sets(name):
-        sets = {str(Path(*o.parts[-2:])) if len(found)>1 or o.name.isdigit() else o.name: CalibrationSet.load(o) for o in found}
-        for k,s in sets.items():
-            made = s.manifest.get('tokenizer')
-            if made not in (None, tokenizer_fingerprint(tokenizer)) or int(s.tokens.max())>max(tokenizer.get_vocab().values()):
-                raise ValueError(f"the calibration set {k!r} must be of the model's tokenizer, but was made with another")
-        return sets
+    kept = saved_sets(name)
+    if kept: return _load_sets(kept, tokenizer)
     check_source(name)
     sets = calibration_sets(name, tokenizer, n_sets, n_sequences, length, seed, **kwargs)
     short = Path(name).name if Path(name).expanduser().exists() else name
@@ -108,6 +128,7 @@ def require_people(
         raise ValueError(f"`evaluations` must be text that people wrote, read from one source, got {name!r}")
     return name
 
+# %% ../../nbs/experiments/10_inputs.ipynb #1746f0a0
 def check_held_out(
     name:str, # Of a source
 )->str:       # The same
@@ -115,6 +136,7 @@ def check_held_out(
     check_source(require_people(name))
     return name
 
+# %% ../../nbs/experiments/10_inputs.ipynb #42768954
 def held_out_text(
     name:str,           # Of a source
     tokenizer,          # Tokenizer of the model
@@ -138,7 +160,8 @@ def reference_text(
     "Text that stands for what a model is to be good at"
     if saved_sets(name): return next(iter(open_sets(name, tokenizer).values()))
     check_source(name)
-    if name in installed_sources and name!='licenses': return calibration_sets(name, tokenizer, 1, n_sequences, length, seed, split='dev')[0]
+    if name in installed_sources and name!='licenses':
+        return calibration_sets(name, tokenizer, 1, n_sequences, length, seed, split='dev')[0]
     return calibration_sets(name, tokenizer, n_sets+1, n_sequences, length, seed, **kwargs)[n_sets]
 
 # %% ../../nbs/experiments/10_inputs.ipynb #b90cfaf1
@@ -150,6 +173,7 @@ def local_files(
     inside = [o for p in found for o in ([p] if os.path.isfile(p) else sorted(Path(p).rglob('*')))]
     return [str(o) for o in inside if os.path.isfile(o)]
 
+# %% ../../nbs/experiments/10_inputs.ipynb #23422d7f
 def file_places(
     path:str|Path, # A file, a folder, or a pattern
 )->set[tuple]:     # One for each file, the same by whatever path it is reached
@@ -157,6 +181,7 @@ def file_places(
     stats = [os.stat(o) for o in local_files(path)]
     return {('file', o.st_dev, o.st_ino) for o in stats}
 
+# %% ../../nbs/experiments/10_inputs.ipynb #cd7653fc
 def hub_place(
     text:HubText,        # Of a set on the Hub
     split:str|None=None, # Part that is read; None: the one that is usually read
@@ -164,27 +189,32 @@ def hub_place(
     "Where a set on the Hub is read"
     return 'hub', text.path, text.config or None, text.data_files, split or text.split
 
+# %% ../../nbs/experiments/10_inputs.ipynb #98674677
 def text_names(
     name:str|Path, # Of a source, or a mixture
 )->list[str|Path]: # None for tokens of a whole vocabulary, and for what a model writes from nothing
     "The names of the text that a source is made of"
-    shares, text = parse_mixture(str(name)), str(name)
+    text = str(name)
+    shares = parse_mixture(text)
     if shares: return [o for part in shares for o in text_names(part)]
     kind, _, rest = text.partition(':')
     if kind=='random': return text_names(rest) if rest else []
     recipe = parse_recipe(text)
-    if recipe is not None: return text_names(recipe.text) if recipe.text else []
-    return [name]
+    if recipe is None: return [name]
+    return text_names(recipe.text) if recipe.text else []
 
+# %% ../../nbs/experiments/10_inputs.ipynb #ebed9036
 def text_places(
     name:str|Path,            # Of a source, or a mixture
     split:str='calibration',  # Part of an installed source
 )->set[tuple]:                # Empty for random tokens, for text that a model writes, and for sets that are kept
     "Where a name reads its text"
-    shares = parse_mixture(str(name)) or [name]
-    names = [o for part in shares if str(part).partition(':')[0]!='random' for o in text_names(part)]
-    return set().union(*(one_place(o, split) for o in names))
+    parts = parse_mixture(str(name)) or [name]
+    read = [o for o in parts if str(o).partition(':')[0]!='random'] # random tokens borrow frequencies, no text
+    places = [one_place(o, split) for part in read for o in text_names(part)]
+    return set().union(*places)
 
+# %% ../../nbs/experiments/10_inputs.ipynb #aca79b0b
 def one_place(
     name:str|Path, # Of text that is read
     split:str,     # Part of an installed source
@@ -193,8 +223,10 @@ def one_place(
     if name in installed_sources: return {('installed', str(name), split)}
     if name in hub_texts: return {hub_place(hub_texts[str(name)])}
     if saved_sets(name): return set()
-    return file_places(name) or {hub_place(HubText(*str(name).partition(':')[::2], column=None))}
+    path, _, config = str(name).partition(':')
+    return file_places(name) or {hub_place(HubText(path, config, column=None))}
 
+# %% ../../nbs/experiments/10_inputs.ipynb #057d60ac
 def is_far(
     name:str|Path, # Of text that is read
 )->bool:
@@ -209,6 +241,7 @@ def whole_address(
     path = expanduser(str(address))
     return os.path.abspath(path) if next(iglob(path, recursive=True), None) else str(address)
 
+# %% ../../nbs/experiments/10_inputs.ipynb #b6ac7b31
 def whole_name(
     name:str|Path, # Of a source, a mixture, or sets that are kept
 )->str:            # The same with absolute addresses
@@ -216,10 +249,14 @@ def whole_name(
     text = str(name)
     shares = parse_mixture(text)
     if shares: return '+'.join(f'{whole_name(o)}={share!r}' for o,share in shares.items())
-    kind, colon, rest = text.partition(':')
+    kind, _, rest = text.partition(':')
     if kind=='random' and rest: return f'random:{whole_name(rest)}'
-    if kind=='self' and rest:
-        words = [o.partition('=') for o in rest.split(',')]
-        return 'self:'+','.join(k+e+(whole_name(v.strip()) if k.strip()=='text' else v) for k,e,v in words)
+    if kind=='self' and rest: return 'self:'+','.join(map(_whole_setting, rest.split(',')))
     known = isinstance(name, str) and (name in installed_sources or name in hub_texts or name in ('self', 'random'))
     return text if known else whole_address(text)
+
+def _whole_setting(setting):
+    "A setting of a recipe, such as `text=lines.txt`, with its address made absolute"
+    key, equals, value = setting.partition('=')
+    if key.strip()=='text': value = whole_name(value.strip())
+    return key+equals+value

@@ -15,6 +15,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ..core.patching import patch
+
 # %% ../../nbs/experiments/30_jobs.ipynb #de1e1d91
 @dataclass(frozen=True)
 class Failure:
@@ -28,12 +30,14 @@ class Failure:
     def of(cls,
         error:BaseException, # As it was caught
     )->'Failure':            # The same in words
-        "An exception, told"
+        "An exception in words"
         says = '\n'.join([str(error) or type(error).__name__, *getattr(error, '__notes__', [])])
-        return cls(type(error).__name__, says, ''.join(traceback.format_exception(error)), 'memory' if out_of_memory(error) else 'error')
+        kind = 'memory' if out_of_memory(error) else 'error'
+        return cls(type(error).__name__, says, ''.join(traceback.format_exception(error)), kind)
 
     def __str__(self): return f'{self.type}: {self.message}'
 
+# %% ../../nbs/experiments/30_jobs.ipynb #6bee58a7
 @dataclass(frozen=True)
 class Outcome:
     "What is known of a job at one moment"
@@ -45,33 +49,41 @@ class Outcome:
     seconds: float=0.           # Time the job took
 
 # %% ../../nbs/experiments/30_jobs.ipynb #827092de
-_no_memory = ("can't allocate memory", 'not enough memory', 'out of memory', 'cannot allocate memory', 'unable to allocate')
+_no_memory = ("can't allocate memory", 'not enough memory', 'out of memory',
+              'cannot allocate memory', 'unable to allocate')
 
 def out_of_memory(
     error:BaseException|None, # Any exception
 )->bool:                      # Whether it, or what it came from, is a lack of memory
     "Tell a lack of memory from other errors"
     if error is None: return False
-    said = isinstance(error, (RuntimeError, OSError)) and any(o in str(error).lower() for o in _no_memory)
-    return isinstance(error, MemoryError) or type(error).__name__=='OutOfMemoryError' or said or out_of_memory(error.__cause__)
+    if isinstance(error, MemoryError) or type(error).__name__=='OutOfMemoryError': return True
+    text = str(error).lower()
+    if isinstance(error, (RuntimeError, OSError)) and any(o in text for o in _no_memory): return True
+    return out_of_memory(error.__cause__)
 
 # %% ../../nbs/experiments/30_jobs.ipynb #ec74fe4e
 def place()->str: # Host and process number
     "Where this code runs"
     return f'{socket.gethostname()}:{os.getpid()}'
 
+# %% ../../nbs/experiments/30_jobs.ipynb #e3390dc2
 def do_job(
     do:Callable, # What `setup` gave
     job:object,  # What it takes
 )->tuple:        # `done` and the value or `failed` and the failure; seconds
     "Do one job, whatever happens in it"
     start = time.monotonic()
-    try: said = 'done', do(job)
-    except Exception as e: said = 'failed', Failure.of(e)
-    if said[0]=='failed' and said[1].kind=='memory':
-        gc.collect()
-        if (torch:=sys.modules.get('torch')) and torch.cuda.is_available(): torch.cuda.empty_cache()
-    return *said, time.monotonic()-start
+    try: state, value = 'done', do(job)
+    except Exception as e: state, value = 'failed', Failure.of(e)
+    if state=='failed' and value.kind=='memory': _free_memory()
+    return state, value, time.monotonic()-start
+
+def _free_memory():
+    "Free what can be freed, without loading PyTorch for it"
+    gc.collect()
+    torch = sys.modules.get('torch')
+    if torch and torch.cuda.is_available(): torch.cuda.empty_cache()
 
 # %% ../../nbs/experiments/30_jobs.ipynb #1c6160a2
 @contextmanager
@@ -79,7 +91,9 @@ def torch_threads(
     n:int|None, # Threads that a matrix product may use; `None` leaves their number alone
 ):
     "Compute with a number of threads inside a `with` block"
-    if n is None: yield; return
+    if n is None:
+        yield
+        return
     import torch
     before = torch.get_num_threads()
     torch.set_num_threads(n)
@@ -96,9 +110,17 @@ def checked(
     if double: raise ValueError(f"`groups` must give each job an id of its own, got {double[0]!r} twice")
     return [g for g in groups if g]
 
-def ended(id, state, value, seconds, where):
+# %% ../../nbs/experiments/30_jobs.ipynb #028c8019
+def ended(
+    id:Hashable,   # The job's id
+    state:str,     # `done` or `failed`
+    value:object,  # What the job gave, or the failure
+    seconds:float, # Time it took
+    where:str,     # Host and process
+)->Outcome:
     "The outcome of a job that is over"
-    return Outcome(id, state, **{'value' if state=='done' else 'error': value}, where=where, seconds=seconds)
+    if state=='done': return Outcome(id, state, value=value, where=where, seconds=seconds)
+    return Outcome(id, state, error=value, where=where, seconds=seconds)
 
 # %% ../../nbs/experiments/30_jobs.ipynb #32723edf
 def keep_threads(
@@ -107,6 +129,7 @@ def keep_threads(
     "Set the number of threads of a worker process for good"
     if 'torch' in sys.modules: sys.modules['torch'].set_num_threads(n)
 
+# %% ../../nbs/experiments/30_jobs.ipynb #ad380a8f
 def begin(
     setup:Callable, # Makes the function that does the jobs
     threads:int,    # Threads of a matrix product
@@ -135,16 +158,19 @@ class Worker:
         self.send(self.job[1])
         return Outcome(self.job[0], 'started', where=self.where)
 
-    def dismiss(self): "Tell it that nothing more comes; `stop` is called next"
+    def dismiss(self): "Say that nothing more comes; `stop` is called next"
 
+# %% ../../nbs/experiments/30_jobs.ipynb #a3eaab0d
 def next_group(
     waiting:deque, # Groups that nobody has
     team:Sequence[Worker], # All workers
 )->deque:          # A group; empty if there is nothing left to do
     "What an idle worker does next"
     if waiting: return waiting.popleft()
-    longest = max((w.group for w in team), key=len, default=())
-    return deque(reversed([longest.pop() for _ in range((len(longest)+1)//2)]))
+    longest = max((w.group for w in team), key=len, default=deque())
+    half = (len(longest)+1)//2
+    taken = [longest.pop() for _ in range(half)]
+    return deque(reversed(taken))
 
 # %% ../../nbs/experiments/30_jobs.ipynb #529b56ad
 def hopeless(
@@ -152,15 +178,18 @@ def hopeless(
     hint:str,     # What to look at when workers die as they begin
 )->RuntimeError:
     "The error when nobody is left"
-    e = RuntimeError(f"no worker could begin its work; the last one said: {last}{hint if last.kind=='died' else ''}")
-    if last.traceback: e.add_note(f'in the worker:\n{last.traceback}')
-    return e
+    advice = hint if last.kind=='died' else ''
+    error = RuntimeError(f"no worker could begin its work; the last one said: {last}{advice}")
+    if last.traceback: error.add_note(f'in the worker:\n{last.traceback}')
+    return error
 
+# %% ../../nbs/experiments/30_jobs.ipynb #af363788
 def too_long(
     seconds:float, # The limit
 )->Failure:        # Of the kind `time`
     "Why a job was ended"
-    return Failure('JobTimeout', f"the job was not over after {seconds:g} seconds, the limit set by `timeout`, and was ended", kind='time')
+    why = f"the job was not over after {seconds:g} seconds, the limit set by `timeout`, and was ended"
+    return Failure('JobTimeout', why, kind='time')
 
 # %% ../../nbs/experiments/30_jobs.ipynb #c67933d9
 @dataclass(eq=False)
@@ -174,23 +203,29 @@ class _Run:
     deaths: Counter=field(default_factory=Counter) # By job: workers that died of it
     last: Failure|None=None    # What the last worker said that could not begin
 
-    def __post_init__(self): self.places = self.spare = self.crew.size # workers there may be; deaths before work that are forgiven
+    def __post_init__(self):
+        self.places = self.crew.size # Workers there may be
+        self.spare = self.crew.size  # Deaths before work that are forgiven
 
     def left(self)->int:
         "How many jobs are not over"
-        return sum(map(len, self.waiting)) + sum(len(w.group)+bool(w.job) for w in self.team)
+        at_workers = sum(len(w.group)+bool(w.job) for w in self.team)
+        return sum(map(len, self.waiting)) + at_workers
 
-    def hire(self):
-        "As many workers as there are places, and jobs for them"
-        while len(self.team)<min(self.places, self.left()): self.team.append(self.crew.hire())
-        if not self.team: raise hopeless(self.last, self.crew.hint)
+# %% ../../nbs/experiments/30_jobs.ipynb #16ba3b96
+@patch
+def hire(self:_Run):
+    "As many workers as there are places, and jobs for them"
+    while len(self.team)<min(self.places, self.left()): self.team.append(self.crew.hire())
+    if not self.team: raise hopeless(self.last, self.crew.hint)
 
-    def give(self)->Iterator[Outcome]:
-        "A job to each worker that has none"
-        for worker in self.team:
-            if not worker.ready or worker.job: continue
-            worker.group = worker.group or next_group(self.waiting, self.team)
-            if worker.group: yield worker.give()
+@patch
+def give(self:_Run)->Iterator[Outcome]:
+    "A job to each worker that has none"
+    for worker in self.team:
+        if not worker.ready or worker.job: continue
+        worker.group = worker.group or next_group(self.waiting, self.team)
+        if worker.group: yield worker.give()
 
 # %% ../../nbs/experiments/30_jobs.ipynb #5ec93576
 def _hear(run, worker, word, value, seconds):
@@ -199,13 +234,17 @@ def _hear(run, worker, word, value, seconds):
     elif word in ('done', 'failed'):
         (id, _), worker.job = worker.job, None
         yield ended(id, word, value, seconds, worker.where)
-    else:
-        if not worker.ready: _count_beginner(run, word, value)
-        if worker.job: run.deaths[worker.job[0]] += 1
-        again = worker.job and run.deaths[worker.job[0]]<=run.retries
-        if again: worker.group.appendleft(worker.job)
-        yield from _let_go(run, worker, None if again else value)
+    else: yield from _bury(run, worker, word, value)
 
+def _bury(run, worker, word, why):
+    "What follows when a worker is gone: its job is tried again, or has failed"
+    if not worker.ready: _count_beginner(run, word, why)
+    if worker.job: run.deaths[worker.job[0]] += 1
+    again = worker.job and run.deaths[worker.job[0]]<=run.retries
+    if again: worker.group.appendleft(worker.job)
+    yield from _let_go(run, worker, None if again else why)
+
+# %% ../../nbs/experiments/30_jobs.ipynb #1af8464f
 def _count_beginner(run, word, why):
     "A worker ended before it was ready: its place is kept if it only died and that can still be forgiven"
     run.spare, run.last = max(run.spare-1, 0), why
@@ -230,10 +269,12 @@ def _listen(run):
     now = time.monotonic()
     messages = run.crew.wait(run.team, _patience(run))
     heard = {id(worker) for worker,_ in messages}
-    late = [w for w in run.team if run.timeout is not None and w.job and id(w) not in heard and now>=w.since+run.timeout]
+    silent = [w for w in run.team if w.job and id(w) not in heard]
+    late = [] if run.timeout is None else [w for w in silent if now>=w.since+run.timeout]
     for worker in late: yield from _let_go(run, worker, too_long(run.timeout))
     for worker,message in messages: yield from _hear(run, worker, *message)
 
+# %% ../../nbs/experiments/30_jobs.ipynb #b355569e
 def conduct(
     crew:object,     # Hires workers and hears them
     groups:Sequence, # Groups of jobs

@@ -10,23 +10,26 @@ __all__ = ['kinds', 'Measure', 'PerplexityMeasure', 'file_content', 'named_text'
            'package_version', 'parse_measure']
 
 # %% ../../nbs/experiments/25_measures.ipynb #1b113ed0
-import hashlib,json,os,re
+import hashlib, json, os, re
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import KW_ONLY,dataclass,field,replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError,version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
 from ..calibration.sampling import model_identity
-from ..text.corpora import hub_texts,installed_sources,open_corpus
-from ..evaluation.perplexity import perplexity,text_rows
-from ..evaluation.fidelity import fidelity,remember
-from .inputs import file_places,hub_place,local_files,require_people,text_places,whole_address,whole_name
-from ..core.files import embedded_folder
-from ..models.blocks import fingerprint
-from ..core.spelling import parse_mixture
 from ..calibration.sources import read_value
+from ..core.files import embedded_folder
+from ..core.patching import patch
+from ..core.spelling import parse_mixture
+from ..evaluation.fidelity import fidelity, remember
+from ..evaluation.perplexity import perplexity, text_rows
+from .inputs import file_places, hub_place, local_files, require_people, text_places
+from .inputs import whole_address, whole_name
+from ..models.blocks import fingerprint
+from ..text.corpora import hub_texts, installed_sources, open_corpus
 
 # %% ../../nbs/experiments/25_measures.ipynb #daa2ee51
 @dataclass(frozen=True)
@@ -37,45 +40,67 @@ class Measure:
     whole = None        # Name of a source that it reads by itself, document by document
 
     @property
-    def name(self)->str: raise NotImplementedError(f"{type(self).__name__} must have a name")
-    def settings(self)->dict: raise NotImplementedError(f"{type(self).__name__} must say which settings decide its result")
+    def name(self)->str:
+        "What it is called, as `parse_measure` reads it"
+        raise NotImplementedError(f"{type(self).__name__} must have a name")
+
+    def settings(self)->dict:
+        "What decides its result, ready for JSON"
+        raise NotImplementedError(f"{type(self).__name__} must say which settings decide its result")
+
     def identity(self)->dict: # Ready for JSON
         "What the names in its settings stand for: texts, rows and weights by their content or revision"
         return {}
+
     def reads(self)->set[tuple]: # As `text_places` gives them
         "Where it reads text by itself, beside `text`"
         return set()
-    def elsewhere(self)->'Measure':
-        "The same with addresses that hold wherever they are read"
-        return self
-    def check(self,
-        model=None,     # The model, where it is at hand
-        tokenizer=None, # Its tokenizer
-    ): "Raise now what would stop the measurement later"
-    def reference(self,
-        model,     # The dense model
-        tokenizer, # Its tokenizer
-        text,      # The held-out text, a `CalibrationSet`; None where `self.text` is None
-    ): # For `measure`; None if nothing is needed
-        "What to remember of the dense model"
-    def measure(self,
-        model,     # The model, dense or compressed
-        tokenizer, # Its tokenizer
-        text,      # The held-out text
-        reference=None, # What `reference` gave
-        progress:bool=False, # Show a progress bar?
-    )->dict:       # `metrics` (the headline first), `counts`, and `documents` with a list for each score
-        "Measure"
-        raise NotImplementedError(f"{type(self).__name__} must say how to measure")
+
+# %% ../../nbs/experiments/25_measures.ipynb #0e14d36f
+@patch
+def elsewhere(self:Measure)->Measure:
+    "The same with addresses that hold wherever they are read"
+    return self
+
+@patch
+def check(
+    self:Measure,
+    model=None,     # The model, where it is at hand
+    tokenizer=None, # Its tokenizer
+): "Raise now what would stop the measurement later"
+
+# %% ../../nbs/experiments/25_measures.ipynb #36cdbf93
+@patch
+def reference(
+    self:Measure,
+    model,     # The dense model
+    tokenizer, # Its tokenizer
+    text,      # The held-out text, a `CalibrationSet`; None where `self.text` is None
+): # For `measure`; None if nothing is needed
+    "What to remember of the dense model"
+
+@patch
+def measure(
+    self:Measure,
+    model,     # The model, dense or compressed
+    tokenizer, # Its tokenizer
+    text,      # The held-out text
+    reference=None, # What `reference` gave
+    progress:bool=False, # Show a progress bar?
+)->dict:       # `metrics` (the headline first), `counts`, and `documents` with a list for each score
+    "Measure"
+    raise NotImplementedError(f"{type(self).__name__} must say how to measure")
 
 # %% ../../nbs/experiments/25_measures.ipynb #2186cb84
-def _perplexity_result(p):
+def _perplexity_result(found):
     "A `Perplexity` in the form of a record"
-    said = dict(perplexity=p.value, bits_per_byte=p.bits_per_byte, word_perplexity=p.word_perplexity)
-    documents = {k: list(v) for k in ('nats','tokens','bytes','words') if (v:=getattr(p, f'window_{k}'))}
-    counts = {k: sum(v) for k,v in documents.items() if k!='nats'}|dict(documents=len(p.window_nats))
-    return dict(metrics={k: v for k,v in said.items() if v is not None}, counts=counts, documents=documents)
+    metrics = dict(perplexity=found.value, bits_per_byte=found.bits_per_byte, word_perplexity=found.word_perplexity)
+    kept = {k: getattr(found, f'window_{k}') for k in ('nats', 'tokens', 'bytes', 'words')} # None where nobody counted
+    documents = {k: list(sums) for k,sums in kept.items() if sums}
+    counts = {k: sum(sums) for k,sums in documents.items() if k!='nats'}|dict(documents=len(found.window_nats))
+    return dict(metrics={k: v for k,v in metrics.items() if v is not None}, counts=counts, documents=documents)
 
+# %% ../../nbs/experiments/25_measures.ipynb #f989795e
 @dataclass(frozen=True)
 class PerplexityMeasure(Measure):
     "How surprised the model is by held-out text"
@@ -97,6 +122,7 @@ def file_content(
     found = map(Path, local_files(path))
     return [dict(size=o.stat().st_size, sha256=hashlib.sha256(o.read_bytes()).hexdigest()) for o in found]
 
+# %% ../../nbs/experiments/25_measures.ipynb #acf26871
 @lru_cache(maxsize=16)
 def named_text(
     source:str, # Name of an installed source, or of a set on the Hub
@@ -107,6 +133,7 @@ def named_text(
         return dict(bytes=len(text), sha256=hashlib.sha256(text).hexdigest())
     return {k: v for k,v in open_corpus(source, split='test').manifest.items() if k!='license'}
 
+# %% ../../nbs/experiments/25_measures.ipynb #fa11414d
 @dataclass(frozen=True)
 class GPTQPerplexityMeasure(Measure):
     "Perplexity of a whole source by GPTQ's protocol"
@@ -116,25 +143,62 @@ class GPTQPerplexityMeasure(Measure):
 
     def __post_init__(self):
         require_people(self.source)
-        if self.length is not None and (type(self.length) is not int or self.length<2): raise ValueError(f"`length` must be at least 2, got {self.length!r}")
-        if self.limit is not None and (type(self.limit) is not int or self.limit<1): raise ValueError(f"`limit` must be at least 1, got {self.limit!r}")
+        _at_least(2, length=self.length)
+        _at_least(1, limit=self.limit)
+
     @property
-    def name(self): return f"gptq:{self.source}"+''.join(f',{k}={v}' for k in ('length','limit') if (v:=getattr(self, k)))
+    def name(self):
+        said = dict(length=self.length, limit=self.limit)
+        return f"gptq:{self.source}"+''.join(f',{k}={v}' for k,v in said.items() if v)
+
     @property
     def whole(self): return self.source
-    def _files(self): return [] if self.source in (*installed_sources, *hub_texts) else file_content(self.source)
-    def settings(self):
-        limit = dict(limit=self.limit) if self.limit else {}
-        return dict(measure='perplexity', protocol='gptq', source=self._files() or self.source, length=self.length)|limit
-    def identity(self): return {} if self._files() else dict(text=named_text(self.source))
-    def reads(self):
-        text = hub_texts.get(self.source)
-        return {hub_place(text, 'test')} if text and text.articles else text_places(self.source, 'test')
-    def elsewhere(self): return replace(self, source=whole_name(self.source))
-    def check(self, model=None, tokenizer=None): self.identity() # can its text be had?
-    def measure(self, model, tokenizer, text=None, reference=None, progress=False):
-        how = dict(length=self.length, max_windows=self.limit, protocol='gptq', progress=progress)
-        return _perplexity_result(perplexity(model, self.source, tokenizer, **how))
+
+def _at_least(least, **settings):
+    "Raise where a setting is given and is no whole number of this size"
+    for k,v in settings.items():
+        if v is None or type(v) is int and v>=least: continue
+        raise ValueError(f"`{k}` must be at least {least}, got {v!r}")
+
+# %% ../../nbs/experiments/25_measures.ipynb #beb2a1f9
+def _source_files(source):
+    "What the files of a source hold; empty for one that is known by name, or is on the Hub"
+    return [] if source in (*installed_sources, *hub_texts) else file_content(source)
+
+@patch
+def settings(self:GPTQPerplexityMeasure)->dict:
+    "Protocol, source and length, and a limit only where there is one"
+    source = _source_files(self.source) or self.source
+    found = dict(measure='perplexity', protocol='gptq', source=source, length=self.length)
+    return found|dict(limit=self.limit) if self.limit else found
+
+@patch
+def identity(self:GPTQPerplexityMeasure)->dict:
+    "The text that the name of a source stands for"
+    return {} if _source_files(self.source) else dict(text=named_text(self.source))
+
+# %% ../../nbs/experiments/25_measures.ipynb #2a9d0497
+@patch
+def reads(self:GPTQPerplexityMeasure)->set[tuple]:
+    "Where the test part of its source is"
+    text = hub_texts.get(self.source)
+    return {hub_place(text, 'test')} if text and text.articles else text_places(self.source, 'test')
+
+@patch
+def elsewhere(self:GPTQPerplexityMeasure)->GPTQPerplexityMeasure:
+    "The same with an absolute address"
+    return replace(self, source=whole_name(self.source))
+
+@patch
+def check(self:GPTQPerplexityMeasure, model=None, tokenizer=None):
+    "Raise where its text cannot be had"
+    self.identity()
+
+@patch
+def measure(self:GPTQPerplexityMeasure, model, tokenizer, text=None, reference=None, progress=False)->dict:
+    "Perplexity, with the sums of each window"
+    how = dict(length=self.length, max_windows=self.limit, protocol='gptq', progress=progress)
+    return _perplexity_result(perplexity(model, self.source, tokenizer, **how))
 
 # %% ../../nbs/experiments/25_measures.ipynb #6de7eec2
 @dataclass(frozen=True)
@@ -147,14 +211,22 @@ class FidelityMeasure(Measure):
     def name(self): return f"kl:{self.text}"
     def settings(self): return dict(measure='fidelity')
     def elsewhere(self): return replace(self, text=whole_name(self.text))
-    def reference(self, model, tokenizer, text, progress=False): return remember(model, text, tokenizer, progress=progress)
-    def measure(self, model, tokenizer, text, reference=None, progress=False):
-        if reference is None: raise ValueError(f"`reference` must be what {type(self).__name__}.reference made of the dense model, got None")
-        f = fidelity(reference, model, progress=progress)
-        flips = [a+b for a,b in zip(f.window_lost, f.window_gained)]
-        documents = {k: list(getattr(f, f'window_{k}')) for k in ('kl','agree','lost','gained','tokens')}|dict(flips=flips)
-        return dict(metrics=dict(kl=f.kl, agreement=f.agreement, flips=f.flips),
-                    counts=dict(tokens=f.tokens, documents=len(f.window_kl))|(dict(written_by_model=1) if f.written else {}), documents=documents)
+    def reference(self, model, tokenizer, text, progress=False):
+        return remember(model, text, tokenizer, progress=progress)
+
+# %% ../../nbs/experiments/25_measures.ipynb #8bbfaacb
+@patch
+def measure(self:FidelityMeasure, model, tokenizer, text, reference=None, progress=False)->dict:
+    "Divergence, agreement and flips, with the sums of each window"
+    if reference is None:
+        raise ValueError(f"`reference` must be what {type(self).__name__}.reference made of the dense model, got None")
+    found = fidelity(reference, model, progress=progress)
+    documents = {k: list(getattr(found, f'window_{k}')) for k in ('kl', 'agree', 'lost', 'gained', 'tokens')}
+    documents['flips'] = [lost+gained for lost,gained in zip(found.window_lost, found.window_gained)]
+    counts = dict(tokens=found.tokens, documents=len(found.window_kl))
+    if found.written: counts['written_by_model'] = 1
+    metrics = dict(kl=found.kl, agreement=found.agreement, flips=found.flips)
+    return dict(metrics=metrics, counts=counts, documents=documents)
 
 # %% ../../nbs/experiments/25_measures.ipynb #c16e5fd3
 @lru_cache(maxsize=64)
@@ -162,6 +234,7 @@ def _task_settings(task, stamp, **kwargs):
     from compresscal.evaluation.tasks import task_settings
     return task_settings(task, **kwargs)
 
+# %% ../../nbs/experiments/25_measures.ipynb #28eae57e
 @lru_cache(maxsize=64)
 def fetched_rows(
     task:str,           # Name of a task of the harness
@@ -174,6 +247,7 @@ def fetched_rows(
     text = json.dumps(rows, sort_keys=True, default=str).encode()
     return dict(rows=len(rows[0]), sha256=hashlib.sha256(text).hexdigest())
 
+# %% ../../nbs/experiments/25_measures.ipynb #6474dbbd
 @dataclass(frozen=True)
 class TaskMeasure(Measure):
     "Accuracy on a task of lm-evaluation-harness"
@@ -187,38 +261,67 @@ class TaskMeasure(Measure):
     batch_size:int=field(default=8, compare=False) # Texts in one forward pass
 
     def __post_init__(self):
-        for k,least in (('n_fewshot',0), ('limit',1), ('seed',0), ('batch_size',1)):
+        for k,least in (('n_fewshot', 0), ('limit', 1), ('seed', 0), ('batch_size', 1)):
             v = getattr(self, k)
-            if (v is None and k!='limit') or v is not None and (type(v) is not int or v<least):
-                raise ValueError(f"`{k}` of task {self.task!r} must be a whole number of at least {least}, got {v!r}")
+            if (v is None and k=='limit') or (type(v) is int and v>=least): continue
+            raise ValueError(f"`{k}` of task {self.task!r} must be a whole number of at least {least}, got {v!r}")
         if self.file is not None and not Path(self.file).expanduser().is_file():
             raise ValueError(f"`file` of task {self.task!r} must be a file, got {str(self.file)!r}")
-    @property
-    def name(self):
-        said = {k: v for k in ('n_fewshot','limit','file','seed','bos') if (v:=getattr(self, k))!=type(self).__dataclass_fields__[k].default}
-        return ','.join([f'task:{self.task}', *(f'{k}={v}' for k,v in said.items())])
-    def settings(self):
-        now = Path(self.file).expanduser().stat() if self.file else None
-        how = dict(n_fewshot=self.n_fewshot, limit=self.limit, file=self.file, seed=self.seed, bos=self.bos)
-        return dict(_task_settings(self.task, now and (now.st_size, now.st_mtime_ns), **how), measure='task')
-    @property
-    def whole(self)->str|None:
-        "The source that a task of continuations is made of"
-        from compresscal.evaluation.tasks import continuation_tasks
-        return continuation_tasks.get(self.task) if self.file is None else None
-    def identity(self): return {} if self.file or self.whole else dict(rows=fetched_rows(self.task, self.n_fewshot>0))
-    def reads(self):
-        if self.whole: return text_places(self.whole, 'test')
-        return file_places(self.file) if self.file else set()
-    def elsewhere(self): return self if self.file is None else replace(self, file=whole_address(self.file))
-    def check(self, model=None, tokenizer=None):
-        from compresscal.evaluation.tasks import load_task
-        self.settings()
-        if not self.whole: load_task(self.task, self.file) # can its rows be had?
-    def measure(self, model, tokenizer, text=None, reference=None, progress=False):
-        from compresscal.evaluation.tasks import evaluate_tasks
-        how = dict(n_fewshot=self.n_fewshot, limit=self.limit, seed=self.seed, bos=self.bos, batch_size=self.batch_size, progress=progress)
-        return evaluate_tasks(model, tokenizer, self.task, files={self.task: self.file} if self.file else None, **how).record(self.task)
+
+# %% ../../nbs/experiments/25_measures.ipynb #ef296c02
+@patch(as_prop=True)
+def name(self:TaskMeasure)->str:
+    "The task, and the settings that differ from their defaults"
+    defaults = {k: f.default for k,f in type(self).__dataclass_fields__.items()}
+    said = {k: getattr(self, k) for k in ('n_fewshot', 'limit', 'file', 'seed', 'bos')}
+    return ','.join([f'task:{self.task}', *(f'{k}={v}' for k,v in said.items() if v!=defaults[k])])
+
+@patch
+def settings(self:TaskMeasure)->dict:
+    "As the harness says it, with the content of a file in the place of its name"
+    now = Path(self.file).expanduser().stat() if self.file else None
+    stamp = now and (now.st_size, now.st_mtime_ns)
+    how = dict(n_fewshot=self.n_fewshot, limit=self.limit, file=self.file, seed=self.seed, bos=self.bos)
+    return dict(_task_settings(self.task, stamp, **how), measure='task')
+
+# %% ../../nbs/experiments/25_measures.ipynb #a0e6e19a
+@patch(as_prop=True)
+def whole(self:TaskMeasure)->str|None:
+    "The source that a task of continuations is made of"
+    from compresscal.evaluation.tasks import continuation_tasks
+    return continuation_tasks.get(self.task) if self.file is None else None
+
+@patch
+def identity(self:TaskMeasure)->dict:
+    "A hash of the rows that the harness fetches"
+    return {} if self.file or self.whole else dict(rows=fetched_rows(self.task, self.n_fewshot>0))
+
+@patch
+def reads(self:TaskMeasure)->set[tuple]:
+    "Where its file is, or the text that is continued"
+    if self.whole: return text_places(self.whole, 'test')
+    return file_places(self.file) if self.file else set()
+
+# %% ../../nbs/experiments/25_measures.ipynb #04fca2b4
+@patch
+def elsewhere(self:TaskMeasure)->TaskMeasure:
+    "The same with an absolute address"
+    return self if self.file is None else replace(self, file=whole_address(self.file))
+
+@patch
+def check(self:TaskMeasure, model=None, tokenizer=None):
+    "Raise where its settings mean nothing, or its rows cannot be had"
+    from compresscal.evaluation.tasks import load_task
+    self.settings()
+    if not self.whole: load_task(self.task, self.file)
+
+@patch
+def measure(self:TaskMeasure, model, tokenizer, text=None, reference=None, progress=False)->dict:
+    "Accuracies, with the scores of each question"
+    from compresscal.evaluation.tasks import evaluate_tasks
+    how = dict(n_fewshot=self.n_fewshot, limit=self.limit, seed=self.seed, bos=self.bos, batch_size=self.batch_size)
+    files = {self.task: self.file} if self.file else None
+    return evaluate_tasks(model, tokenizer, self.task, files=files, progress=progress, **how).record(self.task)
 
 # %% ../../nbs/experiments/25_measures.ipynb #d0c5a102
 @lru_cache(maxsize=16)
@@ -231,6 +334,7 @@ def _judge(name, stamp):
     from compresscal.hallucination.judges import parse_judge
     return parse_judge(name)
 
+# %% ../../nbs/experiments/25_measures.ipynb #395595a0
 @dataclass(frozen=True)
 class SummariesMeasure(Measure):
     "How faithful, how much copied and how good a model's summaries are"
@@ -255,10 +359,12 @@ def hub_commit(
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
     if re.fullmatch(r'[0-9a-f]{40}', revision or ''): return revision
-    with suppress(Exception): return HfApi().model_info(name, revision=revision, timeout=5).sha # whatever a network raises
+    with suppress(Exception): # whatever a network raises
+        return HfApi().model_info(name, revision=revision, timeout=5).sha
     kept = Path(HF_HUB_CACHE)/f"models--{name.replace('/', '--')}"/'refs'/(revision or 'main')
     with suppress(OSError): return kept.read_text().strip()
 
+# %% ../../nbs/experiments/25_measures.ipynb #54a52bab
 def weights_identity(
     name:str|Path,          # Folder or Hub id, or `embedded`
     revision:str|None=None, # Of a model on the Hub
@@ -268,6 +374,7 @@ def weights_identity(
     if folder.is_dir(): return dict(files=model_identity(folder)['files'])
     return dict(commit=hub_commit(str(name), revision))
 
+# %% ../../nbs/experiments/25_measures.ipynb #6353dbbd
 def named_weights(
     settings:dict, # Of a judge
 )->list[dict]:     # An identity for each name in it that stands alone; empty where everything is said
@@ -277,105 +384,162 @@ def named_weights(
     if said or not isinstance(settings.get('model'), str): return found
     return [weights_identity(settings['model'], settings.get('revision')), *found]
 
-def package_version(name:str)->str|None:
+# %% ../../nbs/experiments/25_measures.ipynb #913975fe
+def package_version(
+    name:str, # As it is installed
+)->str|None:  # None where it is not
     "Version of an installed package"
     with suppress(PackageNotFoundError): return version(name)
 
 # %% ../../nbs/experiments/25_measures.ipynb #d0c5a104
-def _summaries_name(self):
-    said = {k: v for k,f in type(self).__dataclass_fields__.items() if f.compare and k not in ('documents','_') and (v:=getattr(self, k))!=f.default}
-    return ','.join([f'summaries:{self.documents}', *(f'{k}={str(v).lower() if isinstance(v, bool) else v}' for k,v in said.items())])
+@patch(as_prop=True)
+def name(self:SummariesMeasure)->str:
+    "The documents, and the settings that differ from their defaults"
+    said = []
+    for k,f in type(self).__dataclass_fields__.items():
+        if not f.compare or k in ('documents', '_') or getattr(self, k)==f.default: continue
+        value = getattr(self, k)
+        said.append(f'{k}={str(value).lower() if isinstance(value, bool) else value}')
+    return ','.join([f'summaries:{self.documents}', *said])
 
-def _judge_names(self): return [o.strip() for o in self.judges.split('+') if o.strip()]
+def _judge_names(measure): return [o.strip() for o in measure.judges.split('+') if o.strip()]
 
 def _stamp(name):
     "Sizes and times of the files that a judge's name speaks of"
     addresses = [o.partition('=')[2].strip() for o in name.split(';') if '=' in o]
-    return tuple((o, os.stat(o).st_size, os.stat(o).st_mtime_ns) for a in addresses if a for o in local_files(a))
+    files = [file for address in addresses if address for file in local_files(address)]
+    return tuple((o, os.stat(o).st_size, os.stat(o).st_mtime_ns) for o in files)
 
-def _named_judges(self): return [_judge(o.replace(';', ','), _stamp(o)) for o in _judge_names(self)]
+# %% ../../nbs/experiments/25_measures.ipynb #0c73b9a8
+def _named_judges(measure): return [_judge(o.replace(';', ','), _stamp(o)) for o in _judge_names(measure)]
 
-def _set_of(self):
-    path = Path(self.documents).expanduser()
+def _set_of(measure):
+    "The documents, read again when a file of theirs has changed"
+    path = Path(measure.documents).expanduser()
     files = sorted(path.rglob('*')) if path.is_dir() else [path]*path.is_file()
-    return _documents(self.documents, self.n, self.split, self.seed, tuple((str(o), o.stat().st_size, o.stat().st_mtime_ns) for o in files))
+    stamps = tuple((str(o), o.stat().st_size, o.stat().st_mtime_ns) for o in files)
+    return _documents(measure.documents, measure.n, measure.split, measure.seed, stamps)
 
-def _summaries_settings(self):
+# %% ../../nbs/experiments/25_measures.ipynb #cd61185e
+@patch
+def settings(self:SummariesMeasure)->dict:
+    "Documents by their content, judges by their own settings"
     from compresscal.summaries.prompts import as_prompt
-    return dict(measure='summaries', documents=_set_of(self).manifest['content'], prompt=as_prompt(self.prompt).settings(), max_tokens=self.max_tokens,
-                judges={o.name: o.settings() for o in _named_judges(self)}, dependence=self.dependence, bertscore=self.bertscore)
+    documents, prompt = _set_of(self).manifest['content'], as_prompt(self.prompt).settings()
+    judges = {o.name: o.settings() for o in _named_judges(self)}
+    return dict(measure='summaries', documents=documents, prompt=prompt, max_tokens=self.max_tokens,
+                judges=judges, dependence=self.dependence, bertscore=self.bertscore)
 
-def _summaries_identity(self):
+@patch
+def identity(self:SummariesMeasure)->dict:
+    "The weights that its judges load, and the versions of the packages that bring a judge"
     judges = {o.name: named_weights(o.settings()) for o in _named_judges(self)}
     packages = {o.partition(':')[0] for o in judges}&{'alignscore', 'minicheck'}
     if self.bertscore: packages.add('bert-score')
     weights = self.bertscore and weights_identity(self.bertscore)
     return dict(judges=judges, bertscore=weights, packages={o: package_version(o) for o in sorted(packages)})
 
-def _summaries_reads(self):
+# %% ../../nbs/experiments/25_measures.ipynb #09880adf
+@patch
+def reads(self:SummariesMeasure)->set[tuple]:
+    "Where its documents are, if they are files"
     known = self.documents=='docstrings' or not Path(self.documents).expanduser().exists()
     return set() if known else file_places(self.documents)
 
 def _judge_elsewhere(name):
-    words, held = [o.partition('=') for o in name.split(';')], ('model', 'head', 'checkpoint')
-    return ';'.join(k+e+(whole_address(v.strip()) if k.split(':')[-1].strip() in held else v) for k,e,v in words)
+    "A judge's name with absolute addresses of what it loads"
+    said = []
+    for word in name.split(';'):
+        key, equals, value = word.partition('=')
+        if key.split(':')[-1].strip() in ('model', 'head', 'checkpoint'): value = whole_address(value.strip())
+        said.append(key+equals+value)
+    return ';'.join(said)
 
-def _summaries_elsewhere(self):
+@patch
+def elsewhere(self:SummariesMeasure)->SummariesMeasure:
+    "The same with absolute addresses of documents and models"
     judges = '+'.join(map(_judge_elsewhere, _judge_names(self)))
     documents = self.documents if self.documents=='docstrings' else whole_address(self.documents)
     return replace(self, documents=documents, judges=judges, bertscore=self.bertscore and whole_address(self.bertscore))
 
-def _measure_summaries(self, model, tokenizer, text=None, reference=None, progress=False):
+# %% ../../nbs/experiments/25_measures.ipynb #2f28ad1b
+@patch
+def check(self:SummariesMeasure, model=None, tokenizer=None):
+    "Raise where documents, prompt or judges cannot be had"
+    if self.settings(): self.identity()
+
+@patch
+def reference(self:SummariesMeasure, model, tokenizer, text)->str:
+    "The dense model's fingerprint, by which it is recognised"
+    return fingerprint(model)
+
+# %% ../../nbs/experiments/25_measures.ipynb #db54e3be
+@patch
+def measure(self:SummariesMeasure, model, tokenizer, text=None, reference=None, progress=False)->dict:
+    "The record of a review; that of the dense model holds its controls, too"
     from compresscal.hallucination.dependence import Dependence
-    from compresscal.hallucination.reviews import controls,review,review_record
+    from compresscal.hallucination.reviews import controls, review, review_record
     from compresscal.summaries.summarize import summarize
-    written = summarize(model, tokenizer, _set_of(self), prompt=self.prompt, max_tokens=self.max_tokens, batch_size=self.batch_size, progress=progress)
-    judges,how = _named_judges(self),dict(bertscore=self.bertscore, progress=progress)
+    writing = dict(prompt=self.prompt, max_tokens=self.max_tokens, batch_size=self.batch_size)
+    written = summarize(model, tokenizer, _set_of(self), progress=progress, **writing)
+    judges, how = _named_judges(self), dict(bertscore=self.bertscore, progress=progress)
     own = [Dependence((model, tokenizer), prompt=self.prompt, target_length=self.max_tokens)] if self.dependence else []
     found = review_record(review(written, judges+own, **how))
     if reference!=written.settings['model']['fingerprint']: return found
     return found|dict(controls={k: review_record(review(o, judges, **how)) for k,o in controls(written).items()})
 
-SummariesMeasure.name = property(_summaries_name)
-SummariesMeasure.settings,SummariesMeasure.measure = _summaries_settings,_measure_summaries
-SummariesMeasure.identity,SummariesMeasure.reads = _summaries_identity,_summaries_reads
-SummariesMeasure.elsewhere = _summaries_elsewhere
-SummariesMeasure.reference = lambda self, model, tokenizer, text: fingerprint(model)
-SummariesMeasure.check = lambda self, model=None, tokenizer=None: self.settings() and self.identity() and None
-
 # %% ../../nbs/experiments/25_measures.ipynb #daeb2a01
-kinds = dict(perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexityMeasure, task=TaskMeasure, summaries=SummariesMeasure)
+kinds = dict(perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexityMeasure,
+             task=TaskMeasure, summaries=SummariesMeasure) # By the first word of a name
 
+# %% ../../nbs/experiments/25_measures.ipynb #edd78d73
 def _known_text(text):
     "Can this be the name of a source? Nothing is opened to find out"
-    return (text in (*installed_sources, *hub_texts) or text.partition(':')[0] in ('self','random') or parse_mixture(text) is not None
-            or Path(text).expanduser().exists() or any(o in text for o in '*?[') or bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text)))
+    if text in (*installed_sources, *hub_texts) or text.partition(':')[0] in ('self', 'random'): return True
+    if parse_mixture(text) is not None or Path(text).expanduser().exists(): return True
+    is_pattern = any(o in text for o in '*?[')
+    return is_pattern or bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
 def _unknown(name, known, what):
+    "The error for a name that is not known, with the nearest that is"
     close = get_close_matches(name, known, 1, .6)
-    return ValueError(f"`evaluation` must name {what}, got {name!r}"+(f"; did you mean {close[0]!r}?" if close else '.')+f" Known: {', '.join(known)}")
+    hint = f"; did you mean {close[0]!r}?" if close else '.'
+    return ValueError(f"`evaluation` must name {what}, got {name!r}{hint} Known: {', '.join(known)}")
 
+def _check_source(text, texts, what):
+    "Raise where a text is neither brought by the caller nor the name of a source"
+    if text in texts or _known_text(text): return
+    raise _unknown(text, [*texts, *installed_sources, *hub_texts], what)
+
+# %% ../../nbs/experiments/25_measures.ipynb #4aafa2c7
+def _with_settings(kind, rest, texts):
+    "The measure of a kind, from what follows the colon of its name"
+    first, *allowed = [o for o in kinds[kind].__dataclass_fields__ if o!='_']
+    about, *parts = re.split(r',(?=\s*\w+\s*=)', rest) if allowed else [rest]
+    if not about.strip():
+        name, example = f'{kind}:{rest}', dict(task='arc_easy', documents='docstrings').get(first, 'docs')
+        raise ValueError(f"`evaluation` must say what {kind!r} is of, such as '{kind}:{example}', got {name!r}")
+    if first in ('text', 'source'): _check_source(about, texts, "a source of held-out text or a file")
+    settings = {}
+    for part in parts:
+        key, value = (o.strip() for o in part.split('=', 1))
+        if key not in allowed: raise _unknown(key, allowed, f"settings of {kind!r}")
+        settings[key] = value if key=='file' else read_value(value)
+    return kinds[kind](about.strip(), **settings)
+
+# %% ../../nbs/experiments/25_measures.ipynb #9fd9bea7
 def parse_measure(
-    name,                    # Such as `docs`, `kl:docs`, `gptq:wikitext,length=1024` or `task:arc_easy,limit=100`; a measure is returned as it is
+    name,                    # Such as `docs`, `kl:docs` or `task:arc_easy,limit=100`; a measure is returned as it is
     texts:Collection[str]=() # Names of held-out text that the caller brings
 )->Measure:
     "Read what is to be measured"
     if isinstance(name, Measure): return name
-    if not isinstance(name, (str,Path)): raise TypeError(f"`evaluation` must be a name or a measure, got {type(name).__name__}")
+    if not isinstance(name, (str, Path)):
+        raise TypeError(f"`evaluation` must be a name or a measure, got {type(name).__name__}")
     name = str(name)
-    kind,colon,rest = name.partition(':')
-    if name in texts or not colon or kind not in kinds:
-        if name not in texts and not _known_text(name):
-            if colon: raise _unknown(name, [f'{k}:{rest}' for k in kinds], "a measure and what it is of")
-            raise _unknown(name, [*texts, *installed_sources, *hub_texts], "a source of held-out text, a file, or a measure such as 'kl:docs'")
-        return PerplexityMeasure(name)
-    first,*allowed = [o for o in kinds[kind].__dataclass_fields__ if o!='_']
-    about,*parts = re.split(r',(?=\s*\w+\s*=)', rest) if allowed else [rest]
-    example = dict(task='arc_easy', documents='docstrings').get(first, 'docs')
-    if not about.strip(): raise ValueError(f"`evaluation` must say what {kind!r} is of, such as '{kind}:{example}', got {name!r}")
-    if first in ('text','source') and about not in texts and not _known_text(about):
-        raise _unknown(about, [*texts, *installed_sources, *hub_texts], "a source of held-out text or a file")
-    settings = dict((o.strip() for o in p.split('=', 1)) for p in parts)
-    for k in settings:
-        if k not in allowed: raise _unknown(k, allowed, f"settings of {kind!r}")
-    return kinds[kind](about.strip(), **{k: v if k=='file' else read_value(v) for k,v in settings.items()})
+    kind, colon, rest = name.partition(':')
+    if name not in texts and colon and kind in kinds: return _with_settings(kind, rest, texts)
+    if colon and name not in texts and not _known_text(name):
+        raise _unknown(name, [f'{k}:{rest}' for k in kinds], "a measure and what it is of")
+    _check_source(name, texts, "a source of held-out text, a file, or a measure such as 'kl:docs'")
+    return PerplexityMeasure(name)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-
 from fsspec.core import url_to_fs
 
 from ..core.files import write_atomically
+from ..core.patching import patch
 from ..core.tables import one_line
 
 # %% ../../nbs/experiments/15_mirror.ipynb #7e14a424
@@ -30,7 +30,8 @@ def is_url(
     return re.match(r'[a-z][a-z0-9+.-]+://', str(place)) is not None
 
 # %% ../../nbs/experiments/15_mirror.ipynb #6b0d30f0
-_lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ImportError, TypeError, ValueError)
+_lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+            NotImplementedError, ImportError, TypeError, ValueError)
 
 def patiently(
     do:Callable,      # What may fail for a moment
@@ -57,38 +58,56 @@ class Place:
         if re.search(r'[*?[]', self.url): raise ValueError(f"`out` must not hold the signs * ? [, got {self.url!r}")
         try: self.fs, self.base = url_to_fs(self.url)
         except ImportError as e: raise ImportError(f"{self.url} needs a package that is not installed: {e}") from None
-        except ValueError as e: raise ValueError(f"`out` must be a folder or a URL that fsspec knows, got {self.url!r}: {e}") from None
+        except ValueError as e:
+            raise ValueError(f"`out` must be a folder or a URL that fsspec knows, got {self.url!r}: {e}") from None
 
-    def at(self, name): return f"{self.base.rstrip('/')}/{name}"
+    def at(self,
+        name:str, # Relative to the URL
+    )->str:       # As the file system takes it
+        "The full path of a file there"
+        return f"{self.base.rstrip('/')}/{name}"
 
-    def ask(self, do, *args):
-        "Try several times; what fails for good is an error of the system"
-        try: return patiently(do, *args, pause=self.pause)
-        except OSError: raise
-        except Exception as e: raise OSError(f"{self.url} does not answer: {type(e).__name__}: {e}") from e
+# %% ../../nbs/experiments/15_mirror.ipynb #bafec2d6
+@patch
+def ask(
+    self:Place,
+    do:Callable, # What to do there
+    *args,       # What it takes
+):               # What it gives
+    "Try several times; what fails for good is an error of the system"
+    try: return patiently(do, *args, pause=self.pause)
+    except OSError: raise
+    except Exception as e: raise OSError(f"{self.url} does not answer: {type(e).__name__}: {e}") from e
 
-    def names(self)->set[str]: # Relative to the URL
-        "What is there"
-        self.fs.invalidate_cache()
-        try: found = self.ask(self.fs.find, self.base)
-        except FileNotFoundError: return set()
-        return {str(PurePosixPath(p).relative_to(self.base.rstrip('/') or '/')) for p in found}
+@patch
+def names(self:Place)->set[str]: # Relative to the URL
+    "What is there"
+    self.fs.invalidate_cache()
+    try: found = self.ask(self.fs.find, self.base)
+    except FileNotFoundError: return set()
+    return {str(PurePosixPath(p).relative_to(self.base.rstrip('/') or '/')) for p in found}
 
-    def read(self,
-        names:Sequence[str], # Relative to the URL
-    )->dict[str, bytes]:     # The content of each
-        "Several files at once; those that fail are tried again"
-        found = {}
-        def more():
-            said = self.fs.cat([self.at(n) for n in names if n not in found], on_error='return')
-            found.update({n: said[self.at(n)] for n in names if isinstance(said.get(self.at(n)), bytes)})
-            for e in said.values():
-                if isinstance(e, Exception): raise e
-        self.ask(more)
-        return found
+# %% ../../nbs/experiments/15_mirror.ipynb #327d9372
+@patch
+def read(
+    self:Place,
+    names:Sequence[str], # Relative to the URL
+)->dict[str, bytes]:     # The content of each
+    "Several files at once; those that fail are tried again"
+    found = {}
+    def read_missing():
+        paths = {self.at(n): n for n in names if n not in found}
+        answers = self.fs.cat([*paths], on_error='return')
+        for path,answer in answers.items():
+            if path in paths and isinstance(answer, bytes): found[paths[path]] = answer
+        for answer in answers.values():
+            if isinstance(answer, Exception): raise answer
+    self.ask(read_missing)
+    return found
 
 # %% ../../nbs/experiments/15_mirror.ipynb #f7ace7bf
-_one_step = {'s3', 's3a', 'gs', 'gcs', 'abfs', 'abfss', 'az', 'adl', 'oss', 'oci', 'tos', 'memory', 'hf'} # an object is whole or absent
+# stores where an object is whole or absent
+_one_step = {'s3', 's3a', 'gs', 'gcs', 'abfs', 'abfss', 'az', 'adl', 'oss', 'oci', 'tos', 'memory', 'hf'}
 
 def write_whole(
     place:Place, # Where
@@ -97,7 +116,8 @@ def write_whole(
 ):
     "A distant file, whole or not at all"
     fs, path = place.fs, PurePosixPath(name)
-    if (fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]) in _one_step: return fs.pipe_file(place.at(name), data)
+    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+    if protocol in _one_step: return fs.pipe_file(place.at(name), data)
     part = place.at(path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part'))
     fs.makedirs(str(PurePosixPath(part).parent), exist_ok=True)
     try:
@@ -107,6 +127,7 @@ def write_whole(
         with suppress(Exception): fs.rm_file(part) # the first error is the one to tell
         raise
 
+# %% ../../nbs/experiments/15_mirror.ipynb #1ede01fb
 def remove_file(
     place:Place, # Where
     name:str,    # Relative to its URL; it need not exist
@@ -114,6 +135,7 @@ def remove_file(
     "No such file any more"
     with suppress(FileNotFoundError): place.fs.rm_file(place.at(name))
 
+# %% ../../nbs/experiments/15_mirror.ipynb #c25a5f4a
 def prove_writable(
     place:Place, # Where
 ):
@@ -130,56 +152,86 @@ class Mirror(Place):
     folder: Path # The local folder
     owed: dict=field(init=False, repr=False, default_factory=dict) # Name -> whether it shall be there
 
-    def send(self,
-        path:Path,         # A file or a set in the folder
-        wanted:bool=True,  # Whether it shall be there; else it is removed
-    ):
-        "Make it so there, now or later"
-        self.owed[path.relative_to(self.folder).as_posix()] = wanted
-        self.settle(tries=1 if len(self.owed)>1 else 5)
+# %% ../../nbs/experiments/15_mirror.ipynb #95059fbd
+@patch
+def put(
+    self:Mirror,
+    name:str, # Relative to the folder
+):
+    "A file, or the files of a set and after them their list"
+    path = self.folder/name
+    if path.is_file(): return write_whole(self, name, path.read_bytes())
+    members = sorted(p.relative_to(path).as_posix() for p in path.rglob('*') if p.is_file())
+    for member in members: write_whole(self, f'{name}/{member}', (path/member).read_bytes())
+    if members: write_whole(self, f'{name}.json', json.dumps(members).encode())
 
-    def settle(self,
-        tries:int=5, # How often each file is tried
-    ):
-        "Send what is owed; a warning if that fails"
-        for name,wanted in list(self.owed.items()):
-            try: patiently(self.put if wanted else partial(remove_file, self), name, tries=tries, pause=self.pause)
-            except Exception as e:
-                if tries==1: return # that it is owed was said before
-                said = f"{name} could not be sent to {self.url} and will be tried again; it is safe in {self.folder}"
-                return warnings.warn(one_line(f"{said}: {type(e).__name__}: {e}"))
-            del self.owed[name]
+# %% ../../nbs/experiments/15_mirror.ipynb #e3fcb6d6
+@patch
+def settle(
+    self:Mirror,
+    tries:int=5, # How often each file is tried
+):
+    "Send what is owed; a warning if that fails"
+    for name,wanted in list(self.owed.items()):
+        do = self.put if wanted else partial(remove_file, self)
+        try: patiently(do, name, tries=tries, pause=self.pause)
+        except Exception as e:
+            if tries==1: return # that it is owed was said before
+            lost = f"{name} could not be sent to {self.url} and will be tried again; it is safe in {self.folder}"
+            return warnings.warn(one_line(f"{lost}: {type(e).__name__}: {e}"))
+        del self.owed[name]
 
-    def put(self, name):
-        "A file, or the files of a set and after them their list"
-        path = self.folder/name
-        if path.is_file(): return write_whole(self, name, path.read_bytes())
-        members = sorted(p.relative_to(path).as_posix() for p in path.rglob('*') if p.is_file())
-        for m in members: write_whole(self, f'{name}/{m}', (path/m).read_bytes())
-        if members: write_whole(self, f'{name}.json', json.dumps(members).encode())
+@patch
+def send(
+    self:Mirror,
+    path:Path,         # A file or a set in the folder
+    wanted:bool=True,  # Whether it shall be there; else it is removed
+):
+    "Make it so there, now or later"
+    self.owed[path.relative_to(self.folder).as_posix()] = wanted
+    self.settle(tries=1 if len(self.owed)>1 else 5)
 
 # %% ../../nbs/experiments/15_mirror.ipynb #cf164e90
 _record = re.compile(r'(cells|provenance|failures)/[0-9a-f]{32}\.json')
+
 _member = re.compile(r'sets/([0-9a-f]{32})/([\w-][\w.-]*(?:/[\w-][\w.-]*)*)')
+
 _listed = re.compile(r'sets/([0-9a-f]{32})\.json')
+
 _private = ('cells', 'provenance', 'failures', 'sets', 'running', 'written') # not results that a reader looks for
 
+# %% ../../nbs/experiments/15_mirror.ipynb #8e17e19e
 def fetch_set(
     mirror:Mirror,  # Where from
     there:set[str], # What is there
     key:str,        # The set's name
 ):
     "Get a set if all of it is there"
-    members = {m[2]: n for n in there if (m:=_member.fullmatch(n)) and m[1]==key}
-    names = set(json.loads(mirror.read([f'sets/{key}.json'])[f'sets/{key}.json']))
-    if not names or names-members.keys(): return
-    found, part = mirror.read([members[m] for m in sorted(names)]), mirror.folder/'sets'/f'.{key}.{secrets.token_hex(4)}.part'
+    matches = [m for m in map(_member.fullmatch, there) if m and m[1]==key]
+    members = {m[2]: m[0] for m in matches} # file in the set -> name there
+    listed = f'sets/{key}.json'
+    wanted = set(json.loads(mirror.read([listed])[listed]))
+    if not wanted or wanted-members.keys(): return
+    contents = mirror.read([members[o] for o in sorted(wanted)])
+    part = mirror.folder/'sets'/f'.{key}.{secrets.token_hex(4)}.part'
     try:
-        for m in names:
-            (part/m).parent.mkdir(parents=True, exist_ok=True)
-            (part/m).write_bytes(found[members[m]])
+        for name in wanted:
+            (part/name).parent.mkdir(parents=True, exist_ok=True)
+            (part/name).write_bytes(contents[members[name]])
         part.rename(mirror.folder/'sets'/key)
     finally: shutil.rmtree(part, ignore_errors=True)
+
+# %% ../../nbs/experiments/15_mirror.ipynb #0b16697f
+def _fetch_records(mirror, there):
+    "Get records that the folder does not have"
+    finished = {n.partition('/')[2] for n in there if n.startswith('cells/')}
+    def is_settled(name):
+        kind, _, record = name.partition('/')
+        return kind=='failures' and record in finished
+    wanted = sorted(n for n in there if _record.fullmatch(n) and not (mirror.folder/n).exists() and not is_settled(n))
+    for kind in {n.partition('/')[0] for n in wanted}: (mirror.folder/kind).mkdir(parents=True, exist_ok=True)
+    for i in range(0, len(wanted), 200):
+        for name,data in mirror.read(wanted[i:i+200]).items(): write_atomically(mirror.folder/name, data)
 
 # %% ../../nbs/experiments/15_mirror.ipynb #e5b3874d
 def fetch_mirrored(
@@ -187,16 +239,14 @@ def fetch_mirrored(
 )->set[str]:       # What is there
     "Get finished records and sets that the folder does not have, and the plan"
     there, folder = mirror.names(), mirror.folder
-    finished = {n.partition('/')[2] for n in there if n.startswith('cells/')}
-    settled = lambda n: n.startswith('failures/') and n.partition('/')[2] in finished
-    wanted = sorted(n for n in there if _record.fullmatch(n) and not (folder/n).exists() and not settled(n))
-    for kind in {n.partition('/')[0] for n in wanted}: (folder/kind).mkdir(parents=True, exist_ok=True)
-    for i in range(0, len(wanted), 200):
-        for n,data in mirror.read(wanted[i:i+200]).items(): write_atomically(folder/n, data)
-    for key in sorted(m[1] for n in there if (m:=_listed.fullmatch(n)) and not (folder/'sets'/m[1]).exists()): fetch_set(mirror, there, key)
+    _fetch_records(mirror, there)
+    keys = sorted(m[1] for m in map(_listed.fullmatch, there) if m)
+    for key in keys:
+        if not (folder/'sets'/key).exists(): fetch_set(mirror, there, key)
     if 'plan.json' in there: write_atomically(folder/'plan.json', mirror.read(['plan.json'])['plan.json'])
     return there
 
+# %% ../../nbs/experiments/15_mirror.ipynb #e26efe14
 def offer(
     mirror:Mirror,   # Where to
     there:set[str],  # What is there
@@ -204,10 +254,12 @@ def offer(
     "Send finished records and sets that only the folder has"
     for p in mirror.folder.glob('*/*'):
         name = p.relative_to(mirror.folder).as_posix()
-        alone = re.fullmatch('sets/[0-9a-f]{32}', name) and f'{name}.json' not in there
-        if alone or _record.fullmatch(name) and name not in there: mirror.owed[name] = True
+        new_set = re.fullmatch('sets/[0-9a-f]{32}', name) and f'{name}.json' not in there
+        new_record = _record.fullmatch(name) and name not in there
+        if new_set or new_record: mirror.owed[name] = True
     mirror.settle()
 
+# %% ../../nbs/experiments/15_mirror.ipynb #438216d5
 def publish(
     mirror:Mirror, # Where to
 ):
@@ -217,5 +269,6 @@ def publish(
         hidden = name.parts[0] in _private or any(o.startswith('.') for o in name.parts)
         if p.is_file() and not p.is_symlink() and not hidden: mirror.owed[name.as_posix()] = True
     mirror.settle()
-    if mirror.owed: raise OSError(f"{len(mirror.owed)} files could not be sent to {mirror.url}; nothing is lost, they are in {mirror.folder} "
-                                  "and are sent by the next run")
+    if not mirror.owed: return
+    raise OSError(f"{len(mirror.owed)} files could not be sent to {mirror.url}; nothing is lost, "
+                  f"they are in {mirror.folder} and are sent by the next run")

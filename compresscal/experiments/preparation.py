@@ -13,7 +13,6 @@ import os, shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from ..models.loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
 from ..models.blocks import context_length, decoder_blocks, fingerprint
 from ..calibration.sources import calibration_sets, is_written, set_settings
-from .store import Store, content_key, file_stamp, open_store
+from .store import Store, content_key, file_stamp
 
 # %% ../../nbs/experiments/65_preparation.ipynb #79a202f0
 def named(
@@ -37,15 +36,25 @@ def named(
     "What to call each of several things"
     if isinstance(values, Mapping): return dict(values)
     values = [None if v=='embedded' else v for v in values]
-    names = ['embedded' if v is None else Path(v).name if isinstance(v, (str, Path)) and os.path.exists(v) else getattr(v, 'name', str(v)) for v in values]
+    names = [_short_name(v) for v in values]
     return {n if names.count(n)==1 else str(v): v for n,v in zip(names, values)}
 
+def _short_name(value):
+    "The last part of a path, the name of a thing that has one"
+    if value is None: return 'embedded'
+    if isinstance(value, (str, Path)) and os.path.exists(value): return Path(value).name
+    return getattr(value, 'name', str(value))
+
+# %% ../../nbs/experiments/65_preparation.ipynb #13e57254
 def measured(
     study, # What is asked, a `Study`
 )->dict[str, tuple[Measure, CalibrationSet|None]]: # Name -> measure, and its text where that is given
     "What a study measures"
-    def read(n, v): return (PerplexityMeasure(n), v) if isinstance(v, CalibrationSet) else (parse_measure(v), None)
-    return {n: read(n, v) for n,v in named(study.evaluations).items()}
+    found = {}
+    for name,value in named(study.evaluations).items():
+        is_text = isinstance(value, CalibrationSet)
+        found[name] = (PerplexityMeasure(name), value) if is_text else (parse_measure(value), None)
+    return found
 
 # %% ../../nbs/experiments/65_preparation.ipynb #3bda6a7b
 def check_given(
@@ -58,16 +67,23 @@ def check_given(
     if odd is not None:
         raise TypeError(f"`sources` must be names, or lists of calibration sets, got {type(odd).__name__} in {name!r}")
     if not len(sets): raise ValueError(f"`sources` must hold at least one calibration set, got none in {name!r}")
+    _check_sizes(name, sets, study.n_sequences)
+    return [*sets]
+
+def _check_sizes(name, sets, n_sequences):
+    "Raise where sets differ in length, or hold fewer sequences than the sizes that are asked for"
     shapes = sorted({(len(o), o.length) for o in sets})
-    several, lengths = isinstance(study.n_sequences, tuple), {length for _,length in shapes}
+    lengths = {length for _,length in shapes}
+    several = isinstance(n_sequences, tuple)
     if len(lengths)>1 or len(shapes)>1 and not several:
         said = ', '.join(f'{n} x {length}' for n,length in shapes)
         raise ValueError(f"`sources` must hold sets of one size, got sets of {said} tokens in {name!r}")
-    if several and shapes[0][0]<max(study.n_sequences):
-        held, most = shapes[0][0], max(study.n_sequences)
+    held = shapes[0][0]
+    if several and held<max(n_sequences):
+        most = max(n_sequences)
         raise ValueError(f"`n_sequences` must be at most what the sets of {name!r} hold, {held}, got {most}")
-    return [*sets]
 
+# %% ../../nbs/experiments/65_preparation.ipynb #a0447e14
 def given_sets(
     study,            # What is asked, a `Study`
     name:str,         # Of the source
@@ -78,6 +94,15 @@ def given_sets(
     if not isinstance(source, (str, Path)): return check_given(study, name, source)
     if not saved_sets(source): return None
     return check_given(study, name, [*open_sets(source, tokenizer).values()])
+
+# %% ../../nbs/experiments/65_preparation.ipynb #1d05d33c
+def _asked(source, how, among, model, tokenizer):
+    "Everything that decides the sets of a name"
+    files = [file_stamp(o) for o in text_names(source)]
+    cut_by = tokenizer_fingerprint(tokenizer)
+    asked = dict(source=str(source), files=files, tokenizer=cut_by, **how, **set_settings(source, among))
+    if is_written(str(source)): asked |= dict(model=fingerprint(model), torch=torch.__version__)
+    return asked
 
 # %% ../../nbs/experiments/65_preparation.ipynb #ea8a19d4
 def draw(
@@ -95,16 +120,49 @@ def draw(
     if context and size['length']>context:
         raise ValueError(f"`length` must be at most the model's context of {context} tokens, got {size['length']}")
     how = dict(size, seed=study.seed, split=split)
-    among = [o for o in named(study.sources).values() if isinstance(o, (str, Path))] if split=='calibration' else []
-    files, cut = [file_stamp(o) for o in text_names(source)], tokenizer_fingerprint(tokenizer)
-    asked = dict(source=str(source), files=files, tokenizer=cut, **how, **set_settings(source, among))
-    if is_written(str(source)): asked |= dict(model=fingerprint(model), torch=torch.__version__)
-    part = store.folder/'written' # finished batches, against an interruption
-    def make(): return calibration_sets(source, tokenizer, model=model, folder=part, progress=progress, among=among, **how)
+    sources = [o for o in named(study.sources).values() if isinstance(o, (str, Path))]
+    among = sources if split=='calibration' else [] # the sets of these share no document
+    asked = _asked(source, how, among, model, tokenizer)
+    written = store.folder/'written' # finished batches of text that the model writes, against an interruption
+    def make():
+        return calibration_sets(source, tokenizer, model=model, folder=written, progress=progress, among=among, **how)
     found = store.sets(asked, make)
-    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(written, ignore_errors=True)
     return found
 
+# %% ../../nbs/experiments/65_preparation.ipynb #59f49a8e
+def _several(value): return value if isinstance(value, tuple) else (value,)
+
+def _nested(name, sets, sizes, length):
+    "The beginnings of sets in each of several sizes"
+    return {(name, n, length): [s if len(s)==n else s[:n] for s in sets] for n in sizes}
+
+def _sets_given(study, store, name, sets):
+    "The sets of a source that holds sets, kept in the store; their own size counts unless several are asked for"
+    store.sets(dict(given=[s.hash for s in sets], n_sets=len(sets)), lambda: sets)
+    sizes = _several(study.n_sequences)
+    if len(sizes)==1: sizes = (len(sets[0]),)
+    return _nested(name, sets, sizes, sets[0].length)
+
+def _sets_drawn(study, name, source, draw_some):
+    "The sets of a source by its name: for each length the largest are drawn"
+    sizes, found = _several(study.n_sequences), {}
+    for length in _several(study.length):
+        largest = draw_some(source, study.n_sets, max(sizes), length, 'calibration')
+        found |= _nested(name, largest, sizes, length)
+    return found
+
+# %% ../../nbs/experiments/65_preparation.ipynb #6768ec69
+def _held_out(study, draw_some):
+    "Held-out text by measure, in windows of the greatest length"
+    found = {}
+    for name,(measure,text) in measured(study).items():
+        if text is None and measure.text:
+            text, = draw_some(measure.text, 1, study.n_evaluation, max(_several(study.length)), 'test')
+        if text is not None: found[name] = text
+    return found
+
+# %% ../../nbs/experiments/65_preparation.ipynb #21d1690e
 def gather(
     study,        # What is asked, a `Study`
     store:Store,  # Of the study
@@ -113,33 +171,29 @@ def gather(
     progress:bool=True,    # Show a progress bar while the model writes text
 )->tuple[dict, dict]:  # Calibration sets by (source, sequences, length); held-out text by measure
     "The calibration sets and the evaluation text of one model"
-    sizes, lengths = ((v if isinstance(v, tuple) else (v,)) for v in (study.n_sequences, study.length))
-    def sample(source, n_sets, n_sequences, length, split):
+    def draw_some(source, n_sets, n_sequences, length, split):
         size = dict(n_sets=n_sets, n_sequences=n_sequences, length=length)
         return draw(study, store, model, tokenizer, source, size, split, progress)
-    given, sets = {n: given_sets(study, n, s, tokenizer) for n,s in named(study.sources).items()}, {}
+
+    given = {name: given_sets(study, name, source, tokenizer) for name,source in named(study.sources).items()}
+    sets = {}
     for name,source in named(study.sources).items():
-        ready = given[name]
-        if ready: store.sets(dict(given=[s.hash for s in ready], n_sets=len(ready)), lambda: ready)
-        for length in (ready[0].length,) if ready else lengths:
-            whole = ready or sample(source, study.n_sets, max(sizes), length, 'calibration')
-            for n in (len(ready[0]),) if ready and len(sizes)==1 else sizes:
-                sets[name, n, length] = [s if len(s)==n else s[:n] for s in whole]
-    texts = {n: text for n,(_,text) in measured(study).items()}
-    for name,(measure,text) in measured(study).items():
-        if text is None and measure.text: texts[name], = sample(measure.text, 1, study.n_evaluation, max(lengths), 'test')
-    return sets, {n: t for n,t in texts.items() if t is not None}
+        if given[name]: sets |= _sets_given(study, store, name, given[name])
+        else: sets |= _sets_drawn(study, name, source, draw_some)
+    return sets, _held_out(study, draw_some)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #5004b442
 def hub_places(
     manifest:object, # Of a set, or a part of one
 )->set[tuple]:       # As `text_places` gives them
     "Sets on the Hub that a calibration set was drawn from"
-    parts = [*manifest.values()] if isinstance(manifest, dict) else manifest if isinstance(manifest, list) else []
+    if isinstance(manifest, dict): parts = [*manifest.values()]
+    else: parts = manifest if isinstance(manifest, list) else []
     found = set().union(*(hub_places(o) for o in parts if isinstance(o, (dict, list))))
     if not isinstance(manifest, dict) or manifest.get('kind')!='hub': return found
     return found|{('hub', *(manifest.get(k) for k in ('path', 'config', 'data_files', 'split')))}
 
+# %% ../../nbs/experiments/65_preparation.ipynb #6ebfef47
 def shared_with(
     measure:Measure,          # What judges
     text:CalibrationSet|None, # Its held-out text
@@ -149,13 +203,14 @@ def shared_with(
     "What a measure reads of the documents in a calibration set"
     kind = calibration.manifest.get('kind')
     if kind=='random': return ''
+    if text is None and measure.whole and is_far(measure.whole):
+        both = measure.reads() & hub_places(calibration.manifest)
+        return f'it reads {next(iter(both))[1]}, from which the set was drawn' if both else ''
     if text is not None: found = shared_documents(calibration, text, None if kind=='self' else tokenizer)
-    elif not measure.whole: return ''
-    elif is_far(measure.whole): found = measure.reads() & hub_places(calibration.manifest)
-    else: found = shared_documents(calibration, measure.whole)
-    if not found: return ''
-    return f'it reads {next(iter(found))[1]}, from which the set was drawn' if isinstance(found, set) else repr(found)
+    else: found = shared_documents(calibration, measure.whole) if measure.whole else None
+    return repr(found) if found else ''
 
+# %% ../../nbs/experiments/65_preparation.ipynb #49eeacad
 def check_documents(
     study,            # What is asked, a `Study`
     sets:Mapping,     # (source, sequences, length) -> its calibration sets
@@ -167,8 +222,10 @@ def check_documents(
     largest = {(source, length, i): o for (source,_,length),group in by_size for i,o in enumerate(group)}
     for (source,_,i),calibration in largest.items(): # these hold the smaller ones
         for name,(measure,_) in measured(study).items():
-            said = shared_with(measure, texts.get(name), calibration, tokenizer)
-            if said: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {said}; set {i} of {source!r}")
+            shared = shared_with(measure, texts.get(name), calibration, tokenizer)
+            if not shared: continue
+            raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared}; "
+                             f"set {i} of {source!r}")
 
 # %% ../../nbs/experiments/65_preparation.ipynb #537f8e63
 @dataclass(frozen=True, eq=False)
@@ -184,8 +241,19 @@ class Prepared:
     memory: int         # Bytes that a worker needs
 
     @property
-    def mark(self)->str: "Fingerprint of its weights"; return self.identity['weights']
+    def mark(self)->str:
+        "Fingerprint of its weights"
+        return self.identity['weights']
 
+# %% ../../nbs/experiments/65_preparation.ipynb #767d2d6a
+def _check_what_is_asked(study, model, tokenizer):
+    "Raise where a method does not fit a layer, or something cannot be measured"
+    layers = [layer for block in decoder_blocks(model) for layer in block.linears]
+    for layer in layers:
+        for method in study.methods: method.check(layer.weight)
+    for measure,_ in measured(study).values(): measure.check(model, tokenizer)
+
+# %% ../../nbs/experiments/65_preparation.ipynb #a8ed80e2
 def prepare(
     study,         # What is asked, a `Study`
     store:Store,   # Of the study
@@ -196,20 +264,20 @@ def prepare(
 )->Prepared:
     "Load a model, gather its text, and try what could fail later"
     model, tokenizer = source if isinstance(source, tuple) else load_model(source, device=study.device)
-    for layer in [l for block in decoder_blocks(model) for l in block.linears]:
-        for m in study.methods: m.check(layer.weight)
-    for measure,_ in measured(study).values(): measure.check(model, tokenizer)
+    asked = measured(study)
+    _check_what_is_asked(study, model, tokenizer)
     sets, texts = gather(study, store, model, tokenizer, progress)
     check_documents(study, sets, texts, tokenizer)
-    jobs = [*grid(name, study.methods, sets, [*measured(study)])]
+    jobs = [*grid(name, study.methods, sets, [*asked])]
     jobs += replicates(jobs, sets, study.replicates)
     identity = identify_model(model, tokenizer)
-    measures = {n: identify_measure(m) for n,(m,_) in measured(study).items()}
-    memory = memory_needed(model, jobs, [*texts.values()], [m for m,_ in measured(study).values()])
-    if here: source = (model, tokenizer) if len(named(study.models))==1 else source
-    elif isinstance(source, tuple): source = keep_model(store.folder, content_key(identity), *source)
+    measures = {n: identify_measure(m) for n,(m,_) in asked.items()}
+    memory = memory_needed(model, jobs, [*texts.values()], [m for m,_ in asked.values()])
+    if not here and isinstance(source, tuple): source = keep_model(store.folder, content_key(identity), *source)
+    if here and len(named(study.models))==1: source = model, tokenizer # it need not be loaded twice
     return Prepared(name, source, identity, measures, jobs, texts, first_words(sets, texts, tokenizer), memory)
 
+# %% ../../nbs/experiments/65_preparation.ipynb #a6fa74e5
 def first_words(
     sets:Mapping,     # (source, sequences, length) -> its calibration sets
     texts:Mapping,    # Held-out text by measure
@@ -217,10 +285,14 @@ def first_words(
 )->list[tuple]:       # Name, first words, and set
     "What the report shows of each set"
     several = len({o[1:] for o in sets})>1
-    every = [(f'{s}, {i}'+f' of {n} x {length}'*several, o) for (s,n,length),group in sets.items() for i,o in enumerate(group)]
-    every += [(f'{n}, held out', o) for n,o in texts.items()]
-    return [(n, tokenizer.decode(o.tokens[0][:120]), o) for n,o in every]
+    shown = []
+    for (source,n,length),group in sets.items():
+        size = f' of {n} x {length}' if several else ''
+        shown += [(f'{source}, {i}{size}', o) for i,o in enumerate(group)]
+    shown += [(f'{name}, held out', o) for name,o in texts.items()]
+    return [(name, tokenizer.decode(o.tokens[0][:120]), o) for name,o in shown]
 
+# %% ../../nbs/experiments/65_preparation.ipynb #b7341a33
 def keep_model(
     folder:Path, # The study's folder
     mark:str,    # Of the model and its tokenizer
@@ -240,9 +312,11 @@ def in_groups(
     jobs:Sequence[tuple[str, Job]], # Addresses and jobs to be computed
 )->list[list[tuple[str, Job]]]:     # Those that share a model and a calibration set together
     "Jobs in the order in which they are to be computed"
-    def place(o): return o[1].model, o[1].calibration.hash if o[1].calibration else ''
-    order = {k: i for i,k in enumerate(dict.fromkeys(map(place, jobs)))}
-    return [[*g] for _,g in groupby(sorted(jobs, key=lambda o: order[place(o)]), place)]
+    groups = {}
+    for address,job in jobs:
+        shared = job.model, job.calibration.hash if job.calibration else ''
+        groups.setdefault(shared, []).append((address, job))
+    return [*groups.values()]
 
 # %% ../../nbs/experiments/65_preparation.ipynb #81195e6a
 def cells_of(
@@ -266,10 +340,20 @@ def rows_of(
     "The rows of a model"
     labels, rows = Counter(m.label for m in study.methods), []
     for _,job,decides in cells_of(study, ready):
-        label = 'dense' if job.method is None else job.method.label if labels[job.method.label]==1 else repr(job.method)
-        about = dict(model=job.model, method=label, source=job.source, n_sequences=job.n_sequences, length=job.length, set=job.set, replicate=job.replicate)
-        for name,d in decides.items():
-            if (result:=results.get(key:=content_key(d))) is None: continue
-            rows += [about|dict(evaluation=name, metric=metric, value=value, documents=result['counts'].get('documents', 0),
-                                calibration=d['calibration'] or '', text=d['text'] or '', fingerprint=ready.mark, cell=key) for metric,value in result['metrics'].items()]
+        about = dict(model=job.model, method=_method_label(job.method, labels), source=job.source,
+                     n_sequences=job.n_sequences, length=job.length, set=job.set, replicate=job.replicate)
+        for name,decided in decides.items():
+            key = content_key(decided)
+            result = results.get(key)
+            if result is None: continue
+            hashes = dict(calibration=decided['calibration'] or '', text=decided['text'] or '',
+                          fingerprint=ready.mark, cell=key)
+            documents = result['counts'].get('documents', 0)
+            for metric,value in result['metrics'].items():
+                rows.append(about|dict(evaluation=name, metric=metric, value=value, documents=documents)|hashes)
     return rows
+
+def _method_label(method, labels):
+    "What a table calls a method: its label, and in full where two have the same"
+    if method is None: return 'dense'
+    return method.label if labels[method.label]==1 else repr(method)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from ..calibration.calibration_set import CalibrationSet
 from ..text.corpora import hub_texts, installed_sources
 from ..core.files import cache_folder, write_atomically
+from ..core.patching import patch
 from .mirror import Mirror, fetch_mirrored, is_url, offer, prove_writable, publish
 from ..core.tables import one_line
 
@@ -32,11 +33,13 @@ def content_key(
     value:object, # Anything that JSON can hold
 )->str:           # 32 hexadecimal digits
     "A name for a value: equal values have equal names, whatever the order of their keys"
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(',', ':')).encode()).hexdigest()[:32]
+    text = json.dumps(value, sort_keys=True, separators=(',', ':'))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 # %% ../../nbs/experiments/20_store.ipynb #137611ec
 folders = ('cells', 'failures', 'sets', 'provenance', 'running')
-_no_locks = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK) # some network file systems; records are safe without
+# errors of network file systems that know no locks; records are safe without
+_no_locks = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 def take(
     lock:FileLock, # Of a study's folder
@@ -51,14 +54,17 @@ def take(
     return True
 
 # %% ../../nbs/experiments/20_store.ipynb #2e090fd7
-def now()->str: return datetime.now(timezone.utc).isoformat(timespec='milliseconds') # text that sorts like the times it names
+def now()->str: # Text that sorts like the times it names
+    "This moment, in UTC"
+    return datetime.now(timezone.utc).isoformat(timespec='milliseconds')
 
 def read_json(
     path:Path,  # A file that may vanish while it is read, or be damaged
 )->dict|None:   # What it holds
     "A file that holds an object, if it does"
     with suppress(OSError, ValueError):
-        if isinstance(value:=json.loads(path.read_bytes()), dict): return value
+        value = json.loads(path.read_bytes())
+        if isinstance(value, dict): return value
 
 # %% ../../nbs/experiments/20_store.ipynb #3a39a57f
 def untouched(
@@ -70,6 +76,7 @@ def untouched(
         with suppress(OSError): times.append(p.stat().st_mtime)
     return time.time()-max(times)
 
+# %% ../../nbs/experiments/20_store.ipynb #146ac2fa
 def is_gone(
     mark:dict, # Of a job that somebody was at: `host` and `pid`
 )->bool:
@@ -77,6 +84,7 @@ def is_gone(
     pid = str(mark.get('pid', ''))
     return mark.get('host')==socket.gethostname() and pid.isdecimal() and not psutil.pid_exists(int(pid))
 
+# %% ../../nbs/experiments/20_store.ipynb #13a291f1
 def sweep_leftovers(
     folder:Path, # A study's folder
     alone:bool,  # Is it certain that no other process works in it?
@@ -89,6 +97,22 @@ def sweep_leftovers(
     for mark in (folder/'running').iterdir():
         if alone or is_gone(read_json(mark) or {}): mark.unlink(missing_ok=True)
 
+# %% ../../nbs/experiments/20_store.ipynb #34ab7fa4
+def _refuse_other_results(folder):
+    "Raise where a folder holds results that no study has made"
+    for name in ('results.csv', 'report.html'):
+        if (folder/name).exists() and not (folder/'cells').exists():
+            raise ValueError(f"`out` must be a new folder or one of an earlier study, got {str(folder)!r}, "
+                             f"which holds another {name}")
+
+def _make_ready(folder, lock):
+    "Make the folders of a study, take its lock, sweep, and prove that all can be written"
+    for name in folders: (folder/name).mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(folder, alone=take(lock))
+    for name in ('.', *folders):
+        write_atomically(folder/name/'.probe', b'can be written')
+        (folder/name/'.probe').unlink(missing_ok=True) # where there are no locks, another process may be here too
+
 # %% ../../nbs/experiments/20_store.ipynb #61363b54
 @contextmanager
 def claim(
@@ -97,17 +121,11 @@ def claim(
     "Hold a study's folder inside a `with` block"
     folder = Path(folder).expanduser()
     lock = FileLock(folder/'.lock')
-    for name in ('results.csv', 'report.html'):
-        if (folder/name).exists() and not (folder/'cells').exists():
-            raise ValueError(f"`out` must be a new folder or one of an earlier study, got {str(folder)!r}, which holds another {name}")
-    try:
-        for name in folders: (folder/name).mkdir(parents=True, exist_ok=True)
-        sweep_leftovers(folder, alone=take(lock))
-        for name in ('.', *folders):
-            write_atomically(folder/name/'.probe', b'can be written')
-            (folder/name/'.probe').unlink(missing_ok=True) # where there are no locks, another process may be here too
+    _refuse_other_results(folder)
+    try: _make_ready(folder, lock)
     except Timeout:
-        raise BlockingIOError(errno.EAGAIN, "in use by another running study; wait for it, or give another folder", str(folder)) from None
+        why = "in use by another running study; wait for it, or give another folder"
+        raise BlockingIOError(errno.EAGAIN, why, str(folder)) from None
     except OSError as e:
         lock.release()
         raise type(e)(e.errno, f"cannot write in the study's folder ({e.strerror})", str(folder)) from None
@@ -121,39 +139,70 @@ class Records:
     folder: Path            # As `claim` gives it
     mirror: Mirror|None=None # Where the same is kept at a distance
 
-    def path(self, kind, key): return self.folder/kind/f'{key}.json'
+    def path(self, kind, key):
+        "The file of a record: a folder of the study, and the record's name"
+        return self.folder/kind/f'{key}.json'
 
     def write(self, kind, key, value, far=True):
+        "Keep a value, here and, unless it is of this machine only, in the mirror"
         write_atomically(self.path(kind, key), json.dumps(value, indent=1))
         if self.mirror and far: self.mirror.send(self.path(kind, key))
 
     def remove(self, kind, key, far=True):
+        "Forget a value, here and in the mirror"
         if not self.path(kind, key).exists(): return
         self.path(kind, key).unlink(missing_ok=True)
         if self.mirror and far: self.mirror.send(self.path(kind, key), wanted=False)
 
-    def put(self,
-        decides:dict,              # Everything that decides the result
-        result:dict,               # The numbers
-        provenance:dict|None=None, # Times, host, versions: kept beside, never in the record; `seconds` of the whole `job` serve the estimate
-    )->str:                        # The record's name
-        "Keep a finished cell"
-        key = content_key(decides)
-        if provenance: self.write('provenance', key, provenance)
-        self.write('cells', key, dict(decides=decides, result=result, check=content_key(result)))
-        self.remove('failures', key)
-        return key
+# %% ../../nbs/experiments/20_store.ipynb #5f3b5da8
+@patch
+def put(
+    self:Records,
+    decides:dict,              # Everything that decides the result
+    result:dict,               # The numbers
+    provenance:dict|None=None, # Kept beside, never in the record: times (`seconds` of the whole `job`), host, versions
+)->str:                        # The record's name
+    "Keep a finished cell"
+    key = content_key(decides)
+    if provenance: self.write('provenance', key, provenance)
+    self.write('cells', key, dict(decides=decides, result=result, check=content_key(result)))
+    self.remove('failures', key)
+    return key
 
-    def get(self,
-        key:str, # The record's name
-    )->dict|None: # The result; `None` if the cell is not finished
-        "Find a finished cell"
-        if not (path:=self.path('cells', key)).exists(): return None
-        try:
-            record = json.loads(path.read_bytes())
-            if content_key(record['decides'])==key and content_key(record['result'])==record['check']: return record['result']
-        except (ValueError, KeyError, TypeError): pass
-        warnings.warn(f"the record {one_line(path)} is damaged; its cell will be computed again")
+# %% ../../nbs/experiments/20_store.ipynb #a1e54508
+@patch
+def get(
+    self:Records,
+    key:str, # The record's name
+)->dict|None: # The result; `None` if the cell is not finished
+    "Find a finished cell"
+    path = self.path('cells', key)
+    if not path.exists(): return None
+    try:
+        record = json.loads(path.read_bytes())
+        whole = content_key(record['decides'])==key and content_key(record['result'])==record['check']
+        if whole: return record['result']
+    except (ValueError, KeyError, TypeError): pass
+    warnings.warn(f"the record {one_line(path)} is damaged; its cell will be computed again")
+
+# %% ../../nbs/experiments/20_store.ipynb #ed514863
+def _load_whole(place, n_sets):
+    "The sets in a folder; None where they are damaged or too few"
+    with suppress(OSError, ValueError, KeyError):
+        sets = [CalibrationSet.load(p) for p in sorted(place.iterdir())]
+        if len(sets)==n_sets: return sets
+    return None
+
+def _save_whole(sets, place):
+    "Save sets in a folder, all of them or none"
+    part = place.with_name(f'.{place.name}.{secrets.token_hex(4)}.part')
+    try:
+        for i,s in enumerate(sets): s.save(part/f'{i:03}')
+        part.rename(place)
+    except SafetensorError as e: # it names the system's error in its text only
+        code = int((re.search(r'os error (\d+)', str(e)) or [0, errno.EIO])[1])
+        raise OSError(code, os.strerror(code), str(place)) from None
+    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/experiments/20_store.ipynb #473f2f89
 def keep_sets(
@@ -164,79 +213,98 @@ def keep_sets(
     "Load calibration sets, or make and save them"
     place = folder/'sets'/content_key(asked)
     if place.exists():
-        with suppress(OSError, ValueError, KeyError):
-            if len(sets:=[CalibrationSet.load(p) for p in sorted(place.iterdir())])==asked['n_sets']: return sets
+        sets = _load_whole(place, asked['n_sets'])
+        if sets is not None: return sets
         warnings.warn(f"the calibration sets in {one_line(place)} are damaged; they will be sampled again")
         shutil.rmtree(place)
-    sets, part = make(), folder/'sets'/f'.{place.name}.{secrets.token_hex(4)}.part'
-    try:
-        for i,s in enumerate(sets): s.save(part/f'{i:03}')
-        part.rename(place)
-    except SafetensorError as e: # it names the system's error in its text only
-        code = int((re.search(r'os error (\d+)', str(e)) or [0, errno.EIO])[1])
-        raise OSError(code, os.strerror(code), str(place)) from None
-    finally: shutil.rmtree(part, ignore_errors=True)
+    sets = make()
+    _save_whole(sets, place)
     return sets
 
+# %% ../../nbs/experiments/20_store.ipynb #7598ca84
 def file_stamp(
     source:str|Path, # Name of a source, or path or pattern of local files
 )->list:           # Name, size and time of each file; empty if there are none
     "What a local source looks like from outside"
     if source in installed_sources or source in hub_texts: return []
-    found = [q for p in glob(os.path.expanduser(source), recursive=True) for q in ([p] if os.path.isfile(p) else Path(p).rglob('*'))]
-    return sorted([str(p), s.st_size, s.st_mtime_ns] for p in found if (s:=os.stat(p)))
+    stamps = []
+    for path in glob(os.path.expanduser(source), recursive=True):
+        inside = [path] if os.path.isfile(path) else Path(path).rglob('*')
+        for file in inside:
+            stat = os.stat(file)
+            stamps.append([str(file), stat.st_size, stat.st_mtime_ns])
+    return sorted(stamps)
 
 # %% ../../nbs/experiments/20_store.ipynb #dea8e1bf
 class Store(Records):
     "Records, and what is known of cells that are not finished"
-    def fail(self,
-        decides:dict, # Everything that decides the result
-        error:object, # With `type`, `message`, `traceback` and `kind`, as `Failure` of the engines
-        **about,      # What the cell is called: model, method, source
-    )->dict:          # What is kept
-        "Keep why a cell could not be finished"
-        key = content_key(decides)
-        attempts = (read_json(self.path('failures', key)) or {}).get('attempts', 0)+1
-        kept = {k: getattr(error, k) for k in ('type', 'message', 'traceback', 'kind')} | dict(attempts=attempts, when=now(), **about)
-        self.write('failures', key, dict(cell=key, decides=decides, **kept))
-        return kept
 
-    def failures(self)->dict[str, dict]: # Name of the cell -> what `fail` kept
-        "What could not be finished"
-        return {p.stem: f for p in sorted((self.folder/'failures').glob('*.json')) if (f:=read_json(p))}
+@patch
+def fail(
+    self:Store,
+    decides:dict, # Everything that decides the result
+    error:object, # With `type`, `message`, `traceback` and `kind`, as `Failure` of the engines
+    **about,      # What the cell is called: model, method, source
+)->dict:          # What is kept
+    "Keep why a cell could not be finished"
+    key = content_key(decides)
+    before = read_json(self.path('failures', key)) or {}
+    said = {k: getattr(error, k) for k in ('type', 'message', 'traceback', 'kind')}
+    kept = said | dict(attempts=before.get('attempts', 0)+1, when=now(), **about)
+    self.write('failures', key, dict(cell=key, decides=decides, **kept))
+    return kept
 
-    def sets(self,
-        asked:dict,    # Everything that was asked for
-        make:Callable, # Samples the sets if they are not there
-    )->list[CalibrationSet]: # The sets
-        "Load calibration sets, or make and save them"
-        place = self.folder/'sets'/content_key(asked)
-        had, sets = place.exists(), keep_sets(self.folder, asked, make)
-        if self.mirror and not had: self.mirror.send(place)
-        return sets
+@patch
+def failures(self:Store)->dict[str, dict]: # Name of the cell -> what `fail` kept
+    "What could not be finished"
+    files = sorted((self.folder/'failures').glob('*.json'))
+    found = {p.stem: read_json(p) for p in files}
+    return {key: kept for key,kept in found.items() if kept}
 
-    def plan(self,
-        jobs:Sequence[dict], # Each with its `id`, a `label` for people, its `kind` (jobs of a kind take about the same time) and the names of its `cells`
-        workers:int=1,       # Jobs that are done at once
-    ):
-        "Keep what is to be done"
-        text = json.dumps(dict(started=now(), workers=workers, jobs=list(jobs)), indent=1)
-        write_atomically(self.folder/'plan.json', text)
-        if self.mirror: self.mirror.send(self.folder/'plan.json')
+# %% ../../nbs/experiments/20_store.ipynb #89474ded
+@patch
+def sets(
+    self:Store,
+    asked:dict,    # Everything that was asked for
+    make:Callable, # Samples the sets if they are not there
+)->list[CalibrationSet]: # The sets
+    "Load calibration sets, or make and save them"
+    place = self.folder/'sets'/content_key(asked)
+    known = place.exists()
+    found = keep_sets(self.folder, asked, make)
+    if self.mirror and not known: self.mirror.send(place)
+    return found
 
-    def start(self,
-        job:str,      # Its id
-        where:str='', # Host and process, as `host:123`
-    ):
-        "Mark a job that somebody is at"
-        host, _, pid = where.rpartition(':')
-        self.write('running', content_key(job), dict(job=job, host=host, pid=pid, started=now()), far=False)
+# %% ../../nbs/experiments/20_store.ipynb #d27f0963
+@patch
+def plan(
+    self:Store,
+    jobs:Sequence[dict], # Each with its `id`, a `label` for people, its `kind` and the names of its `cells`
+    workers:int=1,       # Jobs that are done at once
+):
+    "Keep what is to be done; jobs of one kind take about the same time"
+    text = json.dumps(dict(started=now(), workers=workers, jobs=list(jobs)), indent=1)
+    write_atomically(self.folder/'plan.json', text)
+    if self.mirror: self.mirror.send(self.folder/'plan.json')
 
-    def stop(self,
-        job:str, # Its id
-    ):
-        "Take the mark away"
-        self.remove('running', content_key(job), far=False)
+@patch
+def start(
+    self:Store,
+    job:str,      # Its id
+    where:str='', # Host and process, as `host:123`
+):
+    "Mark a job that somebody is at"
+    host, _, pid = where.rpartition(':')
+    self.write('running', content_key(job), dict(job=job, host=host, pid=pid, started=now()), far=False)
+
+# %% ../../nbs/experiments/20_store.ipynb #f4dc24d5
+@patch
+def stop(
+    self:Store,
+    job:str, # Its id
+):
+    "Take the mark away"
+    self.remove('running', content_key(job), far=False)
 
 # %% ../../nbs/experiments/20_store.ipynb #816bcbcd
 def local_copy(
@@ -245,6 +313,7 @@ def local_copy(
     "Where the work for a distant place is done"
     return cache_folder()/'studies'/content_key(url)[:16]
 
+# %% ../../nbs/experiments/20_store.ipynb #51a5b06f
 @contextmanager
 def open_store(
     out:str|Path, # A folder, or a URL that fsspec knows

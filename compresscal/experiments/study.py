@@ -19,71 +19,95 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+# %% ../../nbs/experiments/80_study.ipynb #d529eb8e
 from ..calibration.calibration_set import CalibrationSet
-from .cells import Bench, Job, environment
-from ..core.checks import CheckFailed
 from ..compression.methods import Method
+from ..compression.names import parse_method, spell_method
+from ..core.checks import CheckFailed
+from ..core.files import write_changed
+from ..core.patching import patch
+from ..core.spelling import no_such
+from ..core.tables import one_line
+from .cells import Bench, Job, environment
 from .engines import Local, engine_from
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
-from ..core.files import write_changed
 from .measures import parse_measure
 from .mirror import is_url
-from ..core.spelling import no_such
-from ..compression.names import parse_method, spell_method
 from .notebooks import write_notebook
 from .preparation import cells_of, check_given, in_groups, measured, named, prepare, rows_of
 from .report import write_results
 from .results import Results
 from .store import Store, content_key, open_store
-from ..core.tables import one_line
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
 class Study:
     "A grid of models, methods, sources and sets"
-    models: Sequence|Mapping = ('embedded',)              # Names or paths; or name -> (model, tokenizer)
-    methods: Sequence = ('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7') # Methods, or their names as `parse_method` reads them
-    sources: Sequence|Mapping = ('docs', 'code', 'self', 'random') # Names, as `calibration_sets` takes them; or name -> list of calibration sets
-    n_sets: int = 3                                       # Sets from each source
-    n_sequences: int|Sequence = 32                        # Sequences in a set; several numbers: sets of several sizes
-    length: int|Sequence = 256                            # Tokens in a sequence; several numbers: sets of several lengths
-    seed: int = 0                                         # Decides which documents and windows
-    evaluations: Sequence|Mapping = ('docs', 'code')      # Names, as `parse_measure` takes them; or name -> name, measure, or set of held-out tokens
-    n_evaluation: int = 48                                # Sequences of held-out text from each source
-    replicates: int = 2                                   # Null controls: how many times the first set is computed again for each method
-    comparisons: Sequence = ()                            # Pairs of methods or of sources, declared before the run
-    device: str|None = None                               # Where to compute; the CPU if not given
+    models: Sequence|Mapping = ('embedded',)         # Names or paths; or name -> (model, tokenizer)
+    methods: Sequence = ('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7') # Or names of methods
+    sources: Sequence|Mapping = ('docs', 'code', 'self', 'random') # For `calibration_sets`; or name -> calibration sets
+    n_sets: int = 3                                  # Sets from each source
+    n_sequences: int|Sequence = 32                   # Sequences in a set; several numbers: sets of several sizes
+    length: int|Sequence = 256                       # Tokens in a sequence; several numbers: sets of several lengths
+    seed: int = 0                                    # Decides which documents and windows
+    evaluations: Sequence|Mapping = ('docs', 'code') # For `parse_measure`; or name -> name, measure, or held-out set
+    n_evaluation: int = 48                           # Sequences of held-out text from each source
+    replicates: int = 2                              # Null controls: the first set again, so often, for each method
+    comparisons: Sequence = ()                       # Pairs of methods or of sources, declared before the run
+    device: str|None = None                          # Where to compute; the CPU if not given
 
     def __post_init__(self):
-        for name in ('models', 'methods', 'sources', 'evaluations'):
-            v = (v,) if isinstance(v:=getattr(self, name), (str, Path)) else v if isinstance(v, Mapping) else tuple(v)
-            object.__setattr__(self, name, v)
-            if not len(v): raise ValueError(f"`{name}` must name at least one, got none")
+        for name in ('models', 'methods', 'sources', 'evaluations'): _keep(self, name, _at_least_one(self, name))
+        for name in ('n_sequences', 'length'): _keep(self, name, _without_repeats(getattr(self, name)))
         for name,least in dict(n_sets=1, n_sequences=1, length=2, n_evaluation=1, replicates=0).items():
-            values = getattr(self, name)
-            several = name in ('n_sequences', 'length') and isinstance(values, (list, tuple))
-            if several: object.__setattr__(self, name, values:=tuple(dict.fromkeys(values)))
-            for v in values if several else (values,):
-                if not isinstance(v, int) or isinstance(v, bool) or v<least: raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
-            if several and not values: raise ValueError(f"`{name}` must hold at least one number, got none")
-        object.__setattr__(self, 'methods', tuple(dict.fromkeys(map(parse_method, self.methods))))
-        object.__setattr__(self, 'comparisons', check_comparisons(self))
+            _check_numbers(name, getattr(self, name), least)
+        _keep(self, 'methods', tuple(dict.fromkeys(map(parse_method, self.methods))))
+        _keep(self, 'comparisons', check_comparisons(self))
         check_evaluation_text(self)
 
-    def run(self,
-        out:str|Path='compresscal-study', # The study's folder, or a URL that fsspec knows; finished cells found there are kept
-        engine='local',                   # Where jobs run: `local`, `pool`, `ray`, or an engine with settings
-        progress:bool=True,               # Show a progress bar
-        command:str|None=None,            # How to make it again, for the report
-    )->Results:                           # Also written into the folder
-        "Compute what is missing and write the results"
-        return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()')
+# %% ../../nbs/experiments/80_study.ipynb #4e2b9bc3
+def _keep(study, name, value): object.__setattr__(study, name, value) # the class is frozen
 
-    def settings(self)->dict: # Names and numbers only
-        "What is asked"
-        said = vars(self)|dict(methods=[m.label for m in self.methods], comparisons=[' against '.join(map(str, o)) for o in self.comparisons])
-        return {k: v if isinstance(v, (int, str, type(None))) else [*named(v)] if k in ('models', 'sources', 'evaluations') else [*v] for k,v in said.items()}
-    def __repr__(self): return f"Study({', '.join(f'{f.name}={spell_setting(getattr(self, f.name))}' for f in fields(self))})"
+def _at_least_one(study, name):
+    "A field of names: a mapping, or a tuple of at least one"
+    values = getattr(study, name)
+    if isinstance(values, (str, Path)): values = (values,)
+    elif not isinstance(values, Mapping): values = tuple(values)
+    if not len(values): raise ValueError(f"`{name}` must name at least one, got none")
+    return values
+
+def _without_repeats(values): return tuple(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else values
+
+def _check_numbers(name, values, least):
+    "Raise where a field is not a whole number, or several of them where several may be"
+    several = isinstance(values, tuple) and name in ('n_sequences', 'length')
+    for v in values if several else (values,):
+        if isinstance(v, int) and not isinstance(v, bool) and v>=least: continue
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
+    if several and not values: raise ValueError(f"`{name}` must hold at least one number, got none")
+
+# %% ../../nbs/experiments/80_study.ipynb #111da96e
+@patch
+def run(
+    self:Study,
+    out:str|Path='compresscal-study', # The study's folder, or a URL that fsspec knows; what is finished there is kept
+    engine='local',                   # Where jobs run: `local`, `pool`, `ray`, or an engine with settings
+    progress:bool=True,               # Show a progress bar
+    command:str|None=None,            # How to make it again, for the report
+)->Results:                           # Also written into the folder
+    "Compute what is missing and write the results"
+    return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()')
+
+@patch
+def settings(self:Study)->dict: # Names and numbers only
+    "What is asked"
+    said = {k: _plain(v) for k,v in vars(self).items()}
+    for k in ('models', 'sources', 'evaluations'): said[k] = [*named(getattr(self, k))]
+    said['methods'] = [m.label for m in self.methods]
+    said['comparisons'] = [' against '.join(map(str, pair)) for pair in self.comparisons]
+    return said
+
+def _plain(value): return value if isinstance(value, (int, str, type(None))) else [*value]
 
 # %% ../../nbs/experiments/80_study.ipynb #235579c3
 def spell_call(
@@ -94,38 +118,56 @@ def spell_call(
     except ValueError: return repr(method)
     return repr(name) if parse_method(name)==method else repr(method)
 
+# %% ../../nbs/experiments/80_study.ipynb #da61e373
 def spell_setting(
     value:object, # Of a field of a study, or a part of it
 )->str:           # Python; `<...>` for what cannot be written
     "A value as one writes it in a call"
-    if isinstance(value, Mapping): return '{'+', '.join(f'{k!r}: {spell_setting(v)}' for k,v in value.items())+'}'
+    if isinstance(value, Mapping):
+        items = [f'{k!r}: {spell_setting(v)}' for k,v in value.items()]
+        return '{'+', '.join(items)+'}'
     if isinstance(value, Method): return spell_call(value)
     if isinstance(value, CalibrationSet): return f'<the calibration set {value.hash}>'
-    if isinstance(value, (tuple, list)):
-        if any(hasattr(o, 'parameters') for o in value): return '<a model and its tokenizer>'
-        inside = ', '.join(map(spell_setting, value))
-        return f'[{inside}]' if isinstance(value, list) else f"({inside}{','*(len(value)==1)})"
-    return repr(value)
+    if not isinstance(value, (tuple, list)): return repr(value)
+    if any(hasattr(o, 'parameters') for o in value): return '<a model and its tokenizer>'
+    inside = ', '.join(map(spell_setting, value))
+    if isinstance(value, list): return f'[{inside}]'
+    return f'({inside},)' if len(value)==1 else f'({inside})'
+
+# %% ../../nbs/experiments/80_study.ipynb #da8132e4
+@patch
+def __repr__(self:Study)->str:
+    "The call that makes it again"
+    said = [f'{f.name}={spell_setting(getattr(self, f.name))}' for f in fields(self)]
+    return f"Study({', '.join(said)})"
 
 # %% ../../nbs/experiments/80_study.ipynb #6a6af614
 def check_evaluation_text(
     study:Study, # What is asked
 ):
     "Raise where text cannot serve, or would serve twice"
-    for name,(measure,given) in measured(study).items():
+    for measure,given in measured(study).values():
         if given is None and measure.text: require_people(measure.text)
-    used = {}
-    for name,source in named(study.sources).items():
-        if not isinstance(source, (str, Path)): check_given(study, name, source)
-        else:
-            check_source(str(source)) # what cannot be had, or is no recipe, is found now
-            used |= dict.fromkeys(text_places(source), name)
+    calibrated_on = _places_of_sources(study)
     for name,(measure,given) in measured(study).items():
-        read = measure.reads()|(text_places(measure.text, 'test') if given is None and measure.text else set())
-        both = sorted({used[o] for o in read & used.keys()})
-        if both: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}, "
-                                  f"which reads the same text as {both[0]!r} of `sources`")
+        read = measure.reads()
+        if given is None and measure.text: read = read|text_places(measure.text, 'test')
+        both = sorted({calibrated_on[o] for o in read & calibrated_on.keys()})
+        if not both: continue
+        raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}, "
+                         f"which reads the same text as {both[0]!r} of `sources`")
 
+def _places_of_sources(study):
+    "Where the sources of a study read -> the name of the source; raises where a source cannot be had"
+    found = {}
+    for name,source in named(study.sources).items():
+        if isinstance(source, (str, Path)):
+            check_source(str(source)) # what is no source, or no recipe, is found now
+            found |= dict.fromkeys(text_places(source), name)
+        else: check_given(study, name, source)
+    return found
+
+# %% ../../nbs/experiments/80_study.ipynb #cd8cd4d3
 def compared(
     study:Study, # What is asked
     value:object, # A method, its name or its label, or a source
@@ -137,21 +179,33 @@ def compared(
     if value not in labels+sources: raise no_such('comparisons', str(value), labels+sources)
     return value
 
+# %% ../../nbs/experiments/80_study.ipynb #e23539b6
 def check_comparisons(
     study:Study, # What is asked
 )->tuple[tuple[str, str], ...]: # Labels of methods and names of sources
     "The pairs that a study is to decide on; raises a `ValueError` where they are no family of comparisons"
-    pairs, sources = [], [*named(study.sources)]
+    pairs = []
     for pair in study.comparisons:
         if isinstance(pair, str) or len(pair)!=2: raise ValueError(f"`comparisons` must be pairs, got {pair!r}")
         one, other = (compared(study, o) for o in pair)
-        if one==other: raise ValueError(f"`comparisons` must be of two different things, got {one!r} against itself")
-        if (one in sources)!=(other in sources):
-            raise no_such('comparisons', other, sources if one in sources else [m.label for m in study.methods])
-        double = next((o for o in pairs if set(o)=={one, other}), None)
-        if double: raise ValueError(f"`comparisons` must name each pair once, got {one!r} against {other!r} again")
+        _check_pair(study, one, other)
+        if any(set(o)=={one, other} for o in pairs):
+            raise ValueError(f"`comparisons` must name each pair once, got {one!r} against {other!r} again")
         pairs.append((one, other))
     return tuple(pairs)
+
+def _check_pair(study, one, other):
+    "Raise where two things cannot be compared"
+    if one==other: raise ValueError(f"`comparisons` must be of two different things, got {one!r} against itself")
+    sources = [*named(study.sources)]
+    if (one in sources)==(other in sources): return
+    raise no_such('comparisons', other, sources if one in sources else [m.label for m in study.methods])
+
+# %% ../../nbs/experiments/80_study.ipynb #7ff3d902
+def _planned(cells):
+    "What the store keeps of the jobs of a study"
+    return [dict(id=i, label=job.label, kind=job.kind, cells=[content_key(d) for d in decides.values()])
+            for i,(job,decides) in cells.items()]
 
 # %% ../../nbs/experiments/80_study.ipynb #3e284f94
 def work_off(
@@ -163,23 +217,23 @@ def work_off(
     bar,                # A progress bar
 ):
     "Compute what is missing"
-    missing = {i: tuple(n for n,d in decides.items() if content_key(d) not in results) for i,(_,decides) in cells.items()}
-    jobs = [(i, replace(job, measures=missing[i])) for i,(job,_) in cells.items() if missing[i]]
+    missing = {i: [n for n,d in decides.items() if content_key(d) not in results] for i,(_,decides) in cells.items()}
+    jobs = [(i, replace(job, measures=tuple(missing[i]))) for i,(job,_) in cells.items() if missing[i]]
     if not jobs: return bar.update(len(cells))
-    workers = engine.size() if hasattr(engine, 'size') else 1
-    store.plan([dict(id=i, label=j.label, kind=j.kind, cells=[*map(content_key, d.values())]) for i,(j,d) in cells.items()], workers)
+    store.plan(_planned(cells), engine.size() if hasattr(engine, 'size') else 1)
     bar.update(len(cells)-len(jobs))
     with closing(engine.run(bench, in_groups(jobs))) as outcomes: # whatever happens, no worker is left behind
-        for o in outcomes:
-            job, decides = cells[o.job]
-            if o.state=='started':
-                store.start(o.job, o.where)
+        for outcome in outcomes:
+            job, decides = cells[outcome.job]
+            if outcome.state=='started':
+                store.start(outcome.job, outcome.where)
                 bar.set_description(one_line(job.label))
                 continue
-            keep_outcome(store, o, job, {n: decides[n] for n in missing[o.job]}, results)
-            store.stop(o.job)
+            keep_outcome(store, outcome, job, {n: decides[n] for n in missing[outcome.job]}, results)
+            store.stop(outcome.job)
             bar.update()
 
+# %% ../../nbs/experiments/80_study.ipynb #c8c7c6c6
 def keep_outcome(
     store:Store,  # Of the study
     outcome,      # Of a job that is over
@@ -189,16 +243,24 @@ def keep_outcome(
 ):
     "Keep the result of each measure, or its own error; that of the whole job where it is all there is"
     value = outcome.value or {}
-    beside = dict(job=outcome.job, seconds=round(outcome.seconds, 3), where=outcome.where, **value.get('environment', {}))
+    beside = dict(job=outcome.job, seconds=round(outcome.seconds, 3), where=outcome.where,
+                  **value.get('environment', {}))
     for name,result in value.get('results', {}).items():
         results[store.put(decides[name], result, beside)] = without_documents(result)
     errors = {n: outcome.error for n in decides} if outcome.state=='failed' else value['errors']
     for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **_about(job, name))
 
-def without_documents(result): return {k: v for k,v in result.items() if k!='documents'} # those of thousands of cells stay on disk
+# %% ../../nbs/experiments/80_study.ipynb #18b80c1a
+def without_documents(
+    result:dict, # Of a measure
+)->dict:         # Metrics and counts; the scores of thousands of cells stay on disk
+    "A result without the scores of single documents"
+    return {k: v for k,v in result.items() if k!='documents'}
 
 def _about(job, evaluation):
-    return dict(model=job.model, method=job.method.label if job.method else 'dense', source=job.source, n_sequences=job.n_sequences,
+    "What a failed cell is called"
+    method = job.method.label if job.method else 'dense'
+    return dict(model=job.model, method=method, source=job.source, n_sequences=job.n_sequences,
                 length=job.length, set=job.set, replicate=job.replicate, evaluation=evaluation)
 
 # %% ../../nbs/experiments/80_study.ipynb #d8f371e3
@@ -208,12 +270,13 @@ def whole_place(
     "Where a study lies, from wherever it is asked"
     return str(out) if is_url(out) else os.path.abspath(os.path.expanduser(out))
 
+# %% ../../nbs/experiments/80_study.ipynb #f3f21a88
 def leave_question(
     study:Study,  # What was asked
     folder:Path,  # The study's folder
     out:str|Path, # The same, or the URL that it is a copy of
 ):
-    "Beside the answer the question: a file, and a notebook that makes the study again; not for one of things without a name"
+    "Write the question as a file, and as a notebook that makes the study again; nothing where things have no name"
     try: text = write_toml(study)
     except ValueError: return
     write_changed(folder/'study.toml', text)
@@ -229,6 +292,38 @@ def sent_to_workers(
     models = {n: type(o[0]) for n,o in named(study.models).items() if isinstance(o, tuple)}
     return methods|measures|models
 
+# %% ../../nbs/experiments/80_study.ipynb #0da6eb4f
+def _prepare_all(study, store, engine, bar, quiet):
+    "Every model of a study, ready to be compressed"
+    ready = []
+    for name,source in named(study.models).items():
+        bar.set_description(one_line(f'{name}: gathering text'))
+        ready.append(prepare(study, store, name, source, isinstance(engine, Local), not quiet))
+    return ready
+
+def _finished(store, keys):
+    "The results that the store has, without the scores of documents"
+    found = {}
+    for key in keys: # one at a time: the scores of all documents would fill the memory
+        result = store.get(key)
+        if result is not None: found[key] = without_documents(result)
+    return found
+
+# %% ../../nbs/experiments/80_study.ipynb #53871905
+def _bench(study, ready, measures):
+    "What the workers of a study need"
+    models = {r.name: r.source for r in ready}
+    texts = {(r.name, n): text for r in ready for n,text in r.texts.items()}
+    return Bench(models, measures, texts, study.device)
+
+def _all_results(study, store, ready, keys, results):
+    "Rows, first words and failures of all models"
+    kept = store.failures()
+    failed = [kept[k]|dict(error=f"{kept[k]['type']}: {kept[k]['message']}") for k in keys if k in kept]
+    rows = [row for r in ready for row in rows_of(study, r, results)]
+    shown = [o for r in ready for o in r.shown]
+    return Results(rows, shown, failed, store.get, study.comparisons)
+
 # %% ../../nbs/experiments/80_study.ipynb #c50d000a
 def run_study(
     study:Study,      # What is asked
@@ -238,28 +333,24 @@ def run_study(
     command:str,      # How to make it again
 )->Results:           # Also written into the folder
     "Compute what is missing and write the results"
-    off, measures = not progress or 'IN_TEST' in os.environ, {n: m for n,(m,_) in measured(study).items()}
+    quiet = not progress or 'IN_TEST' in os.environ
+    measures = {n: m for n,(m,_) in measured(study).items()}
     if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
-    with open_store(out) as store, tqdm(unit='model', disable=off) as bar:
-        ready = []
-        for name,source in named(study.models).items():
-            bar.set_description(one_line(f'{name}: gathering text'))
-            ready.append(prepare(study, store, name, source, isinstance(engine, Local), not off))
+    with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
+        ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
-        results = {k: without_documents(found) for k in keys if (found:=store.get(k)) is not None}
+        results = _finished(store, keys)
         bar.reset(len(cells))
         if getattr(engine, 'memory', 0) is None: engine = replace(engine, memory=max(r.memory for r in ready))
-        bench = Bench({r.name: r.source for r in ready}, measures, {(r.name, n): t for r in ready for n,t in r.texts.items()}, study.device)
-        work_off(store, engine, bench, cells, results, bar)
-        failed = {k: f|dict(error=f"{f['type']}: {f['message']}") for k,f in store.failures().items()}
-        found = Results([row for r in ready for row in rows_of(study, r, results)], [o for r in ready for o in r.shown],
-                        [failed[k] for k in keys if k in failed], store.get, study.comparisons)
+        work_off(store, engine, _bench(study, ready, measures), cells, results, bar)
+        found = _all_results(study, store, ready, keys, results)
         write_results(store.folder, found, study.settings(), command, environment())
         leave_question(study, store.folder, out)
     say_what_failed(found, len(keys), out)
     return found
 
+# %% ../../nbs/experiments/80_study.ipynb #8ba831ac
 def say_what_failed(
     found:Results, # Of a study
     cells:int,     # How many it has
@@ -269,7 +360,8 @@ def say_what_failed(
     if found.failures:
         first = found.failures[0]
         said = one_line(f"{first['type']}: {first['message'].splitlines()[0]}")
-        warnings.warn(f'{len(found.failures)} of {cells} cells failed, the first with {said}; the same call tries them again')
+        warnings.warn(f'{len(found.failures)} of {cells} cells failed, the first with {said}; '
+                      'the same call tries them again')
     for check in found.failed_checks():
         if check.name!='methods without text': continue
         raise CheckFailed(f'the results in {out} cannot be trusted: {one_line(check.sentence)}')
@@ -280,18 +372,28 @@ def read_study(
 )->tuple[Study, dict]: # The study, and how to run it: `out` and `engine` where given
     "A study from a file"
     try: said = tomllib.loads(Path(path).read_text(encoding='utf-8'))
-    except tomllib.TOMLDecodeError as e: raise ValueError(f"`path` must be a TOML file, got {str(path)!r}: {e}") from None
-    known = [f.name for f in fields(Study)]
-    for k in said:
-        if k not in (*known, 'preset', 'size', 'out', 'engine'): raise no_such(f'a key of {Path(path).name}', k, [*known, 'preset', 'size', 'out', 'engine'])
-    asked = {k: v for k,v in said.items() if k in known}
+    except tomllib.TOMLDecodeError as e:
+        raise ValueError(f"`path` must be a TOML file, got {str(path)!r}: {e}") from None
+    asks = [f.name for f in fields(Study)]
+    known = [*asks, 'preset', 'size', 'out', 'engine']
+    for key in said:
+        if key not in known: raise no_such(f'a key of {Path(path).name}', key, known)
+    asked = {k: v for k,v in said.items() if k in asks}
     study = preset(said['preset'], said.get('size', 'full'), **asked) if 'preset' in said else Study(**asked)
     how = {k: said[k] for k in ('out', 'engine') if k in said}
-    if isinstance(how.get('engine'), dict): how['engine'] = engine_from(how['engine'].pop('name', 'local'), **how['engine'])
-    elif 'engine' in how: how['engine'] = engine_from(how['engine'])
+    if 'engine' in how: how['engine'] = _engine_of(how['engine'])
     return study, how
 
-def quoted(text:str)->str: # In quotes
+def _engine_of(said):
+    "An engine from its name, or from a table of its settings"
+    if not isinstance(said, dict): return engine_from(said)
+    settings = {k: v for k,v in said.items() if k!='name'}
+    return engine_from(said.get('name', 'local'), **settings)
+
+# %% ../../nbs/experiments/80_study.ipynb #41c7d73f
+def quoted(
+    text:str, # Any
+)->str:       # In quotes
     "A text as TOML has it"
     return json.dumps(text, ensure_ascii=False).replace('\x7f', r'\u007f')
 
@@ -299,11 +401,15 @@ def in_toml(
     value:object, # Plain values, methods of the library, and what holds them
 )->str:           # TOML
     "A value as TOML has it"
-    if isinstance(value, Mapping): return '{' + ', '.join(f'{quoted(k)} = {in_toml(v)}' for k,v in value.items()) + '}'
+    if isinstance(value, Mapping):
+        items = [f'{quoted(k)} = {in_toml(v)}' for k,v in value.items()]
+        return '{' + ', '.join(items) + '}'
     if isinstance(value, (list, tuple)): return '[' + ', '.join(map(in_toml, value)) + ']'
     if isinstance(value, Method): return quoted(spell_method(value))
-    return str(value) if isinstance(value, int) else quoted('embedded' if value is None else str(value))
+    if isinstance(value, int): return str(value)
+    return quoted('embedded' if value is None else str(value))
 
+# %% ../../nbs/experiments/80_study.ipynb #507e7eff
 def elsewhere(
     name:str|Path, # Of a model, a source, or an evaluation
     field:str,     # `models`, `sources` or `evaluations`
@@ -329,6 +435,7 @@ def whole_names(
     same = not isinstance(getattr(study, field), Mapping) and [*named(whole.values())]==[*whole]
     return tuple(whole.values()) if same else whole
 
+# %% ../../nbs/experiments/80_study.ipynb #4c484313
 def write_toml(
     study:Study, # Of names only
 )->str:          # TOML
@@ -338,31 +445,59 @@ def write_toml(
     return ''.join(f'{k} = {in_toml(v)}\n' for k,v in values.items() if v is not None)
 
 # %% ../../nbs/experiments/80_study.ipynb #651bb03e
-_TASKS = ('arc_easy', 'arc_challenge', 'boolq', 'hellaswag', 'lambada_openai', 'openbookqa', 'piqa', 'rte', 'xstorycloze_en', 'winogrande') # the last but one stands for StoryCloze
 _PAPER = dict(n_sets=10, n_sequences=128, length=2048, n_evaluation=128)
-_CPU = dict(models=('embedded',), n_sets=4, n_sequences=32, length=256, evaluations=('docs', 'code', 'kl:docs', 'task:continuation_docs', 'task:continuation_code'))
+_CPU = dict(models=('embedded',), n_sets=4, n_sequences=32, length=256,
+            evaluations=('docs', 'code', 'kl:docs', 'task:continuation_docs', 'task:continuation_code'))
+_TASKS = tuple(f'task:{o}' for o in (
+    'arc_easy', 'arc_challenge', 'boolq', 'hellaswag', 'lambada_openai', 'openbookqa', 'piqa', 'rte',
+    'xstorycloze_en', # for StoryCloze
+    'winogrande'))
 
-STUDY_PRESETS = dict(
-    impact=dict(
-        full=dict(_PAPER, models=tuple(f'huggyllama/llama-{o}' for o in ('7b', '13b', '30b'))+tuple(f'lmsys/vicuna-{o}-v1.3' for o in ('7b', '13b', '33b'))
-                          +tuple(f'facebook/opt-{o}' for o in ('6.7b', '13b', '30b')),
-                  methods=('gptq:4', 'spqr:4', 'sparsegpt:2:4', 'wanda:2:4'), sources=('c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia'),
-                  evaluations=('gptq:wikitext', *(f'task:{o}' for o in _TASKS))),
-        cpu=dict(_CPU, methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3', 'awq:3', 'spqr:3'), sources=('docs', 'code', 'docs=0.5+code=0.5', 'self', 'random'))),
-    self_calibration=dict(
-        full=dict(_PAPER, models=('google/gemma-2b', 'microsoft/phi-2', 'facebook/opt-6.7b', 'mistralai/Mistral-7B-v0.3', 'meta-llama/Llama-3.1-8B'),
-                  methods=('awq:4,group_size=128', 'gptq:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'), sources=('c4', 'wikitext', 'cosmopedia', 'random', 'self'),
-                  evaluations=tuple(f'task:{o}' for o in _TASKS)),
-        cpu=dict(_CPU, methods=('awq:3', 'gptq:3', 'sparsegpt:2:4', 'wanda:2:4'), sources=('docs', 'code', 'random', 'random:docs', 'self'))),
-    hallucination=dict( # the paper has five instruction-tuned models; these are recalled, its data sets, metrics and methods are read
-        full=dict(_PAPER, n_sets=1, models=('meta-llama/Llama-2-7b-chat-hf', 'meta-llama/Llama-2-13b-chat-hf', 'tiiuae/falcon-7b-instruct', 'mistralai/Mistral-7B-Instruct-v0.1',
-                  'facebook/opt-iml-max-30b'), methods=tuple(f'{m}:{s}' for m in ('magnitude', 'wanda', 'sparsegpt') for s in ('2:4', '0.5')), sources=('c4',),
-                  evaluations=tuple(f'summaries:{d},judges=summac_zs+summac_conv+harim' for d in ('factcc', 'polytope', 'summeval', 'legal', 'rct'))),
-        cpu=dict(_CPU, n_sets=2, sources=('docs',), evaluations=('docs', 'summaries:docstrings,n=200,prompt=document,max_tokens=32,judges=harim:decoder;prompt=document'),
-                 methods=(*(f'{m}:{s/10}' for m in ('wanda', 'sparsegpt') for s in range(1, 9)), 'wanda:2:4', 'sparsegpt:2:4', 'gptq:4', 'gptq:3', 'rtn:4', 'rtn:3'))))
+# %% ../../nbs/experiments/80_study.ipynb #b7c39b86
+_IMPACT = dict(
+    full=dict(_PAPER,
+        models=(*(f'huggyllama/llama-{o}' for o in ('7b', '13b', '30b')),
+                *(f'lmsys/vicuna-{o}-v1.3' for o in ('7b', '13b', '33b')),
+                *(f'facebook/opt-{o}' for o in ('6.7b', '13b', '30b'))),
+        methods=('gptq:4', 'spqr:4', 'sparsegpt:2:4', 'wanda:2:4'),
+        sources=('c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia'),
+        evaluations=('gptq:wikitext', *_TASKS)),
+    cpu=dict(_CPU,
+        methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3', 'awq:3', 'spqr:3'),
+        sources=('docs', 'code', 'docs=0.5+code=0.5', 'self', 'random')))
+
+# %% ../../nbs/experiments/80_study.ipynb #96fd2dad
+_SELF_CALIBRATION = dict(
+    full=dict(_PAPER,
+        models=('google/gemma-2b', 'microsoft/phi-2', 'facebook/opt-6.7b', 'mistralai/Mistral-7B-v0.3',
+                'meta-llama/Llama-3.1-8B'),
+        methods=('awq:4,group_size=128', 'gptq:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'),
+        sources=('c4', 'wikitext', 'cosmopedia', 'random', 'self'),
+        evaluations=_TASKS),
+    cpu=dict(_CPU,
+        methods=('awq:3', 'gptq:3', 'sparsegpt:2:4', 'wanda:2:4'),
+        sources=('docs', 'code', 'random', 'random:docs', 'self')))
+
+# %% ../../nbs/experiments/80_study.ipynb #3b903bf6
+_HALLUCINATION = dict(
+    full=dict(_PAPER, n_sets=1,
+        models=('meta-llama/Llama-2-7b-chat-hf', 'meta-llama/Llama-2-13b-chat-hf', 'tiiuae/falcon-7b-instruct',
+                'mistralai/Mistral-7B-Instruct-v0.1', 'facebook/opt-iml-max-30b'),
+        methods=tuple(f'{m}:{s}' for m in ('magnitude', 'wanda', 'sparsegpt') for s in ('2:4', '0.5')),
+        sources=('c4',),
+        evaluations=tuple(f'summaries:{d},judges=summac_zs+summac_conv+harim'
+                          for d in ('factcc', 'polytope', 'summeval', 'legal', 'rct'))),
+    cpu=dict(_CPU, n_sets=2, sources=('docs',),
+        methods=(*(f'{m}:{s/10}' for m in ('wanda', 'sparsegpt') for s in range(1, 9)),
+                 'wanda:2:4', 'sparsegpt:2:4', 'gptq:4', 'gptq:3', 'rtn:4', 'rtn:3'),
+        evaluations=('docs', 'summaries:docstrings,n=200,prompt=document,max_tokens=32,'
+                             'judges=harim:decoder;prompt=document')))
+
+# %% ../../nbs/experiments/80_study.ipynb #0beba07b
+STUDY_PRESETS = dict(impact=_IMPACT, self_calibration=_SELF_CALIBRATION, hallucination=_HALLUCINATION)
 
 def preset(
-    name:str,         # A key of `PRESETS`
+    name:str,         # A key of `STUDY_PRESETS`
     size:str='full',  # `full` or `cpu`
     **changes,        # Fields of `Study` that differ
 )->Study:             # The study, not yet run
