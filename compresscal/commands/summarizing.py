@@ -24,7 +24,8 @@ from ..experiments.inputs import find_model
 
 # %% ../../nbs/commands/50_summarizing.ipynb #03479184
 from ..experiments.report import PAGE_STYLE, frame_lines, html_picture, shown, titled_table, unfold
-from ..hallucination.hallucination import Hallucination, System, summary_pictures, summary_tables, system_means
+from ..hallucination.hallucination import Hallucination, System, summary_pictures, summary_tables
+from ..hallucination.hallucination import system_means
 from ..hallucination.judges import parse_judge
 from ..hallucination.reviews import controls, review
 from ..models.tensor_files import new_folder
@@ -50,7 +51,8 @@ def _write_file(model, tokenizer, documents, out, **how):
 
 def _about_file(written, out, name, documents):
     "The answer of `write_summaries`"
-    data = dict(command='summarize', file=str(out), model=name, documents=documents, **written.counts(), settings=written.settings)
+    about = dict(command='summarize', file=str(out), model=name, documents=documents)
+    data = about|written.counts()|dict(settings=written.settings)
     return CommandAnswer(repr(written), data, note=f'Written: {out}')
 
 # %% ../../nbs/commands/50_summarizing.ipynb #ef33dd17
@@ -99,6 +101,7 @@ def _differences(read):
             values = f'{said(own[k])}, not {said(dense[k])}'
             yield one_line(f"{file} was written with another {k} than the dense model's: {values}.")
 
+# %% ../../nbs/commands/50_summarizing.ipynb #7d62e3db
 def _check_comparison(worst, splitter, out):
     "Raise for what cannot be, before anything is read; how many of the worst are shown"
     if out: check_out_folder(out, new=True)
@@ -166,7 +169,7 @@ def _comparison(study, tables, files, judges, out, notes):
 
 # %% ../../nbs/commands/50_summarizing.ipynb #b300a04c
 def compare_summaries(
-    files:Sequence[str],      # Files of `write_summaries`, the dense model's first, each with a name before `=` if you like
+    files:Sequence[str],      # Files of `write_summaries`, the dense model's first, with a name before `=` if you like
     judges:Sequence[str]=(),  # Who is asked, as `parse_judge` reads it, beside overlap and unsupported names
     *,
     bertscore:str|None=None,  # Model of BERTScore against the reference
@@ -214,7 +217,8 @@ def _riskiest(study, found, worst):
 # %% ../../nbs/commands/50_summarizing.ipynb #dc1d2aef
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">\
 <meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Hallucination</title><style>{css}</style></head><body><h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
+<title>Hallucination</title><style>{css}</style></head><body>\
+<h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
 <h2>Summaries with the greatest risk</h2>{worst}</body></html>"""
 
 def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
@@ -226,13 +230,15 @@ def _page(study, tables, pictures, found, worst):
     size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
     figures = ''.join(html_picture(k, p) for k,p in pictures.items())
     parts = ''.join(section(*o) for o in tables)
-    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=parts, worst=_riskiest(study, found, worst))
+    riskiest = _riskiest(study, found, worst)
+    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=parts, worst=riskiest)
 
 # %% ../../nbs/commands/50_summarizing.ipynb #f264b2c6
 def _markdown(tables):
     "Tables in Markdown"
-    parts = ((escape_markdown(title), escape_markdown(note), markdown_table(*frame_lines(frame))) for title,note,frame in tables)
-    return '\n\n'.join('\n\n'.join(o) for o in parts)+'\n'
+    def part(title, note, frame):
+        return f'{escape_markdown(title)}\n\n{escape_markdown(note)}\n\n{markdown_table(*frame_lines(frame))}'
+    return '\n\n'.join(part(*o) for o in tables)+'\n'
 
 def _every_review(study):
     "Name, number of the set, and review, of systems and controls"
