@@ -108,13 +108,13 @@ def _sizes(parser, n_sets=1, sets='sets'):
     _option(parser, '--seed', 'decides everything that is drawn', 0, left=True, type=int)
 
 # %% ../../nbs/commands/90_cli.ipynb #53f0b631
-_STUDY = ('Compress a model with several methods, sources of calibration text and sets of each source, and measure what '
-          'each compressed model has lost. Without options: the model that comes with the package, offline, in a few '
+_STUDY = ('Compress a model with several methods, sources of calibration text and sets of each source, and measure '
+          'what each compressed model has lost. Without options: the model that comes with the package, offline, in a few '
           'minutes.')
 _STUDY_AGAIN = ('Finished work is kept in the output folder: stopped at any moment, the same command goes on where it '
                 'was.')
-_STUDY_WHAT = (f"FILE.toml for a study that is written down; a grid of the papers, {' or '.join(STUDIES)}, as NAME:full "
-               'or, in a size for one computer, NAME:cpu; or status FOLDER, to see how far a study is')
+_STUDY_WHAT = (f"FILE.toml for a study that is written down; a grid of the papers, {' or '.join(STUDIES)}, as "
+               'NAME:full or, in a size for one computer, NAME:cpu; or status FOLDER, to see how far a study is')
 
 def _add_study(commands):
     "The command `study`"
@@ -334,8 +334,8 @@ def _add_vocabulary(commands):
 def _counted(parser):
     "Of which model and which text tokens are counted"
     parser.add_argument('name', metavar='MODEL', help=_MODEL)
-    parser.add_argument('sources', metavar='TEXT', nargs='+', help='text whose tokens are kept: files, or names such as '
-                        'docs (docstrings of the packages installed here)')
+    text = 'text whose tokens are kept: files, or names such as docs (docstrings of the packages installed here)'
+    parser.add_argument('sources', metavar='TEXT', nargs='+', help=text)
     _option(parser, '--tokenizer', 'folder or Hub id of the tokenizer, if it is not with the model')
     _several(parser, '--splits', 'splits', 'SPLIT', 'splits to count, where the text has several (default: those for '
              'training); all for all of them')

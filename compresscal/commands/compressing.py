@@ -34,7 +34,8 @@ from ..core.spelling import parse_mixture
 from ..core.tables import escape_markdown, one_line, plain_text
 
 # %% ../../nbs/commands/40_compressing.ipynb #f2fb31f2
-from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets, window_length
+from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets
+from ..experiments.inputs import window_length
 from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
 from ..models.blocks import decoder_blocks, fingerprint
 from ..models.loading import _bars
@@ -148,8 +149,9 @@ def _check_apart(
     for name,measure in measures.items():
         text = _read_by(measure, texts.get(name))
         shared = text is not None and shared_documents(calibration, text, tokenizer)
-        if shared: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared!r}. "
-                                    "Put documents that you measure with into a file of their own, or measure with docs")
+        if not shared: continue
+        raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared!r}. "
+                         "Put documents that you measure with into a file of their own, or measure with docs")
 
 # %% ../../nbs/commands/40_compressing.ipynb #f49cc9fc
 def _with_progress(function, *args, progress):
@@ -236,7 +238,7 @@ def _brief(results):
 
 def _measure_models(models, measures, dense, asked, load, progress):
     "What was found in each model, and what text was drawn"
-    n_against = sum(m.needs_dense for m in measures.values()) if dense is not None else 0 # not measured in the dense model
+    n_against = sum(m.needs_dense for m in measures.values()) if dense is not None else 0 # not measured in dense
     with _bar(len(models)*len(measures)-n_against, progress) as bar:
         bench = _Bench(measures, dense, asked, load, bar, progress)
         short = _short_names(models)
@@ -328,7 +330,8 @@ def _check_wish(method, name, wish, measures):
 def _kept_set(name, tokenizer):
     "The set that is kept in a folder"
     found = open_sets(name, tokenizer)
-    if len(found)>1: raise ValueError(f"`calibration` must be one set, got {len(found)} in {name!r}: {', '.join(found)}")
+    if len(found)>1:
+        raise ValueError(f"`calibration` must be one set, got {len(found)} in {name!r}: {', '.join(found)}")
     return next(iter(found.values()))
 
 def _draw(name, tokenizer, net, wish, windows, progress):
@@ -391,7 +394,8 @@ def _say_sizes(sizes, before, report):
     elements = sum(o['outputs']*o['inputs'] for o in report.rows if o['bits'] is not None)
     stored = 8*sizes['codes']/elements
     return (f"{said} Codes, scales and zeros of the quantized layers are {_megabytes(sizes['codes'])}, "
-            f"{stored:.2f} bits per weight as they are kept ({report.bits:.2f} by the method): compresscal reads these.")
+            f"{stored:.2f} bits per weight as they are kept ({report.bits:.2f} by the method): "
+            "compresscal reads these.")
 
 # %% ../../nbs/commands/40_compressing.ipynb #3a69d815
 def _keep_account(folder, report, calibration, tokenizer):

@@ -28,7 +28,8 @@ from .console import CommandAnswer, check_out_file, check_out_folder, padded
 from ..compression.names import parse_method
 from ..core.files import write_atomically
 from ..core.tables import html_table, plain_text
-from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, reference_text, window_length
+from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, reference_text
+from ..experiments.inputs import window_length
 from ..models.blocks import decoder_blocks
 from ..text.corpora import open_corpus
 
@@ -84,7 +85,8 @@ def html_page(
     body = ''.join(f'<h2>{_shown(k)}</h2>{show(o)}' for k,o in parts.items())
     head = _shown(title)
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><title>{head}</title><style>{_STYLE}</style></head><body><h1>{head}</h1>{body}'
+            f'<meta name="viewport" content="width=device-width"><title>{head}</title>'
+            f'<style>{_STYLE}</style></head><body><h1>{head}</h1>{body}'
             f'<p>compresscal {version("compresscal")}</p></body></html>')
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #9450a7b0

@@ -230,7 +230,8 @@ def rank_agreement(
     groups = {g: v for g,v in group_values(rows).items() if g.method!='dense'}
     first, (quality, tasks), lines = headlines(rows), _measures(rows), []
     def of(model, evaluation): # the values of its headline, by method, source and size
-        return {g[3:]: v for g,v in groups.items() if (g.model, g.evaluation, g.metric)==(model, evaluation, first[evaluation])}
+        wanted = (model, evaluation, first[evaluation])
+        return {g[3:]: v for g,v in groups.items() if g[:3]==wanted}
     for model,q,t in product(dict.fromkeys(g.model for g in groups), quality, tasks):
         shared = [v for v in _both(of(model, q), of(model, t)).values() if v]
         n_models, between = _agreement([np.mean(v, axis=0) for v in shared])

@@ -24,7 +24,8 @@ from ..statistics.uncertainty import summarize_values
 
 # %% ../../nbs/experiments/42_figures.ipynb #840b4f6d
 _SHORT = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per word', acc='accuracy', kl='KL from dense',
-              acc_norm='length-normalised accuracy', agreement='same first choice as dense', flips='flips against dense')
+              acc_norm='length-normalised accuracy', agreement='same first choice as dense',
+              flips='flips against dense')
 
 def _short_name(metric): return _SHORT.get(metric, metric_words(metric))
 
@@ -151,8 +152,8 @@ def _in_order(shown, found):
     return dict(place[g] for g in shown if g in place)
 
 # %% ../../nbs/experiments/42_figures.ipynb #c39ad782
-_MARKS = ('Each mark is one calibration set, the tick their mean, the bar a 95 % t interval for it (three sets or more); '
-          'dashed is the dense model. A method without a source uses no calibration text. ')
+_MARKS = ('Each mark is one calibration set, the tick their mean, the bar a 95 % t interval for it (three sets or '
+          'more); dashed is the dense model. A method without a source uses no calibration text. ')
 
 def distributions(
     rows:Sequence[dict], # Of a study
@@ -189,12 +190,13 @@ def rankings(
         if not long: continue
         if len(long)<3: pictures[slug('ranking', model*several)] = _ranking(model, long, groups)
         else:
-            for e,strips in long.items(): pictures[slug('ranking', model*several, e)] = _ranking(model, {e: strips}, groups)
+            for e,strips in long.items():
+                pictures[slug('ranking', model*several, e)] = _ranking(model, {e: strips}, groups)
     return pictures
 
 # %% ../../nbs/experiments/42_figures.ipynb #b382e3b5
-_RANKED = ('Large marks are means over calibration sets, bars their 95 % t intervals (three sets or more, documents fixed), '
-           'small marks the sets; dashed is the dense model. Where intervals overlap, the order is not settled. ')
+_RANKED = ('Large marks are means over calibration sets, bars their 95 % t intervals (three sets or more, documents '
+           'fixed), small marks the sets; dashed is the dense model. Where intervals overlap, the order is not settled. ')
 
 def _row_name(g): return g.method if g.source=='none' else f'{g.method}, {g.source}'
 
@@ -270,7 +272,8 @@ def heat_maps(
         ratios = {title: is_ratio(m) for (_,m),title in titles.items()}
         sizes = _sizes({g: v for g,v in shown.items() if g.model==model})
         caption = f'Mean over calibration sets by method and source on {model}; {_MAP} {sizes}'
-        picture = plot_heat({titles[k]: t for k,t in maps.items()}, formats, best, ratios, columns=min(2, len(maps)), caption=caption)
+        picture = plot_heat({titles[k]: t for k,t in maps.items()}, formats, best, ratios,
+                            columns=min(2, len(maps)), caption=caption)
         pictures[slug('heat', model*(len(found)>1))] = picture
     return pictures
 

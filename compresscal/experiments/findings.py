@@ -91,7 +91,8 @@ def summary(
         s, dense = summarize_values([*values.values()], level), dense_value(groups, g)
         sd = 0. if g.source=='none' else s.sd
         ratio = s.mean/dense if is_ratio(g.metric) and dense else math.nan
-        lines.append([*g, s.n, s.mean, sd, *(s.interval or (math.nan, math.nan)), s.low, s.high, dense, ratio, s.mean-dense])
+        ends = s.interval or (math.nan, math.nan)
+        lines.append([*g, s.n, s.mean, sd, *ends, s.low, s.high, dense, ratio, s.mean-dense])
     return pd.DataFrame(lines, columns=[*Group._fields, *_SUMMARY])
 
 # %% ../../nbs/experiments/05_findings.ipynb #9925f8b1
@@ -242,7 +243,7 @@ def compare_methods(
     rows:Sequence[dict], # Of a study
     family:Sequence=(),  # Comparisons declared before the run: pairs of methods or of sources
     level:float=.95,     # Of the intervals, which are not adjusted
-    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are only some of them
+    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are some of them
 )->pd.DataFrame:         # A line for each pair, source and size, and for all sources together
     "All pairs of methods on the same sets; p-values for those declared"
     lines = _method_lines(rows, family, level)
@@ -255,7 +256,7 @@ def compare_sources(
     rows:Sequence[dict], # Of a study
     family:Sequence=(),  # Comparisons declared before the run: pairs of methods or of sources
     level:float=.95,     # Of the intervals, which are not adjusted
-    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are only some of them
+    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are some of them
 )->pd.DataFrame:         # A line for each pair, method and size
     "All pairs of sources; p-values for those declared"
     lines = _source_lines(rows, family, level)

@@ -87,7 +87,8 @@ class Status:
     failures: tuple=()  # What is known of each failed cell
 
 # %% ../../nbs/experiments/60_progress.ipynb #0d469291
-_WORKING = {True: 'a process works on it', False: 'nobody works on it', None: 'whether somebody works on it cannot be seen'}
+_WORKING = {True: 'a process works on it', False: 'nobody works on it',
+            None: 'whether somebody works on it cannot be seen'}
 
 def _said(s):
     "A status in lines"

@@ -57,8 +57,8 @@ def titled_table(
 
 # %% ../../nbs/experiments/55_report.ipynb #234462dd
 STATISTIC_TABLES = dict(
-    compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is the '
-                     'probability that a set of a has the higher value.'),
+    compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
+                     'the probability that a set of a has the higher value.'),
     compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair.'),
     ranges=('From the best source to the worst', 'How far the means of sources lie apart, beside what is expected when '
             'sets are dealt to the sources at random: with many sources, some range appears by chance.'),

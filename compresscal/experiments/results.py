@@ -124,7 +124,7 @@ class Results:
     failures: Sequence[dict] = ()  # Cells without a value: what they should compute, type and message of the error
     records: Callable[[str], dict|None]|None = None # From a cell's name to its record with the scores of every document
     family: Sequence[tuple[str, str]] = () # Comparisons declared before the run: two methods or two sources each
-    whole: Sequence[dict]|None = None # Rows that these were selected from, which decide the size of the family; None: all
+    whole: Sequence[dict]|None = None # Rows these were selected from, which decide the size of the family; None: all
 
     def __post_init__(self): object.__setattr__(self, 'family', distinct_pairs(self.family, 'family'))
 
