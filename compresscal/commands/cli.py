@@ -109,8 +109,8 @@ def _sizes(parser, n_sets=1, sets='sets'):
 
 # %% ../../nbs/commands/90_cli.ipynb #53f0b631
 _STUDY = ('Compress a model with several methods, sources of calibration text and sets of each source, and measure '
-          'what each compressed model has lost. Without options: the model that comes with the package, offline, in a few '
-          'minutes.')
+          'what each compressed model has lost. Without options: the model that comes with the package, offline, in a '
+          'few minutes.')
 _STUDY_AGAIN = ('Finished work is kept in the output folder: stopped at any moment, the same command goes on where it '
                 'was.')
 _STUDY_WHAT = (f"FILE.toml for a study that is written down; a grid of the papers, {' or '.join(STUDIES)}, as "

@@ -196,7 +196,8 @@ def rankings(
 
 # %% ../../nbs/experiments/42_figures.ipynb #b382e3b5
 _RANKED = ('Large marks are means over calibration sets, bars their 95 % t intervals (three sets or more, documents '
-           'fixed), small marks the sets; dashed is the dense model. Where intervals overlap, the order is not settled. ')
+           'fixed), small marks the sets; dashed is the dense model. Where intervals overlap, the order is '
+           'not settled. ')
 
 def _row_name(g): return g.method if g.source=='none' else f'{g.method}, {g.source}'
 
