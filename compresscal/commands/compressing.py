@@ -13,44 +13,50 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 from tqdm.auto import tqdm
 
+# %% ../../nbs/commands/40_compressing.ipynb #ade63d0b
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import TooLittleText, tokenizer_fingerprint
-from ..compression.compress import compress
-from .console import CommandAnswer, as_json, check_out_file, check_out_folder, padded
-from ..choosing.disjoint import shared_documents
-from ..core.files import give_usual_mode
-from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets, window_length
-from ..core.files import write_atomically
-from ..core.files import embedded_folder
-from ..models.loading import _bars
-from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
-from ..compression.methods import Method
-from ..models.blocks import decoder_blocks, fingerprint
-from ..compression.names import parse_method, refuse_unused
-from ..compression.compression_report import StoredCodes, plot_errors
-from ..core.spelling import parse_mixture
 from ..calibration.sources import calibration_sets, parse_recipe
-from ..core.tables import escape_markdown, one_line, plain_text
-from ..models.tensor_files import new_folder
 from ..calibration.windows import Windows, count_text, draw_fitting
+from ..choosing.disjoint import shared_documents
+from .console import CommandAnswer, as_json, check_out_file, check_out_folder, padded
+from ..compression.compress import compress
+from ..compression.compression_report import StoredCodes, plot_errors
+from ..compression.methods import Method
+from ..compression.names import parse_method, refuse_unused
+from ..core.files import embedded_folder, give_usual_mode, write_atomically
+from ..core.patching import patch
+from ..core.spelling import parse_mixture
+from ..core.tables import escape_markdown, one_line, plain_text
+
+# %% ../../nbs/commands/40_compressing.ipynb #f2fb31f2
+from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets
+from ..experiments.inputs import window_length
+from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
+from ..models.blocks import decoder_blocks, fingerprint
+from ..models.loading import _bars
+from ..models.tensor_files import new_folder
 
 # %% ../../nbs/commands/40_compressing.ipynb #940fa61c
 def _bounded(measure, n_evaluation):
     "The same measure, which reads no more windows than were asked for"
-    if isinstance(measure, GPTQPerplexityMeasure) and n_evaluation and not measure.limit: return replace(measure, limit=n_evaluation)
-    return measure
+    unbounded = isinstance(measure, GPTQPerplexityMeasure) and not measure.limit
+    return replace(measure, limit=n_evaluation) if unbounded and n_evaluation else measure
 
 def _read_measures(names, dense, n_evaluation=None):
     "Measures by name, checked as far as names allow"
     measures = [_bounded(parse_measure(o), n_evaluation) for o in dict.fromkeys(names)]
     for m in measures:
         if m.text: check_held_out(m.text)
-        if m.needs_dense and not dense: raise ValueError(f"`dense` must name the dense model, from which {m.name!r} measures the distance")
+        if m.needs_dense and not dense:
+            raise ValueError(f"`dense` must name the dense model, from which {m.name!r} measures the distance")
     return {m.name: m for m in measures}
 
+# %% ../../nbs/commands/40_compressing.ipynb #4e345d8f
 def measure_table(
     results:dict, # Model -> evaluation -> result, as measures give it
 )->list[list[str]]: # Rows, the head first
@@ -58,9 +64,12 @@ def measure_table(
     metrics = dict.fromkeys((n, k) for o in results.values() for n,r in o.items() for k in r['metrics'])
     def shown(found, name, metric):
         value = found.get(name, dict(metrics={}))['metrics'].get(metric)
-        return '' if value is None else f'{value:.4f}' if abs(value)<1e5 else f'{value:.4g}'
+        if value is None: return ''
+        return f'{value:.4f}' if abs(value)<1e5 else f'{value:.4g}'
     head = ['', *map(one_line, results)]
-    return [head, *([one_line(f"{n}: {k.replace('_', ' ')}"), *(shown(o, n, k) for o in results.values())] for n,k in metrics)]
+    def row(name, metric):
+        return [one_line(f"{name}: {metric.replace('_', ' ')}"), *(shown(o, name, metric) for o in results.values())]
+    return [head, *(row(*o) for o in metrics)]
 
 # %% ../../nbs/commands/40_compressing.ipynb #b2d3ee94
 def _command_with(
@@ -92,6 +101,7 @@ class _Asked:
 
     def fixed(self): return [k for k,v in dict(n_sequences=self.n, length=self.length).items() if v is not None]
 
+# %% ../../nbs/commands/40_compressing.ipynb #da03f5f6
 def _held_out(name, tokenizer, config, asked):
     "Held-out text of a source, and a sentence that says what was drawn"
     wanted = Windows(asked.n or 48, window_length(config, asked.length))
@@ -102,11 +112,14 @@ def _held_out(name, tokenizer, config, asked):
     try: return draw_fitting(f'held-out text {one_line(name)}', draw, wanted, count, asked.fixed())
     except TooLittleText as e:
         fits = getattr(e, 'fits', None)
-        raise _say_command(e, asked.command, {'--evaluation-sequences': fits.n_sequences, '--length': fits.length}) if fits else e
+        if not fits: raise
+        options = {'--evaluation-sequences': fits.n_sequences, '--length': fits.length}
+        raise _say_command(e, asked.command, options)
 
 def _texts(measures, config, tokenizer, asked, said):
     "Held-out text of each measure that wants it; what was drawn is added to `said`"
-    drawn = {o: _held_out(o, tokenizer, config, asked) for o in dict.fromkeys(m.text for m in measures.values()) if o}
+    wanted = dict.fromkeys(m.text for m in measures.values() if m.text)
+    drawn = {o: _held_out(o, tokenizer, config, asked) for o in wanted}
     said += [o for _,o in drawn.values() if o not in said]
     return {n: drawn[m.text][0] if m.text else None for n,m in measures.items()}
 
@@ -119,6 +132,12 @@ def _read_by(measure, text):
         return open_summary_set(measure.documents, measure.n, measure.split, measure.seed).texts
     return text
 
+def _calibrated_on(name):
+    "The set that is kept beside a model which this package has compressed"
+    folder = Path(name).expanduser()/'calibration'
+    return CalibrationSet.load(folder) if name!='embedded' and saved_sets(folder) else None
+
+# %% ../../nbs/commands/40_compressing.ipynb #ef4adc74
 def _check_apart(
     calibration:CalibrationSet|None, # What a model is or was calibrated on
     measures:Mapping[str,Measure],   # By name
@@ -126,16 +145,13 @@ def _check_apart(
     tokenizer,                       # Tokenizer of the model
 ):
     "Raise where a model would be judged by text that it was calibrated on"
-    for name,measure in measures.items() if calibration is not None else ():
+    if calibration is None: return
+    for name,measure in measures.items():
         text = _read_by(measure, texts.get(name))
         shared = text is not None and shared_documents(calibration, text, tokenizer)
-        if shared: raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared!r}. "
-                                    "Put documents that you measure with into a file of their own, or measure with docs")
-
-def _calibrated_on(name):
-    "The set that lies beside a model which this package has compressed"
-    folder = Path(name).expanduser()/'calibration'
-    return CalibrationSet.load(folder) if name!='embedded' and saved_sets(folder) else None
+        if not shared: continue
+        raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared!r}. "
+                         "Put documents that you measure with into a file of their own, or measure with docs")
 
 # %% ../../nbs/commands/40_compressing.ipynb #f49cc9fc
 def _with_progress(function, *args, progress):
@@ -143,8 +159,15 @@ def _with_progress(function, *args, progress):
     known = 'progress' in inspect.signature(function).parameters
     return function(*args, **dict(progress=progress) if known else {})
 
-def _bar(total, progress): return tqdm(total=total, unit='measure', disable=not progress or not total or 'IN_TEST' in os.environ)
+def _bar(total, progress):
+    "A bar that moves with each measure"
+    return tqdm(total=total, unit='measure', disable=not progress or not total or 'IN_TEST' in os.environ)
 
+def _load(name, progress, **how):
+    "A model; without a bar where none is wanted"
+    with _bars(progress): return find_model(name, **how)
+
+# %% ../../nbs/commands/40_compressing.ipynb #e3b54df8
 def _references(measures, net, tokenizer, texts, bar, progress):
     "What measures remember of the dense model"
     found = {}
@@ -162,16 +185,7 @@ def _measure(measures, net, tokenizer, texts, references, bar, progress, what=''
         bar.update()
     return found
 
-# %% ../../nbs/commands/40_compressing.ipynb #288c60aa
-def _load(name, progress, **how):
-    "A model; without a bar where none is wanted"
-    with _bars(progress): return find_model(name, **how)
-
-def _short_names(names):
-    "Folders are called by their last part, where that tells them apart"
-    short = {o: Path(o).name if Path(o).is_dir() else o for o in names}
-    return short if len({*short.values()})==len(short) else {o: o for o in names}
-
+# %% ../../nbs/commands/40_compressing.ipynb #7f592bb4
 def _check_used(measures, n_evaluation, length, seed):
     "Refuse what no measure reads"
     own = [m for m in measures.values() if m.text]
@@ -179,6 +193,7 @@ def _check_used(measures, n_evaluation, length, seed):
     if not some: refuse_unused('without held-out text to measure on', n_evaluation=n_evaluation)
     if not own: refuse_unused('without held-out text to measure on', length=length, seed=seed)
 
+# %% ../../nbs/commands/40_compressing.ipynb #288c60aa
 @dataclass
 class _Bench:
     "What models are measured with, one after the other"
@@ -192,16 +207,43 @@ class _Bench:
     references: dict = field(default_factory=dict)  # What measures remember of the dense model
     mark: str|None = None                           # Of the dense model's tokenizer
 
-    def measure(self, name):
-        "What measures find in one model"
-        config, tokenizer, net = _load(name, self.progress, **self.load)
-        for m in self.measures.values(): m.check(net, tokenizer)
-        mark, texts = tokenizer_fingerprint(tokenizer), _texts(self.measures, config, tokenizer, self.asked, self.said)
-        if self.mark not in (None, mark): raise ValueError(f"`names` must be models with the tokenizer of {self.dense!r}, got {name!r}")
-        _check_apart(_calibrated_on(name), self.measures, texts, tokenizer)
-        if name==self.dense: self.mark, self.references = mark, _references(self.measures, net, tokenizer, texts, self.bar, self.progress)
-        own = {n: m for n,m in self.measures.items() if not (m.needs_dense and name==self.dense)}
-        return _measure(own, net, tokenizer, texts, self.references, self.bar, self.progress, name)
+# %% ../../nbs/commands/40_compressing.ipynb #dfff7759
+@patch
+def measure(self:_Bench, name):
+    "What measures find in one model"
+    config, tokenizer, net = _load(name, self.progress, **self.load)
+    for m in self.measures.values(): m.check(net, tokenizer)
+    mark = tokenizer_fingerprint(tokenizer)
+    texts = _texts(self.measures, config, tokenizer, self.asked, self.said)
+    if self.mark not in (None, mark):
+        raise ValueError(f"`names` must be models with the tokenizer of {self.dense!r}, got {name!r}")
+    _check_apart(_calibrated_on(name), self.measures, texts, tokenizer)
+    measures = self.measures
+    if name==self.dense:
+        self.mark = mark
+        self.references = _references(measures, net, tokenizer, texts, self.bar, self.progress)
+        measures = {n: m for n,m in measures.items() if not m.needs_dense}
+    return _measure(measures, net, tokenizer, texts, self.references, self.bar, self.progress, name)
+
+# %% ../../nbs/commands/40_compressing.ipynb #efd77202
+def _short_names(names):
+    "Folders by their last part, where that tells them apart"
+    short = {o: Path(o).name if Path(o).is_dir() else o for o in names}
+    return short if len({*short.values()})==len(short) else {o: o for o in names}
+
+def _brief(results):
+    "Results without the numbers of each document"
+    def short(found): return {n: dict(metrics=r['metrics'], counts=r['counts']) for n,r in found.items()}
+    return {model: short(found) for model,found in results.items()}
+
+def _measure_models(models, measures, dense, asked, load, progress):
+    "What was found in each model, and what text was drawn"
+    n_against = sum(m.needs_dense for m in measures.values()) if dense is not None else 0 # not measured in dense
+    with _bar(len(models)*len(measures)-n_against, progress) as bar:
+        bench = _Bench(measures, dense, asked, load, bar, progress)
+        short = _short_names(models)
+        results = {short[o]: bench.measure(o) for o in models}
+    return results, bench.said
 
 # %% ../../nbs/commands/40_compressing.ipynb #d9122e26
 def evaluate(
@@ -219,18 +261,26 @@ def evaluate(
     progress:bool=True,       # Show progress bars
 )->CommandAnswer:
     "Measure models, and how far they are from a dense one"
-    measures, path = _read_measures(evaluations, dense, n_evaluation), out and check_out_file(out)
+    measures = _read_measures(evaluations, dense, n_evaluation)
+    path = out and check_out_file(out)
     _check_used(measures, n_evaluation, length, seed)
-    models = list(dict.fromkeys([*([dense] if dense else []), *names]))
-    asked, short = _Asked(n_evaluation, length, seed, command), _short_names(models)
-    total = len(models)*len(measures)-(dense is not None)*sum(m.needs_dense for m in measures.values())
-    with _bar(total, progress) as bar:
-        bench = _Bench(measures, dense, asked, dict(device=device, dtype=dtype), bar, progress)
-        results = {short[o]: bench.measure(o) for o in models}
-    if path: write_atomically(path, as_json(dict(settings={n: m.settings() for n,m in measures.items()}, results=results)))
-    brief = {k: {n: dict(metrics=r['metrics'], counts=r['counts']) for n,r in o.items()} for k,o in results.items()}
-    text = '\n\n'.join(filter(None, [padded(measure_table(results)), '\n'.join(bench.said)]))
-    return CommandAnswer(text, dict(command='evaluate', dense=dense, results=brief, drawn=bench.said, file=out), note=f'Written: {out}' if out else '')
+    models = list(dict.fromkeys([dense, *names] if dense else names))
+    asked, load = _Asked(n_evaluation, length, seed, command), dict(device=device, dtype=dtype)
+    results, drawn = _measure_models(models, measures, dense, asked, load, progress)
+    if path: write_atomically(path, _everything(measures, results))
+    return _evaluation_answer(results, drawn, dense, out)
+
+# %% ../../nbs/commands/40_compressing.ipynb #41258e71
+def _everything(measures, results):
+    "Settings and results as JSON"
+    settings = {n: m.settings() for n,m in measures.items()}
+    return as_json(dict(settings=settings, results=results))
+
+def _evaluation_answer(results, drawn, dense, out):
+    "What `evaluate` answers"
+    text = '\n\n'.join(filter(None, [padded(measure_table(results)), '\n'.join(drawn)]))
+    data = dict(command='evaluate', dense=dense, results=_brief(results), drawn=drawn, file=out)
+    return CommandAnswer(text, data, note=f'Written: {out}' if out else '')
 
 # %% ../../nbs/commands/40_compressing.ipynb #0c5cd59e
 def _save_model(net, tokenizer, report, folder, source):
@@ -238,8 +288,11 @@ def _save_model(net, tokenizer, report, folder, source):
     with _bars(False): net.save_pretrained(folder)
     give_usual_mode(folder)
     tokenizer.save_pretrained(folder)
-    for block in decoder_blocks(net): StoredCodes(folder).save(block.index, {k: q for k,q in report.quantized.items() if k.startswith(f'{block.name}.')})
-    for o in Path(source).glob('LICEN[CS]E*') if Path(source).is_dir() else (): shutil.copyfile(o, folder/o.name)
+    for block in decoder_blocks(net):
+        codes = {k: q for k,q in report.quantized.items() if k.startswith(f'{block.name}.')}
+        StoredCodes(folder).save(block.index, codes)
+    licences = Path(source).glob('LICEN[CS]E*') if Path(source).is_dir() else ()
+    for o in licences: shutil.copyfile(o, folder/o.name)
 
 # %% ../../nbs/commands/40_compressing.ipynb #892a519c
 @dataclass(frozen=True)
@@ -254,42 +307,62 @@ class _Wish:
     def drawn(self): return dict(n_sequences=self.n_sequences, seed=self.seed, rule=self.rule)|self.reading
     def fixed(self): return [k for k in ('n_sequences', 'length', 'rule') if getattr(self, k) is not None]
 
+def _is_read(name):
+    "Is text read, rather than made up by chance or by a model?"
+    return not (name=='random' or parse_recipe(name))
+
+# %% ../../nbs/commands/40_compressing.ipynb #dad81932
 def _check_wish(method, name, wish, measures):
     "Refuse what is not there, and what would do nothing"
     length = {} if any(m.text for m in measures.values()) else dict(length=wish.length) # that of held-out text, too
-    if method.needs=='nothing': return refuse_unused(f'for {method.label}, which looks at weights alone', calibration=name, **wish.drawn(), **length)
-    if not name: raise ValueError(f"`calibration` must name text for {method.label}, such as docs, or self to let the model write it")
+    if method.needs=='nothing':
+        unused = wish.drawn()|length
+        return refuse_unused(f'for {method.label}, which looks at weights alone', calibration=name, **unused)
+    if not name:
+        what = f"text for {method.label}, such as docs, or self to let the model write it"
+        raise ValueError(f"`calibration` must name {what}")
     check_source(name)
     if saved_sets(name): return refuse_unused('beside a set that is kept', **wish.drawn(), **length)
     reads = {k: v for k,v in (wish.reading|dict(rule=wish.rule)).items() if k!='bos'}
-    if name=='random' or parse_recipe(name): refuse_unused(f'for {name!r}, which is not read', **reads)
+    if not _is_read(name): refuse_unused(f'for {name!r}, which is not read', **reads)
 
+# %% ../../nbs/commands/40_compressing.ipynb #a14105df
 def _kept_set(name, tokenizer):
-    "The set that lies in a folder"
+    "The set that is kept in a folder"
     found = open_sets(name, tokenizer)
-    if len(found)>1: raise ValueError(f"`calibration` must be one set, got {len(found)} in {name!r}: {', '.join(found)}")
+    if len(found)>1:
+        raise ValueError(f"`calibration` must be one set, got {len(found)} in {name!r}: {', '.join(found)}")
     return next(iter(found.values()))
 
+def _draw(name, tokenizer, net, wish, windows, progress):
+    "One set of these windows"
+    how = {k: v for k,v in wish.reading.items() if v is not None}
+    if _is_read(name): how['rule'] = windows.rule
+    size = (windows.n_sequences, windows.length)
+    sets = open_sets(name, tokenizer, 1, *size, wish.seed or 0, model=net, progress=progress, **how)
+    return next(iter(sets.values()))
+
+def _sized(chosen): return f'{len(chosen):,} windows of {chosen.length:,} tokens'
+
+# %% ../../nbs/commands/40_compressing.ipynb #bb0a3837
 def _calibration(name, tokenizer, config, net, wish, command, progress):
     "The set to calibrate on, and a sentence that says what was drawn"
     what = f'calibration text {one_line(Path(name).name if Path(name).expanduser().exists() else name)}'
     if saved_sets(name):
         kept = _kept_set(name, tokenizer)
-        return kept, f'{what}: {len(kept):,} windows of {kept.length:,} tokens, as they are kept'
+        return kept, f'{what}: {_sized(kept)}, as they are kept'
     wanted = Windows(wish.n_sequences or 128, window_length(config, wish.length), wish.rule or 'window')
-    reads = not (name=='random' or parse_recipe(name))
-    given = {k: v for k,v in wish.reading.items() if v is not None}
-    def draw(o):
-        how = given|(dict(rule=o.rule) if reads else {})
-        return next(iter(open_sets(name, tokenizer, 1, o.n_sequences, o.length, wish.seed or 0, model=net, progress=progress, **how).values()))
-    def count(): return count_text(name.removeprefix('random:'), tokenizer, **given)
-    if not reads or parse_mixture(name):
+    def draw(windows): return _draw(name, tokenizer, net, wish, windows, progress)
+    if not _is_read(name) or parse_mixture(name):
         made = draw(wanted)
-        return made, f'{what}: {len(made):,} windows of {made.length:,} tokens'
+        return made, f'{what}: {_sized(made)}'
+    given = {k: v for k,v in wish.reading.items() if v is not None}
+    def count(): return count_text(name.removeprefix('random:'), tokenizer, **given)
     try: return draw_fitting(what, draw, wanted, count, wish.fixed())
     except TooLittleText as e:
         fits = getattr(e, 'fits', None)
-        raise _say_command(e, command, {'--sequences': fits.n_sequences, '--length': fits.length, '--rule': fits.rule}) if fits else e
+        if not fits: raise
+        raise _say_command(e, command, {'--sequences': fits.n_sequences, '--length': fits.length, '--rule': fits.rule})
 
 # %% ../../nbs/commands/40_compressing.ipynb #98eaa92f
 def folder_sizes(
@@ -299,10 +372,13 @@ def folder_sizes(
     folder, sizes = Path(folder).expanduser(), dict(weights=0, codes=0, all=0)
     for o in folder.rglob('*'):
         if not o.is_file(): continue
-        kind = 'codes' if o.name.startswith('codes-') else 'weights' if o.suffix in ('.safetensors', '.bin') and o.parent==folder else None
-        for k in filter(None, (kind, 'all')): sizes[k] += o.stat().st_size
+        n_bytes = o.stat().st_size
+        sizes['all'] += n_bytes
+        if o.name.startswith('codes-'): sizes['codes'] += n_bytes
+        elif o.suffix in ('.safetensors', '.bin') and o.parent==folder: sizes['weights'] += n_bytes
     return {k: v for k,v in sizes.items() if v or k!='codes'}
 
+# %% ../../nbs/commands/40_compressing.ipynb #41e587aa
 def _home(name):
     "The folder of a model; one that does not exist for a model on the Hub"
     return embedded_folder() if name=='embedded' else Path(name).expanduser()
@@ -312,13 +388,14 @@ def _megabytes(n): return f'{n/1e6:,.1f} MB'
 def _say_sizes(sizes, before, report):
     "What was written, and who reads it"
     was = f'; the model was {_megabytes(before)}' if before else ''
-    said = (f"Written: {_megabytes(sizes['all'])}{was}. Of this are dense weights {_megabytes(sizes['weights'])}: transformers, vLLM and other tools "
-            "read these, and need as much disk and memory for them as before.")
+    said = (f"Written: {_megabytes(sizes['all'])}{was}. Of this are dense weights {_megabytes(sizes['weights'])}: "
+            "transformers, vLLM and other tools read these, and need as much disk and memory for them as before.")
     if 'codes' not in sizes: return f'{said} In them zeros are kept like other numbers.'
     elements = sum(o['outputs']*o['inputs'] for o in report.rows if o['bits'] is not None)
     stored = 8*sizes['codes']/elements
-    return (f"{said} Codes, scales and zeros of the quantized layers are {_megabytes(sizes['codes'])}, {stored:.2f} bits per weight as they are kept "
-            f"({report.bits:.2f} by the method): compresscal reads these.")
+    return (f"{said} Codes, scales and zeros of the quantized layers are {_megabytes(sizes['codes'])}, "
+            f"{stored:.2f} bits per weight as they are kept ({report.bits:.2f} by the method): "
+            "compresscal reads these.")
 
 # %% ../../nbs/commands/40_compressing.ipynb #3a69d815
 def _keep_account(folder, report, calibration, tokenizer):
@@ -331,14 +408,15 @@ def _keep_account(folder, report, calibration, tokenizer):
 def _write_account(folder, report, about, said):
     "Write what was done"
     write_atomically(folder/'compression.json', as_json(about|dict(layers=report.rows, notes=report.notes)))
-    write_atomically(folder/'compression.md', '\n\n'.join([report._repr_markdown_(), *map(escape_markdown, said)])+'\n')
+    page = [report._repr_markdown_(), *map(escape_markdown, said)]
+    write_atomically(folder/'compression.md', '\n\n'.join(page)+'\n')
 
-def _about(report, calibration, results):
+def _about(report, chosen, results):
     "What was done, ready for JSON"
-    used = calibration and dict(name=calibration.name, hash=calibration.hash, sequences=len(calibration), length=calibration.length)
+    used = chosen and dict(name=chosen.name, hash=chosen.hash, sequences=len(chosen), length=chosen.length)
     found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
-    return dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity, bits=report.bits, calibration=used,
-                results=found, version=version('compresscal'))
+    return dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity, bits=report.bits,
+                calibration=used, results=found, version=version('compresscal'))
 
 # %% ../../nbs/commands/40_compressing.ipynb #2d9fae56
 @dataclass(frozen=True)
@@ -353,55 +431,61 @@ class _Compression:
     command: str                     # How to make it again
     progress: bool                   # Show bars?
 
-    def draw(self, config, tokenizer, net):
-        "The calibration set, the held-out text, and what was drawn"
-        chosen, said = None, []
-        if self.method.needs!='nothing':
-            chosen, line = _calibration(self.calibration, tokenizer, config, net, self.wish, self.command, self.progress)
-            said.append(line)
-        texts = _texts(self.measures, config, tokenizer, self.asked, said)
-        _check_apart(chosen, self.measures, texts, tokenizer)
-        return chosen, texts, said
+# %% ../../nbs/commands/40_compressing.ipynb #ef33390f
+@patch
+def draw(self:_Compression, config, tokenizer, net):
+    "The calibration set, the held-out text, and what was drawn"
+    chosen, said = None, []
+    if self.method.needs!='nothing':
+        chosen, line = _calibration(self.calibration, tokenizer, config, net, self.wish, self.command, self.progress)
+        said.append(line)
+    texts = _texts(self.measures, config, tokenizer, self.asked, said)
+    _check_apart(chosen, self.measures, texts, tokenizer)
+    return chosen, texts, said
 
-    def run(self, net, tokenizer, chosen, texts, **how):
-        "Compress the model; the report, and what was measured before and after"
-        measures, results, label = self.measures, {}, self.method.label
-        with _bar(2*len(measures)-sum(m.needs_dense for m in measures.values()), self.progress) as bar:
-            references = _references(measures, net, tokenizer, texts, bar, self.progress)
-            own = {n: m for n,m in measures.items() if not m.needs_dense}
-            if measures: results['dense'] = _measure(own, net, tokenizer, texts, references, bar, self.progress, 'dense model')
-            report = compress(net, self.method, chosen, progress=self.progress, **how)
-            if measures: results[label] = _measure(measures, net, tokenizer, texts, references, bar, self.progress, label)
-        return report, results
+# %% ../../nbs/commands/40_compressing.ipynb #ccf78520
+@patch
+def run(self:_Compression, net, tokenizer, chosen, texts, **how):
+    "Compress the model; the report, and what was measured before and after"
+    measures, results, label = self.measures, {}, self.method.label
+    own = {n: m for n,m in measures.items() if not m.needs_dense}
+    with _bar(len(own)+len(measures), self.progress) as bar:
+        references = _references(measures, net, tokenizer, texts, bar, self.progress)
+        def measured(some, what): return _measure(some, net, tokenizer, texts, references, bar, self.progress, what)
+        if measures: results['dense'] = measured(own, 'dense model')
+        report = compress(net, self.method, chosen, progress=self.progress, **how)
+        if measures: results[label] = measured(measures, label)
+    return report, results
 
-    def write(self, folder, load, how):
-        "Fill a folder; what was found, for people and for programs"
-        config, tokenizer, net = _load(self.name, self.progress, **load)
-        for m in self.measures.values(): m.check(net, tokenizer)
-        chosen, texts, said = self.draw(config, tokenizer, net)
-        mark, offload = fingerprint(net), load['offload']
-        report, results = self.run(net, tokenizer, chosen, texts, out=folder if offload else None, **how)
-        if not offload: _save_model(net, tokenizer, report, folder, self.name)
-        _keep_account(folder, report, chosen, tokenizer)
-        sizes = folder_sizes(folder)
-        said.append(_say_sizes(sizes, folder_sizes(_home(self.name))['weights'], report))
-        about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)|dict(files=sizes, drawn=said, command=self.command)
-        _write_account(folder, report, about, said)
-        table = [padded(measure_table(results))] if results else []
-        text = '\n\n'.join([plain_text(repr(report)), padded(report.table_rows()), *table, '\n'.join(said)])
-        return text, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about
+# %% ../../nbs/commands/40_compressing.ipynb #1ee0cbe7
+@patch
+def write(self:_Compression, folder, load, how):
+    "Fill a folder; what was found, for people and for programs"
+    config, tokenizer, net = _load(self.name, self.progress, **load)
+    for m in self.measures.values(): m.check(net, tokenizer)
+    chosen, texts, said = self.draw(config, tokenizer, net)
+    mark, offload = fingerprint(net), load['offload']
+    report, results = self.run(net, tokenizer, chosen, texts, out=folder if offload else None, **how)
+    if not offload: _save_model(net, tokenizer, report, folder, self.name)
+    _keep_account(folder, report, chosen, tokenizer)
+    sizes = folder_sizes(folder)
+    said.append(_say_sizes(sizes, folder_sizes(_home(self.name))['weights'], report))
+    about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
+    about |= dict(files=sizes, drawn=said, command=self.command)
+    _write_account(folder, report, about, said)
+    table = [padded(measure_table(results))] if results else []
+    text = '\n\n'.join([plain_text(repr(report)), padded(report.table_rows()), *table, '\n'.join(said)])
+    return text, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about
 
 # %% ../../nbs/commands/40_compressing.ipynb #487fd6d1
-def compress_model(
-    name:str,                 # The model
+def compress_model(name:str,  # The model
     method:str,               # How, as `parse_method` reads it
     out:str|Path,             # The new folder
     calibration:str|None=None,# A source, or the folder of a set; not needed by methods that look at weights alone
     n_sequences:int|None=None,# Windows to draw from a source; None: 128, or as many as there are
     length:int|None=None,     # Tokens in a window; None: 2,048, or the model's context, or what the text allows
     seed:int|None=None,       # Decides what is drawn; None: 0
-    *,
-    rule:str|None=None,       # `window`, `pack` or `pad`; None: `window`, or `pack` where there is too little text for it
+    *, rule:str|None=None,    # `window`, `pack` or `pad`; None: `window`, or `pack` where the text is too short for it
     chat:bool|None=None,      # Put the text into a user turn?
     bos:bool|None=None,       # Head every window with the beginning-of-text token? None: if there is one
     column:str|None=None,     # Column that holds the text, in tables
@@ -418,15 +502,26 @@ def compress_model(
     progress:bool=True,       # Show progress bars
 )->CommandAnswer:
     "Compress a model into a new folder"
-    how, measures = parse_method(method), _read_measures(evaluations, name, n_evaluation)
-    wish = _Wish(n_sequences, length, seed, rule, dict(chat=chat, bos=bos, column=column, revision=revision))
-    check_out_folder(out, new=True)
-    _check_used(measures, n_evaluation, None, None)
-    _check_wish(how, calibration, wish, measures)
-    forward = dict(batch_size=batch_size, forward_dtype=forward_dtype)
-    if how.needs=='nothing': refuse_unused(f'for {how.label}, which looks at weights alone', **forward)
-    job = _Compression(name, how, calibration, wish, measures, _Asked(n_evaluation, length, seed, command), command, progress)
-    with new_folder(out) as aside: text, about = job.write(aside, dict(device=device, dtype=dtype, offload=offload), forward|dict(skip=tuple(skip)))
-    kept = 'calibration (the set), calibration.md (its datasheet), '*(how.needs!='nothing')
-    note = f'In {out}: the model as transformers loads it, {kept}compression.md and .json (what was done)'
-    return CommandAnswer(text, dict(command='compress', folder=str(out))|about, note=note)
+    return _compress_into(SimpleNamespace(**locals()))
+
+# %% ../../nbs/commands/40_compressing.ipynb #ccf6da17
+def _compress_into(o):
+    "Do what was asked for; `o` holds the arguments of `compress_model`"
+    method, measures = parse_method(o.method), _read_measures(o.evaluations, o.name, o.n_evaluation)
+    reading = dict(chat=o.chat, bos=o.bos, column=o.column, revision=o.revision)
+    wish = _Wish(o.n_sequences, o.length, o.seed, o.rule, reading)
+    forward = dict(batch_size=o.batch_size, forward_dtype=o.forward_dtype)
+    check_out_folder(o.out, new=True)
+    _check_used(measures, o.n_evaluation, None, None)
+    _check_wish(method, o.calibration, wish, measures)
+    if method.needs=='nothing': refuse_unused(f'for {method.label}, which looks at weights alone', **forward)
+    asked = _Asked(o.n_evaluation, o.length, o.seed, o.command)
+    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress)
+    load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
+    with new_folder(o.out) as aside: text, about = job.write(aside, load, forward|dict(skip=tuple(o.skip)))
+    return CommandAnswer(text, dict(command='compress', folder=str(o.out))|about, note=_say_files(o.out, method))
+
+def _say_files(out, method):
+    "What is in the new folder"
+    kept = 'calibration (the set), calibration.md (its datasheet), '*(method.needs!='nothing')
+    return f'In {out}: the model as transformers loads it, {kept}compression.md and .json (what was done)'

@@ -16,32 +16,49 @@ from difflib import get_close_matches
 from opcode import opname
 from pathlib import Path
 
+from ..core.patching import patch
 from ..core.tables import one_line, plain_text
 
 # %% ../../nbs/commands/10_console.ipynb #8dd83686
-EXIT_CODES = {0: 'done', 1: 'the machine refused (disk, memory, network, a package that is not installed), or the program has a fault, whose place is shown',
-              2: 'a mistake in the command or its files', 3: 'done, but some cells of the study failed, or one of its checks', 130: 'stopped by Ctrl-C'}
+EXIT_CODES = {0: 'done',
+              1: 'the machine refused (disk, memory, network, a package that is not installed), '
+                 'or the program has a fault, whose place is shown',
+              2: 'a mistake in the command or its files',
+              3: 'done, but some cells of the study failed, or one of its checks',
+              130: 'stopped by Ctrl-C'}
 
+# %% ../../nbs/commands/10_console.ipynb #7672cf15
 def _in_words(error):
     "What an error says, with its notes"
-    said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}" if isinstance(error, OSError) else str(error)
+    said = str(error)
+    if isinstance(error, OSError): said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     return '\n'.join([said, *getattr(error, '__notes__', ())])
 
-def _family(error)->set: # Names of its classes, so that nothing need be imported to know them
+def _family(error)->set:
+    "Names of the classes of an error"
     return {o.__name__ for o in type(error).__mro__}
 
-def _is_memory(error): return bool(_family(error)&{'MemoryError', 'OutOfMemoryError'}) or "can't allocate memory" in str(error)
+def _is_memory(error):
+    "Is there not enough memory?"
+    return bool(_family(error)&{'MemoryError', 'OutOfMemoryError'}) or "can't allocate memory" in str(error)
 
-_network = {'ConnectionError', 'ConnectError', 'TimeoutError', 'Timeout', 'TransportError', 'LocalEntryNotFoundError', 'OfflineModeIsEnabled', 'gaierror'}
+# %% ../../nbs/commands/10_console.ipynb #341a19e1
+_NETWORK = {'ConnectionError', 'ConnectError', 'TimeoutError', 'Timeout', 'TransportError', 'LocalEntryNotFoundError',
+            'OfflineModeIsEnabled', 'gaierror'}
 
 def _is_network(error):
     "Did an error, or one of those that led to it, come of a network that could not be reached?"
     seen = []
     while error is not None and error not in seen:
-        if _family(error)&_network and not isinstance(error, BrokenPipeError): return True
+        if _family(error)&_NETWORK and not isinstance(error, BrokenPipeError): return True
         seen.append(error)
         error = error.__cause__ or error.__context__
     return False
+
+def _is_missing_package(error):
+    "Is it a package that could be installed, rather than a module of ours?"
+    unknown = isinstance(error, ModuleNotFoundError) and not (error.name or '').startswith('compresscal')
+    return unknown or 'pip install' in str(error)
 
 # %% ../../nbs/commands/10_console.ipynb #1e67817e
 def raised_by_us(
@@ -54,10 +71,11 @@ def raised_by_us(
     code, module = place.tb_frame.f_code, place.tb_frame.f_globals.get('__name__', '')
     return module.partition('.')[0]=='compresscal' and opname[code.co_code[place.tb_lasti]]=='RAISE_VARARGS'
 
+# %% ../../nbs/commands/10_console.ipynb #3a293d7f
 def explain(
     error:BaseException, # What a command raised
-)->tuple[int,str]|None:  # Exit code and a sentence; None for what is a fault of the program
-    "What an error means to whoever ran the command"
+)->tuple[int,str]|None:  # Exit code, a key of `EXIT_CODES`, and a sentence; None for what is a fault of the program
+    "What an error means to you, who ran the command"
     said, family = _in_words(error), _family(error)
     if isinstance(error, KeyboardInterrupt): return 130, 'stopped'
     if 'CheckFailed' in family: return 3, said
@@ -69,64 +87,12 @@ def explain(
     if isinstance(error, ImportError): return (1, said) if _is_missing_package(error) else None
     if isinstance(error, (ValueError, TypeError)) and raised_by_us(error): return 2, said
 
-def _is_missing_package(error):
-    "Is it a package that could be installed, rather than a module of ours?"
-    unknown = isinstance(error, ModuleNotFoundError) and not (error.name or '').startswith('compresscal')
-    return unknown or 'pip install' in str(error)
-
-# %% ../../nbs/commands/10_console.ipynb #962ec54c
-def _check_above(
-    path:Path, # What is to be written; it need not exist
-):
-    "Raise an `OSError` where the folder that holds a path can neither be written in nor be made"
-    above = next((o for o in path.absolute().parents if os.path.lexists(o)), path)
-    if not above.is_dir(): raise NotADirectoryError(errno.ENOTDIR, 'cannot write below what is no folder', str(above))
-    _check_open(above)
-
-def _check_open(folder):
-    "Raise an `OSError` where a folder cannot be written in"
-    if not os.access(folder, os.W_OK|os.X_OK):
-        raise PermissionError(errno.EACCES, 'cannot write in this folder', str(folder))
-
-def check_out_file(
-    out:str|Path,       # The file that will be written; the folder that holds it may be missing
-    argument:str='out', # What the path is called in errors
-    *,
-    new:bool=False,     # Must there be no such file yet?
-)->Path:                # The same, with `~` replaced
-    "Raise where a file could not be written, before the work that fills it"
-    path = Path(out).expanduser()
-    if path.is_dir() or str(out).endswith(('/', os.sep)):
-        raise ValueError(f"`{argument}` must be a file, got {str(out)!r}, which is a folder")
-    if new and os.path.lexists(path): raise ValueError(f"`{argument}` must be a new file, got {str(out)!r}, which exists")
-    _check_above(path)
-    return path
-
-# %% ../../nbs/commands/10_console.ipynb #f51ac045
-def check_out_folder(
-    out:str|Path,       # The folder that will be written; it may be missing, as may those above it
-    argument:str='out', # What the path is called in errors
-    *,
-    new:bool=False,     # Must it be missing or empty?
-)->Path:                # The same, with `~` replaced
-    "Raise where a folder could not be written, before the work that fills it"
-    path = Path(out).expanduser()
-    wanted = 'a new or empty folder' if new else 'a folder'
-    if os.path.lexists(path) and not path.is_dir():
-        raise ValueError(f"`{argument}` must be {wanted}, got {str(out)!r}, which is a file")
-    if new and path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"`{argument}` must be {wanted}, got {str(out)!r}, which holds something")
-    if path.is_dir() and not new: _check_open(path)
-    else: _check_above(path)
-    return path
-
 # %% ../../nbs/commands/10_console.ipynb #b0293eb3
-def _check_above(
-    path:Path, # What is to be written; it need not exist
-):
+def _check_above(path):
     "Raise an `OSError` where the folder that holds a path can neither be written in nor be made"
     above = next((o for o in path.absolute().parents if os.path.lexists(o)), path)
-    if not above.is_dir(): raise NotADirectoryError(errno.ENOTDIR, 'cannot write below what is no folder', str(above))
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, 'cannot write below what is no folder', str(above))
     _check_open(above)
 
 def _check_open(folder):
@@ -134,6 +100,7 @@ def _check_open(folder):
     if not os.access(folder, os.W_OK|os.X_OK):
         raise PermissionError(errno.EACCES, 'cannot write in this folder', str(folder))
 
+# %% ../../nbs/commands/10_console.ipynb #46b50b25
 def check_out_file(
     out:str|Path,       # The file that will be written; the folder that holds it may be missing
     argument:str='out', # What the path is called in errors
@@ -144,7 +111,8 @@ def check_out_file(
     path = Path(out).expanduser()
     if path.is_dir() or str(out).endswith(('/', os.sep)):
         raise ValueError(f"`{argument}` must be a file, got {str(out)!r}, which is a folder")
-    if new and os.path.lexists(path): raise ValueError(f"`{argument}` must be a new file, got {str(out)!r}, which exists")
+    if new and os.path.lexists(path):
+        raise ValueError(f"`{argument}` must be a new file, got {str(out)!r}, which exists")
     _check_above(path)
     return path
 
@@ -177,6 +145,7 @@ class CommandAnswer:
 
     def __repr__(self): return self.text
 
+# %% ../../nbs/commands/10_console.ipynb #27e80454
 def as_json(
     value, # Nested dicts and lists of anything
 )->str:    # JSON that every reader takes
@@ -213,30 +182,42 @@ class PlainLines:
         stream,                # Where lines go
         seconds:float=30,      # Least time between two lines of progress
         clock=time.monotonic,  # Tells the time in seconds
-    ): self.stream,self.seconds,self.clock,self.last,self.line,self.bar,self.open = stream,seconds,clock,clock(),'',False,None
-
-    def write(self, text):
-        drawing = False # a bar is drawn by one call, which begins with a return; what comes after it is text again
-        for piece in re.findall(r'\r|\n|[^\r\n]+', re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', text)):
-            if piece=='\n':
-                if not self.bar: self.stream.write(self.line+'\n')
-                self.line,self.bar = '',False
-            elif piece=='\r': self.line,self.bar,drawing = '',True,True
-            else: self.line,self.bar = self.line+piece,drawing
-        if drawing and self.line.strip(): self._progress(self.line.strip())
-        if drawing: self.line = ''
-        return len(text)
-
-    def _progress(self, said):
-        name,whole = re.split(r'\s*\d', said, maxsplit=1)[0],'100%' in said
-        ends = whole and self.open==name # of a bar that has shown itself before, the end is shown too
-        if self.open==(name,whole) or not ends and self.clock()-self.last<self.seconds: return
-        self.stream.write(re.sub(r'\|[ #\d█▏▎▍▌▋▊▉]*\| ?', ' ', said)+'\n')
-        self.last,self.open = self.clock(),(name,whole) if whole else name
-        self.flush()
+    ):
+        self.stream, self.seconds, self.clock = stream, seconds, clock
+        self.last = clock() # when a line of progress was written
+        self.line = ''      # what has been written since the last line ended
+        self.bar = False    # is that part of a bar?
+        self.open = None    # the bar that was shown last
 
     def flush(self): self.stream.flush()
     def __getattr__(self, name): return getattr(self.stream, name)
+
+# %% ../../nbs/commands/10_console.ipynb #eba69e51
+@patch
+def write(self:PlainLines, text):
+    drawing = False
+    for piece in re.findall(r'\r|\n|[^\r\n]+', re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', text)):
+        if piece=='\n':
+            if not self.bar: self.stream.write(self.line+'\n')
+            self.line, self.bar = '', False
+        elif piece=='\r':
+            self.line, self.bar, drawing = '', True, True
+        else:
+            self.line, self.bar = self.line+piece, drawing
+    if drawing and self.line.strip(): self._progress(self.line.strip())
+    if drawing: self.line = ''
+    return len(text)
+
+# %% ../../nbs/commands/10_console.ipynb #4f0999e8
+@patch
+def _progress(self:PlainLines, said):
+    name, whole = re.split(r'\s*\d', said, maxsplit=1)[0], '100%' in said
+    shown_before = self.open==(name, whole)
+    ends = whole and self.open==name
+    if shown_before or not ends and self.clock()-self.last<self.seconds: return
+    self.stream.write(re.sub(r'\|[ #\d█▏▎▍▌▋▊▉]*\| ?', ' ', said)+'\n')
+    self.last, self.open = self.clock(), (name, whole) if whole else name
+    self.flush()
 
 # %% ../../nbs/commands/10_console.ipynb #efcde4c8
 @contextmanager
@@ -245,8 +226,10 @@ def readable_log(
     seconds:float=30, # Least time between two lines of progress
 ):
     "Within `with`, progress goes to a terminal as bars and to anything else as lines"
-    with warnings.catch_warnings(), redirect_stderr(stream if stream.isatty() else PlainLines(stream, seconds)) as log:
-        warnings.showwarning = lambda message, *args, **kwargs: log.write(plain_text(f'{message}\n')) and None
+    log = stream if stream.isatty() else PlainLines(stream, seconds)
+    def say(message, *args, **kwargs): log.write(plain_text(f'{message}\n'))
+    with warnings.catch_warnings(), redirect_stderr(log):
+        warnings.showwarning = say
         yield log
 
 # %% ../../nbs/commands/10_console.ipynb #bdd016f2
@@ -254,16 +237,30 @@ class Parser(argparse.ArgumentParser):
     "An argument parser that knows what was perhaps meant"
     def parse_known_args(self, *args, **kwargs):
         found, extra = super().parse_known_args(*args, **kwargs)
-        late = [o for o in self._actions if not o.option_strings and o.nargs in ('?', '*') and getattr(found, o.dest) in (o.default, [])]
-        if extra and late and not any(o.startswith('-') for o in extra) and (late[0].nargs=='*' or len(extra)==1): # it came after options
-            setattr(found, late[0].dest, extra if late[0].nargs=='*' else extra[0]); extra = []
+        if extra and self._take_late(found, extra): extra = []
         if extra: self.error(f"unrecognized arguments: {' '.join(extra)}")
         return found, extra
 
-    def error(self, message):
-        commands = next((o.choices for o in self._actions if isinstance(o, argparse._SubParsersAction)), {})
-        wrong = re.search(r"invalid choice: '([^']*)'", message) or re.search(r'unrecognized arguments: (\S+)', message)
-        known = [*self._option_string_actions, *commands]
-        if commands and wrong and not wrong[1].startswith('-'): message = f"there is no command {wrong[1]!r}; the commands are {', '.join(commands)}"
-        close = get_close_matches(wrong[1].partition('=')[0], known, 1, .6) if wrong else []
-        raise ValueError(message+(f"; did you mean {close[0]!r}?" if close else '')+f"\n{self.prog} --help shows what can be said.")
+    def _take_late(self, found, extra):
+        "Give words that came after options to the first argument that was left out; is there one?"
+        def is_open(o):
+            return not o.option_strings and o.nargs in ('?', '*') and getattr(found, o.dest) in (o.default, [])
+        late = next(filter(is_open, self._actions), None)
+        if late is None or any(o.startswith('-') for o in extra): return False
+        if late.nargs!='*' and len(extra)>1: return False
+        setattr(found, late.dest, extra if late.nargs=='*' else extra[0])
+        return True
+
+    def error(self, message): raise ValueError(_with_hint(self, message))
+
+# %% ../../nbs/commands/10_console.ipynb #bbe35d70
+def _with_hint(parser, message):
+    "What argparse says, with the word that was perhaps meant"
+    commands = next((o.choices for o in parser._actions if isinstance(o, argparse._SubParsersAction)), {})
+    wrong = re.search(r"invalid choice: '([^']*)'", message) or re.search(r'unrecognized arguments: (\S+)', message)
+    if commands and wrong and not wrong[1].startswith('-'):
+        message = f"there is no command {wrong[1]!r}; the commands are {', '.join(commands)}"
+    known = [*parser._option_string_actions, *commands]
+    close = get_close_matches(wrong[1].partition('=')[0], known, 1, .6) if wrong else []
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    return f'{message}{hint}\n{parser.prog} --help shows what can be said.'

@@ -16,55 +16,54 @@ from pathlib import Path
 import pandas as pd
 
 from ..calibration.calibration_set import CalibrationSet
-from .console import CommandAnswer, check_out_file, check_out_folder, padded
-from ..choosing.leakage import leakage
-from ..text.corpora import open_corpus
-from ..choosing.predicted_damage import check_stand_in, predicted_damage
+from ..calibration.sources import is_written
 from ..choosing.description import compare_sets, plot_positions, plot_ranks
 from ..choosing.distances import plot_distances
-from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, reference_text, window_length
-from ..core.files import write_atomically
-from ..models.blocks import decoder_blocks
-from ..compression.names import parse_method
+from ..choosing.leakage import leakage
+from ..choosing.predicted_damage import check_stand_in, predicted_damage
 from ..choosing.readings import profile
-from ..calibration.sources import is_written
+
+# %% ../../nbs/commands/30_diagnosing.ipynb #c3af8565
+from .console import CommandAnswer, check_out_file, check_out_folder, padded
+from ..compression.names import parse_method
+from ..core.files import write_atomically
 from ..core.tables import html_table, plain_text
+from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, reference_text
+from ..experiments.inputs import window_length
+from ..models.blocks import decoder_blocks
+from ..text.corpora import open_corpus
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #b073ae99
+def _texts(calibration, tokenizer):
+    "The sequences of a set as text"
+    tokens, mask = calibration.tokens, calibration.mask
+    ids = tokens if mask is None else [t[m] for t,m in zip(tokens, mask)]
+    return [tokenizer.decode(o, skip_special_tokens=True) for o in ids]
+
 def find_leaks(
     sets:dict[str,CalibrationSet], # By name
     names,                         # Sources of held-out text
     tokenizer,                     # Turns the sets into text
     n_documents:int=2000,          # Most documents of each source
 )->pd.DataFrame:                   # A row for each source and set
-    "How much held-out text stands in calibration sets"
+    "How much held-out text is in calibration sets"
     rows = []
     for name in names:
         texts = [o.text for o in islice(open_corpus(check_held_out(name), split='test').read(), n_documents)]
         for k,s in sets.items():
-            ids = s.tokens if s.mask is None else [t[m] for t,m in zip(s.tokens, s.mask)]
-            found = leakage([tokenizer.decode(o, skip_special_tokens=True) for o in ids], texts)
-            rows.append(dict(held_out=name, set=k, documents=len(texts), with_a_run_of_13=len({o.document for o in found.matches}), near_copies=len(found.copies),
-                             share_of_runs=found.share_of_runs))
+            found = leakage(_texts(s, tokenizer), texts)
+            with_a_run = len({o.document for o in found.matches})
+            rows.append(dict(held_out=name, set=k, documents=len(texts), with_a_run_of_13=with_a_run,
+                             near_copies=len(found.copies), share_of_runs=found.share_of_runs))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #9d504de1
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222} h1{font-size:1.6rem} h2{font-size:1.1rem;margin-top:2rem}
-figure{margin:1rem 0} svg{max-width:100%;height:auto} div.wide{overflow-x:auto} table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.15rem .8rem .15rem 0;text-align:right;border-bottom:1px solid #ddd} th:first-child,td:first-child{text-align:left} figcaption{color:#555;font-size:.9rem}"""
-
-def html_page(
-    title:str, # Its heading
-    parts:dict,# Heading -> rows of a table, the head first, or a `Picture`, or a text
-)->str:        # HTML, complete in itself
-    "A page of tables and pictures"
-    def show(o):
-        if isinstance(o, str): return f'<p>{_shown(o)}</p>'
-        return html_table(o) if isinstance(o, list) else _drawn(o)
-    body, head = ''.join(f'<h2>{_shown(k)}</h2>{show(o)}' for k,o in parts.items()), _shown(title)
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f'<title>{head}</title><style>{_STYLE}</style></head><body><h1>{head}</h1>{body}'
-            f'<p>compresscal {version("compresscal")}</p></body></html>')
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222} \
+h1{font-size:1.6rem} h2{font-size:1.1rem;margin-top:2rem}
+figure{margin:1rem 0} svg{max-width:100%;height:auto} div.wide{overflow-x:auto} \
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.15rem .8rem .15rem 0;text-align:right;border-bottom:1px solid #ddd} \
+th:first-child,td:first-child{text-align:left} figcaption{color:#555;font-size:.9rem}"""
 
 def _shown(text): return html.escape(plain_text(text))
 
@@ -74,14 +73,65 @@ def _drawn(picture):
     caption = f'<figcaption>{_shown(picture.caption)}</figcaption>'
     return f'<figure><svg role="img" aria-label="{_shown(picture.alt)}"{svg}{caption}</figure>'
 
+# %% ../../nbs/commands/30_diagnosing.ipynb #77d3c90b
+def html_page(
+    title:str, # Its heading
+    parts:dict,# Heading -> rows of a table, the head first, or a `Picture`, or a text
+)->str:        # HTML, complete in itself
+    "A page of tables and pictures"
+    def show(o):
+        if isinstance(o, str): return f'<p>{_shown(o)}</p>'
+        return html_table(o) if isinstance(o, list) else _drawn(o)
+    body = ''.join(f'<h2>{_shown(k)}</h2>{show(o)}' for k,o in parts.items())
+    head = _shown(title)
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width"><title>{head}</title>'
+            f'<style>{_STYLE}</style></head><body><h1>{head}</h1>{body}'
+            f'<p>compresscal {version("compresscal")}</p></body></html>')
+
 # %% ../../nbs/commands/30_diagnosing.ipynb #9450a7b0
-def _moments_bytes(model): return sum(4*block[g[0]].weight.shape[1]**2 for block in decoder_blocks(model) for g in block.groups)
+def _moments_bytes(model):
+    "What the second moments of all layers take"
+    return sum(4*block[g[0]].weight.shape[1]**2 for block in decoder_blocks(model) for g in block.groups)
 
 def _read_sets(net, sets, progress):
     "A profile of each set, with second moments where those of two sets take no more than 4 GiB"
     moments = _moments_bytes(net)<=2**31
     return {k: profile(net, s, moments=moments, progress=progress) for k,s in sets.items()}
 
+# %% ../../nbs/commands/30_diagnosing.ipynb #1c8e2074
+def _check_question(reference, method, words):
+    "The method that damage is predicted for, all names checked"
+    judge = method and check_stand_in(parse_method(method))
+    if method and (words or not reference):
+        raise ValueError("`method` must be given with a `reference` and without `words`, "
+                         f"got {method!r}: no damage is predicted")
+    return judge or None
+
+def _check_names(names, reference, held_out):
+    "Raise where a source is not there"
+    for o in [*names, *([reference] if reference else [])]: check_source(o)
+    for o in held_out: check_held_out(o)
+
+def _open_all(names, tokenizer, n_sets, **how):
+    "Sets of all names; those whose short name is taken keep their whole one"
+    sets = {}
+    for o in names: sets |= {o if k in sets else k: s for k,s in open_sets(o, tokenizer, n_sets, **how).items()}
+    return sets
+
+# %% ../../nbs/commands/30_diagnosing.ipynb #888a6483
+def _answers(net, tokenizer, sets, reference, ref_set, judge, held_out, words, progress):
+    "Sets compared, the damage that each would do, and leaks, as far as there is something to look at"
+    everything, damage = dict(sets), None
+    name = f'{reference} (reference)' if reference else None
+    if reference: everything[name] = ref_set
+    profiles = None if words else _read_sets(net, everything, progress)
+    compared = compare_sets(everything, tokenizer, profiles=profiles, reference=name)
+    if reference and not words: damage = predicted_damage(net, sets, ref_set, method=judge, progress=progress)
+    leaks = find_leaks(sets, held_out, tokenizer) if held_out else None
+    return compared, damage, leaks
+
+# %% ../../nbs/commands/30_diagnosing.ipynb #b8a304ca
 def diagnose(
     names,                    # Sources, or folders of sets that are kept
     model:str='embedded',     # The model to read with
@@ -100,30 +150,50 @@ def diagnose(
     progress:bool=True,       # Show progress bars
 )->CommandAnswer:
     "What calibration sets are like, and what calibrating on them would cost"
-    names, judge = list(dict.fromkeys(names)), method and check_stand_in(parse_method(method))
-    if method and (words or not reference): raise ValueError(f"`method` must be given with a `reference` and without `words`, got {method!r}: no damage is predicted")
+    names, judge = list(dict.fromkeys(names)), _check_question(reference, method, words)
     page, figures = page and check_out_file(page, 'page'), figures and check_out_folder(figures, 'figures')
-    for o in [*names, *([reference] if reference else [])]: check_source(o)
-    for o in held_out: check_held_out(o)
-    config, tokenizer, net = find_model(model, weights=not words or any(map(is_written, [*names, reference or ''])), device=device)
-    how = dict(n_sequences=n_sequences, length=window_length(config, length), seed=seed)
-    sets = {}
-    for o in names: sets |= {o if k in sets else k: s for k,s in open_sets(o, tokenizer, n_sets, **how, model=net, progress=progress).items()}
-    everything, ref = dict(sets), reference and f'{reference} (reference)'
-    if ref:
-        like = next(iter(sets.values()))
-        everything[ref] = reference_text(reference, tokenizer, n_sets, len(like), like.length, seed, model=net, progress=progress)
-    profiles = None if words else _read_sets(net, everything, progress)
-    compared = compare_sets(everything, tokenizer, profiles=profiles, reference=ref or None)
-    damage = predicted_damage(net, sets, everything[ref], method=judge or None, progress=progress) if ref and not words else None
-    leaks = find_leaks(sets, held_out, tokenizer) if held_out else None
-    return _diagnosis(compared, damage, leaks, not words, page, figures)
+    _check_names(names, reference, held_out)
+    size = n_sets, n_sequences, length, seed
+    net, tokenizer, sets, ref_set = _open_question(names, reference, model, words, *size, device, progress)
+    found = _answers(net, tokenizer, sets, reference, ref_set, judge, held_out, words, progress)
+    return _diagnosis(*found, not words, page, figures)
+
+# %% ../../nbs/commands/30_diagnosing.ipynb #9ed0dce1
+def _open_question(names, reference, model, words, n_sets, n_sequences, length, seed, device, progress):
+    "The model, its tokenizer, the sets, and the reference in windows as those of the first set"
+    weights = not words or any(map(is_written, [*names, reference or '']))
+    config, tokenizer, net = find_model(model, weights=weights, device=device)
+    how = dict(seed=seed, model=net, progress=progress)
+    sets = _open_all(names, tokenizer, n_sets, n_sequences=n_sequences, length=window_length(config, length), **how)
+    if not reference: return net, tokenizer, sets, None
+    like = next(iter(sets.values()))
+    return net, tokenizer, sets, reference_text(reference, tokenizer, n_sets, len(like), like.length, **how)
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #ec317963
 def _frame_rows(frame):
     "A data frame as rows of text"
-    look = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
+    def look(v): return f'{v:.4g}' if isinstance(v, float) else str(v)
     return [[c.replace('_', ' ') for c in frame], *([look(v) for v in r] for r in frame.itertuples(index=False))]
+
+_SIZES = ('The sets differ in size. That alone changes how much repeats, how far a set seems from another, '
+          'and what calibrating on it costs.')
+
+def _tables(compared, damage, leaks):
+    "What was found, for people: heading -> rows, or a text"
+    tables = {'What the sets are like': compared.table_rows()}
+    if damage is not None: tables[f'Predicted damage to {damage.reference} by {damage.method}'] = damage.table_rows()
+    if leaks is not None: tables['Held-out text that stands in the sets'] = _frame_rows(leaks)
+    sizes = {(o.values['sequences'], o.values['length']) for o in compared.descriptions.values()}
+    return tables|(dict(Sizes=_SIZES) if len(sizes)>1 else {})
+
+# %% ../../nbs/commands/30_diagnosing.ipynb #44a76427
+def _pictures(compared, damage, read):
+    "What was found, to look at"
+    pictures = dict(ranks=plot_ranks(compared))
+    if read: pictures['positions'] = plot_positions(compared)
+    if read and compared.distances: pictures['distances'] = plot_distances(compared.distances)
+    if damage is not None: pictures['damage'] = damage.plot()
+    return pictures
 
 def _written(page, figures, tables, pictures, compared):
     "Write what was asked for; the names of the files"
@@ -132,26 +202,27 @@ def _written(page, figures, tables, pictures, compared):
         hashes = {'Content hashes': [['set', 'hash'], *([k, o.hash] for k,o in compared.descriptions.items())]}
         drawn = {k.capitalize(): o for k,o in pictures.items()}
         files[page] = html_page('Calibration sets', tables | drawn | hashes)
-    if figures: files |= {figures/f'{k}.{kind}': o.to_bytes(kind) for k,o in pictures.items() for kind in ('png', 'pdf')}
+    for k,o in pictures.items() if figures else ():
+        for kind in ('png', 'pdf'): files[figures/f'{k}.{kind}'] = o.to_bytes(kind)
     for path,data in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     return [*map(str, files)]
 
+# %% ../../nbs/commands/30_diagnosing.ipynb #bea21192
+def _data(compared, damage, leaks, files):
+    "What was found, for programs"
+    sets = {k: dict(hash=o.hash, **o.values) for k,o in compared.descriptions.items()}
+    distances = {k: o.summary for k,o in compared.distances.items()}
+    cost = damage and dict(method=damage.method, floor=damage.floor_score, scores=damage.scores)
+    return dict(command='diagnose', sets=sets, reference=compared.reference, distances=distances, files=files,
+                damage=cost, leakage=None if leaks is None else leaks.to_dict('records'))
+
 def _diagnosis(compared, damage, leaks, read, page, figures):
     "The answer of `diagnose`"
-    tables = {'What the sets are like': compared.table_rows()}
-    if damage is not None: tables[f'Predicted damage to {damage.reference} by {damage.method}'] = damage.table_rows()
-    if leaks is not None: tables['Held-out text that stands in the sets'] = _frame_rows(leaks)
-    described = compared.descriptions.values()
-    if len({(o.values['sequences'], o.values['length']) for o in described})>1:
-        tables['Sizes'] = 'The sets differ in size. That alone changes how much repeats, how far a set seems from another, and what calibrating on it costs.'
-    pictures = dict(ranks=plot_ranks(compared)) if page or figures else {}
-    if pictures and read: pictures['positions'] = plot_positions(compared)
-    if pictures and read and compared.distances: pictures['distances'] = plot_distances(compared.distances)
-    if pictures and damage is not None: pictures['damage'] = damage.plot()
+    tables = _tables(compared, damage, leaks)
+    pictures = _pictures(compared, damage, read) if page or figures else {}
     files = _written(page, figures, tables, pictures, compared)
-    data = dict(command='diagnose', sets={k: dict(hash=o.hash, **o.values) for k,o in compared.descriptions.items()}, reference=compared.reference,
-                distances={k: o.summary for k,o in compared.distances.items()}, files=files,
-                damage=damage and dict(method=damage.method, floor=damage.floor_score, scores=damage.scores), leakage=None if leaks is None else leaks.to_dict('records'))
-    return CommandAnswer('\n\n'.join(v if isinstance(v, str) else f'{k}\n{padded(v)}' for k,v in tables.items()), data, note=f"Written: {', '.join(files)}" if files else '')
+    parts = [v if isinstance(v, str) else f'{k}\n{padded(v)}' for k,v in tables.items()]
+    note = f"Written: {', '.join(files)}" if files else ''
+    return CommandAnswer('\n\n'.join(parts), _data(compared, damage, leaks, files), note=note)

@@ -15,15 +15,14 @@ from os.path import expanduser
 from pathlib import Path
 
 from ..calibration.calibration_set import CalibrationSet
-from .console import CommandAnswer, check_out_folder
-from ..text.corpora import hub_texts, installed_sources
-from ..experiments.inputs import check_source, find_model, saved_sets, window_length
-from ..core.files import write_atomically
-from ..core.spelling import parse_mixture
-from ..calibration.sources import calibration_sets, is_written, parse_recipe
-from ..core.spelling import TEXT_FILES
-from ..experiments.store import file_stamp
 from ..calibration.self_text import find_recipe, recipe_name, self_calibration_sets
+from ..calibration.sources import calibration_sets, is_written, parse_recipe
+from .console import CommandAnswer, check_out_folder
+from ..core.files import write_atomically
+from ..core.spelling import TEXT_FILES, parse_mixture
+from ..experiments.inputs import check_source, find_model, saved_sets, window_length
+from ..experiments.store import file_stamp
+from ..text.corpora import hub_texts, installed_sources
 
 # %% ../../nbs/commands/20_drawing.ipynb #0f13ad86
 def _asked(out):
@@ -31,6 +30,15 @@ def _asked(out):
     try: return json.loads((out/'asked.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
 
+def _kept(out, asked):
+    "The sets of the same question, if all are there; another question is refused"
+    same = _asked(out)==asked
+    if not same and out.exists() and any(p.name!='asked.json' for p in out.iterdir()):
+        raise ValueError(f"`--out` must be a new folder, or one of the same command, got {str(out)!r}")
+    found = saved_sets(out) if same else []
+    return [CalibrationSet.load(o) for o in found] if same and len(found)==asked['n_sets'] else None
+
+# %% ../../nbs/commands/20_drawing.ipynb #2567ba2b
 def keep_drawn(
     out:str|Path, # Folder for the sets, made if needed
     asked:dict,   # Everything that decides them, the number of sets as `n_sets` among it
@@ -39,10 +47,8 @@ def keep_drawn(
 )->list[CalibrationSet]:
     "Calibration sets in a folder, made if they are not there"
     out, asked = Path(out).expanduser(), json.loads(json.dumps(asked))
-    same = _asked(out)==asked
-    if not same and out.exists() and any(p.name!='asked.json' for p in out.iterdir()):
-        raise ValueError(f"`--out` must be a new folder, or one of the same command, got {str(out)!r}")
-    if same and len(found:=saved_sets(out))==asked['n_sets']: return [CalibrationSet.load(o) for o in found]
+    kept = _kept(out, asked)
+    if kept is not None: return kept
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out/'asked.json', json.dumps(asked, indent=1))
     sets = make(out/'.written')
@@ -52,19 +58,30 @@ def keep_drawn(
     shutil.rmtree(out/'.written', ignore_errors=True)
     return sets
 
+# %% ../../nbs/commands/20_drawing.ipynb #5247bab4
+def _about_set(folder, s):
+    "A set, ready for JSON"
+    n_tokens = s.tokens.numel() if s.mask is None else int(s.mask.sum())
+    return dict(folder=str(folder), name=s.name, hash=s.hash, sequences=len(s), length=s.length, tokens=n_tokens)
+
 def _of_sets(command, out, sets, **more):
     "The answer of a command that made sets"
-    data = [dict(folder=str(Path(out)/f'{i:03}'), name=s.name, hash=s.hash, sequences=len(s), length=s.length, tokens=s.tokens.numel() if s.mask is None else int(s.mask.sum()))
-            for i,s in enumerate(sets)]
-    return CommandAnswer('\n'.join(map(repr, sets)), dict(command=command, folder=str(out), sets=data, **more), note=f'In {out}: a folder for each set, and its datasheet beside it')
+    about = [_about_set(Path(out)/f'{i:03}', s) for i,s in enumerate(sets)]
+    data = dict(command=command, folder=str(out), sets=about, **more)
+    note = f'In {out}: a folder for each set, and its datasheet beside it'
+    return CommandAnswer('\n'.join(map(repr, sets)), data, note=note)
 
 # %% ../../nbs/commands/20_drawing.ipynb #1a810a2e
-def _is_hub(name): return name in hub_texts or not (name in installed_sources or next(iglob(expanduser(name), recursive=True), None))
+def _matches(name): return iglob(expanduser(name), recursive=True)
+
+def _is_hub(name):
+    "Is a source a set on the Hub?"
+    return name in hub_texts or not (name in installed_sources or next(_matches(name), None))
 
 def _has_columns(name):
     "May a source be read from tables?"
     if name in installed_sources: return False
-    found = [Path(o) for o in iglob(expanduser(name), recursive=True)]
+    found = [Path(o) for o in _matches(name)]
     files = [p for o in found for p in (o.rglob('*') if o.is_dir() else [o])]
     return not files or any(o.suffix.lower() in TEXT_FILES and o.suffix.lower()!='.txt' for o in files)
 
@@ -72,11 +89,28 @@ def _check_reading(source, reading):
     "Raise where a setting says how to read what is not read, or not so"
     parts = [o.removeprefix('random:') for o in parse_mixture(source) or [source]]
     read = [o for o in parts if o!='random' and parse_recipe(o) is None]
-    for name,can in dict(column=_has_columns, revision=_is_hub).items():
-        if name in reading and not any(map(can, read)):
-            what = 'text in tables' if name=='column' else 'a set on the Hub'
-            raise ValueError(f"`{name}` must be given for {what} only, got {reading[name]!r} for {source!r}, which is not read so")
-    if reading and not read: raise ValueError(f"`{next(iter(reading))}` must not be given for {source!r}, which is not read")
+    for name,can,what in ('column', _has_columns, 'text in tables'), ('revision', _is_hub, 'a set on the Hub'):
+        if name not in reading or any(map(can, read)): continue
+        got = f'{reading[name]!r} for {source!r}, which is not read so'
+        raise ValueError(f"`{name}` must be given for {what} only, got {got}")
+    if reading and not read:
+        raise ValueError(f"`{next(iter(reading))}` must not be given for {source!r}, which is not read")
+
+# %% ../../nbs/commands/20_drawing.ipynb #df3669dc
+def _stamps(source, model):
+    "What files a question rests on: they may change while their names do not"
+    parts = [*(parse_mixture(source) or [source])]
+    if is_written(source) and Path(model).is_dir(): parts.append(model)
+    return [file_stamp(o) for o in parts]
+
+def _draw(source, model, tokenizer, size, reading, out, batch_size, device, progress):
+    "Sets of a source, kept in a folder"
+    def make(folder):
+        net = find_model(model, device=device)[2] if is_written(source) else None
+        how = dict(batch_size=batch_size, folder=folder, progress=progress)
+        return calibration_sets(source, tokenizer, **size, model=net, **how, **reading)
+    asked = dict(source=source, model=model, files=_stamps(source, model), **size, **reading)
+    return keep_drawn(out, asked, make, tokenizer)
 
 # %% ../../nbs/commands/20_drawing.ipynb #a4223314
 def draw_sets(
@@ -99,26 +133,53 @@ def draw_sets(
 )->CommandAnswer:
     "Draw calibration sets and keep them"
     out = check_out_folder(out)
-    check_source(source)
-    if saved_sets(source): raise ValueError(f"`source` must name text, got {source!r}, which holds calibration sets already")
-    reading = {k: v for k,v in dict(rule=rule, chat=chat, column=column, revision=revision).items() if v is not None}
-    _check_reading(source, reading)
+    reading = _checked_reading(source, dict(rule=rule, chat=chat, column=column, revision=revision))
     config, tokenizer, _ = find_model(model, weights=False)
     size = dict(n_sets=n_sets, n_sequences=n_sequences, length=window_length(config, length), seed=seed, bos=bos)
-    files = [file_stamp(o) for o in [*(parse_mixture(source) or [source]), *([model] if is_written(source) and Path(model).is_dir() else [])]]
-    def make(folder):
-        net = find_model(model, device=device)[2] if is_written(source) else None
-        return calibration_sets(source, tokenizer, **size, model=net, batch_size=batch_size, folder=folder, progress=progress, **reading)
-    return _of_sets('sample', out, keep_drawn(out, dict(source=source, model=model, files=files, **size, **reading), make, tokenizer))
+    sets = _draw(source, model, tokenizer, size, reading, out, batch_size, device, progress)
+    return _of_sets('sample', out, sets)
+
+# %% ../../nbs/commands/20_drawing.ipynb #cc01a492
+def _checked_reading(source, reading):
+    "What was said about reading a source; the source is checked, too"
+    check_source(source)
+    if saved_sets(source):
+        raise ValueError(f"`source` must name text, got {source!r}, which holds calibration sets already")
+    reading = {k: v for k,v in reading.items() if v is not None}
+    _check_reading(source, reading)
+    return reading
 
 # %% ../../nbs/commands/20_drawing.ipynb #88d67b37
 def _check_changes(recipe, changes):
     "Raise where a field of a recipe was changed to no effect"
-    idle = dict(text=recipe.start!='text', prefix=recipe.start!='text', schedule=recipe.t_initial is None, t_final=bool(recipe.temperatures))
+    no_text = recipe.start!='text'
+    idle = dict(text=no_text, prefix=no_text, schedule=recipe.t_initial is None, t_final=bool(recipe.temperatures))
     why = dict(schedule='without `t_initial`', t_final='beside `temperatures`')
-    for name in changes:
-        if idle.get(name) and changes[name] not in (0, ()):
-            raise ValueError(f"`{name}` must be left out {why.get(name, 'unless `start` is text')}, where it does nothing, got {changes[name]!r}")
+    for name,value in changes.items():
+        if not idle.get(name) or value in (0, ()): continue
+        where = why.get(name, 'unless `start` is text')
+        raise ValueError(f"`{name}` must be left out {where}, where it does nothing, got {value!r}")
+
+def _find_recipe(recipe, changes):
+    "A recipe by its name, with changes"
+    name = recipe if recipe.partition(':')[0]=='self' else f'self:{recipe}'
+    check_source(name)
+    if parse_mixture(name):
+        raise ValueError(f"`recipe` must be one recipe, got the mixture {recipe!r}; draw it as a sample")
+    how = find_recipe(parse_recipe(name), **changes)
+    _check_changes(how, changes)
+    return how
+
+# %% ../../nbs/commands/20_drawing.ipynb #5e4d336e
+def _write(how, model, tokenizer, size, out, batch_size, device, progress):
+    "Sets that a model writes by a recipe, kept in a folder"
+    files = [file_stamp(o) for o in (model, how.text) if o and Path(o).exists()]
+    def make(folder):
+        net = find_model(model, device=device)[2]
+        aside = dict(batch_size=batch_size, folder=folder, progress=progress)
+        return self_calibration_sets(net, tokenizer, **size, recipe=how, **aside)
+    asked = dict(recipe=asdict(how), model=model, files=files, **size)
+    return keep_drawn(out, asked, make, tokenizer)
 
 # %% ../../nbs/commands/20_drawing.ipynb #ba79dc36
 def write_sets(
@@ -137,17 +198,11 @@ def write_sets(
     **changes                 # Fields of the recipe to change
 )->CommandAnswer:
     "Let a model write calibration sets and keep them"
-    name, out = recipe if recipe.partition(':')[0]=='self' else f'self:{recipe}', check_out_folder(out)
-    check_source(name)
-    if parse_mixture(name): raise ValueError(f"`recipe` must be one recipe, got the mixture {recipe!r}; draw it as a sample")
-    how = find_recipe(parse_recipe(name), **changes)
-    _check_changes(how, changes)
+    out, how = check_out_folder(out), _find_recipe(recipe, changes)
     config, tokenizer, _ = find_model(model, weights=False)
     size = dict(n_sets=n_sets, n_sequences=n_sequences, length=window_length(config, length), seed=seed, bos=bos)
-    files = [file_stamp(o) for o in (model, how.text) if o and Path(o).exists()]
-    def make(folder):
-        return self_calibration_sets(find_model(model, device=device)[2], tokenizer, **size, recipe=how, batch_size=batch_size, folder=folder, progress=progress)
-    sets = keep_drawn(out, dict(recipe=asdict(how), model=model, files=files, **size), make, tokenizer)
-    answer = _of_sets('generate', out, sets, recipe=asdict(how), name=recipe_name(how), nats=[s.manifest['written']['nats'] for s in sets])
+    sets = _write(how, model, tokenizer, size, out, batch_size, device, progress)
+    nats = [s.manifest['written']['nats'] for s in sets]
+    answer = _of_sets('generate', out, sets, recipe=asdict(how), name=recipe_name(how), nats=nats)
     begins = ' '.join(tokenizer.decode(sets[0].tokens[0], skip_special_tokens=True).split())[:300]
     return CommandAnswer(f'{answer.text}\n\nThe first begins: {begins}', answer.data, note=answer.note)

@@ -8,16 +8,15 @@ Docs: https://compresscal.github.io/compresscal/commands/reducing.html.md"""
 __all__ = ['report_vocabulary', 'reduce_model', 'restore_model']
 
 # %% ../../nbs/commands/60_reducing.ipynb #24be4f88
-from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from .console import CommandAnswer, check_out_folder, padded
+from ..core.spelling import check_model
 from ..models.loading import _bars, _download, _place, _source
 from ..vocabulary.memory import memory_report
 from ..vocabulary.reduced_checkpoints import load_reduced, save_full, save_reduced
-from ..core.spelling import check_model
 from ..vocabulary.usage import TokenUsage, used_tokens
 
 # %% ../../nbs/commands/60_reducing.ipynb #2189a2a0
@@ -27,7 +26,8 @@ def _open(name):
     where = _source(None if name=='embedded' else name)
     try: return _download(where)
     except (OSError, ValueError) as e:
-        raise ValueError(f"`name` must be 'embedded', a folder or a Hub id of a model, got {str(name)!r}: {str(e).strip().splitlines()[0]}") from None
+        got = f'{str(name)!r}: {str(e).strip().splitlines()[0]}'
+        raise ValueError(f"`name` must be 'embedded', a folder or a Hub id of a model, got {got}") from None
 
 def _open_tokenizer(name):
     "A tokenizer, of any kind of model"
@@ -35,22 +35,34 @@ def _open_tokenizer(name):
     try:
         with _bars(False): return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as e:
-        raise ValueError(f"`tokenizer` must be the folder or Hub id of a tokenizer, got {str(name)!r}: {str(e).strip().splitlines()[0]}") from None
+        got = f'{str(name)!r}: {str(e).strip().splitlines()[0]}'
+        raise ValueError(f"`tokenizer` must be the folder or Hub id of a tokenizer, got {got}") from None
 
+# %% ../../nbs/commands/60_reducing.ipynb #20ebf2d8
 def _count(sources, tokenizer, splits, columns, keep, max_length, progress)->TokenUsage:
     "Tokens of one source, or of several together"
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if not sources: raise ValueError("`sources` must name text, got none")
     how = dict(columns=columns, keep=keep, max_length=max_length, progress=progress)
     if len(sources)==1: return used_tokens(sources[0], tokenizer, splits, **how)
-    if splits is not None: raise ValueError("`splits` must not be given where there are several sources, of which all is counted")
+    if splits is not None:
+        raise ValueError("`splits` must not be given where there are several sources, of which all is counted")
     return used_tokens({str(o): o for o in sources}, tokenizer, 'all', **how)
 
-# %% ../../nbs/commands/60_reducing.ipynb #7d30bea0
 def _said(usage):
     "What was counted, in words"
-    return f"{len(usage):,} of {usage.vocab_size:,} tokens ({usage.share:.1%}) are used in {usage.rows:,} rows of {usage.tokens:,} tokens together"
+    used = f'{len(usage):,} of {usage.vocab_size:,} tokens ({usage.share:.1%}) are used'
+    return f'{used} in {usage.rows:,} rows of {usage.tokens:,} tokens together'
 
+# %% ../../nbs/commands/60_reducing.ipynb #4107a259
+def _report_data(name, usage, report):
+    "A report, ready for JSON"
+    sizes = {k: dict(o) for k,o in report.to_pandas()[['full', 'reduced']].iterrows()}
+    return dict(command='vocabulary report', model=name, kept=report.kept, vocabulary=report.vocab_size,
+                tokens=usage.tokens, rows=usage.rows, embedding_reduction=report.embedding_reduction,
+                model_reduction=report.model_reduction, bytes=sizes)
+
+# %% ../../nbs/commands/60_reducing.ipynb #7d30bea0
 def report_vocabulary(
     name:str,            # The model: `embedded`, a folder or a Hub id
     sources,             # Text: files, names such as `docs`, or several of them
@@ -69,20 +81,21 @@ def report_vocabulary(
     usage = _count(sources, words, splits, columns, keep, max_length, progress)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     report = memory_report(config, usage, optimizer=optimizer, precision=precision, tokenizer=words)
-    table = report.to_pandas()
-    data = dict(command='vocabulary report', model=name, kept=report.kept, vocabulary=report.vocab_size, tokens=usage.tokens, rows=usage.rows,
-                embedding_reduction=report.embedding_reduction, model_reduction=report.model_reduction,
-                bytes={k: dict(o) for k,o in table[['full', 'reduced']].iterrows()})
-    return CommandAnswer(f"{_said(usage)}\n\n{report!r}", data)
+    return CommandAnswer(f"{_said(usage)}\n\n{report!r}", _report_data(name, usage, report))
 
 # %% ../../nbs/commands/60_reducing.ipynb #40468d08
-def _numbers(folder): return sum(o.stat().st_size for o in Path(folder).glob('model*.safetensors'))
+def _numbers(folder):
+    "Bytes of the weights in a folder"
+    return sum(o.stat().st_size for o in Path(folder).glob('model*.safetensors'))
 
 def _compared(reduction, before, after):
-    "What was, and what is, side by side"
+    "What was, and what is, side by side: for people, and for programs"
     count = sum(p.numel() for p in reduction.model.parameters())
-    rows = {'tokens': (reduction.tokens.full_size, len(reduction.tokens)), 'parameters': (count+reduction.saved, count), 'bytes on disk': (before, after)}
-    return padded([['', 'whole', 'reduced'], *([k, f'{a:,}', f'{b:,}'] for k,(a,b) in rows.items())]), {k.split()[0]: dict(whole=a, reduced=b) for k,(a,b) in rows.items()}
+    tokens = reduction.tokens
+    rows = {'tokens': (tokens.full_size, len(tokens)), 'parameters': (count+reduction.saved, count),
+            'bytes on disk': (before, after)}
+    table = [['', 'whole', 'reduced'], *([k, f'{whole:,}', f'{reduced:,}'] for k,(whole,reduced) in rows.items())]
+    return padded(table), {k.split()[0]: dict(whole=whole, reduced=reduced) for k,(whole,reduced) in rows.items()}
 
 # %% ../../nbs/commands/60_reducing.ipynb #f3bd6c91
 def reduce_model(
@@ -105,19 +118,32 @@ def reduce_model(
     out = check_out_folder(out, new=True)
     folder, words = _open(name), _open_tokenizer(tokenizer or name)
     usage = _count(sources, words, splits, columns, keep, max_length, progress)
-    how = {} if labels is None else dict(model_class=AutoModelForSequenceClassification, config=dict(num_labels=labels))
-    model, reduction = load_reduced(folder, usage, tokenizer=words, unknown=unknown, dtype=_place(dtype, None)[0], **how)
+    reduction = _reduce(folder, usage, words, unknown, dtype, labels)
     save_reduced(reduction, out, words)
     table, data = _compared(reduction, _numbers(folder), _numbers(out))
-    note = (f'In {out}: the model as transformers loads it, the whole tokenizer, and kept_tokens (which tokens it has). load_reduced of compresscal gives the model '
-            'and a tokenizer in its numbers; compresscal vocabulary restore makes it whole again')
-    return CommandAnswer(f'{_said(usage)}\n\n{table}', dict(command='vocabulary reduce', model=name, folder=str(out), rows=usage.rows, counted=usage.tokens)|data, note=note)
+    return _reduced_answer(name, out, usage, table, data)
+
+# %% ../../nbs/commands/60_reducing.ipynb #9190fd8b
+_HINT = ('the model as transformers loads it, the whole tokenizer, and kept_tokens (which tokens it has). '
+         'load_reduced of compresscal gives the model and a tokenizer in its numbers; '
+         'compresscal vocabulary restore makes it whole again')
+
+def _reduce(folder, usage, tokenizer, unknown, dtype, labels):
+    "The reduction of a model, as a language model or a classifier"
+    how = dict(tokenizer=tokenizer, unknown=unknown, dtype=_place(dtype, None)[0])
+    if labels is not None: how |= dict(model_class=AutoModelForSequenceClassification, config=dict(num_labels=labels))
+    return load_reduced(folder, usage, **how)[1]
+
+def _reduced_answer(name, out, usage, table, data):
+    "What `reduce_model` answers"
+    about = dict(command='vocabulary reduce', model=name, folder=str(out), rows=usage.rows, counted=usage.tokens)
+    return CommandAnswer(f'{_said(usage)}\n\n{table}', about|data, note=f'In {out}: {_HINT}')
 
 # %% ../../nbs/commands/60_reducing.ipynb #9702bdd2
 def restore_model(
     name:str|Path,       # Folder of the reduced model, fine-tuned or not
     out:str|Path,        # The new folder
-    original:str|None=None, # The whole model: `embedded`, a folder or a Hub id; None: where it was when the model was reduced
+    original:str|None=None, # The whole model: `embedded`, a folder or a Hub id; None: where it was when it was reduced
     *,
     kept:str|None=None,  # The reduced folder from which fine-tuning began, if `name` is not the same
 )->CommandAnswer:
@@ -125,9 +151,10 @@ def restore_model(
     out, folder = check_out_folder(out, new=True), _open(name)
     if not hasattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), 'reduced_vocabulary'):
         raise ValueError(f"`name` must be a model that has been reduced, and {str(name)!r} is whole")
-    reduction = load_reduced(folder, full=None if original is None else _open(original), kept=kept)[1]
-    where = next((o for o in (folder, kept and Path(kept), original and _open(original)) if o and (o/'tokenizer_config.json').exists()), None)
-    save_full(reduction, out, None if where is None else _open_tokenizer(where))
+    full = None if original is None else _open(original)
+    reduction = load_reduced(folder, full=full, kept=kept)[1]
+    places = [o for o in (folder, kept and Path(kept), full) if o and (o/'tokenizer_config.json').exists()]
+    save_full(reduction, out, _open_tokenizer(places[0]) if places else None)
     table, data = _compared(reduction, _numbers(out), _numbers(folder))
-    return CommandAnswer(table, dict(command='vocabulary restore', model=str(name), folder=str(out), original=reduction.source)|data,
-                  note=f'In {out}: the whole model, as transformers loads it')
+    about = dict(command='vocabulary restore', model=str(name), folder=str(out), original=reduction.source)
+    return CommandAnswer(table, about|data, note=f'In {out}: the whole model, as transformers loads it')

@@ -12,24 +12,28 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from ..calibration.generation import Sampling
 from ..calibration.sampling import require_positive
 from .console import CommandAnswer, as_json, check_out_file, check_out_folder, padded
-from ..experiments.figures import slug
-from ..calibration.generation import Sampling
-from ..hallucination.hallucination import Hallucination, System, summary_pictures, summary_tables, system_means
-from ..experiments.inputs import find_model
-from ..core.files import write_atomically
-from ..hallucination.judges import parse_judge
 from ..compression.names import refuse_unused
+from ..core.files import write_atomically
+from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
+from ..experiments.figures import slug
+from ..experiments.inputs import find_model
+
+# %% ../../nbs/commands/50_summarizing.ipynb #03479184
+from ..experiments.report import PAGE_STYLE, frame_lines, html_picture, shown, titled_table, unfold
+from ..hallucination.hallucination import Hallucination, System, summary_pictures, summary_tables
+from ..hallucination.hallucination import system_means
+from ..hallucination.judges import parse_judge
+from ..hallucination.reviews import controls, review
+from ..models.tensor_files import new_folder
 from ..summaries.overlap import explain_overlap
 from ..summaries.prompts import as_prompt
-from ..experiments.report import frame_lines, html_picture, PAGE_STYLE, shown, titled_table, unfold
-from ..hallucination.reviews import controls, review
-from ..text.sentences import splitter_name
-from ..summaries.summarize import Summaries, load_summaries, summarize
+from ..summaries.summarize import load_summaries, summarize
 from ..summaries.summary_sets import open_summary_set
-from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
-from ..models.tensor_files import new_folder
+from ..text.sentences import splitter_name
 
 # %% ../../nbs/commands/50_summarizing.ipynb #77612f69
 def _sampling(temperature, top_k, top_p):
@@ -37,17 +41,30 @@ def _sampling(temperature, top_k, top_p):
     said = {k: v for k,v in dict(t_final=temperature, top_k=top_k, top_p=top_p).items() if v is not None}
     return Sampling(**said) if said else None
 
-def write_summaries(
-    name:str,                 # The model
+def _write_file(model, tokenizer, documents, out, **how):
+    "Let a model sum up documents; finished batches are kept beside the file until it is written"
+    aside = out.with_name(f'.{out.name}.answers')
+    written = summarize(model, tokenizer, documents, folder=aside, **how)
+    written.save(out)
+    shutil.rmtree(aside, ignore_errors=True)
+    return written
+
+def _about_file(written, out, name, documents):
+    "The answer of `write_summaries`"
+    about = dict(command='summarize', file=str(out), model=name, documents=documents)
+    data = about|written.counts()|dict(settings=written.settings)
+    return CommandAnswer(repr(written), data, note=f'Written: {out}')
+
+# %% ../../nbs/commands/50_summarizing.ipynb #ef33dd17
+def write_summaries(name:str, # The model
     out:str|Path,             # The file, JSON Lines; must not exist
     documents:str='docstrings', # A summary set by name, a file, a folder, or a set on the Hub
     n:int|None=None,          # How many documents to sample; None: all
     seed:int=0,               # Decides the sample of documents, and what is drawn
-    *,
-    split:str|None=None,      # Part of the set; None: the first that it has
+    *, split:str|None=None,   # Part of the set; None: the first that it has
     document:str|None=None,   # Column that holds the document
     reference:str|None=None,  # Column that holds the reference
-    prompt:str='after',       # What the model is told: a name of `PROMPTS`, or a template with `{document}`
+    prompt:str='after',       # What the model is asked: a name of `PROMPTS`, or a template with `{document}`
     max_tokens:int=128,       # Most tokens of a summary
     temperature:float|None=None, # Draw at this temperature; None with `top_k` and `top_p` takes the likeliest token
     top_k:int|None=None,      # Draw among so many of the likeliest
@@ -58,48 +75,53 @@ def write_summaries(
     progress:bool=True,       # Show a progress bar
 )->CommandAnswer:
     "Let a model sum up documents, and keep what it wrote in a file"
-    out, how = check_out_file(out, new=True), as_prompt(prompt)
+    out, how = check_out_file(out, new=True), dict(prompt=as_prompt(prompt), max_tokens=max_tokens, seed=seed)
     require_positive(max_tokens=max_tokens, **{} if batch_size is None else dict(batch_size=batch_size))
-    drawn, found = _sampling(temperature, top_k, top_p), open_summary_set(documents, n, split, seed, document=document, reference=reference)
+    how |= dict(sampling=_sampling(temperature, top_k, top_p), batch_size=batch_size, progress=progress)
+    found = open_summary_set(documents, n, split, seed, document=document, reference=reference)
     _, tokenizer, model = find_model(name, dtype=dtype, device=device)
-    kept = out.with_name(f'.{out.name}.answers')
-    written = summarize(model, tokenizer, found, prompt=how, max_tokens=max_tokens, sampling=drawn, seed=seed, batch_size=batch_size, folder=kept, progress=progress)
-    written.save(out)
-    shutil.rmtree(kept, ignore_errors=True)
-    return CommandAnswer(repr(written), dict(command='summarize', file=str(out), model=name, documents=found.name, **written.counts(), settings=written.settings), note=f'Written: {out}')
+    return _about_file(_write_file(model, tokenizer, found, out, **how), out, name, found.name)
 
 # %% ../../nbs/commands/50_summarizing.ipynb #db9b083c
 _ALIKE = ('prompt', 'chat', 'stop', 'max_tokens') # Settings that are the same in a fair comparison
 
+def _mark(settings):
+    "By what a model is known"
+    return (settings.get('model') or {}).get('fingerprint')
+
 def _differences(read):
     "Sentences about files that were not written as the dense model's"
-    dense = read[0][2].settings
-    def mark(settings): return (settings.get('model') or {}).get('fingerprint')
     def said(value): return repr(value['name']) if isinstance(value, dict) and 'name' in value else repr(value)
+    dense = read[0][2].settings
     for _,file,summaries in read[1:]:
         own = summaries.settings
-        if mark(own) and mark(own)==mark(dense): yield f'{one_line(file)} was written by the dense model itself.'
+        if _mark(own) and _mark(own)==_mark(dense): yield f'{one_line(file)} was written by the dense model itself.'
         for k in _ALIKE:
             if k not in own or k not in dense or own[k]==dense[k]: continue
-            yield one_line(f"{file} was written with another {k} than the dense model's: {said(own[k])}, not {said(dense[k])}.")
+            values = f'{said(own[k])}, not {said(dense[k])}'
+            yield one_line(f"{file} was written with another {k} than the dense model's: {values}.")
 
+# %% ../../nbs/commands/50_summarizing.ipynb #7d62e3db
 def _check_comparison(worst, splitter, out):
     "Raise for what cannot be, before anything is read; how many of the worst are shown"
     if out: check_out_folder(out, new=True)
     else: refuse_unused('without a page to show them on', worst=worst)
     splitter_name(splitter)
-    if worst is not None and (type(worst) is not int or worst<0): raise ValueError(f"`worst` must be a whole number, 0 or more, got {worst!r}")
-    return 3 if worst is None else worst
+    if worst is None: return 3
+    if type(worst) is not int or worst<0: raise ValueError(f"`worst` must be a whole number, 0 or more, got {worst!r}")
+    return worst
 
 # %% ../../nbs/commands/50_summarizing.ipynb #133bd052
 def _read_files(files):
     "The name of a system, the name of a file and its summaries, for each file"
     found = []
     for i,said in enumerate(files):
-        name, _, path = said.partition('=') if '=' in said and not Path(said).expanduser().exists() else ('', '', said)
-        name = 'dense' if not i else name.strip() or Path(path).stem
+        name, equals, path = said.partition('=')
+        if not equals or Path(said).expanduser().exists(): name, path = '', said
+        name = 'dense' if i==0 else name.strip() or Path(path).stem
         found.append((name, Path(path).name, load_summaries(Path(path).expanduser())))
-    if len({name for name,_,_ in found})<2: raise ValueError(f"`files` must be the dense model's summaries and those of another, got {len(files)}")
+    if len({name for name,_,_ in found})<2:
+        raise ValueError(f"`files` must be the dense model's summaries and those of another, got {len(files)}")
     return found
 
 def _by_system(read):
@@ -108,6 +130,7 @@ def _by_system(read):
     for name,_,summaries in read: found.setdefault(System(name), []).append(summaries)
     return found
 
+# %% ../../nbs/commands/50_summarizing.ipynb #a3f1a953
 def _documents_of(summaries): return [(d.dataset, d.id, d.text) for d in summaries.documents]
 
 def _describe(summaries):
@@ -120,13 +143,33 @@ def _same_documents(read):
     (_, first, dense), *others = read
     wanted = _documents_of(dense)
     for _,file,summaries in others:
-        if (got := _documents_of(summaries))==wanted: continue
+        got = _documents_of(summaries)
+        if got==wanted: continue
         common = len({*got} & {*wanted})
-        raise ValueError(f"`files` must be of the same documents in the same order, got {file!r} of {_describe(summaries)} and "
-                         f"{first!r} of {_describe(dense)}; {common:,} of them are the same")
+        raise ValueError(f"`files` must be of the same documents in the same order, got {file!r} of "
+                         f"{_describe(summaries)} and {first!r} of {_describe(dense)}; {common:,} of them are the same")
 
+# %% ../../nbs/commands/50_summarizing.ipynb #5d247ba5
+def _review_all(found, judges, bertscore, splitter, progress):
+    "Reviews of every system, and of the controls"
+    how = dict(bertscore=bertscore, splitter=splitter, progress=progress)
+    reviews = {k: [review(o, judges, **how) for o in summaries] for k,summaries in found.items()}
+    made = controls(found[System('dense')][0], splitter=splitter)
+    return Hallucination(reviews, {k: review(o, judges, **how) for k,o in made.items()})
+
+def _comparison(study, tables, files, judges, out, notes):
+    "The answer of `compare_summaries`"
+    def padded_frame(frame): return padded([[*map(one_line, row)] for row in frame_lines(frame)[0]])
+    text = '\n\n'.join(f'{one_line(title)}\n{padded_frame(frame)}' for title,_,frame in tables[:2])
+    data = dict(command='hallucination', files=list(files), judges={o.name: o.settings() for o in judges},
+                folder=out and str(out), systems=system_means(study).to_dict('records'),
+                risk=study.risk.drop(columns='values').to_dict('records'), notes=notes)
+    where = [f'In {out}: hallucination.html (all of it on one page), tables, figures, and a row for each summary']
+    return CommandAnswer(text, data, note='\n'.join([*notes, *(where if out else [])]))
+
+# %% ../../nbs/commands/50_summarizing.ipynb #b300a04c
 def compare_summaries(
-    files:Sequence[str],      # Files of `write_summaries`, the dense model's first, each with a name before `=` if you like
+    files:Sequence[str],      # Files of `write_summaries`, the dense model's first, with a name before `=` if you like
     judges:Sequence[str]=(),  # Who is asked, as `parse_judge` reads it, beside overlap and unsupported names
     *,
     bertscore:str|None=None,  # Model of BERTScore against the reference
@@ -141,18 +184,11 @@ def compare_summaries(
     _same_documents(read)
     if not any(read[0][2].references): refuse_unused('for summaries without references', bertscore=bertscore)
     found, notes = _by_system(read), list(_differences(read))
-    how = dict(bertscore=bertscore, splitter=splitter, progress=progress)
-    reviews = {k: [review(o, heard, **how) for o in v] for k,v in found.items()}
-    study = Hallucination(reviews, {k: review(o, heard, **how) for k,o in controls(found[System('dense')][0], splitter=splitter).items()})
+    study = _review_all(found, heard, bertscore, splitter, progress)
     tables = summary_tables(study)
     if out:
         with new_folder(out) as aside: _write(aside, study, tables, found, worst)
-    lines = ((title, [[*map(one_line, row)] for row in frame_lines(frame)[0]]) for title,_,frame in tables[:2])
-    text = '\n\n'.join(f'{one_line(title)}\n{padded(rows)}' for title,rows in lines)
-    data = dict(command='hallucination', files=list(files), judges={o.name: o.settings() for o in heard}, folder=out and str(out),
-                systems=system_means(study).to_dict('records'), risk=study.risk.drop(columns='values').to_dict('records'))
-    where = [f'In {out}: hallucination.html (all of it on one page), tables, figures, and a row for each summary'] if out else []
-    return CommandAnswer(text, data|dict(notes=notes), note='\n'.join([*notes, *where]))
+    return _comparison(study, tables, files, heard, out, notes)
 
 # %% ../../nbs/commands/50_summarizing.ipynb #876cc7ac
 _ALL = 300 # Words of a document that is shown whole
@@ -178,31 +214,53 @@ def _riskiest(study, found, worst):
             parts.append(score+plain_text(_evidence(written.texts[i], written.sources[i])))
     return ''.join(parts)
 
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Hallucination</title><style>{css}</style></head><body><h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
+# %% ../../nbs/commands/50_summarizing.ipynb #dc1d2aef
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">\
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>Hallucination</title><style>{css}</style></head><body>\
+<h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
 <h2>Summaries with the greatest risk</h2>{worst}</body></html>"""
 
 def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
 
 def _page(study, tables, pictures, found, worst):
     "All of it on one page"
-    parts = (f'<h2>{shown(title)}</h2><p class=note>{shown(note)}</p>{titled_table("", *frame_lines(frame))}' for title,note,frame in tables)
+    def section(title, note, frame):
+        return f'<h2>{shown(title)}</h2><p class=note>{shown(note)}</p>{titled_table("", *frame_lines(frame))}'
     size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
     figures = ''.join(html_picture(k, p) for k,p in pictures.items())
-    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=''.join(parts), worst=_riskiest(study, found, worst))
+    parts = ''.join(section(*o) for o in tables)
+    riskiest = _riskiest(study, found, worst)
+    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=parts, worst=riskiest)
 
+# %% ../../nbs/commands/50_summarizing.ipynb #f264b2c6
+def _markdown(tables):
+    "Tables in Markdown"
+    def part(title, note, frame):
+        return f'{escape_markdown(title)}\n\n{escape_markdown(note)}\n\n{markdown_table(*frame_lines(frame))}'
+    return '\n\n'.join(part(*o) for o in tables)+'\n'
+
+def _every_review(study):
+    "Name, number of the set, and review, of systems and controls"
+    systems = [(k.name, i, o) for k,reviews in study.reviews.items() for i,o in enumerate(reviews)]
+    return systems+[(f'control: {k}', 0, o) for k,o in study.controls.items()]
+
+def _rows_csv(every):
+    "A row for each summary"
+    tables = [o.table.assign(summary=o.texts, system=name, set=i) for name,i,o in every]
+    return ''.join(o.to_csv(index=False, header=i==0) for i,o in enumerate(tables))
+
+# %% ../../nbs/commands/50_summarizing.ipynb #69245a55
 def _write(folder, study, tables, found, worst):
     "Tables, figures, a page, and a row for each summary"
     folder.mkdir()
-    pictures = summary_pictures(study)
-    write_atomically(folder/'hallucination.html', _page(study, tables, pictures, found, worst))
-    parts = (f'{escape_markdown(title)}\n\n{escape_markdown(note)}\n\n{markdown_table(*frame_lines(frame))}' for title,note,frame in tables)
-    write_atomically(folder/'tables.md', '\n\n'.join(parts)+'\n')
-    write_atomically(folder/'risk.csv', study.risk.drop(columns='values').to_csv(index=False))
-    write_atomically(folder/'means.csv', system_means(study).to_csv(index=False))
-    every = [(k.name, i, o) for k,v in study.reviews.items() for i,o in enumerate(v)]+[(f'control: {k}', 0, o) for k,o in study.controls.items()]
-    rows = (o.table.assign(summary=o.texts, system=name, set=i) for name,i,o in every)
-    write_atomically(folder/'summaries.csv', ''.join(o.to_csv(index=False, header=not j) for j,o in enumerate(rows)))
-    write_atomically(folder/'settings.json', as_json({f'{name}, {i}': o.settings for name,i,o in every}))
+    pictures, every = summary_pictures(study), _every_review(study)
+    files = {'hallucination.html': _page(study, tables, pictures, found, worst),
+             'tables.md': _markdown(tables),
+             'risk.csv': study.risk.drop(columns='values').to_csv(index=False),
+             'means.csv': system_means(study).to_csv(index=False),
+             'summaries.csv': _rows_csv(every),
+             'settings.json': as_json({f'{name}, {i}': o.settings for name,i,o in every})}
     for k,p in pictures.items():
-        for kind in ('png', 'pdf'): write_atomically(folder/f'{slug(k)}.{kind}', p.to_bytes(kind))
+        for kind in ('png', 'pdf'): files[f'{slug(k)}.{kind}'] = p.to_bytes(kind)
+    for name,data in files.items(): write_atomically(folder/name, data)

@@ -17,14 +17,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from .findings import Group, compare_methods, compare_sources, dense_value, group_values, headlines, is_accuracy, is_ratio, lower_is_better
-from ..statistics.uncertainty import COVERS, compare_answers, crossed_interval, includes_chance, linear_scores, standard_error, summarize_values
+from .findings import Group, compare_methods, compare_sources, dense_value, group_values
+from .findings import headlines, is_accuracy, lower_is_better
+from ..statistics.uncertainty import COVERS, compare_answers, crossed_interval, includes_chance
+from ..statistics.uncertainty import linear_scores, summarize_values
 
 # %% ../../nbs/experiments/40_documents.ipynb #bea01e8c
-_PARTS = dict(perplexity=('nats', 'tokens', 'perplexity'), word_perplexity=('nats', 'words', 'perplexity'), byte_perplexity=('nats', 'bytes', 'perplexity'),
-              bits_per_byte=('nats', 'bytes', 'ratio'), kl=('kl', 'tokens', 'ratio'), agreement=('agree', 'tokens', 'ratio'),
-              flips=('flips', 'tokens', 'ratio'))
-
 class DocumentScores(NamedTuple):
     "What a metric is made of"
     values: np.ndarray           # One number for each document
@@ -35,18 +33,25 @@ class DocumentScores(NamedTuple):
     @property
     def value(self)->float: return float(linear_scores(*self[:3]).mean())
 
+# %% ../../nbs/experiments/40_documents.ipynb #f8175d04
+_PARTS = dict(perplexity=('nats', 'tokens', 'perplexity'), word_perplexity=('nats', 'words', 'perplexity'),
+              byte_perplexity=('nats', 'bytes', 'perplexity'), bits_per_byte=('nats', 'bytes', 'ratio'),
+              kl=('kl', 'tokens', 'ratio'), agreement=('agree', 'tokens', 'ratio'), flips=('flips', 'tokens', 'ratio'))
+
 def document_scores(
     record:dict|None, # Of a cell
     metric:str,       # Name of the metric
-)->DocumentScores|None: # `None` if the record does not hold what it takes, or the metric is no function of sums over documents
+)->DocumentScores|None: # `None` if the record lacks what it takes, or the metric is no function of sums over documents
     "The scores of the documents behind a value"
-    documents, value = (record or {}).get('documents') or {}, (record or {}).get('metrics', {}).get(metric, math.nan)
+    record = record or {}
+    documents, value = record.get('documents') or {}, record.get('metrics', {}).get(metric, math.nan)
     top, bottom, statistic = _PARTS.get(metric, (metric, None, 'mean'))
     if bottom not in documents: top, bottom, statistic = metric, None, 'mean'
-    if not documents.get(top) or isinstance(documents[top][0], (list, str)) or not math.isfinite(value): return None
-    scale = math.log(2) if metric=='bits_per_byte' else 1
-    scores = DocumentScores(np.array(documents[top], dtype=float)/scale, None if bottom is None else np.array(documents[bottom], dtype=float), statistic,
-                    tuple(documents['id']) if 'id' in documents else None)
+    found = documents.get(top)
+    if not found or isinstance(found[0], (list, str)) or not math.isfinite(value): return None
+    values = np.array(found, dtype=float)/(math.log(2) if metric=='bits_per_byte' else 1)
+    denominators = None if bottom is None else np.array(documents[bottom], dtype=float)
+    scores = DocumentScores(values, denominators, statistic, tuple(documents['id']) if 'id' in documents else None)
     return scores if math.isclose(scores.value, value, rel_tol=1e-6, abs_tol=1e-9) else None
 
 # %% ../../nbs/experiments/40_documents.ipynb #b1806315
@@ -64,10 +69,32 @@ def _dense_record(cells, g, records):
 
 def _aligned(a, b):
     "Are the documents behind two values the same?"
-    same = lambda x, y: (x is None and y is None) or (x is not None and y is not None and np.array_equal(x, y))
-    return len(a.values)==len(b.values) and a.ids==b.ids and same(a.denominators, b.denominators)
+    if (a.denominators is None)!=(b.denominators is None): return False
+    same = a.denominators is None or np.array_equal(a.denominators, b.denominators)
+    return same and len(a.values)==len(b.values) and a.ids==b.ids
 
 # %% ../../nbs/experiments/40_documents.ipynb #161a3999
+def _scores_of_sets(g, cells, records, against_dense):
+    "Scores of a group's sets on the same documents, [sets, documents]; denominators; statistic; or `None`"
+    scores = [document_scores(records(c), g.metric) for c in cells[g].values()]
+    if not against_dense: base = scores[0]
+    elif g.method=='dense': return None
+    else: base = document_scores(_dense_record(cells, g, records), g.metric)
+    if base is None or len(base.values)<2 or not all(s and _aligned(s, base) for s in scores): return None
+    values = np.array([s.values for s in scores])
+    return values-base.values if against_dense else values, base.denominators, base.statistic
+
+def _three_intervals(values, denominators, statistic, level):
+    "The mean, and its ends over sets, over documents, and over both"
+    linear = linear_scores(values, denominators, statistic)
+    sets = summarize_values(linear.mean(1), level).interval
+    documents, both = summarize_values(linear.mean(0), level, COVERS[1]).interval, None
+    if len(values)>1: both = crossed_interval(values, denominators, statistic=statistic, level=level)
+    return linear.mean(), [end for o in (sets, documents, both) for end in (o or (math.nan, math.nan))[:2]]
+
+# %% ../../nbs/experiments/40_documents.ipynb #57e9e75a
+_ENDS = [f'{over}_{end}' for over in ('sets', 'documents', 'both') for end in ('low', 'high')]
+
 def intervals(
     rows:Sequence[dict], # Of a study
     records:Callable,    # From a cell's name to its record
@@ -76,18 +103,12 @@ def intervals(
 )->pd.DataFrame:         # A line for each group whose records are there: value and ends of three intervals
     "How sure a mean is over sets, over documents, and over both"
     cells, lines = _by_group(rows), []
-    for g,by_set in cells.items():
-        scores = [document_scores(records(c), g.metric) for c in by_set.values()]
-        base = document_scores(_dense_record(cells, g, records), g.metric) if against_dense and g.method!='dense' else None if against_dense else scores[0]
-        if base is None or len(base.values)<2 or not all(s and _aligned(s, base) for s in scores): continue
-        (_, denominators, statistic, _), values = base, np.array([s.values for s in scores])-(base.values if against_dense else 0)
-        linear = linear_scores(values, denominators, statistic)
-        found = [summarize_values(linear.mean(1), level).interval, summarize_values(linear.mean(0), level, COVERS[1]).interval,
-                 crossed_interval(values, denominators, statistic=statistic, level=level) if len(values)>1 else None]
-        ends = {f'{n}_{end}': i[j] if i else math.nan for n,i in zip(('sets', 'documents', 'both'), found) for j,end in enumerate(('low', 'high'))}
-        lines.append(g._asdict()|dict(sets=len(values), documents=linear.shape[1], value=linear.mean())|ends)
-    names = [f'{n}_{end}' for n in ('sets', 'documents', 'both') for end in ('low', 'high')]
-    return pd.DataFrame(lines, columns=[*Group._fields, 'sets', 'documents', 'value', *names])
+    for g in cells:
+        scores = _scores_of_sets(g, cells, records, against_dense)
+        if scores is None: continue
+        value, ends = _three_intervals(*scores, level)
+        lines.append([*g, *scores[0].shape, value, *ends])
+    return pd.DataFrame(lines, columns=[*Group._fields, 'sets', 'documents', 'value', *_ENDS])
 
 # %% ../../nbs/experiments/40_documents.ipynb #e8f10884
 def _guessing(dense, questions, counts, level):
@@ -101,13 +122,20 @@ def _guessing(dense, questions, counts, level):
 def _flips(before, records, metric):
     "Means over cells of the shares of answers lost and gained"
     answers = [document_scores(r, metric) for r in records]
-    same = [a for a in answers if before and a and _aligned(before, a) and np.isin([before.values, a.values], [0, 1]).all()]
+    if before: answers = [a for a in answers if a and _aligned(before, a)]
+    same = [a for a in answers if before and np.isin([before.values, a.values], [0, 1]).all()]
     found = [compare_answers(before.values, a.values) for a in same]
-    return tuple(float(np.mean([x/f.n for x,f in zip(o, found)])) if found else math.nan for o in ([f.lost for f in found], [f.gained for f in found]))
+    if not found: return math.nan, math.nan
+    return float(np.mean([f.lost/f.n for f in found])), float(np.mean([f.gained/f.n for f in found]))
+
+def _test_error(values, questions):
+    "The mean of the standard errors that so many questions leave in each accuracy"
+    if not questions or questions<2: return math.nan
+    return float(np.mean([math.sqrt(v*(1-v)/(questions-1)) for v in values]))
 
 # %% ../../nbs/experiments/40_documents.ipynb #b3c2a6c5
-_ACCURACY = ['questions', 'chance', 'dense', 'mark', 'interpret', 'sets', 'mean', 'sd', 'interval_low', 'interval_high', 'test_error', 'change',
-             'lost', 'gained', 'flips']
+_ACCURACY = ['questions', 'chance', 'dense', 'mark', 'interpret', 'sets', 'mean', 'sd', 'interval_low', 'interval_high',
+             'test_error', 'change', 'lost', 'gained', 'flips']
 
 def accuracy(
     rows:Sequence[dict],       # Of a study
@@ -115,62 +143,98 @@ def accuracy(
     level:float=.95,           # Of the intervals
 )->pd.DataFrame:               # A line for each group of an accuracy
     "Accuracies with what their questions can tell"
-    cells, groups, lines, size = _by_group(rows), group_values(rows), [], {r['cell']: r['documents'] for r in rows}
-    find = records or (lambda key: None)
-    for g,values in groups.items():
-        if not is_accuracy(g.metric) or g.method=='dense': continue
-        before, after = _dense_record(cells, g, find), [find(c) for c in cells[g].values()]
-        counts, n = (before or next(filter(None, after), {})).get('counts', {}), size[next(iter(cells[g].values()))]
-        s, dense, chance = summarize_values(values.values(), level), dense_value(groups, g), counts.get('chance', math.nan)
-        mark, (low, high) = _guessing(dense, n, counts, level), s.interval or (math.nan, math.nan)
-        lost, gained = _flips(document_scores(before, g.metric), after, g.metric)
-        error = float(np.mean([math.sqrt(v*(1-v)/(n-1)) for v in values.values()])) if n and n>1 else math.nan
-        interpret, sd = None if math.isnan(chance) else not mark, 0. if g.source=='none' else s.sd
-        lines.append([*g, n, chance, dense, mark, interpret, s.n, s.mean, sd, low, high, error, s.mean-dense, lost, gained, lost+gained])
+    cells, groups = _by_group(rows), group_values(rows)
+    questions = {r['cell']: r['documents'] for r in rows}
+    tasks = [g for g in groups if is_accuracy(g.metric) and g.method!='dense']
+    lines = [_accuracy_line(g, cells, groups, questions, records or (lambda key: None), level) for g in tasks]
     return pd.DataFrame(lines, columns=[*Group._fields, *_ACCURACY])
 
-# %% ../../nbs/experiments/40_documents.ipynb #a8f030f1
-_PAIR = ['quality', 'task', 'of', 'within', 'n_sequences', 'length', 'a', 'b', 'quality_difference', 'quality_tells', 'task_difference', 'task_tells',
-         'hides', 'opposite']
+# %% ../../nbs/experiments/40_documents.ipynb #0264b124
+def _accuracy_line(g, cells, groups, questions, records, level):
+    "A method and source on a task"
+    before, after = _dense_record(cells, g, records), [records(c) for c in cells[g].values()]
+    counts = (before or next(filter(None, after), {})).get('counts', {})
+    n, dense, chance = questions[next(iter(cells[g].values()))], dense_value(groups, g), counts.get('chance', math.nan)
+    s = summarize_values(groups[g].values(), level)
+    low, high = s.interval or (math.nan, math.nan)
+    mark = _guessing(dense, n, counts, level)
+    interpret = None if math.isnan(chance) else not mark
+    lost, gained = _flips(document_scores(before, g.metric), after, g.metric)
+    return [*g, n, chance, dense, mark, interpret, s.n, s.mean, 0. if g.source=='none' else s.sd, low, high,
+            _test_error(groups[g].values(), n), s.mean-dense, lost, gained, lost+gained]
 
+# %% ../../nbs/experiments/40_documents.ipynb #a8f030f1
+def _measures(rows):
+    "Evaluations whose headline is a perplexity or the like, and those whose headline is an accuracy"
+    first = headlines(rows)
+    return [e for e,m in first.items() if lower_is_better(m)], [e for e,m in first.items() if is_accuracy(m)]
+
+def _tell_apart(q, t):
+    "What two measures say about one pair: (difference, low, high) of each"
+    told = [bool(low>0 or high<0) for _,low,high in (q, t)]
+    opposite = all(told) and bool(q[0]*t[0]>0) # worse perplexity, better accuracy, or both the other way round
+    return told, opposite
+
+# %% ../../nbs/experiments/40_documents.ipynb #f057db68
+_PAIR = ['model', 'quality', 'task', 'of', 'within', 'n_sequences', 'length', 'a', 'b', 'quality_difference',
+         'quality_tells', 'task_difference', 'task_tells', 'hides', 'opposite']
+_ENDS_OF = ['difference', 'low', 'high']
+
+def _pair_lines(of, frame, within, quality, tasks):
+    "Lines of `hidden` from a table of comparisons"
+    keys = ['model', within, 'n_sequences', 'length', 'a', 'b']
+    by = {e: part.set_index(keys)[_ENDS_OF] for e,part in frame.groupby('evaluation', sort=False)}
+    for q,t in product(quality, tasks):
+        if q not in by or t not in by: continue
+        both = by[q].add_suffix('_q').join(by[t].add_suffix('_t'), how='inner').dropna()
+        for (model,*setting),numbers in zip(both.index, both.to_numpy()):
+            of_q, of_t = numbers[:3], numbers[3:]
+            told, opposite = _tell_apart(of_q, of_t)
+            hides = '' if told[0]==told[1] else t if told[0] else q
+            yield [model, q, t, of, *setting, of_q[0], told[0], of_t[0], told[1], hides, opposite]
+
+# %% ../../nbs/experiments/40_documents.ipynb #c05fdaa4
 def hidden(
     rows:Sequence[dict], # Of a study
     level:float=.95,     # Of the intervals of differences
 )->pd.DataFrame:         # A line for each pair and each two evaluations
     "Where perplexity hides what accuracy shows, and the other way round"
-    first, lines = headlines(rows), []
-    quality, tasks = [e for e,m in first.items() if lower_is_better(m)], [e for e,m in first.items() if is_accuracy(m)]
-    keep = [r for r in rows if first[r['evaluation']]==r['metric'] and r['evaluation'] in {*quality, *tasks}]
-    for of,within,compared in (('methods', 'source', compare_methods), ('sources', 'method', compare_sources)):
-        keys = ['model', within, 'n_sequences', 'length', 'a', 'b']
-        frame = compared(keep if quality and tasks else [], level=level)
-        by = {e: part.set_index(keys)[['difference', 'low', 'high']] for e,part in frame.groupby('evaluation', sort=False)}
-        for q,t in product(quality, tasks):
-            if q not in by or t not in by: continue
-            for key,r in by[q].add_suffix('_q').join(by[t].add_suffix('_t'), how='inner').dropna().iterrows():
-                told = [bool(r[f'low_{o}']>0 or r[f'high_{o}']<0) for o in 'qt']
-                hides = '' if told[0]==told[1] else t if told[0] else q
-                opposite = all(told) and bool(r.difference_q*r.difference_t>0) # worse perplexity, better accuracy, or both the other way round
-                lines.append(dict(zip(['model', 'within', *keys[2:]], key))|dict(of=of, quality=q, task=t, quality_difference=r.difference_q,
-                             quality_tells=told[0], task_difference=r.difference_t, task_tells=told[1], hides=hides, opposite=opposite))
-    return pd.DataFrame(lines, columns=['model', *_PAIR])
+    first, (quality, tasks) = headlines(rows), _measures(rows)
+    wanted = {*quality, *tasks} if quality and tasks else set()
+    keep = [r for r in rows if r['evaluation'] in wanted and first[r['evaluation']]==r['metric']]
+    methods = _pair_lines('methods', compare_methods(keep, level=level), 'source', quality, tasks)
+    sources = _pair_lines('sources', compare_sources(keep, level=level), 'method', quality, tasks)
+    return pd.DataFrame([*methods, *sources], columns=_PAIR)
 
 # %% ../../nbs/experiments/40_documents.ipynb #db8cef02
+def _agreement(pairs):
+    "How many pairs of numbers there are, and how well the two of them agree about which is better"
+    pairs = np.array(pairs).reshape(-1, 2)
+    if len(pairs)<3 or not np.ptp(pairs, axis=0).all(): return len(pairs), math.nan
+    return len(pairs), -float(spearmanr(*pairs.T).statistic)
+
+def _both(quality, task):
+    "For each group (quality, accuracy) of the sets that have both"
+    found = {}
+    for g in quality:
+        if g not in task: continue
+        pairs = [(v, task[g][i]) for i,v in quality[g].items() if i in task[g]]
+        found[g] = [o for o in pairs if all(map(math.isfinite, o))]
+    return found
+
+# %% ../../nbs/experiments/40_documents.ipynb #ac5bb3b0
 def rank_agreement(
     rows:Sequence[dict], # Of a study
 )->pd.DataFrame:         # A line for each model and each two evaluations
     "Do perplexity and accuracy put compressed models in the same order?"
-    first, groups, lines = headlines(rows), {g: v for g,v in group_values(rows).items() if g.method!='dense'}, []
-    by = {e: {g._replace(evaluation='', metric=''): v for g,v in groups.items() if g.evaluation==e and g.metric==m} for e,m in first.items()}
-    def agreement(pairs):
-        pairs = np.array(pairs).reshape(-1, 2)
-        return len(pairs), -float(spearmanr(*pairs.T).statistic) if len(pairs)>2 and np.ptp(pairs, axis=0).all() else math.nan
-    quality, tasks = [e for e,m in first.items() if lower_is_better(m)], [e for e,m in first.items() if is_accuracy(m)]
+    groups = {g: v for g,v in group_values(rows).items() if g.method!='dense'}
+    first, (quality, tasks), lines = headlines(rows), _measures(rows), []
+    def of(model, evaluation): # the values of its headline, by method, source and size
+        wanted = (model, evaluation, first[evaluation])
+        return {g[3:]: v for g,v in groups.items() if g[:3]==wanted}
     for model,q,t in product(dict.fromkeys(g.model for g in groups), quality, tasks):
-        same = [g for g in by[q] if g.model==model and g in by[t]]
-        shared = {g: [(x, by[t][g][i]) for i,x in by[q][g].items() if math.isfinite(by[t][g].get(i, math.nan)+x)] for g in same}
-        means = [np.mean(v, axis=0) for v in shared.values() if v]
-        inside = [np.subtract(p, np.mean(v, axis=0)) for v in shared.values() if len(v)>1 for p in v]
-        (n, over), (m, within) = agreement(means), agreement(inside)
-        lines.append(dict(model=model, quality=q, task=t, models=n, between=over, sets=m, within=within))
+        shared = [v for v in _both(of(model, q), of(model, t)).values() if v]
+        n_models, between = _agreement([np.mean(v, axis=0) for v in shared])
+        n_sets, within = _agreement([np.subtract(pair, np.mean(v, axis=0)) for v in shared if len(v)>1 for pair in v])
+        lines.append([model, q, t, n_models, between, n_sets, within])
     return pd.DataFrame(lines, columns=['model', 'quality', 'task', 'models', 'between', 'sets', 'within'])

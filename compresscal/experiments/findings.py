@@ -19,9 +19,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.checks import Check
-from ..hallucination.risk import METRICS
 from ..core.spelling import strength
-from ..statistics.uncertainty import Comparison, compare_paired, compare_unpaired, distinct_pairs, holm, range_under_permutation, summarize_values
+from ..hallucination.risk import METRICS
+from ..statistics.uncertainty import Comparison, compare_paired, compare_unpaired, distinct_pairs
+from ..statistics.uncertainty import holm, range_under_permutation, summarize_values
 
 # %% ../../nbs/experiments/05_findings.ipynb #9e90de15
 class Group(NamedTuple):
@@ -48,16 +49,26 @@ def group_values(
     return groups
 
 # %% ../../nbs/experiments/05_findings.ipynb #bc6899f0
-AGAINST_DENSE = dict(kl=0., agreement=1., flips=0.) # Metrics that compare with the dense model, and their value for the dense model itself
+AGAINST_DENSE = dict(kl=0., agreement=1., flips=0.) # Metrics that compare with dense, and the dense model's own value
 
-def is_ratio(metric:str)->bool: "Is the metric compared by its ratio to dense?"; return metric.endswith('perplexity') or metric.startswith('bits_per')
+def is_ratio(
+    metric:str, # Name of a metric
+)->bool:        # `True` for perplexities and bits
+    "Is the metric compared by its ratio to dense?"
+    return metric.endswith('perplexity') or metric.startswith('bits_per')
 
-def is_accuracy(metric:str)->bool: "Is the metric a share of right answers?"; return metric.startswith('acc') or metric=='exact_match'
+def is_accuracy(
+    metric:str, # Name of a metric
+)->bool:        # `True` for accuracies and exact matches
+    "Is the metric a share of right answers?"
+    return metric.startswith('acc') or metric=='exact_match'
 
 def lower_is_better(metric:str)->bool:
     "Is less of the metric better?"
-    return is_ratio(metric) or metric in ('kl', 'flips', 'lost') or metric in METRICS and METRICS[metric].higher_is_better is False
+    if is_ratio(metric) or metric in ('kl', 'flips', 'lost'): return True
+    return metric in METRICS and METRICS[metric].higher_is_better is False
 
+# %% ../../nbs/experiments/05_findings.ipynb #34aabe9b
 def dense_value(
     groups:Mapping[Group, Mapping[int, float]], # As `group_values` gives them
     group:Group, # Any group of the same model, evaluation and metric
@@ -67,6 +78,8 @@ def dense_value(
     return known.get(0, AGAINST_DENSE.get(group.metric, math.nan))
 
 # %% ../../nbs/experiments/05_findings.ipynb #47119431
+_SUMMARY = ['sets', 'mean', 'sd', 'interval_low', 'interval_high', 'low', 'high', 'dense', 'ratio', 'difference']
+
 def summary(
     rows:Sequence[dict], # Of a study
     level:float=.95,     # Of the t intervals
@@ -75,11 +88,12 @@ def summary(
     groups, lines = group_values(rows), []
     for g,values in groups.items():
         if g.method=='dense': continue
-        s, d = summarize_values([*values.values()], level), dense_value(groups, g)
-        low, high = s.interval or (math.nan, math.nan)
-        lines.append(g._asdict()|dict(sets=s.n, mean=s.mean, sd=0. if g.source=='none' else s.sd, interval_low=low, interval_high=high, low=s.low, high=s.high,
-                                      dense=d, ratio=s.mean/d if is_ratio(g.metric) and d else math.nan, difference=s.mean-d))
-    return pd.DataFrame(lines, columns=[*Group._fields, 'sets', 'mean', 'sd', 'interval_low', 'interval_high', 'low', 'high', 'dense', 'ratio', 'difference'])
+        s, dense = summarize_values([*values.values()], level), dense_value(groups, g)
+        sd = 0. if g.source=='none' else s.sd
+        ratio = s.mean/dense if is_ratio(g.metric) and dense else math.nan
+        ends = s.interval or (math.nan, math.nan)
+        lines.append([*g, s.n, s.mean, sd, *ends, s.low, s.high, dense, ratio, s.mean-dense])
+    return pd.DataFrame(lines, columns=[*Group._fields, *_SUMMARY])
 
 # %% ../../nbs/experiments/05_findings.ipynb #9925f8b1
 def size_curve(
@@ -92,77 +106,113 @@ def size_curve(
     found.insert(7, 'tokens', found.n_sequences*found.length)
     return found.sort_values('tokens', kind='stable', ignore_index=True)
 
+# %% ../../nbs/experiments/05_findings.ipynb #53cebd48
 def strength_curve(
     rows:Sequence[dict], # Of a study with several strengths of a method
     level:float=.95,     # Of the t intervals
-)->pd.DataFrame:         # The lines of `summary`, with `family`, `strength`, `sparsity`, `bits` and the spread relative to the mean
+)->pd.DataFrame:         # The lines of `summary`, with `family`, `strength`, `sparsity`, `bits` and `relative_sd`
     "Spread against how strongly a method compresses"
     found = summary(rows, level)
-    said = pd.DataFrame([strength(o) for o in found.method], columns=['family', 'strength', 'sparsity', 'bits'], index=found.index)
+    read = [strength(o) for o in found.method]
+    said = pd.DataFrame(read, columns=['family', 'strength', 'sparsity', 'bits'], index=found.index)
     found = pd.concat([found, said], axis=1).assign(relative_sd=found.sd/found['mean'].abs())
     return found.sort_values(['family', 'sparsity', 'bits'], kind='stable', ignore_index=True)
 
 # %% ../../nbs/experiments/05_findings.ipynb #4629ff1f
-_DIFFERENCE = ['a', 'b', 'sets_a', 'sets_b', 'difference', 'low', 'high', 'greater', 'greater_low', 'greater_high', 'p', 'p_holm', 'declared']
-
-def headlines(rows:Iterable[dict])->dict[str, str]:
+def headlines(
+    rows:Iterable[dict], # Of a study
+)->dict[str, str]:       # Evaluation -> metric
     "The first metric of each evaluation"
     found = {}
     for r in rows: found.setdefault(r['evaluation'], r['metric'])
     return found
 
+# %% ../../nbs/experiments/05_findings.ipynb #67cb5c3b
+_COMPARED = ['a', 'b', 'sets_a', 'sets_b', 'difference', 'low', 'high', 'greater', 'greater_low', 'greater_high',
+             'p', 'p_holm', 'declared']
+
 def _line(setting, a, b, c:Comparison|None, declared):
     "A line of a table of comparisons"
-    (low, high), (less, more) = (c and c.interval or (math.nan,)*2), (c and c.greater_interval or (math.nan,)*2)
-    n, difference, greater, p = (c.n, c.difference, c.greater, c.p) if c else ((0, 0), *[math.nan]*3)
-    return setting|dict(a=a, b=b, sets_a=n[0], sets_b=n[1], difference=difference, low=low, high=high, greater=greater, greater_low=less, greater_high=more,
-                        p=p if declared else math.nan, p_holm=math.nan, declared=declared)
+    unknown = math.nan
+    if c is None: found = [0, 0, *[unknown]*6]
+    else:
+        ends, greater_ends = c.interval or (unknown, unknown), c.greater_interval or (unknown, unknown)
+        found = [*c.n, c.difference, *ends, c.greater, *greater_ends]
+    p = c.p if declared and c is not None else unknown
+    return setting|dict(zip(_COMPARED, [a, b, *found, p, unknown, declared]))
 
+# %% ../../nbs/experiments/05_findings.ipynb #225cc9e3
 def _declared(rows, family):
     "Declared pairs of methods, and of sources"
     family = distinct_pairs(family, 'family')
     methods, sources = ({r[k] for r in rows} for k in ('method', 'source'))
-    return [o for o in family if {*o}&methods], [o for o in family if {*o}&sources and not {*o}&methods]
+    of_methods = [o for o in family if {*o}&methods]
+    return of_methods, [o for o in family if {*o}&sources and not {*o}&methods]
 
-def _pairs(names, said, shown):
-    "Pairs to compare, those declared in the order in which they were declared"
-    return [*said, *((a, b) for a,b in combinations(names, 2) if shown and (a, b) not in said and (b, a) not in said)]
+def _pairs(names, declared, others):
+    "Declared pairs, and all others if these are wanted"
+    if not others: return [*declared]
+    known = {frozenset(o) for o in declared}
+    return [*declared, *(o for o in combinations(names, 2) if frozenset(o) not in known)]
 
 # %% ../../nbs/experiments/05_findings.ipynb #5d6eeef1
-def _method_lines(rows, family, level, shown=True):
-    "Lines of comparisons of methods, with p not yet adjusted; only declared ones if others are not to be shown"
-    settings, together, fixed, lines, first, said = {}, {}, {}, [], headlines(rows), _declared(rows, family)[0]
+def _by_method(rows):
+    "Values of each method by setting: for each source, for all sources together, and of methods without text"
+    single, together, fixed = {}, {}, {}
     for g,values in group_values(rows).items():
-        if g.source=='none': fixed.setdefault(g[:3], {})[g.method] = values[0]
-        else:
-            for found,source in (settings, g.source), (together, 'all sources'):
-                found.setdefault(g._replace(method='', source=source), {}).setdefault(g.method, {}).update({(g.source, i): v for i,v in values.items()})
-    together = {s: methods for s,methods in together.items() if len({source for v in methods.values() for source,_ in v})>1}
-    for s,methods in (settings|together).items():
+        if g.source=='none':
+            fixed.setdefault(g[:3], {})[g.method] = values[0]
+            continue
+        values = {(g.source, i): v for i,v in values.items()}
+        for found,source in (single, g.source), (together, 'all sources'):
+            setting = g._replace(method='', source=source)
+            found.setdefault(setting, {}).setdefault(g.method, {}).update(values)
+    def n_sources(methods): return len({source for values in methods.values() for source,_ in values})
+    return single, {s: methods for s,methods in together.items() if n_sources(methods)>1}, fixed
+
+# %% ../../nbs/experiments/05_findings.ipynb #dd04fd70
+def _compare_two(a, b, methods, constant, level, declared):
+    "Compare two methods on the sets that both have; `None` where one of them has no value"
+    known = [methods.get(o, {}) for o in (a, b)]
+    if not any(known) or not all(o or name in constant for o,name in zip(known, (a, b))): return None
+    sets = sorted(set.intersection(*(set(o) for o in known if o)))
+    if not sets: return None
+    values = ([o[i] if o else constant[name] for i in sets] for o,name in zip(known, (a, b)))
+    return compare_paired(*values, level=level, test='signs' if declared else None)
+
+# %% ../../nbs/experiments/05_findings.ipynb #94d8aaef
+def _method_lines(rows, family, level, others=True):
+    "Lines of comparisons of methods, with p not yet adjusted; without `others` only those declared"
+    single, together, fixed = _by_method(rows)
+    first, lines, said = headlines(rows), [], _declared(rows, family)[0]
+    for s,methods in (single|together).items():
         decides = first[s.evaluation]==s.metric and (s in together or s._replace(source='all sources') not in together)
         constant = fixed.get(s[:3], {})
-        for a,b in _pairs([*methods, *(m for m in constant if m!='dense')], said, shown):
-            known, c = [methods.get(o, {}) for o in (a, b)], None
-            if {a, b} <= constant.keys() or not any(known) and (a, b) not in said: continue # two methods without text have nothing to vary
-            sets = sorted(set.intersection(*(set(o) for o in known if o))) if any(known) else []
+        setting = {k: v for k,v in s._asdict().items() if k!='method'}
+        for a,b in _pairs([*methods, *(m for m in constant if m!='dense')], said, others):
+            varies = methods.get(a) or methods.get(b)
+            if {a, b}<=constant.keys() or not varies and (a, b) not in said: continue
             declared = decides and (a, b) in said
-            if sets and all(o or m in constant for o,m in zip(known, (a, b))):
-                values = ([o[i] if o else constant[m] for i in sets] for o,m in zip(known, (a, b)))
-                c = compare_paired(*values, level=level, test='signs' if declared else None)
-            lines.append(_line({k: v for k,v in s._asdict().items() if k!='method'}, a, b, c, declared))
+            lines.append(_line(setting, a, b, _compare_two(a, b, methods, constant, level, declared), declared))
     return lines
 
 # %% ../../nbs/experiments/05_findings.ipynb #0032aec0
-def _source_lines(rows, family, level, shown=True):
-    "Lines of comparisons of sources, as for methods"
-    settings, lines, first, said = {}, [], headlines(rows), _declared(rows, family)[1]
+def _by_source(rows):
+    "Values of each source by setting"
+    settings = {}
     for g,values in group_values(rows).items():
         if g.source!='none': settings.setdefault(g._replace(source=''), {})[g.source] = [*values.values()]
-    for s,sources in settings.items():
-        for a,b in _pairs(sources, said, shown):
-            declared = (a, b) in said and first[s.evaluation]==s.metric
-            c = compare_unpaired(sources[a], sources[b], level=level, test=declared) if a in sources and b in sources else None
-            lines.append(_line({k: v for k,v in s._asdict().items() if k!='source'}, a, b, c, declared))
+    return settings
+
+def _source_lines(rows, family, level, others=True):
+    "Lines of comparisons of sources, as for methods"
+    lines, first, said = [], headlines(rows), _declared(rows, family)[1]
+    for s,sources in _by_source(rows).items():
+        setting = {k: v for k,v in s._asdict().items() if k!='source'}
+        for a,b in _pairs(sources, said, others):
+            declared, c = (a, b) in said and first[s.evaluation]==s.metric, None
+            if a in sources and b in sources: c = compare_unpaired(sources[a], sources[b], level=level, test=declared)
+            lines.append(_line(setting, a, b, c, declared))
     return lines
 
 # %% ../../nbs/experiments/05_findings.ipynb #57340352
@@ -174,7 +224,9 @@ def _family(lines):
     "p of each declared comparison, by what it is of"
     return {_name(o): o['p'] for o in lines if o['declared']}
 
-def _declared_lines(rows, family, level): return _method_lines(rows, family, level, False)+_source_lines(rows, family, level, False)
+def _declared_lines(rows, family, level):
+    "Declared comparisons, of methods and of sources"
+    return _method_lines(rows, family, level, False)+_source_lines(rows, family, level, False)
 
 def _adjusted(lines, declared, left_out):
     "Lines as a table, their p adjusted in the whole family"
@@ -184,76 +236,97 @@ def _adjusted(lines, declared, left_out):
     for o in lines:
         if _name(o) in known: o['p_holm'] = adjusted[_name(o)]
         elif not o['declared']: o['p'] = math.nan
-    return pd.DataFrame(lines, columns=[*(f for f in Group._fields if f!=left_out), *_DIFFERENCE])
+    return pd.DataFrame(lines, columns=[*(f for f in Group._fields if f!=left_out), *_COMPARED])
 
+# %% ../../nbs/experiments/05_findings.ipynb #2a1c2fc6
 def compare_methods(
     rows:Sequence[dict], # Of a study
     family:Sequence=(),  # Comparisons declared before the run: pairs of methods or of sources
     level:float=.95,     # Of the intervals, which are not adjusted
-    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are only some of them
+    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are some of them
 )->pd.DataFrame:         # A line for each pair, source and size, and for all sources together
     "All pairs of methods on the same sets; p-values for those declared"
     lines = _method_lines(rows, family, level)
-    known = lines+_source_lines(rows, family, level, False) if whole is None else _declared_lines(whole, family, level)
+    if whole is None: known = lines+_source_lines(rows, family, level, False)
+    else: known = _declared_lines(whole, family, level)
     return _adjusted(lines, _family(known), 'method')
 
+# %% ../../nbs/experiments/05_findings.ipynb #ccd26bf6
 def compare_sources(
     rows:Sequence[dict], # Of a study
     family:Sequence=(),  # Comparisons declared before the run: pairs of methods or of sources
     level:float=.95,     # Of the intervals, which are not adjusted
-    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are only some of them
+    whole:Sequence[dict]|None=None, # Rows of the study that the pairs were declared for, if `rows` are some of them
 )->pd.DataFrame:         # A line for each pair, method and size
     "All pairs of sources; p-values for those declared"
     lines = _source_lines(rows, family, level)
-    known = lines+_method_lines(rows, family, level, False) if whole is None else _declared_lines(whole, family, level)
+    if whole is None: known = lines+_method_lines(rows, family, level, False)
+    else: known = _declared_lines(whole, family, level)
     return _adjusted(lines, _family(known), 'source')
 
 # %% ../../nbs/experiments/05_findings.ipynb #54d71947
+_RANGE = ['sources', 'sets', 'best', 'worst', 'range', 'expected', 'share', 'p']
+
 def ranges(
     rows:Sequence[dict],     # Of a study
     n_permutations:int=4999, # Deals to draw where there are more
     seed:int=0,              # Of the draws
 )->pd.DataFrame:             # A line for each model, evaluation, metric, method and size with at least two sources
     "Best-to-worst range over sources beside its expectation by chance"
-    settings, groups, lines = {}, group_values(rows), []
-    for g,values in groups.items():
-        if g.source!='none': settings.setdefault(g._replace(source=''), {})[g.source] = [*values.values()]
-    for s,sources in settings.items():
-        if len(sources)<2 or not all(math.isfinite(x) for v in sources.values() for x in v): continue
+    groups, lines = group_values(rows), []
+    for s,sources in _by_source(rows).items():
+        values = [v for o in sources.values() for v in o]
+        if len(sources)<2 or not all(map(math.isfinite, values)): continue
         t, dense = range_under_permutation(sources, n_permutations, seed), dense_value(groups, s)
         best, worst = (t.lowest, t.highest) if lower_is_better(s.metric) else (t.highest, t.lowest)
-        said = dict(best=best, worst=worst, range=t.range, expected=t.expected, share=t.range/dense if dense else math.nan, p=t.p)
-        lines.append({k: v for k,v in s._asdict().items() if k!='source'}|dict(sources=len(sources), sets=sum(map(len, sources.values())))|said)
-    return pd.DataFrame(lines, columns=[*(f for f in Group._fields if f!='source'), 'sources', 'sets', 'best', 'worst', 'range', 'expected', 'share', 'p'])
+        setting = [v for k,v in s._asdict().items() if k!='source']
+        share = t.range/dense if dense else math.nan
+        lines.append([*setting, len(sources), len(values), best, worst, t.range, t.expected, share, t.p])
+    return pd.DataFrame(lines, columns=[*(f for f in Group._fields if f!='source'), *_RANGE])
 
 # %% ../../nbs/experiments/05_findings.ipynb #140b6385
 LOUD = 1/4 # Noise relative to the spread between sets above which a study warns
 
+def _pooled(groups):
+    "The standard deviation within groups of at least two values"
+    freedom = sum(len(v)-1 for v in groups)
+    if not freedom: return math.nan
+    return math.sqrt(sum((len(v)-1)*variance(v) for v in groups)/freedom)
+
+def _replicates(rows):
+    "Values of each set with all its replicates, by model, evaluation, metric and method; methods with text only"
+    fixed = {(r['model'], r['method']) for r in rows if r['source']=='none'}
+    found = {}
+    for r in rows:
+        g = Group(*(r[k] for k in Group._fields))
+        if (g.model, g.method) in fixed or not math.isfinite(r['value']): continue
+        found.setdefault(g[:4], {}).setdefault((g[4:], r['set']), []).append(r['value'])
+    return found
+
+# %% ../../nbs/experiments/05_findings.ipynb #b47e731d
 def noise(
     rows:Sequence[dict], # Of a study
 )->pd.DataFrame:         # A line for each model, evaluation, metric and method with replicates
     "Standard deviation of replicates against that between sets, both pooled"
-    repeated, between, lines = {}, {}, []
-    fixed = {(r['model'], r['method']) for r in rows if r['source']=='none'}
-    for r in filter(lambda r: math.isfinite(r['value']), rows):
-        g = Group(*(r[k] for k in Group._fields))
-        if (g.model, g.method) not in fixed: repeated.setdefault(g[:4], {}).setdefault((g[4:], r['set']), []).append(r['value'])
-    for g,values in group_values(rows).items(): between.setdefault(g[:4], []).append([v for v in values.values() if math.isfinite(v)])
-    pooled = lambda groups: math.sqrt(sum((len(v)-1)*variance(v) for v in groups)/n) if (n := sum(len(v)-1 for v in groups)) else math.nan
-    for key,sets in repeated.items():
+    between, lines = {}, []
+    for g,values in group_values(rows).items():
+        between.setdefault(g[:4], []).append([v for v in values.values() if math.isfinite(v)])
+    for key,sets in _replicates(rows).items():
         again = [v for v in sets.values() if len(v)>1]
         if not again: continue
-        sd, spread = pooled(again), pooled([v for v in between.get(key, []) if len(v)>1])
+        sd, spread = _pooled(again), _pooled([v for v in between.get(key, []) if len(v)>1])
         ratio = 0. if sd==0 else math.inf if spread==0 else sd/spread
-        lines.append(dict(zip(Group._fields, key))|dict(replicates=sum(map(len, again)), noise=sd, spread=spread, ratio=ratio, loud=ratio>LOUD))
+        lines.append([*key, sum(map(len, again)), sd, spread, ratio, ratio>LOUD])
     return pd.DataFrame(lines, columns=[*Group._fields[:4], 'replicates', 'noise', 'spread', 'ratio', 'loud'])
 
 # %% ../../nbs/experiments/05_findings.ipynb #10bcea4f
 def _check_dense(rows):
+    "Is there a dense model to compare with?"
     have = {(r['model'], r['evaluation'], r['metric']) for r in rows if r['method']=='dense'}
     want = {(r['model'], r['evaluation'], r['metric']) for r in rows if r['metric'] not in AGAINST_DENSE}
     missing = sorted({o[:2] for o in want-have})
-    said = 'the dense model is measured everywhere' if not missing else f"no dense value for {'; '.join(f'{m} on {e}' for m,e in missing)}"
+    said = 'the dense model is measured everywhere'
+    if missing: said = f"no dense value for {'; '.join(f'{m} on {e}' for m,e in missing)}"
     return Check('dense model', not missing if rows else None, said)
 
 # %% ../../nbs/experiments/05_findings.ipynb #94131f3e
@@ -262,14 +335,17 @@ ROUNDING = 1e-5 # Relative difference that another order of adding up makes at m
 def _is_share(metric): return is_accuracy(metric) or metric in ('agreement', 'flips')
 
 def _without_text(rows):
-    "Values of each method without text that was computed again: model, evaluation, metric, method -> values, documents"
-    fixed, found = {(r['model'], r['method']) for r in rows if r['source']=='none' and r['method']!='dense'}, {}
+    "Methods without text, and for those computed again: model, evaluation, metric, method -> values, documents"
+    fixed = {(r['model'], r['method']) for r in rows if r['source']=='none' and r['method']!='dense'}
+    found = {}
     for r in rows:
         if (r['model'], r['method']) not in fixed: continue
-        values, _ = found.setdefault((*(r[k] for k in ('model', 'evaluation', 'metric')), r['method']), ([], r['documents']))
+        key = tuple(r[k] for k in ('model', 'evaluation', 'metric', 'method'))
+        values, _ = found.setdefault(key, ([], r['documents']))
         values.append(r['value'])
     return fixed, {k: v for k,v in found.items() if len(v[0])>1}
 
+# %% ../../nbs/experiments/05_findings.ipynb #1083d2da
 def _apart(values):
     "How far numbers lie apart"
     if len({*map(repr, values)})==1: return 0.
@@ -285,13 +361,17 @@ def _allowed(rows, again):
 
 # %% ../../nbs/experiments/05_findings.ipynb #c3e9dfac
 def _check_without_text(rows):
-    "Methods that use no text"
+    "Do methods that use no text give the same number whatever set they are handed?"
     fixed, again = _without_text(rows)
     if not fixed: return Check('methods without text', None, 'every method here uses text')
-    if not again: return Check('methods without text', None, 'no method without text was computed again with a set at hand')
+    if not again:
+        return Check('methods without text', None, 'no method without text was computed again with a set at hand')
     allowed = _allowed(rows, again)
     apart = {k: _apart(v) for k,(v,_) in again.items()}
-    def shown(k): return f'{k[3]} ({k[0]}, {k[2]} on {k[1]}: {min(again[k][0]):.10g} to {max(again[k][0]):.10g}, {allowed[k]:.2g} allowed)'
+    def shown(k):
+        model, evaluation, metric, method = k
+        values = f'{min(again[k][0]):.10g} to {max(again[k][0]):.10g}'
+        return f'{method} ({model}, {metric} on {evaluation}: {values}, {allowed[k]:.2g} allowed)'
     moved = [shown(k) for k,v in apart.items() if v>allowed[k]]
     names = ', '.join(sorted({k[3] for k in again}))
     if moved: said = f"their numbers changed with the set at hand: {'; '.join(sorted(moved))}"
@@ -303,32 +383,43 @@ def _check_without_text(rows):
 
 # %% ../../nbs/experiments/05_findings.ipynb #c2b26f47
 def _check_noise(rows):
+    "Is noise small?"
     found = noise(rows)
     if not len(found): return Check('noise', None, 'nothing was computed twice')
     found = found[found.metric==found.evaluation.map(headlines(rows))].dropna(subset='ratio')
     if not len(found): return Check('noise', None, 'what was computed twice has no spread between sets to compare with')
     worst = found.loc[found.ratio.idxmax()]
     loud = [*dict.fromkeys(found.method[found.loud])]
-    said = f"{'more' if loud else 'less'} than a quarter of the spread between sets{' for ' if loud else ''}{', '.join(loud)}"
+    said = 'less than a quarter of the spread between sets'
+    if loud: said = f"more than a quarter of the spread between sets for {', '.join(loud)}"
     where = f'{worst.method}, {worst.metric} on {worst.evaluation}'
-    return Check('noise', not loud, f'{said}; largest for {where}, {worst.noise:.3g} between replicates and {worst.spread:.3g} between sets')
+    numbers = f'{worst.noise:.3g} between replicates and {worst.spread:.3g} between sets'
+    return Check('noise', not loud, f'{said}; largest for {where}, {numbers}')
 
+# %% ../../nbs/experiments/05_findings.ipynb #930d8d32
 def _check_tokens(rows):
+    "Do sources hold equally many tokens?"
     sizes = {}
     for r in rows:
-        if r['source']!='none' and not r['replicate']: sizes.setdefault((r['model'], r['source']), set()).add((r['n_sequences'], r['length']))
+        if r['source']=='none' or r['replicate']: continue
+        sizes.setdefault(r['model'], {}).setdefault(r['source'], set()).add((r['n_sequences'], r['length']))
     if not sizes: return Check('equal tokens', None, 'no calibration text was used')
-    equal = all(len({frozenset(v) for (m,_),v in sizes.items() if m==model})==1 for model,_ in sizes)
-    shown = ', '.join(f'{n} x {length}' for n,length in sorted(set.union(*sizes.values())))
-    said = f'all sources hold sets of {shown} tokens' if equal else f'sets of different sizes, {shown}: sources are compared only at equal ones'
+    equal = all(len({*map(frozenset, sources.values())})==1 for sources in sizes.values())
+    every = sorted({size for sources in sizes.values() for o in sources.values() for size in o})
+    shown = ', '.join(f'{n} x {length}' for n,length in every)
+    said = f'sets of different sizes, {shown}: sources are compared only at equal ones'
+    if equal: said = f'all sources hold sets of {shown} tokens'
     return Check('equal tokens', equal, said)
 
+# %% ../../nbs/experiments/05_findings.ipynb #a25b678a
 def _check_complete(rows, failures):
-    counts = {}
+    "Is anything missing?"
+    counts, said = {}, []
     for g,v in group_values(rows).items():
         if g.source!='none': counts.setdefault((g.model, g.source, g.n_sequences, g.length), set()).add(len(v))
     uneven = sorted({f'{model} on {source}' for (model,source,*_),v in counts.items() if len(v)>1})
-    said = [f"{len(failures)} cell{'s'*(len(failures)!=1)} failed"]*bool(failures)+[f"sets are missing for {', '.join(uneven)}"]*bool(uneven)
+    if failures: said.append(f"{len(failures)} cell{'s'*(len(failures)!=1)} failed")
+    if uneven: said.append(f"sets are missing for {', '.join(uneven)}")
     return Check('complete', not said, '; '.join(said) or 'no cell failed')
 
 def checks(
@@ -336,4 +427,5 @@ def checks(
     failures:Sequence[dict]=(),  # Cells without a value
 )->list[Check]:                  # In the order of the report
     "What must hold before a table is believed"
-    return [_check_dense(rows), _check_without_text(rows), _check_noise(rows), _check_tokens(rows), _check_complete(rows, failures)]
+    of_rows = [check(rows) for check in (_check_dense, _check_without_text, _check_noise, _check_tokens)]
+    return [*of_rows, _check_complete(rows, failures)]

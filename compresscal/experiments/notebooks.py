@@ -17,74 +17,105 @@ from ..core.files import write_changed
 from ..core.tables import escape_markdown
 
 # %% ../../nbs/experiments/75_notebooks.ipynb #eb8d56fd
-def _is_toml(study): return isinstance(study, str) and ('\n' in study or '=' in study and not isfile(study)) # a path may hold an equals sign
+def _is_toml(study):
+    "Is this TOML itself, rather than a path? A path may hold an equals sign"
+    return isinstance(study, str) and ('\n' in study or '=' in study and not isfile(study))
 
+def _check_plain(name, value):
+    "Raise where a setting cannot be written down in Python and read again"
+    if not name.isidentifier(): raise ValueError(f"`study` must have names of Python as keys, got {name!r}")
+    if name in ('preset', 'size'):
+        raise ValueError(f"`study` must hold the fields of a study, got {name!r}: write the preset out in full first")
+    try: same = ast.literal_eval(repr(value))==value
+    except (ValueError, SyntaxError): same = False
+    if not same: raise ValueError(f"`study` must hold plain values, got {value!r} for {name!r}")
+
+# %% ../../nbs/experiments/75_notebooks.ipynb #85c7734e
 def read_settings(
     study:Mapping|str|Path, # Fields of a `Study` by name, a TOML file of them, or TOML itself
 )->dict[str, object]:       # Plain values by name
     "What a notebook asks for"
     if isinstance(study, Mapping): settings = dict(study)
     else:
-        try: settings = tomllib.loads(study if _is_toml(study) else Path(study).read_text(encoding='utf-8'))
-        except tomllib.TOMLDecodeError as e: raise ValueError(f"`study` must be TOML or the path of a TOML file, got {str(study)[:80]!r}: {e}") from None
-    for k,v in settings.items():
-        if not k.isidentifier(): raise ValueError(f"`study` must have names of Python as keys, got {k!r}")
-        if k in ('preset', 'size'): raise ValueError(f"`study` must hold the fields of a study, got {k!r}: write the preset out in full first")
-        try: same = ast.literal_eval(repr(v))==v
-        except (ValueError, SyntaxError): same = False
-        if not same: raise ValueError(f"`study` must hold plain values, got {v!r} for {k!r}")
+        text = study if _is_toml(study) else Path(study).read_text(encoding='utf-8')
+        try: settings = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as e:
+            got = f'{str(study)[:80]!r}: {e}'
+            raise ValueError(f"`study` must be TOML or the path of a TOML file, got {got}") from None
+    for name,value in settings.items(): _check_plain(name, value)
     return settings
 
 # %% ../../nbs/experiments/75_notebooks.ipynb #a547f1f5
-_INTRO = ('# {title}\n\nWhich text a model is calibrated on decides what its compressed version keeps. This notebook asks how much, and shows how sure the '
-          'answer is. Finished cells are kept in the folder `out`: running it again computes only what is missing.')
-_CELLS = [ # what stands in a notebook after the settings; {fields} are those of `Study`
-    ('code', """import pandas as pd
+_INTRO = """# {title}
+
+Which text a model is calibrated on decides what its compressed version keeps. This notebook asks how much, and shows \
+how sure the answer is. Finished cells are kept in the folder `out`: running it again computes only what is missing."""
+_IMPORTS = """import pandas as pd
 from IPython.display import Markdown, display
 from compresscal.experiments.engines import engine_from
 from compresscal.experiments.figures import pictures
 from compresscal.experiments.report import statistics
 from compresscal.experiments.study import Study
-from compresscal.core.tables import escape_markdown"""),
-    ('code', """study = Study({fields})
-results = study.run(out, engine=engine_from(**engine) if isinstance(engine, dict) else engine, progress=progress)"""),
+from compresscal.core.tables import escape_markdown"""
+_RUN = """study = Study({fields})
+results = study.run(out, engine=engine_from(**engine) if isinstance(engine, dict) else engine, progress=progress)"""
+_SUMMARY = "## Summary\n\nThe calibration set is the unit of replication: each line summarises the sets of one source."
+_FIGURES = """for name,picture in pictures(results).items():
+    display(picture, Markdown(f'**{escape_markdown(name)}.** {escape_markdown(picture.caption)}'))"""
+_STATISTICS = """for title,note,table in statistics(results):
+    display(Markdown(f'### {escape_markdown(title)}\\n\\n{escape_markdown(note)}'), table)"""
+
+# %% ../../nbs/experiments/75_notebooks.ipynb #a36708e1
+_CELLS = [
+    ('code', _IMPORTS),
+    ('code', _RUN),
     ('markdown', "## What may be wrong\n\nCells that failed, and checks that must hold before a table is believed."),
     ('code', "pd.DataFrame(results.failures)"),
     ('code', "pd.DataFrame(results.checks(), columns=['check', 'holds', 'what it says'])"),
-    ('markdown', "## Summary\n\nThe calibration set is the unit of replication: each line summarises the sets of one source."),
+    ('markdown', _SUMMARY),
     ('code', "results"),
     ('markdown', "## Figures"),
-    ('code', """for name,picture in pictures(results).items():
-    display(picture, Markdown(f'**{escape_markdown(name)}.** {escape_markdown(picture.caption)}'))"""),
+    ('code', _FIGURES),
     ('markdown', "## Statistics"),
-    ('code', """for title,note,table in statistics(results):
-    display(Markdown(f'### {escape_markdown(title)}\\n\\n{escape_markdown(note)}'), table)"""),
+    ('code', _STATISTICS),
     ('markdown', "## All numbers"),
     ('code', "results.to_pandas()")]
 
+# %% ../../nbs/experiments/75_notebooks.ipynb #af0bb909
 def _cell(kind, text, tags=()):
     "A cell of a notebook"
     name, about = hashlib.sha256(text.encode()).hexdigest()[:8], dict(tags=[*tags]) if tags else {}
     cell = dict(cell_type=kind, id=name, metadata=about, source=text.splitlines(keepends=True))
     return cell|(dict(execution_count=None, outputs=[]) if kind=='code' else {})
 
+def _notebook(cells):
+    "A notebook as text"
+    kernel = dict(display_name='Python 3', language='python', name='python3')
+    about = dict(kernelspec=kernel, language_info=dict(name='python'))
+    notebook = dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)
+    return json.dumps(notebook, indent=1, ensure_ascii=False)+'\n'
+
 # %% ../../nbs/experiments/75_notebooks.ipynb #8c400f78
+_RUNNING = dict(out='compresscal-study', engine='local', progress=True) # how a study is run, beside what it asks
+
 def write_notebook(
     path:str|Path,          # Where; ends in .ipynb
-    study:Mapping|str|Path, # Fields of a `Study` by name, a TOML file of them, or TOML itself; with `out` and `engine` if wanted
+    study:Mapping|str|Path, # Fields of a `Study` by name, TOML or a file of it; with `out` and `engine` if wanted
     title:str='A calibration study', # Its first line
 )->Path:                    # The file written
     "Write a study as a notebook that runs it"
-    if (path := Path(path)).suffix!='.ipynb': raise ValueError(f"`path` must end in .ipynb, got {str(path)!r}")
-    asked = dict(out='compresscal-study', engine='local', progress=True)|read_settings(study)
-    fields = [k for k in asked if k not in ('out', 'engine', 'progress')]
-    if isinstance(asked['engine'], Mapping): asked['engine'] = {'engine' if k=='name' else k: v for k,v in asked['engine'].items()} # as `engine_from` takes it
-    parameters = '\n'.join(f'{k} = {asked[k]!r}' for k in [*fields, 'out', 'engine', 'progress'])
-    body = [(kind, text.replace('{fields}', ', '.join(f'{k}={k}' for k in fields))) for kind,text in _CELLS]
-    head = _cell('markdown', _INTRO.format(title=escape_markdown(title)))
-    cells = [head, _cell('code', parameters, ['parameters']), *(_cell(*o) for o in body)]
-    about = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'), language_info=dict(name='python'))
-    write_changed(path, json.dumps(dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5), indent=1, ensure_ascii=False)+'\n')
+    path = Path(path)
+    if path.suffix!='.ipynb': raise ValueError(f"`path` must end in .ipynb, got {str(path)!r}")
+    asked = _RUNNING|read_settings(study)
+    engine = asked['engine']
+    if isinstance(engine, Mapping): # as `engine_from` takes it
+        asked['engine'] = {'engine' if k=='name' else k: v for k,v in engine.items()}
+    fields = [k for k in asked if k not in _RUNNING]
+    settings = '\n'.join(f'{k} = {asked[k]!r}' for k in [*fields, *_RUNNING])
+    arguments = ', '.join(f'{k}={k}' for k in fields)
+    cells = [_cell('markdown', _INTRO.format(title=escape_markdown(title))), _cell('code', settings, ['parameters'])]
+    cells += [_cell(kind, text.replace('{fields}', arguments)) for kind,text in _CELLS]
+    write_changed(path, _notebook(cells))
     return path
 
 # %% ../../nbs/experiments/75_notebooks.ipynb #fc016102
@@ -100,6 +131,7 @@ def parameters(
         except (AttributeError, ValueError): pass
     return found
 
+# %% ../../nbs/experiments/75_notebooks.ipynb #fabae7f4
 def run_notebook(
     path:str|Path,           # A notebook
     out:str|Path|None=None,  # Where to write it executed (default: in place)
@@ -109,11 +141,14 @@ def run_notebook(
 )->Path:                     # The notebook as executed
     "Run a notebook, with other parameters"
     try: import papermill
-    except ImportError: raise ImportError("papermill runs notebooks and is not installed; type: pip install 'compresscal[notebook]'") from None
-    known = parameters(path)
+    except ImportError:
+        hint = "type: pip install 'compresscal[notebook]'"
+        raise ImportError(f"papermill runs notebooks and is not installed; {hint}") from None
+    known, out = parameters(path), Path(out or path)
     for k in values:
         if k not in known: raise ValueError(f"`values` must be named among {', '.join(known)}, got {k!r}")
-    quiet = dict(progress=False) if 'progress' in known else {}
-    (out := Path(out or path)).parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(str(path), str(out), quiet|dict(values), kernel_name=kernel, progress_bar=False, execution_timeout=timeout)
+    values = (dict(progress=False) if 'progress' in known else {})|dict(values)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    how = dict(kernel_name=kernel, progress_bar=False, execution_timeout=timeout)
+    papermill.execute_notebook(str(path), str(out), values, **how)
     return out

@@ -11,40 +11,50 @@ __all__ = ['time_to_go', 'spell', 'held', 'Status', 'seconds_spent', 'status']
 import json, statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..core.patching import patch
+from ..core.tables import escape_markdown, one_line
 from .mirror import Mirror, fetch_mirrored, is_url
 from .store import local_copy, read_json
-from ..core.tables import escape_markdown, one_line
 
 # %% ../../nbs/experiments/60_progress.ipynb #33880d62
 def time_to_go(
     spent:Mapping[str, Sequence[float]], # Kind -> seconds of each finished job
-    ahead:Sequence[tuple],               # Kind, share that is left, seconds already spent, for each job that is not finished
+    ahead:Sequence[tuple],               # Kind, share that is left, seconds already spent, for each open job
     workers:int=1,                       # Jobs done at once
 )->tuple:                                # Seconds as (low, high) or `None`; the kinds nobody knows
     "From the times of finished jobs to those that are left"
-    unknown = sorted({k for k,_,_ in ahead if not spent.get(k)})
-    if len(known:=[(*_quartiles(spent[k]), share, gone) for k,share,gone in ahead if spent.get(k)])==0: return (None if unknown else (0., 0.)), unknown
-    lows, highs = [max(low*share-gone, 0.) for low,_,share,gone in known], [max(high-gone, 0.) for _,high,_,gone in known]
-    return (sum(lows)/workers, max(sum(highs)/workers, max(highs))), unknown
+    unknown = sorted({kind for kind,_,_ in ahead if not spent.get(kind)})
+    lows, highs = [], []
+    for kind,share,gone in ahead:
+        if kind in unknown: continue
+        low, high = _quartiles(spent[kind])
+        lows.append(max(low*share-gone, 0.))
+        highs.append(max(high-gone, 0.))
+    if not lows: return (None if unknown else (0., 0.)), unknown
+    return (sum(lows)/workers, max(sum(highs)/workers, max(highs))), unknown # a job is not split among workers
 
 def _quartiles(seconds):
+    "The lower and the upper quartile, further apart the fewer times there are"
     wider = 1+1/len(seconds)
     low, _, high = statistics.quantiles(seconds, n=4, method='inclusive') if len(seconds)>1 else [*seconds]*3
     return low/wider, high*wider
 
+# %% ../../nbs/experiments/60_progress.ipynb #58892cad
 def spell(
     *seconds:float, # Times
 )->str:             # The same for people, in one unit
     "Seconds, minutes, hours or days"
-    unit, size = next(((u, n) for u,n in (('days', 86400), ('h', 3600), ('min', 60)) if max(seconds)>=1.5*n), ('s', 1))
-    return ' to '.join(dict.fromkeys(f'{s/size:.1f}' if size>1 and s<10*size else f'{s/size:.0f}' for s in seconds)) + f' {unit}'
+    units = dict(days=86400, h=3600, min=60)
+    unit = next((u for u,size in units.items() if max(seconds)>=1.5*size), 's')
+    size = units.get(unit, 1)
+    numbers = [f'{s/size:.1f}' if size>1 and s<10*size else f'{s/size:.0f}' for s in seconds]
+    return ' to '.join(dict.fromkeys(numbers)) + f' {unit}'
 
 # %% ../../nbs/experiments/60_progress.ipynb #165532a0
 def held(
@@ -76,75 +86,135 @@ class Status:
     jobs: tuple=()      # Label, place and seconds of each job that somebody is at
     failures: tuple=()  # What is known of each failed cell
 
-    def lines(self)->Iterator[str]:
-        "Each as plain text on one line"
-        return map(one_line, self._said())
+# %% ../../nbs/experiments/60_progress.ipynb #0d469291
+_WORKING = {True: 'a process works on it', False: 'nobody works on it',
+            None: 'whether somebody works on it cannot be seen'}
 
-    def _said(self):
-        total = self.done+self.running+self.failed+self.left
-        known = {True: 'a process works on it', False: 'nobody works on it', None: 'whether somebody works on it cannot be seen'}
-        yield f'{self.folder}: {known[self.working]}'
-        yield f'done {self.done}, running {self.running}, failed {self.failed}, left {self.left} of {total} cells'
-        span = 'not known' if self.to_go is None else 'at least '*self.at_least + spell(*self.to_go)
-        yield f'time to go: {span}' + f' ({self.about})'*bool(self.about)
-        if self.interrupted: yield f'jobs interrupted: {self.interrupted}; the next run does them again'
-        yield from (f'running: {label}, {spell(s)}' + f' on {where}'*bool(where) for label,where,s in self.jobs)
-        for f in self.failures:
-            says = f['message'].partition('\n')[0][:200]
-            yield f"failed: {f['label'] or f['cell']}: {f['type']}: {says} (attempt {f['attempts']})"
+def _said(s):
+    "A status in lines"
+    total = s.done+s.running+s.failed+s.left
+    span = 'not known' if s.to_go is None else 'at least '*s.at_least + spell(*s.to_go)
+    yield f'{s.folder}: {_WORKING[s.working]}'
+    yield f'done {s.done}, running {s.running}, failed {s.failed}, left {s.left} of {total} cells'
+    yield f'time to go: {span}' + f' ({s.about})'*bool(s.about)
+    if s.interrupted: yield f'jobs interrupted: {s.interrupted}; the next run does them again'
+    for label,where,seconds in s.jobs: yield f'running: {label}, {spell(seconds)}' + f' on {where}'*bool(where)
+    for f in s.failures:
+        message = f['message'].partition('\n')[0][:200]
+        yield f"failed: {f['label'] or f['cell']}: {f['type']}: {message} (attempt {f['attempts']})"
 
-    def __repr__(self): return '\n'.join(self.lines())
-    def _repr_markdown_(self): return '\n'.join(f'- {escape_markdown(o)}' for o in self.lines())
-    def to_json(self)->str: return json.dumps(asdict(self))
+# %% ../../nbs/experiments/60_progress.ipynb #26c2021c
+@patch
+def lines(self:Status)->Iterator[str]:
+    "Each as plain text on one line"
+    return map(one_line, _said(self))
+
+@patch
+def to_json(self:Status)->str:
+    "Everything, for a script"
+    return json.dumps(asdict(self))
+
+@patch
+def __repr__(self:Status): return '\n'.join(self.lines())
+
+@patch
+def _repr_markdown_(self:Status): return '\n'.join(f'- {escape_markdown(o)}' for o in self.lines())
 
 # %% ../../nbs/experiments/60_progress.ipynb #457d3c46
 def seconds_spent(
-    folder:Path,         # A study's folder
+    folder:Path,             # A study's folder
     kinds:Mapping[str, str], # Job -> kind
 )->dict[str, list[float]]:   # Kind -> seconds of each finished job
     "How long finished jobs took"
-    longest = {} # the cells of a job all tell of the same job; one that was done in two goes counts by the longer
+    longest, spent = {}, {}
     for p in (folder/'provenance').glob('*.json'):
-        told = read_json(p) or {}
-        job, seconds = told.get('job'), told.get('seconds', 0.)
+        record = read_json(p) or {}
+        job, seconds = record.get('job'), record.get('seconds', 0.)
         if job in kinds and isinstance(seconds, (int, float)): longest[job] = max(longest.get(job, 0.), seconds)
-    spent = {}
     for job,seconds in longest.items(): spent.setdefault(kinds[job], []).append(seconds)
     return spent
 
-def _age(started): return max((datetime.now(timezone.utc)-datetime.fromisoformat(started)).total_seconds(), 0.)
-
-def _found(url):
-    "A study's folder and whether a process works on it; a distant one is fetched first"
+# %% ../../nbs/experiments/60_progress.ipynb #eba3d3e1
+def _open(url):
+    "A study's folder and whether a process works on it"
     folder = local_copy(url) if is_url(url) else Path(url).expanduser()
     working = held(folder)
     if is_url(url) and not working:
         fetch_mirrored(Mirror(url, folder))
         working = None
-    if not (folder/'cells').is_dir(): raise ValueError(f"`folder` must be a study's folder, got {url!r}, which has no cells")
+    if not (folder/'cells').is_dir():
+        raise ValueError(f"`folder` must be a study's folder, got {url!r}, which has no cells")
     return folder, working
+
+# %% ../../nbs/experiments/60_progress.ipynb #4f7028cb
+def _failures(folder, working, started):
+    "Cell -> what is known of its failure"
+    found = {p.stem: read_json(p) for p in sorted((folder/'failures').glob('*.json'))}
+    return {cell: f for cell,f in found.items() if f and not (working and f['when']<started)}
+
+def _marks(folder):
+    "Job -> the mark of the process that is at it, or was when it was killed"
+    marks = [read_json(p) for p in (folder/'running').glob('*.json')]
+    return {m['job']: m for m in marks if m}
+
+def _age(started):
+    "Seconds since a time"
+    return max((datetime.now(timezone.utc)-datetime.fromisoformat(started)).total_seconds(), 0.)
+
+# %% ../../nbs/experiments/60_progress.ipynb #73764366
+def _states(jobs, done, running, failed):
+    "Cell -> `done`, `running`, `failed` or `left`"
+    def state(job, cell):
+        if cell in done: return 'done'
+        if job['id'] in running: return 'running'
+        return 'failed' if cell in failed else 'left'
+    return {cell: state(job, cell) for job in jobs for cell in job['cells']}
+
+# %% ../../nbs/experiments/60_progress.ipynb #d46069fd
+def _ahead(jobs, states, running, working):
+    "Kind, share that is left and seconds already spent, for each job that is not finished"
+    open_states = ('running', 'left') if working else ('running', 'left', 'failed')
+    for job in jobs:
+        n = sum(states[cell] in open_states for cell in job['cells'])
+        if n: yield job['kind'], n/len(job['cells']), running.get(job['id'], 0.)
+
+def _estimate(ahead, spent, workers):
+    "Seconds to go, whether some time is not known, and what the estimate rests on"
+    to_go, unknown = time_to_go(spent, ahead, workers)
+    about = []
+    if ahead and to_go: about.append(f'from {sum(map(len, spent.values()))} finished jobs')
+    if unknown: about.append(f"nothing of the kind {', '.join(unknown)} has finished")
+    return to_go, bool(unknown), ', '.join(about)
 
 # %% ../../nbs/experiments/60_progress.ipynb #aeb771e9
 def status(
     folder:str|Path, # A study's folder, or its URL
 )->Status:
     "How far a study is"
-    (folder, working), name = _found(str(folder)), str(folder)
-    plan, done = read_json(folder/'plan.json') or {}, {p.stem for p in (folder/'cells').glob('*.json')}
-    failed = {p.stem: f for p in sorted((folder/'failures').glob('*.json')) if (f:=read_json(p)) and not (working and f['when']<plan.get('started', ''))}
-    marks = {m['job']: m for p in (folder/'running').glob('*.json') if (m:=read_json(p))}
-    live = {} if working is False else {j: _age(m['started']) for j,m in marks.items()}
-    jobs = plan.get('jobs', [dict(id=c, label='', kind='', cells=[c]) for c in sorted(done|failed.keys())])
-    state = {c: 'done' if c in done else 'running' if j['id'] in live else 'failed' if c in failed else 'left' for j in jobs for c in j['cells']}
-    share = lambda j: sum(state[c] in ('running', 'left', 'failed')[:2 if working else 3] for c in j['cells'])/max(len(j['cells']), 1)
-    ahead = [(j['kind'], s, live.get(j['id'], 0.)) for j in jobs if (s:=share(j))]
-    spent = seconds_spent(folder, {j['id']: j['kind'] for j in jobs})
-    to_go, unknown = time_to_go(spent, ahead, max(len(live), 1) if working else plan.get('workers', 1))
-    about = f"from {sum(map(len, spent.values()))} finished jobs" if ahead and to_go else ''
-    if unknown: about = ', '.join(filter(None, [about, f"nothing of the kind {', '.join(unknown)} has finished"]))
+    at, working = _open(str(folder))
+    plan = read_json(at/'plan.json') or {}
+    done = {p.stem for p in (at/'cells').glob('*.json')}
+    failed, marks = _failures(at, working, plan.get('started', '')), _marks(at)
+    running = {} if working is False else {job: _age(m['started']) for job,m in marks.items()} # seconds of each
+    unplanned = [dict(id=cell, label='', kind='', cells=[cell]) for cell in sorted(done|failed.keys())]
+    jobs = plan.get('jobs', unplanned)
+    states = _states(jobs, done, running, failed)
+    spent = seconds_spent(at, {job['id']: job['kind'] for job in jobs})
+    workers = max(len(running), 1) if working else plan.get('workers', 1)
+    to_go, at_least, about = _estimate([*_ahead(jobs, states, running, working)], spent, workers)
     if not plan: to_go, about = None, 'the folder holds no plan'
-    counts, labels = Counter(state.values()), {c: j['label'] for j in jobs for c in j['cells']}
-    numbers = [*(counts[k] for k in ('done', 'running', 'failed', 'left')), len(marks) if working is False else 0]
-    return Status(name, working, *numbers, to_go, bool(unknown), about,
-        tuple((j['label'], '{host}:{pid}'.format(**marks[j['id']]), live[j['id']]) for j in jobs if j['id'] in live),
-        tuple(dict(failed[c], label=labels[c]) for c,s in state.items() if s=='failed'))
+    counts = Counter(states.values())
+    return Status(str(folder), working, *(counts[s] for s in ('done', 'running', 'failed', 'left')),
+                  len(marks) if working is False else 0, to_go, at_least, about,
+                  _running_jobs(jobs, marks, running), _failed_cells(jobs, states, failed))
+
+# %% ../../nbs/experiments/60_progress.ipynb #44803ba4
+def _running_jobs(jobs, marks, running):
+    "Label, place and seconds of each job that somebody is at"
+    def place(mark): return f"{mark['host']}:{mark['pid']}"
+    return tuple((j['label'], place(marks[j['id']]), running[j['id']]) for j in jobs if j['id'] in running)
+
+def _failed_cells(jobs, states, failed):
+    "What is known of each failed cell, with the name of its job"
+    labels = {cell: job['label'] for job in jobs for cell in job['cells']}
+    return tuple(dict(failed[cell], label=labels[cell]) for cell,state in states.items() if state=='failed')

@@ -61,7 +61,7 @@ def test_more_is_kept(encoder, text, tmp_path):
     assert AutoModelForMaskedLM.from_pretrained(tmp_path/'more', dtype='auto').dtype==torch.bfloat16
 
 @pytest.mark.parametrize('change,said', [
-    (dict(name='./nowhere'), 'there is no such folder'),
+    (dict(name='./nowhere'), 'where there is none'),
     (dict(name='nobody/nothing'), "`name` must be 'embedded', a folder or a Hub id of a model, got 'nobody/nothing'"),
     (dict(sources=[]), '`sources` must name text, got none'),
     (dict(sources='nothing.txt'), 'nothing.txt'),
