@@ -139,7 +139,7 @@ def _pairs(a, b, n, share)->dict:
 
 def _size(side)->int:
     "How many documents, or windows, were looked at"
-    return len({name for name,_ in side.texts} or set(side.names.values()))
+    return len({name for name,_ in side.texts}|set(side.names.values()))
 
 # %% ../../nbs/choosing/15_disjoint.ipynb #f501ae71
 def shared_documents(
