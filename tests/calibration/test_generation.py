@@ -10,7 +10,7 @@ from compresscal.calibration.generation import Generated, Sampling, Script, gene
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import fingerprint
 from conftest import outside_tests, root
-from test_models import build, families
+from test_blocks import build, families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 script = Script([[1]], range(2, 10)) # in the tiny models, of 96 tokens that are all about equally likely, a document then ends after a dozen

@@ -6,7 +6,7 @@ from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.sampling import sample_sets
 from compresscal.choosing.distances import count_ngrams, distance, hessian_distance, norm_distance, outlier_overlap, plot_distances, text_distance
 from compresscal.choosing.readings import profile
-from test_activations import make, rows
+from test_input_statistics import make, rows
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -15,7 +15,7 @@ from compresscal.compression.compression_report import output_energy
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.self_text import random_vocabulary
 from conftest import root
-from test_models import families
+from test_blocks import families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -7,8 +7,8 @@ from compresscal.evaluation.perplexity import perplexity, token_losses
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import capture, decoder_blocks, fingerprint
 from compresscal.choosing.readings import outlier_channels, profile, sequence_maxima
-from test_activations import make, rows
-from test_models import each_family, own_states
+from test_input_statistics import make, rows
+from test_blocks import each_family, own_states
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -8,8 +8,8 @@ from compresscal.compression.compress import compress
 from compresscal.compression.methods import GPTQ, Wanda
 from compresscal.evaluation.perplexity import perplexity
 from compresscal.evaluation.fidelity import Reference, divergence, fidelity, has_written_text, head_hash, remember
-from test_evaluation import make, rows
-from test_models import families
+from test_perplexity import make, rows
+from test_blocks import families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

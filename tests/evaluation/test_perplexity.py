@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.text.corpora import Document, open_corpus
 from compresscal.evaluation.perplexity import cut_windows, harness_word_perplexity, perplexity, rolling_windows, token_losses
-from test_models import families
+from test_blocks import families
 
 def make(config):
     with torch.random.fork_rng():

@@ -10,7 +10,7 @@ from compresscal.models.loading import load_model
 from compresscal.models.blocks import fingerprint
 from compresscal.summaries.prompts import fit
 from conftest import outside_tests, root
-from test_models import build, families
+from test_blocks import build, families
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

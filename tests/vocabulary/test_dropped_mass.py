@@ -2,7 +2,7 @@
 import pytest, torch
 from compresscal.vocabulary.dropped_mass import dropped_mass
 from compresscal.vocabulary.reduction import plan_reduction, reduce_vocabulary
-from test_vocabulary import CLASSIFIERS, labelled, make, renumbered_batches, rows, used
+from test_reduction import CLASSIFIERS, labelled, make, renumbered_batches, rows, used
 
 @pytest.mark.parametrize('name', ['llama_tied', 'llama', 'gpt2', 'gemma', 't5', 'bart', 'bert', 'roberta', 'xlnet'])
 def test_losses(name, one_thread):

@@ -10,7 +10,7 @@ from compresscal.vocabulary.reduced_checkpoints import VocabularyCallback, load_
 from compresscal.vocabulary.token_tables import tensors_of
 from compresscal.vocabulary.reduction import reduce_vocabulary
 from conftest import root
-from test_vocabulary import CLASSIFIERS, FAMILIES, MODELS, encoded, logits, make, rows, settings, state, ties, used
+from test_reduction import CLASSIFIERS, FAMILIES, MODELS, encoded, logits, make, rows, settings, state, ties, used
 
 KINDS = ['bert', 'bert_untied', 'roberta', 't5', 'mt5', 'bart', 'marian', 'llama_tied', 'llama', 'gpt2', 'gemma', 'electra', 'deberta']
 
