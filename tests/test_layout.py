@@ -65,6 +65,26 @@ def test_a_wrong_import_is_seen(source): assert wrong_imports('core.plots', ast.
 
 # ---- what makes code hard to read
 
+LEFT = dict( # what is still to be mended: a module leaves its list when it keeps the rule, or its test fails
+    long='core.marked_text core.plots core.spelling evaluation.fidelity evaluation.perplexity evaluation.task_files '
+         'evaluation.tasks models.blocks models.chat models.foldings models.loading models.new_checkpoint summaries.answers '
+         'summaries.bertscore summaries.prompts summaries.quality summaries.scores summaries.summarize summaries.summary_sets '
+         'text.corpora text.installed_text text.sentences',
+    private='commands.compressing commands.reducing hallucination.conditional hallucination.entailment models.foldings '
+         'models.new_checkpoint summaries.bertscore vocabulary.reduced_checkpoints',
+    unseen='core.marked_text core.plots core.seeds core.spelling evaluation.perplexity evaluation.task_files evaluation.tasks '
+         'hallucination.conditional hallucination.dependence hallucination.hallucination hallucination.judges '
+         'hallucination.reviews hallucination.risk hallucination.summac models.blocks models.loading summaries.answers '
+         'summaries.prompts summaries.quality summaries.summarize summaries.summary_sets text.corpora text.installed_text '
+         'text.sentences vocabulary.counting vocabulary.dropped_mass vocabulary.memory vocabulary.reduced_checkpoints '
+         'vocabulary.reduction vocabulary.token_maps vocabulary.token_tables vocabulary.usage',
+    clever='core.marked_text core.plots evaluation.perplexity evaluation.tasks summaries.answers summaries.prompts '
+         'summaries.scores summaries.summary_sets text.installed_text vocabulary.token_tables')
+
+def all_but(rule, names):
+    "Modules as parameters; those that do not keep the rule yet are expected to break it"
+    return [pytest.param(o, marks=pytest.mark.xfail(strict=True, reason='still to be mended')) if o in LEFT[rule].split() else o for o in names]
+
 def exported(notebook):
     "The export cells of a notebook, by id, without their directives"
     for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
@@ -72,7 +92,7 @@ def exported(notebook):
         if c['cell_type']=='code' and re.search(r'^#\|\s*exports?\b', source, re.M):
             yield c['id'], re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip('\n')
 
-@pytest.mark.parametrize('name', notebooks)
+@pytest.mark.parametrize('name', all_but('long', notebooks))
 def test_a_cell_fits_a_screen(name):
     "25 lines, each of at most 120 characters"
     cells = list(exported(notebooks[name][0]))
@@ -80,7 +100,7 @@ def test_a_cell_fits_a_screen(name):
     wide = [f'{i}: {len(l)} characters: {l[:60]}' for i,o in cells for l in o.splitlines() if len(l)>120]
     assert (long, wide)==([], [])
 
-@pytest.mark.parametrize('name', modules)
+@pytest.mark.parametrize('name', all_but('private', modules))
 def test_no_private_name_is_imported(name):
     assert [o for _,inside,o in own_imports(name, modules[name]) if any(p.startswith('_') for p in inside.split('.'))]==[]
 
@@ -111,7 +131,7 @@ def uses(notebook):
     sources = [''.join(c['source']) for c in cells if c['cell_type']=='code']
     return ' '.join(re.sub(r'#.*', '', o) for o in sources if not re.search(r'^#\|\s*(exports?|default_exp|eval:\s*false)\b', o, re.M))
 
-@pytest.mark.parametrize('name', notebooks)
+@pytest.mark.parametrize('name', all_but('unseen', notebooks))
 def test_every_public_name_is_shown(name):
     shown = uses(notebooks[name][0])
     assert [o for o in public(modules[name]) if not re.search(rf'\b{o}\b', shown)]==[]
@@ -124,7 +144,7 @@ def clever(tree):
             for a in [*o.args, *(k.value for k in o.keywords)]:
                 if isinstance(a, ast.NamedExpr): yield o.lineno, 'a walrus inside a call'
 
-@pytest.mark.parametrize('name', modules)
+@pytest.mark.parametrize('name', all_but('clever', modules))
 def test_nothing_is_clever(name): assert list(clever(modules[name]))==[]
 
 # ---- what the package needs and does not do

@@ -9,7 +9,7 @@ __all__ = ['LABELS', 'TRAINED_LABELS', 'read_labels', 'EntailmentScorer', 'Entai
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #82e762f5
 import hashlib, math, os, re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 import numpy as np, torch

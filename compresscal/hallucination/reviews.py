@@ -17,7 +17,7 @@ from ..core.patching import patch
 from .judges import parse_judge
 from ..summaries.overlap import overlap
 from ..summaries.quality import quality, score_means
-from .risk import METRICS, Metric, metric_of
+from .risk import Metric, metric_of
 from ..summaries.scores import Judge
 from ..text.sentences import split_sentences, splitter_name
 from ..summaries.summarize import FLAGS, Summaries, degenerate

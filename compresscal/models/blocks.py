@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from ..core.files import embedded_folder
 from .loading import each_tensor, find_blocks, load_model, require_model
 from ..core.tables import escape_markdown,markdown_table,one_line
 

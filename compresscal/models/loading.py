@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download,try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
-from safetensors import SafetensorError
 from torch import nn,Tensor
 from transformers import AutoConfig,AutoModelForCausalLM,AutoTokenizer,GenerationConfig,PreTrainedModel
 from transformers.utils import logging

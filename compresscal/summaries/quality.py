@@ -9,7 +9,7 @@ __all__ = ['score_means', 'Quality', 'quality']
 
 # %% ../../nbs/summaries/60_quality.ipynb #aefd5edf
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np

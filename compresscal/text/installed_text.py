@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from ..core.files import cache_folder, write_atomically, write_changed
+from ..core.files import cache_folder, write_atomically
 from ..core.files import embedded_folder
 
 # %% ../../nbs/text/10_installed_text.ipynb #5e2bd5c7

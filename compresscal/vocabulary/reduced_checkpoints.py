@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, TrainerCallback
 
 from ..core.files import give_usual_mode, write_atomically
-from ..models.loading import StoredTensor, _bars, _checkpoint_tensors, _download, stored_tensors
+from ..models.loading import _bars, _checkpoint_tensors, _download, stored_tensors
 from ..models.tensor_files import Spliced, new_folder, read_tensor_rows, write_tensors
 from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
