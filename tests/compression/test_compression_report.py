@@ -73,9 +73,8 @@ def test_bulk_runs_do_not_measure(monkeypatch):
     seen = []
     monkeypatch.setattr(cells, 'compress', lambda *o, **kwargs: seen.append(kwargs))
     worker = object.__new__(cells.CellWorker)
-    worker.bench = type('Bench', (), dict(texts={}, measures={}))()
-    worker.model,worker.prepare,worker.restore = None,lambda name: None,lambda: None
-    worker(type('Job', (), dict(model='m', measures=(), method=Wanda(.5), calibration=None, replicate=0))())
+    worker.model = worker.blocks = None
+    worker.compress(type('Job', (), dict(method=Wanda(.5), calibration=None, replicate=0))())
     assert seen[0]['output_errors'] is False
 
 def test_errors_are_those_of_the_weights_that_the_model_holds():
