@@ -472,7 +472,7 @@ def test_a_set_of_the_hub_is_not_read_whole(small, monkeypatch):
 def test_an_engine_that_cannot_have_them_refuses_methods_before_work(small, tmp_path):
     class Picky(Local):
         def check(self, things): raise ValueError(f"cannot send {', '.join(things)}")
-    with pytest.raises(ValueError, match='cannot send the method Magnitude 50%, the method Wanda 50%, the measure text'): small.run(tmp_path/'s', engine=Picky())
+    with pytest.raises(ValueError, match='cannot send Magnitude 50%, Wanda 50%, text, tiny'): small.run(tmp_path/'s', engine=Picky())
     assert not (tmp_path/'s').exists()
 
 def test_names_do_not_speak_to_a_terminal_or_a_page(small, tmp_path):
