@@ -17,7 +17,7 @@ def write_checkpoint(folder, width, inner, heads, blocks, vocabulary, length, sh
 
 def work(folder, out, mode, method, sequences, length, vocabulary, threads=None, settings=None, **options):
     "Compress the checkpoint in `folder`; `mode` is stream, spill (stream with an eighth of the activations in memory), whole, or nothing (imports alone)"
-    import torch, harness, compresscal.compression.compress as c
+    import torch, harness, compresscal.compression.compress as c, compresscal.compression.methods as m
     from compresscal import load_model
     if threads: torch.set_num_threads(threads)
     tokens = harness.random_tokens(sequences, length, vocabulary)
@@ -26,7 +26,7 @@ def work(folder, out, mode, method, sequences, length, vocabulary, threads=None,
     if mode!='nothing':
         model,_ = load_model(folder, offload=on_disk)
         if mode=='spill': options['memory'] = tokens.numel()*model.config.hidden_size*4//8
-        c.compress(model, getattr(c, method)(**(settings or {})), tokens, progress=False, **(dict(out=out) if on_disk else {}), **options)
+        c.compress(model, getattr(m, method)(**(settings or {})), tokens, progress=False, **(dict(out=out) if on_disk else {}), **options)
     return dict(before=before, after=status('self'), seconds=time.perf_counter()-start)
 
 # ---- Watching it

@@ -25,10 +25,10 @@ def with_baseline(model, tokens, method, **settings):
 
 def with_compresscal(model, tokens, method, forward_dtype=None, **settings):
     "compresscal's method of the same name"
-    import compresscal.compression.compress as c
+    import compresscal.compression.compress as c, compresscal.compression.methods as m
     method = dict(sparsegpt='SparseGPT', gptq='GPTQ', wanda='Wanda', awq='AWQ')[method]
     extra = {} if forward_dtype is None else dict(forward_dtype=forward_dtype)
-    return c.compress(model, getattr(c, method)(**settings), tokens, progress=False, **extra)
+    return c.compress(model, getattr(m, method)(**settings), tokens, progress=False, **extra)
 
 def competitors(method:str, peer:bool)->dict:
     "Name -> (who, settings) of those that run under `method`"

@@ -247,7 +247,7 @@ def intervals(self:Results, level:float=.95, against_dense:bool=False)->pd.DataF
 
 # %% ../../nbs/experiments/45_results.ipynb #46840ea4
 @patch
-def pictures(self:Results)->dict[str, 'Picture']:
+def pictures(self:Results)->dict: # Name -> `Picture`
     "Every figure that the rows allow, the main one first"
     from compresscal.experiments.figures import panel_labels, pictures, slug
     several = len({r['model'] for r in self.rows})>1
@@ -259,8 +259,8 @@ def pictures(self:Results)->dict[str, 'Picture']:
     return found
 
 @patch
-def picture(self:Results)->'Picture|None':
-    "The main figure; None where there is nothing to draw"
+def picture(self:Results): # A `Picture`, or None where there is nothing to draw
+    "The main figure"
     return next(iter(self.pictures().values()), None)
 
 # %% ../../nbs/experiments/45_results.ipynb #799cab2c
