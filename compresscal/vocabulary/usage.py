@@ -329,7 +329,7 @@ def unseen(self:TokenUsage,
     other:TokenUsage, # What another text uses
 )->Unseen:
     "What of another text these ids do not hold"
-    _union(self, other)
+    self|other # refuses a usage of another tokenizer
     missing = ~np.isin(other.ids, self.ids) & (other.counts>0)
     return Unseen(int(other.counts[missing].sum()), int(missing.sum()),
                   float(other.counts[missing].sum()/max(other.tokens, 1)))
