@@ -580,6 +580,6 @@ def test_fingerprint_is_of_content(folder):
 
 @pytest.mark.slow
 def test_fingerprint_is_the_same_in_another_process(folder):
-    code = f"from compresscal.models.blocks import *; print(fingerprint(load_model({str(folder)!r})[0]))"
+    code = f"from compresscal.models.blocks import fingerprint; from compresscal.models.loading import load_model; print(fingerprint(load_model({str(folder)!r})[0]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ|dict(PYTHONHASHSEED="7"))
     assert done.stdout.strip()==fingerprint(load_model(folder)[0])
