@@ -38,6 +38,7 @@ from .preparation import cells_of, check_given, in_groups, measured, named, prep
 from .report import write_results
 from .results import Results
 from .store import Store, content_key, open_store
+from ..statistics.uncertainty import distinct_pairs
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
@@ -184,19 +185,13 @@ def check_comparisons(
     study:Study, # What is asked
 )->tuple[tuple[str, str], ...]: # Labels of methods and names of sources
     "The pairs that a study is to decide on; raises a `ValueError` where they are no family of comparisons"
-    pairs = []
-    for pair in study.comparisons:
-        if isinstance(pair, str) or len(pair)!=2: raise ValueError(f"`comparisons` must be pairs, got {pair!r}")
-        one, other = (compared(study, o) for o in pair)
-        _check_pair(study, one, other)
-        if any(set(o)=={one, other} for o in pairs):
-            raise ValueError(f"`comparisons` must name each pair once, got {one!r} against {other!r} again")
-        pairs.append((one, other))
-    return tuple(pairs)
+    asked = [o if isinstance(o, str) else tuple(compared(study, v) for v in o) for o in study.comparisons]
+    pairs = distinct_pairs(asked)
+    for one,other in pairs: _check_kinds(study, one, other)
+    return pairs
 
-def _check_pair(study, one, other):
-    "Raise where two things cannot be compared"
-    if one==other: raise ValueError(f"`comparisons` must be of two different things, got {one!r} against itself")
+def _check_kinds(study, one, other):
+    "Raise where one is a method and the other a source"
     sources = [*named(study.sources)]
     if (one in sources)==(other in sources): return
     raise no_such('comparisons', other, sources if one in sources else [m.label for m in study.methods])

@@ -441,9 +441,10 @@ def distinct_pairs(
     pairs, seen = tuple(tuple(o) if isinstance(o, (tuple, list)) else (o,) for o in pairs), set()
     for pair in pairs:
         if len(pair)!=2: raise ValueError(f"`{name}` must be pairs, got {pair!r}")
-        if pair[0]==pair[1]: raise ValueError(f"`{name}` must compare two different things, got {pair!r}")
+        if pair[0]==pair[1]:
+            raise ValueError(f"`{name}` must compare two different things, got {pair[0]!r} against itself")
         if frozenset(pair) in seen:
-            raise ValueError(f"`{name}` must hold each pair once, whichever way round, got {pair!r} again")
+            raise ValueError(f"`{name}` must name each pair once, whichever way round, got {pair!r} again")
         seen.add(frozenset(pair))
     return pairs
 

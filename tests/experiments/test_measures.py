@@ -1,5 +1,5 @@
 "Names, settings that decide a result, and results of one form"
-import copy, json, pickle, sys
+import json, pickle, sys
 from dataclasses import dataclass
 import pytest, torch
 from compresscal.calibration.calibration_set import CalibrationSet
@@ -8,17 +8,8 @@ from compresscal.evaluation.fidelity import fidelity
 from compresscal.experiments.inputs import text_places
 from compresscal.experiments.measures import (FidelityMeasure, GPTQPerplexityMeasure, Measure, PerplexityMeasure, SummariesMeasure, TaskMeasure, file_content,
                                   parse_measure)
-
-def rows(n=5, length=24, vocabulary=96, seed=0):
-    return torch.randint(3, vocabulary, (n,length), generator=torch.Generator().manual_seed(seed))
-
-def disturb(model, amount=.05):
-    "A copy whose blocks are others; embeddings and head stay"
-    from compresscal.models.loading import find_blocks
-    model,generator = copy.deepcopy(model),torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in find_blocks(model)[1].parameters(): p += (amount*torch.randn(p.shape, generator=generator)).to(p.dtype)
-    return model
+from test_fidelity import disturb
+from test_perplexity import rows
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 NAMES = {'docs': PerplexityMeasure('docs'), 'kl:code': FidelityMeasure('code'), 'kl:self:carlini': FidelityMeasure('self:carlini'),
