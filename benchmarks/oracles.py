@@ -11,7 +11,7 @@ from safetensors import safe_open
 from compresscal.compression.input_statistics import InputStatistics
 from compresscal.compression.methods import RTN
 from compresscal.compression.methods import GPTQ, Magnitude, SparseGPT, SpQR, Wanda
-from compresscal.compression.methods import Method
+from compresscal.compression.methods import LayerResult, Method
 
 def read(name:str)->Method|None:
     "The method that mirrors a result, from its name"
@@ -40,8 +40,7 @@ def compare(file:Path):
     for name,reference in o.items():
         if reference.shape!=w.shape or name=='W' or '.outliers' in name or '.W' in name or (method := read(name)) is None: continue
         statistics = InputStatistics(w.shape[1], moments=method.needs=='moments').add(x, sequences)
-        new = method.compress_layer(w, statistics)
-        new = new if isinstance(new, torch.Tensor) else new.dequantize()
+        new = LayerResult.of(method.compress_layer(w, statistics)).dense
         error = [float((x@(v-w).T).square().sum()) for v in (new,reference)]
         pruned = not hasattr(method, 'bits')
         yield dict(layer=file.stem, case=name, method=method.label, mask_mismatch=int(((new==0)!=(reference==0)).sum()) if pruned else None,

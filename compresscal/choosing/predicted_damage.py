@@ -17,8 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..compression.input_statistics import InputStatistics
 from ..compression.compress import capture_batches
-from ..compression.grids import Quantized
-from ..compression.methods import Method,Wanda,damped_factor
+from ..compression.methods import LayerResult,Method,Wanda,damped_factor
 from ..models.blocks import Block,decoder_blocks,watch_inputs
 from ..core.patching import patch
 from ..core.plots import Picture,Strip,plot_strips
@@ -44,8 +43,7 @@ def changed_weight(
     statistics:InputStatistics, # Of the layer's input over the candidate
 )->Tensor:                      # New weights, `[out, in]`
     "What a method would make of a layer"
-    new = method.compress_layer(weight, statistics)
-    return new.dequantize() if isinstance(new, Quantized) else new
+    return LayerResult.of(method.compress_layer(weight, statistics)).dense
 
 def method_damage(
     method:Method, # Settings for this layer

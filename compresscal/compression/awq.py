@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/compression/awq.html.md"""
 
 # %% auto #0
 __all__ = ['scale_candidates', 'round_scaled', 'linear_losses', 'clip_search', 'clip_weight', 'may_clip', 'sample_inputs',
-           'block_losses', 'Scaling', 'divide_inputs', 'scale_block']
+           'block_losses', 'Scaling', 'scale_block']
 
 # %% ../../nbs/compression/60_awq.ipynb #5e457d02
 import re
@@ -203,7 +203,7 @@ def sample_inputs(
     statistics:Mapping[str, InputStatistics], # Of each layer's input; those of layers with one input are one object
     tokens:int=512, # About how many to keep; at least so many, below twice as many
 ):
-    "Keep every so many rows of each layer's input, as `memo['rows']` of its statistics"
+    "Keep every so many rows of each layer's input, as the `sample` of its statistics"
     if tokens<1: raise ValueError(f"`tokens` must be at least 1, got {tokens}")
     stride,kept,counts = max(_count_tokens(batches)//tokens, 1),{},{}
     def seen(names, x, rows):
@@ -214,7 +214,7 @@ def sample_inputs(
         kept.setdefault(id(own), (own, []))[1].append(x[-before%stride::stride].float())
     for batch in batches:
         with watch_inputs(block, seen, batch.inputs.get('attention_mask')): batch.run(block)
-    for own,parts in kept.values(): own.memo['rows'] = torch.cat(parts)
+    for own,parts in kept.values(): own.sample = torch.cat(parts)
 
 # %% ../../nbs/compression/60_awq.ipynb #c5fd4634
 @contextmanager
@@ -301,16 +301,6 @@ def __repr__(self:Scaling):
     before,after = self.loss
     return f"{layers}: ratio {self.ratio:g}, loss {after/max(before, 1e-38):.0%}, folded into {self.producer}"
 
-# %% ../../nbs/compression/60_awq.ipynb #83fdcf9d
-def divide_inputs(
-    statistics:InputStatistics, # Of an input
-    scales:Tensor,              # By what each feature is divided, `[in]`
-):
-    "What the statistics of the divided input would be, in place"
-    rows = statistics.memo.get('rows')
-    statistics.divide(scales)
-    if rows is not None: statistics.memo['rows'] = rows/scales
-
 # %% ../../nbs/compression/60_awq.ipynb #2df22b1c
 def _distinct(statistics, names):
     "Statistics of the layers' inputs, of layers that share an input once"
@@ -370,7 +360,7 @@ def _pick(folding, losses, candidates):
 def _fold(folding, scales, statistics):
     "Scale an input, and keep its statistics in step"
     folding.fold(scales)
-    for own in _distinct(statistics, [n for n in folding.layers if n in statistics]): divide_inputs(own, scales)
+    for own in _distinct(statistics, [n for n in folding.layers if n in statistics]): own.divide(scales)
 
 # %% ../../nbs/compression/60_awq.ipynb #b8a4a995
 def scale_block(

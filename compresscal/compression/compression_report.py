@@ -55,6 +55,7 @@ def describe(
     statistics:InputStatistics|None, # Of the layer's input
     quantized:Quantized|None=None,   # What the new weight is made of
     errors:bool=True,                # Compute the error of the output, where second moments are known?
+    damping:float|None=None,         # What was added to the Hessian's diagonal, as a part of its mean
 )->dict:                             # Columns of the report
     "What compression did to a layer"
     old,new,seen = old.float(),new.float(),statistics is not None
@@ -64,7 +65,7 @@ def describe(
                 bits=None if quantized is None else quantized.bits_per_weight,
                 weight_error=weight_error,
                 output_error=output_error(old, new, statistics) if errors else None,
-                damping=statistics.memo.get('damping') if seen else None,
+                damping=damping,
                 tokens=statistics.tokens if seen else None,
                 dead_inputs=int((statistics.squares==0).sum()) if seen else None)
 

@@ -40,7 +40,8 @@ class InputStatistics:
         squares:bool=False,    # Sum squares apart, in double precision, even where second moments hold them?
     ):
         self.width,self.name,self.tokens,self.sequences = width,name,0,0
-        self.memo = {} # what layers that share the input have in common
+        self.factors = {}  # of the Hessian, by the settings they were computed with
+        self.sample = None # some rows of the input, `[rows, in]` fp32, where a method has asked for them
         def zeros(): return torch.zeros(width, dtype=torch.float64, device=device)
         self._squares = zeros() if squares or not moments else None
         self._moments,self._mirrored = torch.zeros(width, width, device=device) if moments else None,True
@@ -49,6 +50,12 @@ class InputStatistics:
     def __repr__(self):
         seen = f"{self.tokens:,} tokens in {self.sequences:,} sequences"
         return f"InputStatistics({self.name}: {self.width} features, {seen})"
+
+# %% ../../nbs/compression/10_input_statistics.ipynb #5e1fa0c3
+@patch
+def forget(self:InputStatistics):
+    "Let go of factors and sample, which take the most memory"
+    self.factors,self.sample = {},None
 
 # %% ../../nbs/compression/10_input_statistics.ipynb #f40f8151
 @patch
@@ -70,7 +77,7 @@ def add(self:InputStatistics,
     self.tokens += len(x)
     self.sequences += sequences
     self._mirrored = False
-    self.memo.clear()
+    self.forget()
     return self
 
 # %% ../../nbs/compression/10_input_statistics.ipynb #3a0ba2fb
@@ -101,8 +108,9 @@ def hessian(self:InputStatistics)->Tensor:
 def divide(self:InputStatistics,
     scales:Tensor, # By what each feature is divided, `[in]`
 ):
-    "What the sums over the divided input would be, in place; what layers had in common no longer holds"
-    self.memo.clear()
+    "What sums and sample of the divided input would be, in place; factors no longer hold"
+    self.factors.clear()
+    if self.sample is not None: self.sample = self.sample/scales
     if self.absolute is not None: self.absolute.div_(scales)
     if self._squares is not None: self._squares.div_(scales.double().square())
     if self._moments is not None: self.moments.div_(scales).div_(scales[:,None])

@@ -6,7 +6,7 @@ from transformers import Qwen3MoeConfig
 from compresscal.compression.input_statistics import InputStatistics,collect
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import capture,decoder_blocks,evaluation_mode
-from compresscal.compression.awq import (block_losses,clip_search,clip_weight,divide_inputs,linear_losses,may_clip,round_scaled,sample_inputs,
+from compresscal.compression.awq import (block_losses,clip_search,clip_weight,linear_losses,may_clip,round_scaled,sample_inputs,
                                  scale_block,scale_candidates)
 from test_blocks import batch,build,each_family,std
 
@@ -56,7 +56,7 @@ def awq(model, tokens, bits=4, group_size=64, batch_size=32, clip=True, rows=Tru
         for o in block.linears:
             w,s = o.weight,inputs[o.name]
             if clip and may_clip(o.name):
-                maxima[f"{block.name}.{o.name}"] = clip_search(w, bits, group_size, rows=s.memo.get("rows"), moments=s.moments)
+                maxima[f"{block.name}.{o.name}"] = clip_search(w, bits, group_size, rows=s.sample, moments=s.moments)
                 w = clip_weight(w, maxima[f"{block.name}.{o.name}"], group_size)
             o.weight.copy_(round_scaled(w, torch.ones(w.shape[1]), bits, group_size))
         for b,o in zip(batches, after): b.hidden = o
@@ -116,7 +116,7 @@ def test_every_family(family, search):
     sample_inputs(block, [captured], fresh)
     for name,o in fresh.items():
         if not o.tokens: continue
-        for a,b in ((inputs[name].moments,o.moments),(inputs[name].absolute.float(),o.absolute.float()),(inputs[name].memo["rows"],o.memo["rows"])):
+        for a,b in ((inputs[name].moments,o.moments),(inputs[name].absolute.float(),o.absolute.float()),(inputs[name].sample,o.sample)):
             assert (a-b).norm()<1e-4*b.norm(), name
 
 def reference(block, captured, name, layers, s, bits, group_size):
@@ -161,7 +161,7 @@ def test_batches_add_up():
         for a,b in zip(done, results[0][1]):
             assert a.layers==b.layers and a.ratio==b.ratio
             if a.losses is not None: torch.testing.assert_close(a.losses, b.losses, rtol=1e-4, atol=0)
-        for n in inputs: torch.testing.assert_close(inputs[n].memo["rows"], results[0][0][n].memo["rows"], rtol=1e-4, atol=1e-6)
+        for n in inputs: torch.testing.assert_close(inputs[n].sample, results[0][0][n].sample, rtol=1e-4, atol=1e-6)
 
 def test_single_layers_are_scored_alike():
     "Where one layer reads an input, both searches have one objective"
@@ -289,7 +289,7 @@ def test_a_silent_input():
 def test_statistics_without_moments_are_divided_too():
     x,s = torch.rand(9, 4, generator=torch.Generator().manual_seed(0)),torch.tensor([.5,1,2,4])
     a,b = (InputStatistics(4).add(o, 1) for o in (x, x/s))
-    divide_inputs(a, s)
+    a.divide(s)
     torch.testing.assert_close(a.norms, b.norms)
 
 def test_wrong_settings():
