@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/models/gguf_models.html.md"""
 # %% auto #0
 __all__ = ['gguf_facts', 'gguf_checkpoint']
 
-# %% ../../nbs/models/05_gguf_models.ipynb #e014981a
+# %% ../../nbs/models/05_gguf_models.ipynb #590f1e41
 import importlib.util, io, json, os
 from collections import Counter
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 from ..core.files import atomic_folder, cache_folder, file_fingerprint
 
-# %% ../../nbs/models/05_gguf_models.ipynb #e6451f37
+# %% ../../nbs/models/05_gguf_models.ipynb #41511806
 _MISSING = 'a GGUF file is read with gguf and accelerate; install them: pip install "compresscal[gguf]"'
 
 def _reader(path):
@@ -27,7 +27,7 @@ def _reader(path):
     except (ValueError, IndexError, KeyError, OSError) as e:
         raise ValueError(f"`name_or_path` must be a whole GGUF file, got {str(path)!r}: {e}") from None
 
-# %% ../../nbs/models/05_gguf_models.ipynb #ca07db23
+# %% ../../nbs/models/05_gguf_models.ipynb #63cf7695
 def gguf_facts(
     path:str|Path, # A GGUF file
 )->dict:           # `file`, `architecture`, `tokenizer`, `pre` and the number of tensors of each of the `types`
@@ -35,10 +35,12 @@ def gguf_facts(
     reader = _reader(path)
     fields = dict(architecture='general.architecture', tokenizer='tokenizer.ggml.model', pre='tokenizer.ggml.pre')
     found = {k: reader.fields[o].contents() if o in reader.fields else None for k,o in fields.items()}
+    lacks = [o for k,o in fields.items() if k!='pre' and found[k] is None]
+    if lacks: raise ValueError(f"`name_or_path` must be a GGUF file with a tokenizer, got {str(path)!r} without {lacks[0]}")
     types = Counter(o.tensor_type.name for o in reader.tensors)
     return dict(file=Path(path).name, **found, types=dict(types.most_common()))
 
-# %% ../../nbs/models/05_gguf_models.ipynb #c6eae213
+# %% ../../nbs/models/05_gguf_models.ipynb #f2ebc1b3
 _LIKE_GPT2 = ('gpt-2', 'phi-2', 'mpt', 'olmo')
 _DIGITS_APART = ('smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone', 'minerva-7b')
 
@@ -61,7 +63,7 @@ def _mend_tokenizer(tokenizer, facts):
     parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
 
-# %% ../../nbs/models/05_gguf_models.ipynb #35bd6540
+# %% ../../nbs/models/05_gguf_models.ipynb #8923b2c7
 def _drop_beyond(
     folder, # Where a tokenizer was saved
     n,      # Tokens in its vocabulary
@@ -72,14 +74,14 @@ def _drop_beyond(
     saved['added_tokens'] = [o for o in saved['added_tokens'] if o['id']<n]
     path.write_text(json.dumps(saved, ensure_ascii=False), encoding='utf-8')
 
-# %% ../../nbs/models/05_gguf_models.ipynb #4184a860
+# %% ../../nbs/models/05_gguf_models.ipynb #27cda918
 def _name_special_tokens(tokenizer):
     "Let all tokens that steer the model be called special"
     known = set(tokenizer.all_special_tokens)
     others = [str(o) for o in tokenizer.added_tokens_decoder.values() if o.special and str(o) not in known]
     if others: tokenizer.add_special_tokens(dict(extra_special_tokens=others))
 
-# %% ../../nbs/models/05_gguf_models.ipynb #343d267d
+# %% ../../nbs/models/05_gguf_models.ipynb #e31883a4
 _SAMPLE = 'In 2024, 12,345 rows:\n\n\tdef f(x):  return x**2 + 0.5  # naïve — ½ 数字\r\n'
 
 def _check_tokenizer(tokenizer, facts, tokens):
@@ -94,7 +96,7 @@ def _check_tokenizer(tokenizer, facts, tokens):
     if wrong: what = f'token {wrong[0]} is {tokens[wrong[0]]!r}, not {found[wrong[0]]!r}'
     raise ValueError(f"`name_or_path` must be a GGUF file whose tokenizer can be read, got {facts['file']!r}: {what}")
 
-# %% ../../nbs/models/05_gguf_models.ipynb #3229eca5
+# %% ../../nbs/models/05_gguf_models.ipynb #bcbabe01
 def _load_gguf(path):
     "The model in a file, all of it in single precision"
     import transformers
@@ -112,7 +114,7 @@ def _complete_config(model, facts):
     if config.model_type=='gemma3_text' and config.num_hidden_layers==62: # the one size for which no field says it
         config.query_pre_attn_scalar = config.hidden_size//config.num_attention_heads
 
-# %% ../../nbs/models/05_gguf_models.ipynb #336b0bbc
+# %% ../../nbs/models/05_gguf_models.ipynb #ec964363
 @contextmanager
 def _quiet(bars_too):
     "Within `with`, transformers says nothing of what is mended here, and shows no bars if they are not wanted"
@@ -127,7 +129,7 @@ def _quiet(bars_too):
         if bars: logging.enable_progress_bar()
         logging.set_verbosity(level)
 
-# %% ../../nbs/models/05_gguf_models.ipynb #fa01f025
+# %% ../../nbs/models/05_gguf_models.ipynb #a42c08c6
 def _write_tokenizer(path, folder, facts):
     "Save the tokenizer of a file, mended and checked"
     from transformers import AutoTokenizer
@@ -147,7 +149,7 @@ def _write_model(path, folder, facts):
     _complete_config(model, facts)
     model.save_pretrained(folder)
 
-# %% ../../nbs/models/05_gguf_models.ipynb #e23a064a
+# %% ../../nbs/models/05_gguf_models.ipynb #04342877
 _FORMAT = 1 # of the checkpoints that are made; another number makes them anew
 
 def gguf_checkpoint(
