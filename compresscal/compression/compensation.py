@@ -36,7 +36,7 @@ class Factor:
     order:Tensor|None = None # Column of the layer at each place of the sweep, `[in]` int64; `None`: from left to right
 
     def __repr__(self):
-        order = 'left to right' if self.order is None else 'in an order of their own'
+        order = 'left to right' if self.order is None else 'in another order'
         return f"Factor({len(self.upper)} columns {order}, {int(self.dead.sum())} dead, damping {self.damping:g})"
 
 # %% ../../nbs/compression/20_compensation.ipynb #1b9d469b
@@ -216,7 +216,7 @@ def sweep(
     every:int|None=None,      # Columns between two calls of `begin`, a divisor of `block_size`; `None`: once a block
     block_size:int=128,       # Columns that pass before those after them are compensated
 )->Tensor:                    # New weights, `[out, in]` fp32
-    "Decide one column after the other; those that follow make good what it loses"
+    "Decide one column after the other; those that follow compensate for what it loses"
     n,every = weight.shape[1],every or block_size
     _check_sweep(n, factor, every, block_size)
     rest = _to_rows(weight, factor)

@@ -126,8 +126,8 @@ def dequantize(
     codes:Tensor, # Codes of any shape, as floats or bytes
     scale:Tensor, # Scale of each, or what broadcasts to it
     zero:Tensor,  # Zero of each, likewise
-)->Tensor:        # The values they stand for
-    "What codes stand for"
+)->Tensor:        # The values they mean
+    "What codes mean"
     return (codes-zero).mul_(scale)
 
 # %% ../../nbs/compression/40_grids.ipynb #618e267e

@@ -23,7 +23,7 @@ def _add_moments(upper:Tensor, x:Tensor):
         upper[i:i+_PANEL,i:].addmm_(x[:,i:i+_PANEL].T, x[:,i:])
 
 def _mirror(upper:Tensor)->Tensor:
-    "Fill in what lies below the diagonal"
+    "Fill in what is below the diagonal"
     for i in range(0, len(upper), _PANEL):
         upper[i+_PANEL:,i:i+_PANEL] = upper[i:i+_PANEL,i+_PANEL:].T
     return upper

@@ -255,7 +255,7 @@ def _solved(weight, factor, method):
 
 @dataclass(frozen=True)
 class SparseGPT(Pruning):
-    "Remove weights and let the others of their row make good the error"
+    "Remove weights and let the others of their row compensate for the error"
     needs:ClassVar[str] = 'moments'
     block_size:int = 128          # Columns that compete for a place and are compensated together
     damping:float = 0.01          # Added to the Hessian's diagonal, as a fraction of its mean
@@ -309,7 +309,7 @@ class RTN(Quantization):
 # %% ../../nbs/compression/70_methods.ipynb #a70892f8
 @dataclass(frozen=True)
 class GPTQ(Quantization):
-    "Round weights and let the others of their row make good the error"
+    "Round weights and let the others of their row compensate for the error"
     needs:ClassVar[str] = 'moments'
     symmetric:bool = False       # Levels symmetric around zero?
     act_order:bool = False       # Round the loudest inputs first?

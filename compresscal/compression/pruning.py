@@ -165,7 +165,7 @@ def sparsegpt(
     exact:bool=False,    # Remove exactly the fraction of each block, instead of every score up to the threshold's?
     round:Callable|None=None, # `round(values, column)`: what weights that stay become, `[out]` from `[out]`
 )->Tensor:               # New weights, `[out, in]` fp32
-    "Remove the weights that cost least, and let those after them make good"
+    "Remove the weights that cost least, and let those after them compensate"
     fraction = parse_sparsity(sparsity)
     n,m = fraction if isinstance(fraction, tuple) else (None, block_size)
     _check_sparsegpt(weight, block_size, n, factor.order, sparsity)

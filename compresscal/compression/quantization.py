@@ -128,7 +128,7 @@ def gptq(
     rule:str='gptq',         # Whose grid: a key of `RULES`
     round_dead:bool=False,   # Round weights of inputs that are never activated, instead of setting them to 0?
 )->Quantized:                # Codes and grids
-    "Round one column after the other; those that follow make good the errors"
+    "Round one column after the other; those that follow compensate for the errors"
     check_grid(bits, group_size)
     check_rule(rule, mse, symmetric)
     w,choice = check_weight(weight),(bits, symmetric, mse, rule)
@@ -209,7 +209,7 @@ class _Outliers:
         self.rows = self.mask.unbind()
 
     def replaced(self, columns, place):
-        "A group in which the mean of the others stands for each likely outlier"
+        "A group in which the mean of the others replaces each likely outlier"
         gain = leave_one_out(columns, self.cost[place:place+len(columns)], self.bits)
         usual = (gain<=self.limit).float()
         mean = (columns*usual).sum(0)/usual.sum(0).clamp_(min=1)
