@@ -69,13 +69,13 @@ LEFT = dict( # what is still to be mended: a module leaves its list when it keep
     long='evaluation.fidelity evaluation.perplexity evaluation.task_files '
          'evaluation.tasks models.blocks models.chat models.foldings models.loading models.new_checkpoint summaries.answers '
          'summaries.bertscore summaries.prompts summaries.quality summaries.scores summaries.summarize summaries.summary_sets '
-         'text.corpora ',
+         '',
     private='commands.compressing commands.reducing hallucination.conditional hallucination.entailment models.foldings '
          'models.new_checkpoint summaries.bertscore vocabulary.reduced_checkpoints',
     unseen='evaluation.perplexity evaluation.task_files evaluation.tasks '
          'hallucination.conditional hallucination.dependence hallucination.hallucination hallucination.judges '
          'hallucination.reviews hallucination.risk hallucination.summac models.blocks models.loading summaries.answers '
-         'summaries.prompts summaries.quality summaries.summarize summaries.summary_sets text.corpora '
+         'summaries.prompts summaries.quality summaries.summarize summaries.summary_sets '
          'vocabulary.counting vocabulary.dropped_mass vocabulary.memory vocabulary.reduced_checkpoints '
          'vocabulary.reduction vocabulary.token_maps vocabulary.token_tables vocabulary.usage',
     clever='evaluation.perplexity evaluation.tasks summaries.answers summaries.prompts '
