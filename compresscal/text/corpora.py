@@ -10,7 +10,7 @@ __all__ = ['hub_texts', 'installed_sources', 'Reading', 'Corpus', 'row_text', 'c
            'dataset_revision', 'source_identity']
 
 # %% ../../nbs/text/20_corpora.ipynb #a71801e9
-import csv, difflib, glob, hashlib, json, os, random, re
+import difflib, glob, hashlib, os, random, re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from ..core.files import file_fingerprint
 from ..core.patching import patch
+from ..core.rows import read_rows
+from ..core.spelling import TEXT_FILES
 from .installed_text import Document, held_out_documents, license_documents, package_versions
 from .installed_text import splits, training_hashes
 
@@ -119,42 +121,20 @@ def cut_text(
         if len(held)>=characters: parts,held = parts+[held],''
     return [o.strip('\n') for o in parts+[held] if o.strip()]
 
-# %% ../../nbs/text/20_corpora.ipynb #04a28580
-def _json_lines(path):
-    with path.open(encoding='utf-8') as lines:
-        for i,line in enumerate(lines, 1):
-            try:
-                if line.strip(): yield i,json.loads(line)
-            except json.JSONDecodeError as e:
-                raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
-
-def _json_rows(path):
-    try: rows = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{path}:{e.lineno}: not valid JSON: {e.msg} at column {e.colno}") from None
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: must hold a JSON list of texts or objects, got {type(rows).__name__}")
-    yield from enumerate(rows, 1)
-
-def _csv_rows(path):
-    with path.open(encoding='utf-8', newline='') as f: yield from enumerate(csv.DictReader(f), 2)
-
-def _parquet_rows(path):
-    from datasets import load_dataset
-    try: yield from enumerate(load_dataset('parquet', data_files=str(path), split='train', streaming=True))
-    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
-
 # %% ../../nbs/text/20_corpora.ipynb #97e0d6ca
-def _text_parts(path): return enumerate(cut_text(path.read_text(encoding='utf-8')), 1)
-
-_readers = {'.txt': _text_parts, '.jsonl': _json_lines, '.json': _json_rows, '.csv': _csv_rows,
-            '.parquet': _parquet_rows}
-
 def _check_kind(path):
     "Raise where a file is of a kind that is not read"
-    if path.suffix.lower() not in _readers:
-        raise ValueError(f"{path}: the kind of file must be one of {' '.join(_readers)}, got {path.suffix!r}")
+    if path.suffix.lower() not in TEXT_FILES:
+        raise ValueError(f"{path}: the kind of file must be one of {' '.join(TEXT_FILES)}, got {path.suffix!r}")
 
+def _numbered_rows(path):
+    "Numbers and rows of a file; the rows of a text file are its parts"
+    if path.suffix.lower()!='.txt': return read_rows(path)
+    try: text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
+    return enumerate(cut_text(text), 1)
+
+# %% ../../nbs/text/20_corpora.ipynb #69dd38bc
 def read_file(
     path:Path,            # A file of a known kind
     column:str|None=None, # Column that holds the text
@@ -162,22 +142,21 @@ def read_file(
     "The documents of one file"
     path, found = Path(path), False
     _check_kind(path)
-    try:
-        for i,row in _readers[path.suffix.lower()](path):
-            text = row_text(row, column, f'{path}:{i}')
-            if '\0' in text[:4096]: raise ValueError(f"{path}: holds binary data, not text")
-            if not text.strip(): continue
-            found = True
-            yield Document(text, f'{path.name}:{i}')
-    except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
+    for i,row in _numbered_rows(path):
+        text = row_text(row, column, f'{path}:{i}')
+        if '\0' in text[:4096]: raise ValueError(f"{path}: holds binary data, not text")
+        if not text.strip(): continue
+        found = True
+        yield Document(text, f'{path.name}:{i}')
     if not found: raise ValueError(f"{path}: is empty")
 
 # %% ../../nbs/text/20_corpora.ipynb #5b214f8d
 def _files_of(path):
     "The files of an address, none of them empty"
-    if path.is_dir(): files = sorted(o for o in path.rglob('*') if o.suffix.lower() in _readers and o.is_file())
+    if path.is_dir():
+        files = sorted(o for o in path.rglob('*') if o.suffix.lower() in TEXT_FILES and o.is_file())
     else: files = sorted(map(Path, glob.glob(str(path), recursive=True))) or [path]
-    if not files: raise ValueError(f"{path}: the folder holds no file of kind {' '.join(_readers)}")
+    if not files: raise ValueError(f"{path}: the folder holds no file of kind {' '.join(TEXT_FILES)}")
     for o in files:
         if not o.is_file(): raise ValueError(f"{o}: no such file")
         _check_kind(o)
@@ -336,7 +315,7 @@ def _texts_corpus(source, column):
 def _is_local(text):
     "Does a name mean files?"
     path = Path(text)
-    return path.expanduser().exists() or path.suffix.lower() in _readers or any(o in text for o in '*?[')
+    return path.expanduser().exists() or path.suffix.lower() in TEXT_FILES or any(o in text for o in '*?[')
 
 def _is_address(text): return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
