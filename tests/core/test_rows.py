@@ -2,7 +2,7 @@
 import json, random
 import pandas as pd
 import pytest
-from compresscal.core.rows import read_json, read_rows
+from compresscal.core.rows import parse_json, read_rows
 
 letters = ['a', '0', '1', 'NA', 'null', 'nan', 'True', '1e5', ' ', ',', ';', '\t', '"', "'", '\n', '\r\n', 'é', '漢', '🙂', '\u2028', '\x0b', '-', '.5']
 
@@ -53,4 +53,4 @@ def test_bad_files(tmp_path, name, content, message):
 
 def test_json_of_any_form(tmp_path):
     (tmp_path/'a.json').write_text('{"a": [1, "001"]}')
-    assert read_json(str(tmp_path/'a.json'))=={'a': [1, '001']}
+    assert parse_json(str(tmp_path/'a.json'))=={'a': [1, '001']}
