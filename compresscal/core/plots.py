@@ -15,14 +15,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .patching import patch
 from .tables import plain_text
-
-if TYPE_CHECKING: # matplotlib is loaded when something is drawn
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # %% ../../nbs/core/30_plots.ipynb #0f02d1a5
 WIDTHS = dict(column=3.3, text=6.9) # Inches: one column, or both, of a two-column paper
@@ -81,9 +76,9 @@ def style(
 @dataclass(frozen=True, eq=False)
 class Picture:
     "A figure, its caption, and a description for those who cannot see it"
-    figure: 'Figure' # What is drawn
-    caption: str     # What is written below it in a paper
-    alt: str         # What it shows, in words
+    figure: object # What is drawn: a `Figure` of matplotlib
+    caption: str   # What is written below it in a paper
+    alt: str       # What it shows, in words
 
     def _repr_png_(self): return self.to_bytes()
     def __repr__(self): return f'Picture: {plain_text(self.caption)}'
@@ -136,7 +131,7 @@ def canvas(
     width:str|float='column', # As in `figure_size`
     height:float=1.8,         # Height of one row of axes, inches
     **kwargs,                 # For matplotlib's `Figure.subplots`
-)->'tuple[Figure, list[Axes]]': # The figure and its axes, row by row
+)->tuple[object, list]:       # The figure and its axes, row by row
     "A new figure with a grid of axes; use it inside `style`"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -204,12 +199,12 @@ def _from_best(strips, best):
 _DASHED = dict(color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0) # the line of a reference
 
 def draw_strips(
-    ax:'Axes',                    # Where to draw
+    ax,                           # Where to draw: `Axes` of matplotlib
     strips:Mapping[str, Strip],   # Rows by their names
     reference:float|None=None,    # A value to compare with, such as the dense model's
     looks:Mapping[str, dict]|None=None, # Colour and marker for each kind (default: from `look`)
     best:str|None=None,           # 'low' or 'high': from best to worst, means large; None: as given, sets large
-)->'Axes':                        # The same axes
+):                                # The same axes
     "Draw one row of marks for each strip, from top to bottom"
     looks = looks or look([s.kind for s in strips.values()])
     rows = strips if best is None else _from_best(strips, best)
@@ -269,12 +264,12 @@ def _draw_line(ax, name, line, kind):
     ax.plot(line.x, line.y, label=name, **shown)
 
 def draw_lines(
-    ax:'Axes',                 # Where to draw
+    ax,                        # Where to draw: `Axes` of matplotlib
     lines:Mapping[str, Line],  # Curves by name
     reference:float|None=None, # A value to compare with, such as the dense model's
     looks:Mapping[str, dict]|None=None, # Colour and marker of each curve (default: from `look`)
     legend:bool=True,          # Name the curves, if there are several?
-)->'Axes':                     # The same axes
+):                             # The same axes
     "Draw curves with bands and a legend"
     from matplotlib.ticker import MaxNLocator
     looks = looks or look(list(lines))
@@ -379,12 +374,12 @@ def _name_cells(ax, rows, columns):
 
 # %% ../../nbs/core/30_plots.ipynb #98422f99
 def draw_heat(
-    ax:'Axes',              # Where to draw
+    ax,                     # Where to draw: `Axes` of matplotlib
     table:Mapping[str, Mapping[str, float]], # Row -> column -> value; not every row needs every column
     format:str='.2f',       # How a value is written
     best:str|None=None,     # 'low' or 'high': bold in each row, dark is the other end; None: dark is high
     log:bool=False,         # Colours by the logarithm? All values are positive then
-)->'Axes':                  # The same axes
+):                          # The same axes
     "Draw a table whose cells are coloured by their values"
     columns = list(dict.fromkeys(c for row in table.values() for c in row))
     scale = _colour_scale([v for row in table.values() for v in row.values()], log)

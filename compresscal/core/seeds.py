@@ -9,10 +9,7 @@ __all__ = ['check_seed', 'key_bits', 'uniforms', 'small_seed', 'torch_generator'
 
 # %% ../../nbs/core/12_seeds.ipynb #a91a8680
 import hashlib, operator
-from typing import TYPE_CHECKING
 import numpy as np
-
-if TYPE_CHECKING: import torch # loaded when a generator is made
 
 # %% ../../nbs/core/12_seeds.ipynb #f17a6e33
 def check_seed(
@@ -57,7 +54,7 @@ def small_seed(
 # %% ../../nbs/core/12_seeds.ipynb #35f42511
 def torch_generator(
     seed:int, # A whole number, 0 or more
-)->'torch.Generator': # On the processor
+): # A `torch.Generator` on the processor
     "A generator of PyTorch's, started by a seed of any size"
     import torch
     return torch.Generator().manual_seed(small_seed(seed))
