@@ -1,4 +1,4 @@
-"""A text with some of its parts marked, for a reader who wants to judge for himself
+"""A text with some of its parts marked, so that you can judge for yourself
 
 Docs: https://compresscal.github.io/compresscal/core/marked_text.html.md"""
 
@@ -9,60 +9,89 @@ __all__ = ['COLOURS', 'Mark', 'flatten', 'MarkedText', 'MarkedTexts']
 
 # %% ../../nbs/core/40_marked_text.ipynb #b2da75be
 import html, re
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from .patching import patch
 from .tables import plain_text
 
 # %% ../../nbs/core/40_marked_text.ipynb #a75f6117
-COLOURS = dict(yellow='234,179,8', green='34,160,84', red='220,60,60', blue='59,130,246', violet='147,90,220', grey='128,128,128') # Red, green, blue
+COLOURS = dict(yellow='234,179,8', green='34,160,84', red='220,60,60', blue='59,130,246', violet='147,90,220',
+               grey='128,128,128') # Red, green, blue
 
 @dataclass(frozen=True)
 class Mark:
     "A part of a text, and how to show it"
     start:int           # Its first character
     end:int             # The character after its last
-    label:str=''        # Stands behind it
+    label:str=''        # Shown behind it
     colour:str='yellow' # One of `COLOURS`
     note:str=''         # Appears under the pointer; not in plain text
 
     def __post_init__(self):
-        if not 0<=self.start<self.end: raise ValueError(f"`start` must be 0 or more and below `end`, got {self.start} and {self.end}")
-        if self.colour not in COLOURS: raise ValueError(f"`colour` must be one of {', '.join(COLOURS)}, got {self.colour!r}")
+        if not 0<=self.start<self.end:
+            raise ValueError(f"`start` must be 0 or more and below `end`, got {self.start} and {self.end}")
+        if self.colour not in COLOURS:
+            raise ValueError(f"`colour` must be one of {', '.join(COLOURS)}, got {self.colour!r}")
     def __len__(self): return self.end-self.start
 
 # %% ../../nbs/core/40_marked_text.ipynb #3d8c21ec
+def _joined(words, joint): return joint.join(dict.fromkeys(filter(None, words)))
+
 def flatten(
     marks:Sequence[Mark], # In any order; they may overlap
 )->list[Mark]:            # In order, none over another
     "The same parts as pieces, each with all that is said of it"
-    joined = lambda parts, joint: joint.join(dict.fromkeys(filter(None, parts)))
-    made, over, waiting = [], [], sorted(marks, key=lambda o: (o.start, -o.end))[::-1]
-    at = 0
-    while waiting or over:
-        if not over: at = waiting[-1].start
-        while waiting and waiting[-1].start==at: over.append(waiting.pop())
-        end = min([o.end for o in over]+[o.start for o in waiting[-1:]])
-        made.append(Mark(at, end, joined([o.label for o in over], ', '), over[0].colour, joined([o.note for o in over], '\n')))
-        at,over = end,[o for o in over if o.end>end]
+    waiting = deque(sorted(marks, key=lambda o: (o.start, -o.end)))
+    ends = sorted({at for o in marks for at in (o.start, o.end)})
+    made, over = [], []
+    for start,end in pairwise(ends):
+        over = [o for o in over if o.end>start]
+        while waiting and waiting[0].start==start: over.append(waiting.popleft())
+        if not over: continue
+        labels, notes = [o.label for o in over], [o.note for o in over]
+        made.append(Mark(start, end, _joined(labels, ', '), over[0].colour, _joined(notes, '\n')))
     return made
 
 # %% ../../nbs/core/40_marked_text.ipynb #deb70b32
 _words = re.compile(r'\s*\S+\s*')
 
-def _between(text, near, first, last):
-    "A part without marks: what is shown of it, None standing for what is left out"
-    found = [] if near is None else list(_words.finditer(text))
-    head,tail = (0 if first else near or 0),(0 if last else near or 0)
-    if near is None or len(found)<=head+tail+1: return [text]
-    return [text[:found[head-1].end() if head else 0].rstrip(), None, text[found[-tail].start() if tail else len(text):].lstrip()]
+def _shown_between(
+    text, context, # A part without marks; words to show next to a mark, None for all
+    behind, before # Is it behind a mark, and before one?
+):
+    "What is shown of a part, with `None` for what is left out"
+    words = [] if context is None else list(_words.finditer(text))
+    head, tail = (context or 0)*behind, (context or 0)*before
+    if context is None or len(words)<=head+tail+1: shown = [text]
+    else:
+        first = text[:words[head-1].end()] if head else ''
+        last = text[words[-tail].start():] if tail else ''
+        shown = [first.rstrip(), None, last.lstrip()]
+    return [o for o in shown if o!='']
 
 # %% ../../nbs/core/40_marked_text.ipynb #6e196089
 def _escaped(text): return html.escape(plain_text(text))
 
-def _html_mark(text, o):
-    rgb,note = COLOURS[o.colour],f' title="{_escaped(o.note)}"' if o.note else ''
+def _html_mark(text, mark):
+    "A marked part on a page, with its label behind it"
+    rgb = COLOURS[mark.colour]
+    note = f' title="{_escaped(mark.note)}"' if mark.note else ''
     style = f'background:rgba({rgb},.28);border-bottom:2px solid rgb({rgb});color:inherit'
-    return f'<mark style="{style}"{note}>{_escaped(text)}</mark>'+(f'<sup>{_escaped(o.label)}</sup>' if o.label else '')
+    label = f'<sup>{_escaped(mark.label)}</sup>' if mark.label else ''
+    return f'<mark style="{style}"{note}>{_escaped(text)}</mark>{label}'
+
+def _html_part(text, mark):
+    "A part on a page: marked, unmarked, or left out"
+    if text is None: return ' […] '
+    return _html_mark(text, mark) if mark else _escaped(text)
+
+def _plain_part(text, mark):
+    "The same in plain text"
+    if text is None: return ' [...] '
+    if not mark: return text
+    return f'>>>{text}<<<'+(f'[{mark.label}]' if mark.label else '')
 
 # %% ../../nbs/core/40_marked_text.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,28 +104,39 @@ class MarkedText:
     legend:Mapping[str,str] = field(default_factory=dict) # Colour -> what it means
 
     def __post_init__(self):
-        beyond = [o for o in self.marks if o.end>len(self.text)]
-        if beyond: raise ValueError(f"`marks` must lie within the {len(self.text)} characters of the text, got one that ends at {beyond[0].end}")
-        if self.context is not None and self.context<0: raise ValueError(f"`context` must be 0 or more, or None, got {self.context}")
-    def parts(self):
-        "The text in order, each part with its mark or None; None stands for a text left out"
-        at,marks = 0,flatten(self.marks)
-        for i,o in enumerate([*marks, None]):
-            rest = self.text[at:o.start if o else len(self.text)]
-            if rest: yield from ((t, None) for t in _between(rest, self.context, not i and o is not None, o is None) if t!='')
-            if o: yield self.text[o.start:o.end],o
-            at = o.end if o else at
-
+        beyond = [o.end for o in self.marks if o.end>len(self.text)]
+        if beyond:
+            raise ValueError(f"`marks` must lie within the {len(self.text)} characters of the text, "
+                             f"got one that ends at {beyond[0]}")
+        if self.context is not None and self.context<0:
+            raise ValueError(f"`context` must be 0 or more, or None, got {self.context}")
+    def _repr_html_(self): return self.to_html()
     def __repr__(self):
-        def shown(t, o): return ' [...] ' if t is None else f'>>>{t}<<<'+(f'[{o.label}]' if o.label else '') if o else t
-        body = ''.join(shown(*o) for o in self.parts())
+        body = ''.join(_plain_part(*o) for o in self.parts())
         return plain_text('\n'.join(filter(None, [self.title, body])))
-    def to_html(self)->str:
-        body = ''.join(' […] ' if t is None else _html_mark(t, o) if o else _escaped(t) for t,o in self.parts())
-        legend = ' '.join(_html_mark(v, Mark(0, 1, colour=k)) for k,v in self.legend.items())
-        head = ' '.join(filter(None, [f'<b>{_escaped(self.title)}</b>' if self.title else '', legend]))
-        return (f'<p>{head}</p>' if head else '')+f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;margin-bottom:1em">{body}</div>'
-    _repr_html_ = to_html
+
+# %% ../../nbs/core/40_marked_text.ipynb #7e661a2f
+@patch
+def parts(self:MarkedText)->Iterator[tuple]: # A text and its `Mark` or None; a text None is left out
+    "The text in order, each part with its mark or None; None stands for a text left out"
+    at = 0
+    for mark in flatten(self.marks):
+        between = self.text[at:mark.start]
+        for o in _shown_between(between, self.context, behind=at>0, before=True): yield o, None
+        yield self.text[mark.start:mark.end], mark
+        at = mark.end
+    for o in _shown_between(self.text[at:], self.context, behind=True, before=False): yield o, None
+
+# %% ../../nbs/core/40_marked_text.ipynb #718a9488
+@patch
+def to_html(self:MarkedText)->str: # A paragraph with the title and the legend, and a block with the text
+    "The text on a page"
+    title = f'<b>{_escaped(self.title)}</b>' if self.title else ''
+    legend = ' '.join(_html_mark(meaning, Mark(0, 1, colour=k)) for k,meaning in self.legend.items())
+    head = ' '.join(filter(None, [title, legend]))
+    body = ''.join(_html_part(*o) for o in self.parts())
+    style = 'white-space:pre-wrap;overflow-wrap:anywhere;margin-bottom:1em'
+    return (f'<p>{head}</p>' if head else '')+f'<div style="{style}">{body}</div>'
 
 # %% ../../nbs/core/40_marked_text.ipynb #a287ac0e2
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,5 +147,9 @@ class MarkedTexts:
     def __len__(self): return len(self.texts)
     def __getitem__(self, i): return self.texts[i]
     def __repr__(self): return '\n\n'.join(map(repr, self.texts))
-    def to_html(self)->str: return ''.join(o.to_html() for o in self.texts)
-    _repr_html_ = to_html
+    def _repr_html_(self): return self.to_html()
+
+@patch
+def to_html(self:MarkedTexts)->str: # One below the other
+    "The texts on a page"
+    return ''.join(o.to_html() for o in self.texts)

@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/core/plots.html.md"""
 
 # %% auto #0
 __all__ = ['WIDTHS', 'PALETTE', 'MARKERS', 'GREY', 'figure_size', 'look', 'style', 'Picture', 'canvas', 'Strip', 'draw_strips',
-           'plot_strips', 'Line', 'draw_lines', 'plot_lines', 'plot_line_panels', 'draw_ranking', 'plot_ranking',
-           'draw_heat', 'plot_heat', 'plot_points']
+           'plot_strips', 'Line', 'draw_lines', 'plot_lines', 'plot_line_panels', 'draw_heat', 'plot_heat',
+           'plot_points']
 
 # %% ../../nbs/core/30_plots.ipynb #f6b81871
 import io, math
@@ -16,15 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
-
+from .patching import patch
 from .tables import plain_text
 
 # %% ../../nbs/core/30_plots.ipynb #0f02d1a5
@@ -36,12 +28,13 @@ def figure_size(
 )->tuple[float, float]:       # Width and height, inches
     "Size of a figure that is printed without scaling"
     if isinstance(width, str):
-        if width not in WIDTHS: raise ValueError(f"`width` must be one of {', '.join(WIDTHS)} or a number of inches, got {width!r}")
+        if width not in WIDTHS:
+            raise ValueError(f"`width` must be one of {', '.join(WIDTHS)} or a number of inches, got {width!r}")
         width = WIDTHS[width]
     return width, width*ratio
 
 # %% ../../nbs/core/30_plots.ipynb #2fe07c76
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000') # Told apart by all common kinds of colour vision
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 GREY = '#666666'
 
@@ -49,64 +42,87 @@ def look(
     kinds:Sequence[str], # Names of the kinds, in the order of first use; repeats share a look
 )->dict[str, dict]:      # For each kind its `color` and `marker`
     "A colour and a marker for each kind of thing shown; a kind without a name is grey"
-    named = enumerate(dict.fromkeys(k for k in kinds if k))
-    return {'': dict(color=GREY, marker='o')} | {k: dict(color=PALETTE[i%len(PALETTE)], marker=MARKERS[i%len(MARKERS)]) for i,k in named}
+    looks = {'': dict(color=GREY, marker='o')}
+    for i,kind in enumerate(dict.fromkeys(k for k in kinds if k)):
+        looks[kind] = dict(color=PALETTE[i%len(PALETTE)], marker=MARKERS[i%len(MARKERS)])
+    return looks
 
 # %% ../../nbs/core/30_plots.ipynb #87302fa3
+_STYLE = {
+    'font.family': 'sans-serif', 'font.sans-serif': ['DejaVu Sans'],
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': .6, 'axes.edgecolor': GREY,
+    'axes.titlelocation': 'left', 'axes.axisbelow': True, 'axes.formatter.useoffset': False, 'legend.frameon': False,
+    'xtick.color': GREY, 'ytick.color': GREY, 'xtick.labelcolor': 'black', 'ytick.labelcolor': 'black',
+    'xtick.major.width': .6, 'ytick.major.width': .6, 'xtick.major.size': 2.5, 'ytick.major.size': 2.5,
+    'lines.linewidth': 1.2, 'lines.markersize': 4, 'grid.linewidth': .4, 'grid.color': '#DDDDDD',
+    'figure.facecolor': 'white', 'savefig.facecolor': 'white', 'savefig.dpi': 200,
+    'pdf.fonttype': 42, 'svg.fonttype': 'none', 'svg.hashsalt': 'compresscal'}
+
 @contextmanager
 def style(
     size:float=8, # Size of ordinary text, points
     **settings,   # Further matplotlib settings, dots written as double underscores: `axes__grid=True`
 ):
     "The look of every figure, inside a `with` block"
-    small = size-1
-    rc = {'font.size': size, 'axes.titlesize': size, 'axes.labelsize': size, 'xtick.labelsize': small, 'ytick.labelsize': small,
-          'legend.fontsize': small, 'font.family': 'sans-serif', 'font.sans-serif': ['DejaVu Sans'],
-          'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': .6, 'axes.edgecolor': GREY,
-          'axes.titlelocation': 'left', 'axes.axisbelow': True, 'axes.formatter.useoffset': False, 'legend.frameon': False,
-          'xtick.color': GREY, 'ytick.color': GREY, 'xtick.labelcolor': 'black', 'ytick.labelcolor': 'black',
-          'xtick.major.width': .6, 'ytick.major.width': .6, 'xtick.major.size': 2.5, 'ytick.major.size': 2.5,
-          'lines.linewidth': 1.2, 'lines.markersize': 4, 'grid.linewidth': .4, 'grid.color': '#DDDDDD', 'figure.facecolor': 'white',
-          'savefig.facecolor': 'white', 'savefig.dpi': 200, 'pdf.fonttype': 42, 'svg.fonttype': 'none', 'svg.hashsalt': 'compresscal'}
+    import matplotlib
+    sizes = dict.fromkeys(('font.size', 'axes.titlesize', 'axes.labelsize'), size)
+    sizes |= dict.fromkeys(('xtick.labelsize', 'ytick.labelsize', 'legend.fontsize'), size-1)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(rc | {k.replace('__', '.'): v for k,v in settings.items()})
+        matplotlib.rcParams.update(_STYLE | sizes | {k.replace('__', '.'): v for k,v in settings.items()})
         yield
 
 # %% ../../nbs/core/30_plots.ipynb #7a596939
 @dataclass(frozen=True, eq=False)
 class Picture:
     "A figure, its caption, and a description for those who cannot see it"
-    figure: Figure # What is drawn
-    caption: str   # What stands below it in a paper
+    figure: object # What is drawn: a `Figure` of matplotlib
+    caption: str   # What is written below it in a paper
     alt: str       # What it shows, in words
-
-    def to_bytes(self,
-        format:str='png', # Any format matplotlib writes: png, pdf, svg, eps ...
-    )->bytes:             # The file's content, the same each time
-        "The picture as the content of a file"
-        meta = dict(png=dict(Title=self.caption, Description=self.alt, Software=None), pdf=dict(Title=self.caption, Subject=self.alt, CreationDate=None),
-                    svg=dict(Title=self.caption, Description=self.alt, Date=None)).get(format, {})
-        known = FigureCanvasAgg.get_supported_filetypes()
-        if format not in known: raise ValueError(f"`format` must be one of {', '.join(known)}, got {format!r}")
-        with style(), io.BytesIO() as file:
-            if isinstance(self.figure.get_layout_engine(), ConstrainedLayoutEngine): # laid out once; a second time may place things otherwise
-                self.figure.draw_without_rendering()
-                self.figure.set_layout_engine('none')
-            self.figure.savefig(file, format=format, metadata=meta or None)
-            return file.getvalue()
-
-    def save(self,
-        path:str|Path, # Where; the suffix chooses the format
-    )->Path:           # The file written
-        "Write the picture; vector formats (pdf, svg) suit papers, png suits screens"
-        path = Path(path)
-        data = self.to_bytes(path.suffix.lower().lstrip('.') or 'png')
-        path.write_bytes(data)
-        return path
 
     def _repr_png_(self): return self.to_bytes()
     def __repr__(self): return f'Picture: {plain_text(self.caption)}'
+
+# %% ../../nbs/core/30_plots.ipynb #7c0397f2
+def _metadata(picture, format):
+    "Caption and description under the names of each format; no date, no version"
+    caption, alt = picture.caption, picture.alt
+    if format=='png': return dict(Title=caption, Description=alt, Software=None)
+    if format=='pdf': return dict(Title=caption, Subject=alt, CreationDate=None)
+    if format=='svg': return dict(Title=caption, Description=alt, Date=None)
+    return None
+
+def _lay_out_once(figure):
+    "Place everything now: a second time may place things otherwise"
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.draw_without_rendering()
+        figure.set_layout_engine('none')
+
+# %% ../../nbs/core/30_plots.ipynb #e1c5eb00
+@patch
+def to_bytes(
+    self:Picture,
+    format:str='png', # Any format matplotlib writes: png, pdf, svg, eps ...
+)->bytes:             # The file's content, the same each time
+    "The picture as the content of a file"
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if format not in known: raise ValueError(f"`format` must be one of {', '.join(known)}, got {format!r}")
+    with style(), io.BytesIO() as file:
+        _lay_out_once(self.figure)
+        self.figure.savefig(file, format=format, metadata=_metadata(self, format))
+        return file.getvalue()
+
+@patch
+def save(
+    self:Picture,
+    path:str|Path, # Where; the suffix chooses the format
+)->Path:           # The file written
+    "Write the picture; vector formats (pdf, svg) suit papers, png suits screens"
+    path = Path(path)
+    path.write_bytes(self.to_bytes(path.suffix.lower().lstrip('.') or 'png'))
+    return path
 
 # %% ../../nbs/core/30_plots.ipynb #5bbb07fb
 def canvas(
@@ -115,15 +131,25 @@ def canvas(
     width:str|float='column', # As in `figure_size`
     height:float=1.8,         # Height of one row of axes, inches
     **kwargs,                 # For matplotlib's `Figure.subplots`
-)->tuple[Figure, list[Axes]]: # The figure and its axes, row by row
+)->tuple[object, list]:       # The figure and its axes, row by row
     "A new figure with a grid of axes; use it inside `style`"
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
     columns = min(columns, panels)
-    rows = -(-panels//columns)
+    rows = -(-panels//columns) # rounded up
     fig = Figure(figsize=(figure_size(width)[0], height*rows), layout='constrained')
     FigureCanvasAgg(fig)
     axes = list(fig.subplots(rows, columns, squeeze=False, **kwargs).flat)
     for ax in axes[panels:]: ax.remove()
     return fig, axes[:panels]
+
+# %% ../../nbs/core/30_plots.ipynb #a2f5c6fd
+def _of_panel(setting, title): return setting[title] if isinstance(setting, Mapping) else setting
+
+def _check_panels(panels, what):
+    "Raise where there is nothing to draw"
+    if not panels or not all(panels.values()):
+        raise ValueError(f"`panels` must hold at least one panel, and each at least one {what}, got none")
 
 # %% ../../nbs/core/30_plots.ipynb #75fb4f66
 @dataclass(frozen=True)
@@ -136,48 +162,86 @@ class Strip:
     def __post_init__(self):
         if not len(self.values): raise ValueError("`values` must hold at least one number, got none")
 
+# %% ../../nbs/core/30_plots.ipynb #a3d79b72
+def _mean(values): return sum(values)/len(values)
+
+def _draw_sets(ax, y, strip, kind):
+    "A row that shows its sets"
+    n, mean = len(strip.values), _mean(strip.values)
+    lift = [y-.14+.16*(2*i/(n-1)-1 if n>1 else 0) for i in range(n)]
+    ax.plot(strip.values, lift, ls='', alpha=.75, mew=0, ms=4.5, **kind)
+    ax.plot([mean]*2, [y-.38, y+.1], color='black', lw=.9)
+    if strip.interval is not None:
+        ax.plot(strip.interval, [y+.26]*2, color=kind['color'], lw=1.6, solid_capstyle='butt')
+
+# %% ../../nbs/core/30_plots.ipynb #6fca9490
+def _draw_mean(ax, y, strip, kind):
+    "A row that shows its mean"
+    values, mean = strip.values, _mean(strip.values)
+    if len(values)>1: ax.plot(values, [y+.3]*len(values), ls='', alpha=.45, mew=0, ms=2.4, **kind)
+    if strip.interval is not None:
+        ax.plot(strip.interval, [y]*2, color=kind['color'], lw=1.2, solid_capstyle='butt')
+    if math.isfinite(mean): ax.plot([mean], [y], ls='', ms=5, mec='white', mew=.5, **kind)
+    else:
+        ax.text(.99, y, f'mean {mean}', transform=ax.get_yaxis_transform(), ha='right', va='center',
+                color=kind['color'], size='small')
+
+def _from_best(strips, best):
+    "Rows from best to worst; those whose mean is not finite come last"
+    if best not in ('low', 'high'): raise ValueError(f"`best` must be 'low', 'high' or None, got {best!r}")
+    def place(name):
+        mean = _mean(strips[name].values)
+        if not math.isfinite(mean): return math.inf
+        return mean if best=='low' else -mean
+    return {name: strips[name] for name in sorted(strips, key=place)}
+
 # %% ../../nbs/core/30_plots.ipynb #42fe4825
+_DASHED = dict(color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0) # the line of a reference
+
 def draw_strips(
-    ax:Axes,                      # Where to draw
-    strips:Mapping[str, Strip],   # Rows from top to bottom, by their names
+    ax,                           # Where to draw: `Axes` of matplotlib
+    strips:Mapping[str, Strip],   # Rows by their names
     reference:float|None=None,    # A value to compare with, such as the dense model's
     looks:Mapping[str, dict]|None=None, # Colour and marker for each kind (default: from `look`)
-)->Axes:                          # The same axes
-    "Draw one row of marks for each strip"
+    best:str|None=None,           # 'low' or 'high': from best to worst, means large; None: as given, sets large
+):                                # The same axes
+    "Draw one row of marks for each strip, from top to bottom"
     looks = looks or look([s.kind for s in strips.values()])
-    if reference is not None: ax.axvline(reference, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
-    for y,s in enumerate(strips.values()):
-        n, kind = len(s.values), looks[s.kind]
-        lift = [y-.14+.16*(2*i/(n-1)-1 if n>1 else 0) for i in range(n)]
-        mean = sum(s.values)/n
-        ax.plot(s.values, lift, ls='', alpha=.75, mew=0, ms=4.5, **kind)
-        ax.plot([mean]*2, [y-.38, y+.1], color='black', lw=.9)
-        if s.interval is not None: ax.plot(s.interval, [y+.26]*2, color=kind['color'], lw=1.6, solid_capstyle='butt')
-    ax.set(yticks=range(len(strips)), yticklabels=strips, ylim=(len(strips)-.45, -.55))
+    rows = strips if best is None else _from_best(strips, best)
+    draw_row, margin = (_draw_sets, .55) if best is None else (_draw_mean, .6)
+    if reference is not None: ax.axvline(reference, **_DASHED)
+    for y,strip in enumerate(rows.values()): draw_row(ax, y, strip, looks[strip.kind])
+    ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows)-1+margin, -margin))
     ax.tick_params(axis='y', length=0)
     ax.grid(axis='x')
     return ax
 
 # %% ../../nbs/core/30_plots.ipynb #bdeeb8ed
+def _means(rows): return ', '.join(f'{name} {_mean(strip.values):.4g}' for name,strip in rows.items())
+
 def plot_strips(
     panels:Mapping[str, Mapping[str, Strip]],  # Title of each panel -> its rows by name
     references:Mapping[str, float]|None=None,  # Title of a panel -> value of its reference line
     xlabel:str|Mapping[str, str]='perplexity', # What is measured and its unit; or one for each panel
-    caption:str='',                            # What stands below the figure
+    caption:str='',                            # What is written below the figure
     alt:str='',                                # What it shows, in words (default: written from the means)
     columns:int=2,                             # Panels side by side
     width:str|float='text',                    # As in `figure_size`
+    best:str|Mapping[str, str]|None=None,      # As in `draw_strips`; or one for each panel
+    **settings,                                # For every panel, as in matplotlib's `Axes.set`: `xscale='log'`
 )->Picture:                                    # The picture, not yet written anywhere
     "The calibration sets of each row as marks, one panel for each scale"
-    if not panels: raise ValueError("`panels` must hold at least one panel, got none")
-    looks, references = look([s.kind for p in panels.values() for s in p.values()]), references or {}
-    rows = max(map(len, panels.values()))
+    _check_panels(panels, 'row')
+    looks = look([s.kind for p in panels.values() for s in p.values()])
+    if best is not None: panels = {title: _from_best(p, _of_panel(best, title)) for title,p in panels.items()}
+    most = max(map(len, panels.values()))
+    said = '; '.join(f'{title}: {_means(p)}' for title,p in panels.items())
     with style():
-        fig, axes = canvas(len(panels), columns, width, height=.55+.3*rows)
+        fig, axes = canvas(len(panels), columns, width, height=.55+.3*most if best is None else .6+.2*most)
         for ax,(title,strips) in zip(axes, panels.items()):
-            draw_strips(ax, strips, references.get(title), looks).set(title=title, xlabel=xlabel if isinstance(xlabel, str) else xlabel[title])
-    said = (f"{title}: "+', '.join(f'{k} {sum(s.values)/len(s.values):.4g}' for k,s in strips.items()) for title,strips in panels.items())
-    return Picture(fig, caption, alt or 'Means by row. '+'; '.join(said)+'.')
+            draw_strips(ax, strips, (references or {}).get(title), looks, _of_panel(best, title))
+            ax.set(title=title, xlabel=_of_panel(xlabel, title), **settings)
+    return Picture(fig, caption, alt or f"Means {'by row' if best is None else 'from best to worst'}. {said}.")
 
 # %% ../../nbs/core/30_plots.ipynb #fa744498
 @dataclass(frozen=True)
@@ -189,25 +253,33 @@ class Line:
 
     def __post_init__(self):
         for name,v in (('y', self.y), *zip(('band low', 'band high'), self.band or ())):
-            if len(v)!=len(self.x): raise ValueError(f"`{name}` must have one value for each of the {len(self.x)} of `x`, got {len(v)}")
+            if len(v)!=len(self.x):
+                raise ValueError(f"`{name}` must have one value for each of the {len(self.x)} of `x`, got {len(v)}")
+
+# %% ../../nbs/core/30_plots.ipynb #623fcabb
+def _draw_line(ax, name, line, kind):
+    "A curve with its band"
+    if line.band is not None: ax.fill_between(line.x, *line.band, color=kind['color'], alpha=.18, lw=0)
+    shown = kind if len(line.x)<=12 else dict(color=kind['color'])
+    ax.plot(line.x, line.y, label=name, **shown)
 
 def draw_lines(
-    ax:Axes,                   # Where to draw
+    ax,                        # Where to draw: `Axes` of matplotlib
     lines:Mapping[str, Line],  # Curves by name
     reference:float|None=None, # A value to compare with, such as the dense model's
     looks:Mapping[str, dict]|None=None, # Colour and marker of each curve (default: from `look`)
     legend:bool=True,          # Name the curves, if there are several?
-)->Axes:                       # The same axes
+):                             # The same axes
     "Draw curves with bands and a legend"
+    from matplotlib.ticker import MaxNLocator
     looks = looks or look(list(lines))
-    if reference is not None: ax.axhline(reference, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
-    for name,l in lines.items():
-        kind = looks[name]
-        if l.band is not None: ax.fill_between(l.x, *l.band, color=kind['color'], alpha=.18, lw=0)
-        ax.plot(l.x, l.y, label=name, **(kind if len(l.x)<=12 else dict(color=kind['color']))) # marks close together hide the curve
+    if reference is not None: ax.axhline(reference, **_DASHED)
+    for name,line in lines.items(): _draw_line(ax, name, line, looks[name])
     ax.grid(axis='y')
-    if all(isinstance(v, int) for l in lines.values() for v in l.x): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if legend and len(lines)>1: ax.legend(**(dict(loc='upper left', bbox_to_anchor=(1,1)) if len(lines)>4 else {})) # many names stand beside the axes
+    whole = all(isinstance(v, int) for line in lines.values() for v in line.x)
+    if whole: ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    beside = dict(loc='upper left', bbox_to_anchor=(1, 1)) if len(lines)>4 else {}
+    if legend and len(lines)>1: ax.legend(**beside)
     return ax
 
 # %% ../../nbs/core/30_plots.ipynb #88ee07d9
@@ -216,7 +288,7 @@ def plot_lines(
     xlabel:str,                   # What is varied and its unit
     ylabel:str,                   # What is measured and its unit
     reference:float|None=None,    # A value to compare with
-    caption:str='',               # What stands below the figure
+    caption:str='',               # What is written below the figure
     alt:str='',                   # What it shows, in words (default: written from the ends of the curves)
     width:str|float='column',     # As in `figure_size`
     ratio:float=.7,               # Height divided by width
@@ -230,11 +302,19 @@ def plot_lines(
     return Picture(fig, caption, alt or f"{ylabel} against {xlabel}. "+'; '.join(said)+'.')
 
 # %% ../../nbs/core/30_plots.ipynb #cb7c1a64
+def _legend_above(fig, marks):
+    "One legend for all panels; `marks` are what was drawn, by name"
+    if len(marks)<2: return
+    fig.legend(list(marks.values()), list(marks), loc='outside upper center', ncols=min(len(marks), 5))
+
+def _ends(lines): return ', '.join(f'{name} from {l.y[0]:.4g} to {l.y[-1]:.4g}' for name,l in lines.items())
+
+# %% ../../nbs/core/30_plots.ipynb #7afe2514
 def plot_line_panels(
     panels:Mapping[str, Mapping[str, Line]], # Title of each panel -> its curves by name
     xlabel:str,                       # What is varied and its unit
     ylabel:str|Mapping[str, str],     # What is measured and its unit; or one for each panel
-    caption:str='',                   # What stands below the figure
+    caption:str='',                   # What is written below the figure
     alt:str='',                       # What it shows, in words (default: written from the ends of the curves)
     columns:int=2,                    # Panels side by side
     width:str|float='text',           # As in `figure_size`
@@ -242,141 +322,137 @@ def plot_line_panels(
     **settings,                       # For every panel, as in matplotlib's `Axes.set`: `xscale='log'`
 )->Picture:                           # The picture, not yet written anywhere
     "Curves in panels that share their names"
-    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one curve, got none")
+    _check_panels(panels, 'curve')
     names = list(dict.fromkeys(k for p in panels.values() for k in p))
     with style():
         fig, axes = canvas(len(panels), columns, width, height)
         for ax,(title,lines) in zip(axes, panels.items()):
             draw_lines(ax, lines, looks=look(names), legend=False)
-            ax.set(title=title, xlabel=xlabel, ylabel=ylabel if isinstance(ylabel, str) else ylabel[title], **settings)
-        known = {k: h for ax in axes for h,k in zip(*ax.get_legend_handles_labels())}
-        if len(names)>1: fig.legend([known[k] for k in names], names, loc='outside upper center', ncols=min(len(names), 5))
-    said = (f"{title}: "+', '.join(f'{k} from {l.y[0]:.4g} to {l.y[-1]:.4g}' for k,l in lines.items()) for title,lines in panels.items())
-    return Picture(fig, caption, alt or f"Curves against {xlabel}. "+'; '.join(said)+'.')
-
-# %% ../../nbs/core/30_plots.ipynb #a1298dc6
-def _mean(values): return sum(values)/len(values)
-
-def draw_ranking(
-    ax:Axes,                    # Where to draw
-    strips:Mapping[str, Strip], # Rows in any order, by their names
-    reference:float|None=None,  # A value to compare with, such as the dense model's
-    looks:Mapping[str, dict]|None=None, # Colour and marker for each kind (default: from `look`)
-    highest_first:bool=False,   # Is more better?
-)->Axes:                        # The same axes
-    "Draw rows from best to worst, each a mean and its interval"
-    looks, place = looks or look([s.kind for s in strips.values()]), {k: m if math.isfinite(m:=_mean(s.values)) else math.inf for k,s in strips.items()}
-    order = sorted(strips, key=lambda k: -place[k] if highest_first and place[k]<math.inf else place[k])
-    if reference is not None: ax.axvline(reference, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
-    for y,(k,s) in enumerate((k, strips[k]) for k in order):
-        kind = looks[s.kind]
-        if len(s.values)>1: ax.plot(s.values, [y+.3]*len(s.values), ls='', alpha=.45, mew=0, ms=2.4, **kind)
-        if s.interval is not None: ax.plot(s.interval, [y]*2, color=kind['color'], lw=1.2, solid_capstyle='butt')
-        if place[k]<math.inf: ax.plot([place[k]], [y], ls='', ms=5, mec='white', mew=.5, **kind)
-        else: ax.text(.99, y, f'mean {_mean(s.values)}', transform=ax.get_yaxis_transform(), ha='right', va='center', color=kind['color'], size='small')
-    ax.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order)-.4, -.6))
-    ax.tick_params(axis='y', length=0)
-    ax.grid(axis='x')
-    return ax
-
-# %% ../../nbs/core/30_plots.ipynb #28514cc8
-def plot_ranking(
-    panels:Mapping[str, Mapping[str, Strip]],  # Title of each panel -> its rows by name
-    references:Mapping[str, float]|None=None,  # Title of a panel -> value of its reference line
-    xlabel:str|Mapping[str, str]='perplexity', # What is measured and its unit; or one for each panel
-    highest_first:bool|Mapping[str, bool]=False, # Is more better? One answer, or one for each panel
-    caption:str='',                            # What stands below the figure
-    alt:str='',                                # What it shows, in words (default: the order and the means)
-    columns:int=2,                             # Panels side by side
-    width:str|float='text',                    # As in `figure_size`
-    **settings,                                # For every panel, as in matplotlib's `Axes.set`: `xscale='log'`
-)->Picture:                                    # The picture, not yet written anywhere
-    "The rows of each panel from best to worst"
-    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one row, got none")
-    looks, references, orders = look([s.kind for p in panels.values() for s in p.values()]), references or {}, {}
-    with style():
-        fig, axes = canvas(len(panels), columns, width, height=.6+.2*max(map(len, panels.values())))
-        for ax,(title,strips) in zip(axes, panels.items()):
-            first = highest_first if isinstance(highest_first, bool) else highest_first[title]
-            draw_ranking(ax, strips, references.get(title), looks, first)
-            ax.set(title=title, xlabel=xlabel if isinstance(xlabel, str) else xlabel[title], **settings)
-            orders[title] = [o.get_text() for o in ax.get_yticklabels()]
-    said = (f"{title}: "+', '.join(f'{k} {_mean(panels[title][k].values):.4g}' for k in order) for title,order in orders.items())
-    return Picture(fig, caption, alt or 'Means from best to worst. '+'; '.join(said)+'.')
+            ax.set(title=title, xlabel=xlabel, ylabel=_of_panel(ylabel, title), **settings)
+        drawn = {name: line for ax in axes for line,name in zip(*ax.get_legend_handles_labels())}
+        _legend_above(fig, {name: drawn[name] for name in names})
+    said = '; '.join(f'{title}: {_ends(lines)}' for title,lines in panels.items())
+    return Picture(fig, caption, alt or f'Curves against {xlabel}. {said}.')
 
 # %% ../../nbs/core/30_plots.ipynb #8fa835b6
-def draw_heat(
-    ax:Axes,                # Where to draw
-    table:Mapping[str, Mapping[str, float]], # Row -> column -> value; not every row needs every column
-    format:str='.2f',       # How a value is written
-    best:str|None=None,     # 'low' or 'high': the best of each row is bold; dark is the other end, or high if there is no best
-    log:bool=False,         # Colours by the logarithm? All values are positive then
-)->Axes:                    # The same axes
-    "Draw a table whose cells are coloured by their values"
-    columns, cmap = list(dict.fromkeys(c for row in table.values() for c in row)), matplotlib.colormaps['Blues']
-    finite = [v for row in table.values() for v in row.values() if math.isfinite(v)]
-    norm = (LogNorm if log else Normalize)(min(finite, default=1), max(finite, default=1))
-    for y,row in enumerate(table.values()):
-        known = [v for v in row.values() if math.isfinite(v)]
-        top = dict(low=min, high=max).get(best, lambda v: None)(known) if len(known)>1 else None
-        for x,v in ((columns.index(c), v) for c,v in row.items()):
-            shade = cmap(.04+.8*abs((best=='high')-float(norm(v)))) if math.isfinite(v) else GREY
-            ax.add_patch(Rectangle((x-.5, y-.5), 1, 1, facecolor=shade, edgecolor='white', lw=1))
-            dark = sum(w*c**2.2 for w,c in zip((.2126, .7152, .0722), matplotlib.colors.to_rgb(shade)))<.18 # white letters stand out better than black ones
-            ax.text(x, y, f'{v:{format}}', ha='center', va='center', size='small', color='white' if dark else 'black', weight='bold' if v==top else 'normal')
-    ax.set(xlim=(-.5, len(columns)-.5), ylim=(len(table)-.5, -.5), xticks=range(len(columns)), yticks=range(len(table)), yticklabels=table)
-    turned = dict(rotation=35, ha='right', rotation_mode='anchor') if max(map(len, columns))*len(columns)>34 else {}
-    ax.set_xticklabels(columns, **turned)
+def _cell_colours(value, norm, best):
+    "Colour of a cell and of its number; `norm` takes values to 0..1"
+    import matplotlib
+    shade = GREY
+    if math.isfinite(value):
+        from_best = abs((best=='high')-float(norm(value)))
+        shade = matplotlib.colormaps['Blues'](.04+.8*from_best)
+    light = sum(w*c**2.2 for w,c in zip((.2126, .7152, .0722), matplotlib.colors.to_rgb(shade)))
+    return shade, 'white' if light<.18 else 'black'
+
+def _best_value(values, best):
+    "The best of a row; None where there is nothing to choose from"
+    known = [v for v in values if math.isfinite(v)]
+    if best not in ('low', 'high') or len(known)<2: return None
+    return min(known) if best=='low' else max(known)
+
+def _colour_scale(values, log):
+    "What takes values to 0..1"
+    from matplotlib.colors import LogNorm, Normalize
+    finite = [v for v in values if math.isfinite(v)]
+    return (LogNorm if log else Normalize)(min(finite, default=1), max(finite, default=1))
+
+# %% ../../nbs/core/30_plots.ipynb #503b2a79
+def _draw_cell(ax, x, y, value, written, shade, letters, bold):
+    from matplotlib.patches import Rectangle
+    ax.add_patch(Rectangle((x-.5, y-.5), 1, 1, facecolor=shade, edgecolor='white', lw=1))
+    ax.text(x, y, written, ha='center', va='center', size='small', color=letters, weight='bold' if bold else 'normal')
+
+def _name_cells(ax, rows, columns):
+    "Names of rows and columns, those of columns turned where they need the room"
+    ax.set(xlim=(-.5, len(columns)-.5), ylim=(len(rows)-.5, -.5), xticks=range(len(columns)), yticks=range(len(rows)),
+           yticklabels=rows)
+    long = max(map(len, columns))*len(columns)>34
+    ax.set_xticklabels(columns, **(dict(rotation=35, ha='right', rotation_mode='anchor') if long else {}))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+
+# %% ../../nbs/core/30_plots.ipynb #98422f99
+def draw_heat(
+    ax,                     # Where to draw: `Axes` of matplotlib
+    table:Mapping[str, Mapping[str, float]], # Row -> column -> value; not every row needs every column
+    format:str='.2f',       # How a value is written
+    best:str|None=None,     # 'low' or 'high': bold in each row, dark is the other end; None: dark is high
+    log:bool=False,         # Colours by the logarithm? All values are positive then
+):                          # The same axes
+    "Draw a table whose cells are coloured by their values"
+    columns = list(dict.fromkeys(c for row in table.values() for c in row))
+    scale = _colour_scale([v for row in table.values() for v in row.values()], log)
+    for y,row in enumerate(table.values()):
+        top = _best_value(row.values(), best)
+        for column,value in row.items():
+            shade, letters = _cell_colours(value, scale, best)
+            _draw_cell(ax, columns.index(column), y, value, f'{value:{format}}', shade, letters, value==top)
+    _name_cells(ax, list(table), columns)
     return ax
 
 # %% ../../nbs/core/30_plots.ipynb #9f6da2a6
+def _cell_values(table, format):
+    "Every value of a table, in words"
+    rows = ((name, ', '.join(f'{c} {v:{format}}' for c,v in row.items())) for name,row in table.items())
+    return '; '.join(f'{name} {values}' for name,values in rows)
+
 def plot_heat(
     panels:Mapping[str, Mapping[str, Mapping[str, float]]], # Title of each panel -> row -> column -> value
     format:str|Mapping[str, str]='.2f',        # How a value is written; or one for each panel
     best:str|None|Mapping[str, str|None]=None, # 'low' or 'high': bold in each row; or one for each panel
     log:bool|Mapping[str, bool]=False, # Colours by the logarithm? Or one answer for each panel
-    caption:str='',          # What stands below the figure
+    caption:str='',          # What is written below the figure
     alt:str='',              # What it shows, in words (default: every value)
     columns:int=2,           # Panels side by side
     width:str|float='text',  # As in `figure_size`
 )->Picture:                  # The picture, not yet written anywhere
     "Tables whose cells are coloured by their values, one panel for each scale"
-    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one row, got none")
-    of = lambda setting, title: setting[title] if isinstance(setting, Mapping) else setting
+    _check_panels(panels, 'row')
     with style():
         fig, axes = canvas(len(panels), columns, width, height=.85+.22*max(map(len, panels.values())))
-        for ax,(title,table) in zip(axes, panels.items()): draw_heat(ax, table, *(of(o, title) for o in (format, best, log))).set_title(title)
-    lines = lambda title, t: '; '.join(f'{r} '+', '.join(f'{c} {v:{of(format, title)}}' for c,v in row.items()) for r,row in t.items())
-    said = (f'{title}: {lines(title, t)}' for title,t in panels.items())
-    return Picture(fig, caption, alt or 'Values by row and column. '+'. '.join(said)+'.')
+        for ax,(title,table) in zip(axes, panels.items()):
+            draw_heat(ax, table, _of_panel(format, title), _of_panel(best, title), _of_panel(log, title))
+            ax.set_title(title)
+    said = '. '.join(f'{title}: {_cell_values(table, _of_panel(format, title))}' for title,table in panels.items())
+    return Picture(fig, caption, alt or f'Values by row and column. {said}.')
 
 # %% ../../nbs/core/30_plots.ipynb #6b23be19
+def _draw_points(ax, kinds, looks, reference):
+    "The marks of each kind with their mean; gives back the marks by kind"
+    if reference is not None:
+        ax.axvline(reference[0], **_DASHED)
+        ax.axhline(reference[1], **_DASHED)
+    drawn = {}
+    for kind,l in kinds.items():
+        drawn[kind] = ax.plot(l.x, l.y, ls='', alpha=.75, mew=0, **looks[kind])[0]
+        if len(l.x)<2: continue
+        ax.plot([_mean(l.x)], [_mean(l.y)], ls='', marker='+', ms=9, mew=1.2, color=looks[kind]['color'])
+    ax.grid()
+    return drawn
+
+def _mean_places(kinds): return ', '.join(f'{k} {_mean(l.x):.4g} and {_mean(l.y):.4g}' for k,l in kinds.items())
+
+# %% ../../nbs/core/30_plots.ipynb #86c4597b
 def plot_points(
-    panels:Mapping[str, Mapping[str, Line]],  # Title of each panel -> the marks of each kind, the `x` and `y` of a `Line`
+    panels:Mapping[str, Mapping[str, Line]],  # Title of each panel -> the marks of each kind
     xlabel:str|Mapping[str, str],             # What is measured to the right; or one for each panel
     ylabel:str|Mapping[str, str],             # What is measured upwards; or one for each panel
-    references:Mapping[str, tuple[float, float]]|None=None, # Title of a panel -> where the dense model stands
-    caption:str='',                           # What stands below the figure
+    references:Mapping[str, tuple[float, float]]|None=None, # Title of a panel -> the place of the dense model
+    caption:str='',                           # What is written below the figure
     alt:str='',                               # What it shows, in words (default: the mean of each kind)
     columns:int=3,                            # Panels side by side
     width:str|float='text',                   # As in `figure_size`
     height:float=1.9,                         # Height of a row of panels, inches
 )->Picture:                                   # The picture, not yet written anywhere
     "Marks placed by two measures, a cross at the mean of each kind"
-    if not panels or not all(panels.values()): raise ValueError("`panels` must hold at least one panel, and each at least one kind of marks, got none")
-    looks, known, of = look([k for p in panels.values() for k in p]), {}, lambda s, title: s if isinstance(s, str) else s[title]
+    _check_panels(panels, 'kind of marks')
+    looks, drawn = look([k for p in panels.values() for k in p]), {}
     with style():
         fig, axes = canvas(len(panels), columns, width, height)
         for ax,(title,kinds) in zip(axes, panels.items()):
-            if at := (references or {}).get(title):
-                for line,v in zip((ax.axvline, ax.axhline), at): line(v, color=GREY, lw=.8, ls=(0, (4, 3)), zorder=0)
-            for k,l in kinds.items():
-                known[k] = ax.plot(l.x, l.y, ls='', alpha=.75, mew=0, **looks[k])[0]
-                if len(l.x)>1: ax.plot([_mean(l.x)], [_mean(l.y)], ls='', marker='+', ms=9, mew=1.2, color=looks[k]['color'])
-            ax.set(title=title, xlabel=of(xlabel, title), ylabel=of(ylabel, title))
-            ax.grid()
-        if len(known)>1: fig.legend(list(known.values()), list(known), loc='outside upper center', ncols=min(len(known), 5))
-    said = (f"{t}: "+', '.join(f'{k} {_mean(l.x):.4g} and {_mean(l.y):.4g}' for k,l in p.items()) for t,p in panels.items())
-    return Picture(fig, caption, alt or 'Means of two measures by kind. '+'; '.join(said)+'.')
+            drawn |= _draw_points(ax, kinds, looks, (references or {}).get(title))
+            ax.set(title=title, xlabel=_of_panel(xlabel, title), ylabel=_of_panel(ylabel, title))
+        _legend_above(fig, drawn)
+    said = '; '.join(f'{title}: {_mean_places(kinds)}' for title,kinds in panels.items())
+    return Picture(fig, caption, alt or f'Means of two measures by kind. {said}.')

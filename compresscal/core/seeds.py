@@ -9,7 +9,7 @@ __all__ = ['check_seed', 'key_bits', 'uniforms', 'small_seed', 'torch_generator'
 
 # %% ../../nbs/core/12_seeds.ipynb #a91a8680
 import hashlib, operator
-import numpy as np, torch
+import numpy as np
 
 # %% ../../nbs/core/12_seeds.ipynb #f17a6e33
 def check_seed(
@@ -19,7 +19,8 @@ def check_seed(
     "Refuse a seed that is not a whole number, 0 or more"
     try: number = None if isinstance(seed, bool) else operator.index(seed)
     except TypeError: number = None
-    if number is None or number<0: raise ValueError(f"`{name}` must be a whole number, 0 or more, got {seed!r}")
+    if number is None or number<0:
+        raise ValueError(f"`{name}` must be a whole number, 0 or more, got {seed!r}")
     return number
 
 # %% ../../nbs/core/12_seeds.ipynb #3c6d3ed5
@@ -50,8 +51,10 @@ def small_seed(
     seed = check_seed(seed)
     return seed if seed<2**32 else key_bits(seed, 32)
 
+# %% ../../nbs/core/12_seeds.ipynb #35f42511
 def torch_generator(
     seed:int, # A whole number, 0 or more
-)->torch.Generator: # On the processor
+): # A `torch.Generator` on the processor
     "A generator of PyTorch's, started by a seed of any size"
+    import torch
     return torch.Generator().manual_seed(small_seed(seed))

@@ -32,7 +32,7 @@ def no_such(
 def nearest_path(
     name:str|Path, # Of something that is missing
 )->str|None:       # What is there under nearly that name; None if nothing is
-    "What was probably meant by a path where nothing lies"
+    "What was probably meant by a path where nothing is"
     path = Path(name).expanduser()
     missing = next((o for o in (*reversed(path.parents), path) if not o.exists()), path)
     try: beside = os.listdir(missing.parent)
@@ -43,15 +43,17 @@ def nearest_path(
     whole = found/path.relative_to(missing)
     return str(whole if whole.exists() else found)
 
+# %% ../../nbs/core/16_spelling.ipynb #df3889a8
 def missing_path(
     argument:str,               # Name of the argument that is wrong
     name:str|Path,              # What was given
     what:str='file or folder',  # What was wanted
 )->ValueError:                  # To be raised
-    "The error for a path where nothing lies, with the nearest where something does"
+    "The error for a path where nothing is, with the nearest where something is"
     close = nearest_path(name)
     hint = f"; did you mean {close!r}?" if close else ''
-    return ValueError(f"`{argument}` must be a {what} that exists, got {str(name)!r}, where there is none{hint}")
+    return ValueError(f"`{argument}` must be a {what} that exists, "
+                      f"got {str(name)!r}, where there is none{hint}")
 
 # %% ../../nbs/core/16_spelling.ipynb #ea49f571
 TEXT_FILES = ('.txt', '.jsonl', '.json', '.csv', '.parquet') # What text is read from
@@ -71,29 +73,38 @@ def _check_model_folder(path, argument):
     if (path/'config.json').is_file(): return
     below = sorted(o.parent for o in path.glob('*/config.json'))
     hint = f"; did you mean {str(below[0])!r}?" if below else ''
-    raise ValueError(f"`{argument}` must be a folder with a config.json, got {str(path)!r}, which holds none{hint}")
+    raise ValueError(f"`{argument}` must be a folder with a config.json, "
+                     f"got {str(path)!r}, which holds none{hint}")
 
 def _not_a_file(path, argument):
     "The error for a file where a folder of a model is wanted"
     meant = f'the folder {str(path.parent)!r}, if it is that of the model'
     if path.suffix=='.gguf':
-        meant = 'the folder or the Hub id of the model that it was made of, as safetensors: GGUF files are not read yet'
-    return ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id, got the file {str(path)!r}; give {meant}")
+        meant = ('the folder or the Hub id of the model that it was made of, '
+                 'as safetensors: GGUF files are not read yet')
+    return ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id, "
+                      f"got the file {str(path)!r}; give {meant}")
 
+def _check_model_address(name, argument):
+    "Raise where a name can be no address on the Hub"
+    wanted = f"`{argument}` must be 'embedded', a folder or a Hub id"
+    if get_close_matches(name, ['embedded'], 1, .8):
+        raise ValueError(f"{wanted}, got {name!r}; did you mean 'embedded'?")
+    if is_path(name): raise missing_path(argument, name, 'folder')
+    if not re.fullmatch(r'\w[\w.-]*(/[\w.-]+)?', name):
+        raise ValueError(f"{wanted} such as 'owner/name', got {name!r}")
+
+# %% ../../nbs/core/16_spelling.ipynb #4d7d7260
 def check_model(
     name:str|Path,         # `embedded`, a folder, or an address on the Hub
     argument:str='model',  # What it is called in errors
 ):
     "Raise a `ValueError` where a name can be that of no model"
-    path, text = Path(name).expanduser(), str(name)
-    if text=='embedded': return
-    if path.is_dir(): return _check_model_folder(path, argument)
-    if path.exists(): raise _not_a_file(path, argument)
-    close = get_close_matches(text, ['embedded'], 1, .8)
-    if close: raise ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id, got {text!r}; did you mean 'embedded'?")
-    if is_path(text): raise missing_path(argument, text, 'folder')
-    if not re.fullmatch(r'\w[\w.-]*(/[\w.-]+)?', text):
-        raise ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id such as 'owner/name', got {text!r}")
+    path = Path(name).expanduser()
+    if str(name)=='embedded': return
+    if path.is_dir(): _check_model_folder(path, argument)
+    elif path.exists(): raise _not_a_file(path, argument)
+    else: _check_model_address(str(name), argument)
 
 # %% ../../nbs/core/16_spelling.ipynb #cb87124a
 METHOD_NAMES = ('magnitude', 'wanda', 'sparsegpt', 'rtn', 'gptq', 'awq', 'spqr')
@@ -107,7 +118,8 @@ def check_method_name(
         if name.lower() not in METHOD_NAMES: raise no_such('method', name, METHOD_NAMES)
 
 # %% ../../nbs/core/16_spelling.ipynb #4520b27c
-TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia', 'wikitext', 'cosmopedia', 'fineweb')
+TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',
+              'wikitext', 'cosmopedia', 'fineweb')
 
 def _share(text): return float(text[:-1])/100 if text.endswith('%') else float(text)
 
@@ -120,21 +132,25 @@ def parse_mixture(
     return {o[1]: _share(o[2]) for o in parts}
 
 # %% ../../nbs/core/16_spelling.ipynb #aca42c64
-def _keeps_sets(folder): return any(next(folder.glob(o), None) for o in ('tokens.safetensors', '*/tokens.safetensors'))
+def _keeps_sets(folder):
+    "Are there calibration sets in a folder?"
+    return any(next(folder.glob(o), None) for o in ('tokens.safetensors', '*/tokens.safetensors'))
 
-def _check_files(name, argument):
-    "Raise where no text can be read from files that are there"
-    path, kinds = Path(name).expanduser(), ' '.join(TEXT_FILES)
-    if path.is_dir():
-        readable = (o for o in path.rglob('*') if o.suffix.lower() in TEXT_FILES)
-        if not _keeps_sets(path) and next(readable, None) is None:
-            raise ValueError(f"`{argument}` must be a folder with files of kind {kinds}, got {name!r}, which holds none")
-        return
-    for found in [path] if path.exists() else map(Path, iglob(str(path), recursive=True)):
-        if found.suffix.lower() not in TEXT_FILES:
-            raise ValueError(f"`{argument}` must be a file of kind {kinds}, got {str(found)!r}")
-        if found.is_file() and not found.stat().st_size: raise ValueError(f"`{argument}` must hold text, got {str(found)!r}, which is empty")
+def _check_text_folder(path, name, argument):
+    "Raise where a folder holds no text"
+    readable = (o for o in path.rglob('*') if o.suffix.lower() in TEXT_FILES)
+    if _keeps_sets(path) or next(readable, None) is not None: return
+    raise ValueError(f"`{argument}` must be a folder with files of kind {' '.join(TEXT_FILES)}, "
+                     f"got {name!r}, which holds none")
 
+def _check_text_file(path, argument):
+    "Raise where a file holds no text"
+    if path.suffix.lower() not in TEXT_FILES:
+        raise ValueError(f"`{argument}` must be a file of kind {' '.join(TEXT_FILES)}, got {str(path)!r}")
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"`{argument}` must hold text, got {str(path)!r}, which is empty")
+
+# %% ../../nbs/core/16_spelling.ipynb #ece61d07
 def check_text_name(
     name:str,              # Of one source that is read
     argument:str='source', # What it is called in errors
@@ -142,10 +158,14 @@ def check_text_name(
     "Raise a `ValueError` where a name can be that of no text"
     if name in TEXT_NAMES: return
     path = Path(name).expanduser()
-    if path.exists() or next(iglob(str(path), recursive=True), None): return _check_files(name, argument)
+    if path.is_dir(): return _check_text_folder(path, name, argument)
+    files = [path] if path.exists() else [Path(o) for o in iglob(str(path), recursive=True)]
+    for o in files: _check_text_file(o, argument)
+    if files: return
     if is_path(name): raise missing_path(argument, name)
     if re.fullmatch(r'\w[\w.-]*/[\w.-]+(:[\w.-]+)?', name): return
-    raise no_such(argument, name, [*TEXT_NAMES, 'random', 'self', 'a file or folder', 'a Hub set such as owner/name'])
+    known = [*TEXT_NAMES, 'random', 'self', 'a file or folder', 'a Hub set such as owner/name']
+    raise no_such(argument, name, known)
 
 # %% ../../nbs/core/16_spelling.ipynb #ff8ec2ee
 def check_source_name(
@@ -158,6 +178,7 @@ def check_source_name(
         if kind=='random' and rest: check_source_name(rest, argument)
         elif kind not in ('self', 'random'): check_text_name(part, argument)
 
+# %% ../../nbs/core/16_spelling.ipynb #c7552e74
 MEASURE_KINDS = ('perplexity', 'kl', 'gptq', 'task', 'summaries')
 
 def check_measure_name(
@@ -166,20 +187,24 @@ def check_measure_name(
 ):
     "Raise a `ValueError` where a name can be that of no measure"
     kind, colon, rest = name.partition(':')
-    about = re.split(r',(?=\s*\w+\s*=)', rest)[0].strip() if colon and kind in MEASURE_KINDS else name
-    if kind in ('task', 'summaries') or not about: return # looked at where tasks and judges are known
+    known = colon and kind in MEASURE_KINDS
+    about = re.split(r',(?=\s*\w+\s*=)', rest)[0].strip() if known else name # its text, without settings
+    if kind in ('task', 'summaries') or not about: return
     if about.partition(':')[0] in ('self', 'random') or parse_mixture(about):
         raise ValueError(f"`{argument}` must be text that people wrote, read from one source, got {name!r}")
-    if colon and about==name and not is_path(name) and '/' not in name: raise no_such('a measure', kind, MEASURE_KINDS)
+    if colon and not known and not is_path(name) and '/' not in name:
+        raise no_such('a measure', kind, MEASURE_KINDS)
     check_text_name(about, argument)
 
 # %% ../../nbs/core/16_spelling.ipynb #b20d467e
 def strength(
     label:str, # Label of a method, such as `Wanda 50%`, `SparseGPT 2:4` or `GPTQ 3-bit g128`
-)->tuple[str, str, float, float]: # Family, the rest of the label, share of zeros, bits; nan where the label does not say
+)->tuple[str, str, float, float]: # Family, rest of the label, share of zeros, bits; nan where it does not say
     "What the label of a method says of its strength"
     family, _, rest = label.partition(' ')
-    share, pattern, bits = (re.search(p, rest) for p in (r'([\d.]+)\s*%', r'\b(\d+):(\d+)\b', r'([\d.]+)-bit'))
+    share = re.search(r'([\d.]+)\s*%', rest)
+    pattern = re.search(r'\b(\d+):(\d+)\b', rest)
+    bits = re.search(r'([\d.]+)-bit', rest)
     if share: sparsity = float(share[1])/100
     else: sparsity = int(pattern[1])/int(pattern[2]) if pattern else math.nan
     return family, rest, sparsity, float(bits[1]) if bits else math.nan

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.ticker import NullLocator
 
-from ..core.plots import Line, Picture, Strip, plot_heat, plot_line_panels, plot_points, plot_ranking
+from ..core.plots import Line, Picture, Strip, plot_heat, plot_line_panels, plot_points
 from ..core.plots import plot_strips, style
 from ..core.spelling import strength
 from .findings import Group, dense_value, group_values, headlines
@@ -208,10 +208,10 @@ def _ranking(model, evaluations, groups):
     first = {e: next(iter(strips)) for e,strips in panels.items()}
     named = {e: {_row_name(g): s for g,s in strips.items()} for e,strips in panels.items()}
     drawn = {g: s.values for strips in panels.values() for g,s in strips.items()}
-    higher = {e: not lower_is_better(g.metric) for e,g in first.items()}
+    best = {e: 'low' if lower_is_better(g.metric) else 'high' for e,g in first.items()}
     caption = f'Methods and sources from best to worst on {model}. {_RANKED}{_sizes(drawn)}'
-    picture = plot_ranking(named, _dense_lines(groups, first), _axis_labels(first), higher,
-                           width='text' if len(panels)>1 else 4.5, caption=caption)
+    picture = plot_strips(named, _dense_lines(groups, first), _axis_labels(first), best=best,
+                          width='text' if len(panels)>1 else 4.5, caption=caption)
     _stretch_wide(picture, first, {e: strips.values() for e,strips in panels.items()}, groups)
     return picture
 

@@ -9,7 +9,7 @@ __all__ = ['PUBLISHED_SETS', 'SummaryDocument', 'SummarySet', 'choose_documents'
            'PublishedSet', 'fetch_summaries', 'open_summary_set']
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #1991710f
-import csv, hashlib, json, math, random, re, tarfile, urllib.request, zipfile
+import hashlib, json, math, random, re, tarfile, urllib.request, zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 from ..core.files import file_fingerprint
 from ..core.files import cache_folder, write_atomically
 from ..text.installed_text import SeenTexts, held_out_documents, package_versions, splits
+from ..core.rows import parse_json, read_rows
 from ..core.spelling import no_such
 from ..compression.names import refuse_unused
 from ..core.tables import markdown_table, one_line
@@ -127,27 +128,21 @@ def read_row(
     return SummaryDocument(name, text, several[0] if several and several[0].strip() else None, dataset, meta)
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #da8daa46
-def _lines(path):
-    with path.open(encoding='utf-8') as f:
-        for i,line in enumerate(f, 1):
-            if not line.strip(): continue
-            try: yield f'{path.name}:{i}',json.loads(line)
-            except json.JSONDecodeError as e: raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
+def _placed(path):
+    "Place and row of each row of a file"
+    return ((f'{path.name}:{i}', row) for i,row in read_rows(path))
+
+def _with_id(name, row):
+    "A row that knows its id"
+    if not isinstance(row, dict) or any(o in row for o in _id_columns[1:]): return row
+    return dict(id=name)|row
 
 def _objects(path):
-    try: rows = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e: raise ValueError(f"{path}:{e.lineno}: not valid JSON: {e.msg} at column {e.colno}") from None
-    if isinstance(rows, dict): return ((k, dict(id=k)|v if isinstance(v, dict) and not any(o in v for o in _id_columns[1:]) else v) for k,v in rows.items())
-    if not isinstance(rows, list): raise ValueError(f"{path}: must hold a list or an object of rows, got {type(rows).__name__}")
-    return ((f'{path.name}:{i}', o) for i,o in enumerate(rows, 1))
-
-def _table(path):
-    with path.open(encoding='utf-8', newline='') as f: yield from ((f'{path.name}:{i}', o) for i,o in enumerate(csv.DictReader(f), 2))
-
-def _parquet(path):
-    from datasets import load_dataset
-    try: yield from ((f'{path.name}:{i}', o) for i,o in enumerate(load_dataset('parquet', data_files=str(path), split='train', streaming=True)))
-    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
+    "Place and row of each object of a JSON file"
+    rows = parse_json(path)
+    if isinstance(rows, dict): return ((k, _with_id(k, v)) for k,v in rows.items())
+    if isinstance(rows, list): return ((f'{path.name}:{i}', o) for i,o in enumerate(rows, 1))
+    raise ValueError(f"{path}: must hold a list or an object of rows, got {type(rows).__name__}")
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #60df71fc
 _xml = '{http://schemas.openxmlformats.org/spreadsheetml/2006/main}'
@@ -204,7 +199,7 @@ def stories(
         if k in found: yield k,dict(id=k, document=found[k]['article'], reference=found[k]['highlights'])
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #4526a7a6
-_readers = {'.jsonl': _lines, '.json': _objects, '.csv': _table, '.parquet': _parquet, '.xlsx': _segments, '.xlsm': _segments}
+_readers = {'.jsonl': _placed, '.json': _objects, '.csv': _placed, '.parquet': _placed, '.xlsx': _segments, '.xlsm': _segments}
 
 def _files(path):
     "The files that a path stands for"
@@ -222,7 +217,7 @@ def _rows(files):
     for o in files:
         try:
             if o.name.endswith('-targets.csv'): continue
-            if (start := o.name.removesuffix('-inputs.csv')) in pairs: yield from trials(_table(o), _table(pairs[start]))
+            if (start := o.name.removesuffix('-inputs.csv')) in pairs: yield from trials(_placed(o), _placed(pairs[start]))
             else: yield from _readers[o.suffix.lower()](o)
         except UnicodeDecodeError as e: raise ValueError(f"{o}: is not UTF-8 text (byte {e.start})") from None
 

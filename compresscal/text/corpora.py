@@ -10,14 +10,18 @@ __all__ = ['hub_texts', 'installed_sources', 'Reading', 'Corpus', 'row_text', 'c
            'dataset_revision', 'source_identity']
 
 # %% ../../nbs/text/20_corpora.ipynb #a71801e9
-import csv, difflib, glob, hashlib, json, os, random, re
+import difflib, glob, hashlib, os, random, re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from ..core.files import file_fingerprint
-from .installed_text import Document, held_out_documents, license_documents, package_versions, splits, training_hashes
+from ..core.patching import patch
+from ..core.rows import read_rows
+from ..core.spelling import TEXT_FILES
+from .installed_text import Document, held_out_documents, license_documents, package_versions
+from .installed_text import splits, training_hashes
 
 # %% ../../nbs/text/20_corpora.ipynb #dbf81fd6
 class Reading:
@@ -27,30 +31,39 @@ class Reading:
         seed:int,            # Decides the order of the shards and of the documents
         open_shards:int=8,   # Shards read side by side
         buffer:int=10_000,   # Documents held for shuffling
-    ): self.shards,self.seed,self.open_shards,self.buffer,self.opened,self.reachable = shards,seed,open_shards,buffer,[],0
+    ):
+        self.shards, self.seed, self.open_shards, self.buffer = shards, seed, open_shards, buffer
+        self.opened, self.reachable = [], 0
 
-    def _merged(self, rng):
-        waiting,running = rng.sample(list(self.shards), len(self.shards)),[]
-        while waiting or running:
-            while waiting and len(running)<self.open_shards:
-                self.opened.append(waiting.pop(0))
-                running.append(iter(self.shards[self.opened[-1]]()))
-            i = rng.randrange(len(running))
-            if (document:=next(running[i], None)) is None: running.pop(i)
-            else:
-                self.reachable += 1
-                yield document
+# %% ../../nbs/text/20_corpora.ipynb #069e9fdf
+def _merged(reading, rng):
+    "Documents of the shards, a few of which are open at a time"
+    waiting, running = rng.sample(list(reading.shards), len(reading.shards)), []
+    while waiting or running:
+        while waiting and len(running)<reading.open_shards:
+            name = waiting.pop(0)
+            reading.opened.append(name)
+            running.append(iter(reading.shards[name]()))
+        i = rng.randrange(len(running))
+        document = next(running[i], None)
+        if document is None: running.pop(i)
+        else:
+            reading.reachable += 1
+            yield document
 
-    def __iter__(self):
-        rng,held,self.opened,self.reachable = random.Random(self.seed),[],[],0
-        for document in self._merged(rng):
-            if len(held)<self.buffer: held.append(document)
-            else:
-                i = rng.randrange(self.buffer)
-                yield held[i]
-                held[i] = document
-        rng.shuffle(held)
-        yield from held
+# %% ../../nbs/text/20_corpora.ipynb #2f183376
+@patch
+def __iter__(self:Reading):
+    rng, held = random.Random(self.seed), []
+    self.opened, self.reachable = [], 0
+    for document in _merged(self, rng):
+        if len(held)<self.buffer: held.append(document)
+        else:
+            i = rng.randrange(self.buffer)
+            yield held[i]
+            held[i] = document
+    rng.shuffle(held)
+    yield from held
 
 # %% ../../nbs/text/20_corpora.ipynb #57ef0cf9
 @dataclass(frozen=True)
@@ -58,7 +71,8 @@ class Corpus:
     "A source of documents and the facts that say which text it is"
     name: str       # Short name, used in tables and figures
     manifest: dict  # What decides the text: kind, versions, revision or fingerprints
-    shards: dict[str,Callable[[],Iterable[Document]]] = field(repr=False) # Name of each shard and a function that reads it
+    # Name of each shard and a function that reads it
+    shards: dict[str,Callable[[],Iterable[Document]]] = field(repr=False)
 
     def read(self,
         seed:int=0, # Decides the order
@@ -67,15 +81,16 @@ class Corpus:
         "Documents in the order that `seed` decides"
         return Reading(self.shards, seed, **kwargs)
 
-    def identity(self)->dict: # Ready for JSON
-        "What decides the text, and nothing of where it lies"
-        left_out = ('license', 'path', 'absolute') if self.manifest.get('kind')=='files' else ('license',)
-        known = {k: v for k,v in self.manifest.items() if k not in left_out}
-        return known|(dict(files=list(known['files'].values())) if 'files' in known else {})
+# %% ../../nbs/text/20_corpora.ipynb #7557d914
+@patch
+def identity(self:Corpus)->dict: # Ready for JSON
+    "What decides the text, and nothing of where it lies"
+    left_out = {'license', 'path', 'absolute'} if self.manifest.get('kind')=='files' else {'license'}
+    known = {k: v for k,v in self.manifest.items() if k not in left_out}
+    if 'files' in known: known['files'] = list(known['files'].values())
+    return known
 
 # %% ../../nbs/text/20_corpora.ipynb #0a6098e5
-_text_columns = ('text', 'content', 'article', 'document')
-
 def row_text(
     row:dict|str,         # A row of a table, or the text itself
     column:str|None=None, # Column that holds the text; None takes the first usual name
@@ -83,17 +98,22 @@ def row_text(
 )->str:                   # The text
     "The text of a row"
     if isinstance(row, str): return row
-    if not isinstance(row, dict): raise ValueError(f"{where}: a row must be a text or an object with named fields, got {type(row).__name__}")
-    if column is None: column = next((o for o in _text_columns if o in row), None)
-    if column is None or column not in row: raise ValueError(f"{where}: `column` must name the text column, got {column!r}; the columns are {', '.join(map(str, row))}")
-    if not isinstance(row[column], str): raise ValueError(f"{where}: column {column!r} must hold text, got {type(row[column]).__name__}")
+    if not isinstance(row, dict):
+        got = type(row).__name__
+        raise ValueError(f"{where}: a row must be a text or an object with named fields, got {got}")
+    if column is None: column = next((o for o in ('text', 'content', 'article', 'document') if o in row), None)
+    if column is None or column not in row:
+        columns = ', '.join(map(str, row))
+        raise ValueError(f"{where}: `column` must name the text column, got {column!r}; the columns are {columns}")
+    if not isinstance(row[column], str):
+        raise ValueError(f"{where}: column {column!r} must hold text, got {type(row[column]).__name__}")
     return row[column]
 
 # %% ../../nbs/text/20_corpora.ipynb #3fcbb58a
 def cut_text(
-    text:str,            # A long text
+    text:str,              # A long text
     characters:int=10_000, # Least length of a part, in characters
-)->list[str]:            # Parts that begin and end at blank lines; the last may be shorter
+)->list[str]:              # Parts that begin and end at blank lines; the last may be shorter
     "Cut a text at blank lines into parts of at least `characters`"
     parts,held = [],''
     for paragraph in re.split(r'(?<=\n)\s*\n', text):
@@ -101,77 +121,61 @@ def cut_text(
         if len(held)>=characters: parts,held = parts+[held],''
     return [o.strip('\n') for o in parts+[held] if o.strip()]
 
-# %% ../../nbs/text/20_corpora.ipynb #04a28580
-def _json_lines(path):
-    with path.open(encoding='utf-8') as lines:
-        for i,line in enumerate(lines, 1):
-            try:
-                if line.strip(): yield i,json.loads(line)
-            except json.JSONDecodeError as e: raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
+# %% ../../nbs/text/20_corpora.ipynb #97e0d6ca
+def _check_kind(path):
+    "Raise where a file is of a kind that is not read"
+    if path.suffix.lower() not in TEXT_FILES:
+        raise ValueError(f"{path}: the kind of file must be one of {' '.join(TEXT_FILES)}, got {path.suffix!r}")
 
-def _json_rows(path):
-    try: rows = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e: raise ValueError(f"{path}:{e.lineno}: not valid JSON: {e.msg} at column {e.colno}") from None
-    if not isinstance(rows, list): raise ValueError(f"{path}: must hold a JSON list of texts or objects, got {type(rows).__name__}")
-    yield from enumerate(rows, 1)
+def _numbered_rows(path):
+    "Numbers and rows of a file; the rows of a text file are its parts"
+    if path.suffix.lower()!='.txt': return read_rows(path)
+    try: text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
+    return enumerate(cut_text(text), 1)
 
-def _csv_rows(path):
-    with path.open(encoding='utf-8', newline='') as f: yield from enumerate(csv.DictReader(f), 2)
-
-def _parquet_rows(path):
-    from datasets import load_dataset
-    try: yield from enumerate(load_dataset('parquet', data_files=str(path), split='train', streaming=True))
-    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
-
-_readers = {'.txt': lambda path: enumerate(cut_text(path.read_text(encoding='utf-8')), 1), '.jsonl': _json_lines, '.json': _json_rows,
-    '.csv': _csv_rows, '.parquet': _parquet_rows}
-
+# %% ../../nbs/text/20_corpora.ipynb #69dd38bc
 def read_file(
     path:Path,            # A file of a known kind
     column:str|None=None, # Column that holds the text
 )->Iterator[Document]:    # Its documents, in order; empty texts are left out
     "The documents of one file"
-    path = Path(path)
-    if path.suffix.lower() not in _readers: raise ValueError(f"{path}: the kind of file must be one of {' '.join(_readers)}, got {path.suffix!r}")
-    found = False
-    try:
-        for i,row in _readers[path.suffix.lower()](path):
-            text = row_text(row, column, f'{path}:{i}')
-            if '\0' in text[:4096]: raise ValueError(f"{path}: holds binary data, not text")
-            if text.strip():
-                found = True
-                yield Document(text, f'{path.name}:{i}')
-    except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
+    path, found = Path(path), False
+    _check_kind(path)
+    for i,row in _numbered_rows(path):
+        text = row_text(row, column, f'{path}:{i}')
+        if '\0' in text[:4096]: raise ValueError(f"{path}: holds binary data, not text")
+        if not text.strip(): continue
+        found = True
+        yield Document(text, f'{path.name}:{i}')
     if not found: raise ValueError(f"{path}: is empty")
 
 # %% ../../nbs/text/20_corpora.ipynb #5b214f8d
+def _files_of(path):
+    "The files of an address, none of them empty"
+    if path.is_dir():
+        files = sorted(o for o in path.rglob('*') if o.suffix.lower() in TEXT_FILES and o.is_file())
+    else: files = sorted(map(Path, glob.glob(str(path), recursive=True))) or [path]
+    if not files: raise ValueError(f"{path}: the folder holds no file of kind {' '.join(TEXT_FILES)}")
+    for o in files:
+        if not o.is_file(): raise ValueError(f"{o}: no such file")
+        _check_kind(o)
+        if not o.stat().st_size: raise ValueError(f"{o}: is empty")
+    return files
+
 def file_corpus(
     path:str|Path,        # A file, a folder (searched through) or a glob
     column:str|None=None, # Column that holds the text
 )->Corpus:
     "A corpus of local files, one shard a file"
     path = Path(path).expanduser()
-    if path.is_dir(): files = sorted(o for o in path.rglob('*') if o.suffix.lower() in _readers and o.is_file())
-    else: files = sorted(Path(o) for o in glob.glob(str(path), recursive=True)) or [path]
-    if not files: raise ValueError(f"{path}: the folder holds no file of kind {' '.join(_readers)}")
-    for o in files:
-        if not o.is_file(): raise ValueError(f"{o}: no such file")
-        if o.suffix.lower() not in _readers: raise ValueError(f"{o}: the kind of file must be one of {' '.join(_readers)}, got {o.suffix!r}")
-        if not o.stat().st_size: raise ValueError(f"{o}: is empty")
+    files = _files_of(path)
     marks = {str(o): file_fingerprint(o) for o in files}
     manifest = dict(kind='files', path=str(path), absolute=os.path.abspath(path), column=column, files=marks)
-    return Corpus(path.stem.replace('*', '') or path.parent.name, manifest, {str(o): partial(read_file, o, column) for o in files})
+    name = path.stem.replace('*', '') or path.parent.name
+    return Corpus(name, manifest, {str(o): partial(read_file, o, column) for o in files})
 
 # %% ../../nbs/text/20_corpora.ipynb #678b06b0
-def found_path(
-    source:dict, # Manifest of a corpus of files
-)->str:          # Where its files are now, as far as can be told; else as it was written
-    "The address of local files that a manifest names"
-    given,absolute = source['path'],source.get('absolute')
-    for path in (given, absolute): # the same files, or at least files
-        if path and _same_files(path, source['files']): return path
-    return absolute if absolute and _any_file(absolute) and not _any_file(given) else given
-
 def _any_file(path): return Path(path).exists() or bool(glob.glob(str(path), recursive=True))
 
 def _same_files(path, files):
@@ -180,10 +184,19 @@ def _same_files(path, files):
     except (ValueError, OSError): return False
     return list(found.values())==list(files.values())
 
+def found_path(
+    source:dict, # Manifest of a corpus of files
+)->str:          # Where its files are now, as far as can be said; else as it was written
+    "The address of local files that a manifest names"
+    given,absolute = source['path'],source.get('absolute')
+    for path in (given, absolute): # the same files, or at least files
+        if path and _same_files(path, source['files']): return path
+    return absolute if absolute and _any_file(absolute) and not _any_file(given) else given
+
 # %% ../../nbs/text/20_corpora.ipynb #84b3bcd2
 @dataclass(frozen=True)
 class HubText:
-    "Where a text set stands on the Hub and which of its columns is the text"
+    "Where a text set is on the Hub and which of its columns is the text"
     path: str                  # Repository of the set, `owner/name`, or a local folder of the same layout
     config: str|None = None    # Configuration of the set
     column: str|None = 'text'  # Column that holds the text
@@ -201,6 +214,10 @@ hub_texts = dict(
     cosmopedia=HubText('HuggingFaceTB/cosmopedia', 'web_samples_v2'),
     fineweb=HubText('HuggingFaceFW/fineweb', 'sample-10BT'))
 
+def _hub_text(name):
+    "A set by its short name, or by its address and configuration"
+    return hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
+
 # %% ../../nbs/text/20_corpora.ipynb #90a94298
 def join_articles(
     lines:Iterable[str] # Lines in order
@@ -215,33 +232,46 @@ def join_articles(
     if held: yield ''.join(held)
 
 # %% ../../nbs/text/20_corpora.ipynb #b505aa48
+def _open_hub_set(text, revision):
+    "A stream of the rows of a set, its commit and its licence"
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+    license, local = None, Path(text.path).is_dir()
+    if not local:
+        about = HfApi().dataset_info(text.path, revision=revision)
+        revision, license = about.sha, getattr(getattr(about, 'card_data', None), 'license', None)
+    if not text.data_files:
+        stream = load_dataset(text.path, text.config or None, split=text.split, revision=revision, streaming=True)
+    else:
+        root = text.path if local else f'hf://datasets/{text.path}@{revision}'
+        stream = load_dataset('json', data_files=f'{root}/{text.data_files}', split='train', streaming=True)
+    return stream, revision, license
+
 def _hub_shard(stream, column, articles, name, i):
-    rows = (row_text(row, column, f'{name}:{j}') for j,row in enumerate(stream.shard(num_shards=stream.num_shards, index=i)))
+    "Documents of shard `i`"
+    shard = enumerate(stream.shard(num_shards=stream.num_shards, index=i))
+    rows = (row_text(row, column, f'{name}:{j}') for j,row in shard)
     for j,text in enumerate(join_articles(rows) if articles else rows):
         if text.strip(): yield Document(text, f'{name}:{j}')
 
+# %% ../../nbs/text/20_corpora.ipynb #8384eec2
 def hub_corpus(
     name:str,               # A key of `hub_texts`, or `owner/name[:configuration]`
     column:str|None=None,   # Column that holds the text; None takes the known or usual one
     revision:str|None=None, # Commit, tag or branch; None is the current commit
 )->Corpus:
     "A set on the Hub, streamed"
-    from datasets import load_dataset
-    license,text = None,hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
-    try:
-        if not Path(text.path).is_dir():
-            from huggingface_hub import HfApi
-            about = HfApi().dataset_info(text.path, revision=revision)
-            revision,license = about.sha,getattr(getattr(about, 'card_data', None), 'license', None)
-        if text.data_files:
-            files = f'{text.path}/{text.data_files}' if Path(text.path).is_dir() else f'hf://datasets/{text.path}@{revision}/{text.data_files}'
-            stream = load_dataset('json', data_files=files, split='train', streaming=True)
-        else: stream = load_dataset(text.path, text.config or None, split=text.split, revision=revision, streaming=True)
+    text = _hub_text(name)
+    try: stream, revision, license = _open_hub_set(text, revision)
     except Exception as e:
-        raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). "
+        said = f'{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}'
+        raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({said}). "
             "Without a connection, use local files or one of: docs, code, licenses") from e
-    manifest = dict(kind='hub', name=name, path=text.path, config=text.config or None, split=text.split, data_files=text.data_files, column=column or text.column, revision=revision, license=license)
-    shards = {f'{name}#{i}': partial(_hub_shard, stream, column or text.column, text.articles, f'{name}#{i}', i) for i in range(stream.num_shards)}
+    column = column or text.column
+    manifest = dict(kind='hub', name=name, path=text.path, config=text.config or None, split=text.split,
+                    data_files=text.data_files, column=column, revision=revision, license=license)
+    names = [f'{name}#{i}' for i in range(stream.num_shards)]
+    shards = {o: partial(_hub_shard, stream, column, text.articles, o, i) for i,o in enumerate(names)}
     return Corpus(name.split('/')[-1], manifest, shards)
 
 # %% ../../nbs/text/20_corpora.ipynb #a689bdc5
@@ -253,10 +283,53 @@ def installed_corpus(
 )->Corpus:
     "Text that the Python installation holds and the embedded model was not trained on"
     allowed = ('calibration',) if name=='licenses' else tuple(o for o in splits if o!='train')
-    if split not in allowed: raise ValueError(f"`split` of source {name!r} must be one of {', '.join(allowed)}, got {split!r}")
+    if split not in allowed:
+        raise ValueError(f"`split` of source {name!r} must be one of {', '.join(allowed)}, got {split!r}")
     def read(): return license_documents() if name=='licenses' else held_out_documents()[name][split]
-    return Corpus(name, dict(kind='installed', name=name, split=split, packages=package_versions(), held_out_from_training='docs' in training_hashes()), {name: read})
+    manifest = dict(kind='installed', name=name, split=split, packages=package_versions(),
+                    held_out_from_training='docs' in training_hashes())
+    return Corpus(name, manifest, {name: read})
 
+# %% ../../nbs/text/20_corpora.ipynb #77dccc4b
+def _hash_texts(rows, column):
+    "A hash of the texts of rows"
+    texts = [row_text(o, column, f'row {i}') for i,o in enumerate(rows)]
+    return hashlib.blake2b('\0'.join(texts).encode(), digest_size=16).hexdigest()
+
+def _texts_corpus(source, column):
+    "A corpus of what was passed: a dataset, or texts or rows in an iterable"
+    if not isinstance(source, Iterable):
+        raise TypeError(f"`source` must be a name, a path, a dataset or texts, got {type(source).__name__}")
+    fingerprint = getattr(source, '_fingerprint', None)
+    if fingerprint is None and not hasattr(source, 'features'):
+        source = list(source)
+        if not source: raise ValueError("`source` must hold at least one text, got none")
+        fingerprint = _hash_texts(source, column)
+    def read():
+        for i,row in enumerate(source):
+            text = row_text(row, column, f'row {i}')
+            if text.strip(): yield Document(text, f'row:{i}')
+    return Corpus('texts', dict(kind='texts', fingerprint=fingerprint), {'texts': read})
+
+# %% ../../nbs/text/20_corpora.ipynb #cfaa02b4
+def _is_local(text):
+    "Does a name mean files?"
+    path = Path(text)
+    return path.expanduser().exists() or path.suffix.lower() in TEXT_FILES or any(o in text for o in '*?[')
+
+def _is_address(text): return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
+
+def _no_source(text):
+    "The error for a name that is that of no source"
+    if text.partition(':')[0] in ('random', 'self'):
+        return ValueError(f"`source` {text!r} is not read but made: `calibration_sets` gives sets of it")
+    known = [*installed_sources, 'random', 'self', *hub_texts]
+    close = ' or '.join(map(repr, difflib.get_close_matches(text, known)))
+    hint = f"; did you mean {close}?" if close else ''
+    return ValueError("`source` must be a known name, a file or folder, or a Hub address `owner/name`, "
+                      f"got {text!r}{hint} Known names: {', '.join(known)}")
+
+# %% ../../nbs/text/20_corpora.ipynb #35ba4a3f
 def open_corpus(
     source,                  # Name, path, Hub address, `Corpus`, `datasets.Dataset`, or an iterable of texts
     *,
@@ -266,35 +339,20 @@ def open_corpus(
 )->Corpus:
     "The corpus that a user's way of naming a source means"
     if isinstance(source, Corpus): return source
-    if isinstance(source, (str, Path)):
-        if source in installed_sources: return installed_corpus(source, split)
-        if source in hub_texts: return hub_corpus(source, column, revision)
-        text = str(source)
-        if isinstance(source, Path) or Path(text).expanduser().exists() or Path(text).suffix.lower() in _readers or any(o in text for o in '*?['): return file_corpus(text, column)
-        if re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text): return hub_corpus(text, column, revision)
-        known = [*installed_sources, 'random', 'self', *hub_texts]
-        if text.partition(':')[0] in ('random', 'self'): raise ValueError(f"`source` {text!r} is not read but made: `calibration_sets` gives sets of it")
-        close = difflib.get_close_matches(text, known)
-        raise ValueError(f"`source` must be a known name, a file or folder, or a Hub address `owner/name`, got {text!r}"
-            +(f"; did you mean {' or '.join(map(repr, close))}?" if close else '')+f" Known names: {', '.join(known)}")
-    return _texts_corpus(source, column)
-
-def _texts_corpus(source, column):
-    if not isinstance(source, Iterable): raise TypeError(f"`source` must be a name, a path, a dataset or texts, got {type(source).__name__}")
-    fingerprint = getattr(source, '_fingerprint', None)
-    if fingerprint is None and not hasattr(source, 'features'):
-        source = list(source)
-        if not source: raise ValueError("`source` must hold at least one text, got none")
-        fingerprint = hashlib.blake2b('\0'.join(row_text(o, column, f'row {i}') for i,o in enumerate(source)).encode(), digest_size=16).hexdigest()
-    def read(): return (Document(text, f'row:{i}') for i,o in enumerate(source) if (text:=row_text(o, column, f'row {i}')).strip())
-    return Corpus('texts', dict(kind='texts', fingerprint=fingerprint), {'texts': read})
+    if not isinstance(source, (str, Path)): return _texts_corpus(source, column)
+    text = str(source)
+    if source in installed_sources: return installed_corpus(source, split)
+    if source in hub_texts: return hub_corpus(source, column, revision)
+    if isinstance(source, Path) or _is_local(text): return file_corpus(text, column)
+    if _is_address(text): return hub_corpus(text, column, revision)
+    raise _no_source(text)
 
 # %% ../../nbs/text/20_corpora.ipynb #f0385342
 def dataset_revision(
     path:str,               # Repository of a set on the Hub, or a local folder
     revision:str|None=None, # Commit, tag or branch; None is the current commit
-)->str|None:                # Its commit; None for a local folder, or where nobody can tell
-    "The commit that a set on the Hub stands at"
+)->str|None:                # Its commit; None for a local folder, or where nobody can say
+    "The commit that a set on the Hub is at"
     if Path(path).is_dir(): return None
     from huggingface_hub import HfApi, snapshot_download
     with suppress(Exception): return HfApi().dataset_info(path, revision=revision).sha
@@ -302,8 +360,9 @@ def dataset_revision(
     with suppress(Exception): return Path(snapshot_download(path, **how)).name
     return revision
 
+# %% ../../nbs/text/20_corpora.ipynb #9a381f69
 def _hub_identity(name, column, revision):
-    text = hub_texts.get(name) or HubText(*name.partition(':')[::2], column=None)
+    text = _hub_text(name)
     files = file_corpus(text.path).identity() if Path(text.path).is_dir() else None
     where = dict(path=None if files else text.path, config=text.config or None, split=text.split)
     where |= dict(data_files=text.data_files, column=column or text.column)
@@ -312,9 +371,7 @@ def _hub_identity(name, column, revision):
 def _names_hub(source):
     "Is this the name of a set on the Hub, as `open_corpus` reads names?"
     if not isinstance(source, str) or source in installed_sources: return False
-    if source in hub_texts: return True
-    local = Path(source).expanduser().exists() or Path(source).suffix.lower() in _readers or any(o in source for o in '*?[')
-    return not local and bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', source))
+    return source in hub_texts or not _is_local(source) and _is_address(source)
 
 def source_identity(
     source,                  # As `open_corpus` takes it
@@ -322,7 +379,7 @@ def source_identity(
     split:str='calibration', # Part of an installed source
     column:str|None=None,    # Column that holds the text, in tables
     revision:str|None=None,  # Commit of a set on the Hub
-)->dict:                     # Ready for JSON; equal for equal text, wherever it lies
+)->dict:                     # Ready for JSON; equal for equal text, wherever it is
     "What decides the text of a source"
     if _names_hub(source): return _hub_identity(source, column, revision)
     return open_corpus(source, split=split, column=column, revision=revision).identity()

@@ -14,15 +14,15 @@ import ast, hashlib, importlib.metadata, importlib.util, json, platform, re, sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 import numpy as np
-from ..core.files import cache_folder, write_atomically
-from ..core.files import embedded_folder
+from ..core.files import cache_folder, embedded_folder, write_atomically
 
 # %% ../../nbs/text/10_installed_text.ipynb #5e2bd5c7
 @dataclass(frozen=True)
 class Document:
-    "One text and where it stands"
+    "One text and where it is from"
     text: str # The text itself
     id: str   # A name that finds it again: a module, `file.jsonl:12`, or `set/shard:row`
 
@@ -33,18 +33,18 @@ def sketch(
     words:int=8,  # Words in a run
 )->np.ndarray:    # The smallest hashes of its runs of words, uint32, at most `size`
     "A few numbers that near copies of a text share"
-    w = np.fromiter((zlib.crc32(o.encode()) for o in re.findall(r'\w+', text.lower())), np.uint64)
-    n = max(len(w)-words+1, 1)
-    h = np.zeros(n, np.uint64)
-    for j in range(min(words, len(w))): h = h*np.uint64(0x9E3779B97F4A7C15) + w[j:j+n]
-    h ^= h>>np.uint64(31)
+    codes = np.fromiter((zlib.crc32(o.encode()) for o in re.findall(r'\w+', text.lower())), np.uint64)
+    runs = max(len(codes)-words+1, 1)
+    h = np.zeros(runs, np.uint64)
+    for j in range(min(words, len(codes))): h = h*np.uint64(0x9E3779B97F4A7C15) + codes[j:j+runs]
+    h ^= h>>np.uint64(31) # every bit of a hash comes to depend on every other
     h *= np.uint64(0xBF58476D1CE4E5B9)
     h ^= h>>np.uint64(32)
     return np.unique((h & np.uint64(0xffffffff)).astype(np.uint32))[:size]
 
 # %% ../../nbs/text/10_installed_text.ipynb #f8a79b5d
 class SeenTexts:
-    "Tells new texts from exact and near copies of those already seen"
+    "Distinguishes new texts from exact and near copies of those already seen"
     def __init__(self,
         hashes:Iterable[int]=() # Hashes to start from, as `.hashes` of another
     ): self.hashes = set(map(int, hashes))
@@ -53,22 +53,35 @@ class SeenTexts:
         text:str # A text
     )->bool:     # Whether it is new; copies leave no trace
         "Remember `text` unless it is a copy of something seen"
-        s = sketch(text).tolist()
-        if 2*sum(o in self.hashes for o in s)>=len(s): return False
-        self.hashes.update(s)
+        hashes = sketch(text).tolist()
+        known = sum(o in self.hashes for o in hashes)
+        if 2*known>=len(hashes): return False
+        self.hashes.update(hashes)
         return True
 
 # %% ../../nbs/text/10_installed_text.ipynb #c33eb089
-installed_packages = ('python', 'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib', 'seaborn', 'sympy', 'networkx', 'nltk',
-    'pyarrow', 'huggingface_hub', 'fsspec', 'jinja2', 'PIL', 'fontTools', 'mpmath', 'rich')
-_distributions = dict(PIL='pillow', fontTools='fonttools', huggingface_hub='huggingface-hub')
-_skipped = {'test', 'tests', 'testing', '_testing', 'idlelib', 'site-packages', 'dist-packages', 'lib2to3', 'pydoc_data', '__pycache__', '_vendor', 'turtledemo'}
+installed_packages = ('python', 'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib', 'seaborn',
+    'sympy', 'networkx', 'nltk', 'pyarrow', 'huggingface_hub', 'fsspec', 'jinja2', 'PIL', 'fontTools', 'mpmath', 'rich')
+
+def _distribution(package):
+    "What a package is installed as"
+    return dict(PIL='pillow', fontTools='fonttools', huggingface_hub='huggingface-hub').get(package, package)
+
+def _normal(name): return name.lower().replace('-', '_')
 
 def package_versions()->dict[str,str]: # Version of each installed package of `installed_packages`
     "Which versions the embedded text comes from"
-    found = {o.lower().replace('-', '_') for d in importlib.metadata.distributions() if (o:=d.metadata['Name'])}
-    names = {p: _distributions.get(p, p) for p in installed_packages if p!='python'}
-    return {'python':platform.python_version()} | {p: importlib.metadata.version(d) for p,d in names.items() if d.lower().replace('-', '_') in found}
+    names = (o.metadata['Name'] for o in importlib.metadata.distributions())
+    found = {_normal(o) for o in names if o}
+    versions = dict(python=platform.python_version())
+    for package in installed_packages:
+        name = _distribution(package)
+        if package!='python' and _normal(name) in found: versions[package] = importlib.metadata.version(name)
+    return versions
+
+# %% ../../nbs/text/10_installed_text.ipynb #a248e4cf
+_skipped = {'test', 'tests', 'testing', '_testing', 'idlelib', 'site-packages', 'dist-packages', 'lib2to3',
+            'pydoc_data', '__pycache__', '_vendor', 'turtledemo'}
 
 def package_modules(
     package:str # Import name, or `"python"` for the standard library
@@ -97,57 +110,86 @@ def split_of(
     return name
 
 # %% ../../nbs/text/10_installed_text.ipynb #440da39a
-_definitions = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
 def parse_module(
     path:Path # A Python file
 )->tuple[str,ast.Module]|None: # Its text and syntax tree; None where it is not UTF-8 or not Python
     "Read and parse a file without running it"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        try: return (text:=path.read_text(encoding='utf-8')), ast.parse(text)
+        try:
+            text = path.read_text(encoding='utf-8')
+            return text, ast.parse(text)
         except (UnicodeDecodeError, OSError, SyntaxError, ValueError): return None
+
+# %% ../../nbs/text/10_installed_text.ipynb #c5e2748b
+_functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+_definitions = (ast.ClassDef, *_functions)
+
+def _defined(node):
+    "A module, class or function and what is defined in it, in order; what is inside a function is left out"
+    yield node
+    if isinstance(node, _functions): return
+    for o in node.body:
+        if isinstance(o, _definitions): yield from _defined(o)
 
 def docstrings(
     tree:ast.Module, # Syntax tree of a module
     shortest:int=40, # Shorter ones say little, in characters
 )->list[str]:        # Docstrings of the module, its classes and their functions
     "The docstrings of a module in the order of the file"
-    todo,found = [tree],[]
-    while todo:
-        node = todo.pop(0)
-        if (text:=ast.get_docstring(node)) and len(text)>=shortest: found.append(text.strip())
-        if not isinstance(node, _definitions[1:]): todo = [o for o in node.body if isinstance(o, _definitions)]+todo
-    return found
+    found = (ast.get_docstring(o) for o in _defined(tree))
+    return [o.strip() for o in found if o and len(o)>=shortest]
 
 # %% ../../nbs/text/10_installed_text.ipynb #f30a35db
+def _docstring_of(node):
+    "The statement that is a docstring; None where there is none"
+    if not isinstance(node, (ast.Module, *_definitions)) or not node.body: return None
+    first = node.body[0]
+    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)): return None
+    return first if isinstance(first.value.value, str) else None
+
+def _without_docstrings(text, tree):
+    "The lines of a module; those of docstrings are empty"
+    lines = text.splitlines(keepends=True)
+    for node in ast.walk(tree):
+        docstring = _docstring_of(node)
+        if not docstring: continue
+        first, end = docstring.lineno-1, docstring.end_lineno
+        lines[first:end] = ['']*(end-first)
+        if len(node.body)==1 and node is not tree: lines[first] = ' '*docstring.col_offset+'...\n'
+    return lines
+
+# %% ../../nbs/text/10_installed_text.ipynb #ff9411c5
+def _first_line(definition):
+    "The line at which a definition begins, from 0; its decorators belong to it"
+    return min([definition.lineno, *(o.lineno for o in definition.decorator_list)])-1
+
 def code_pieces(
     text:str,        # Text of a module
     tree:ast.Module, # Its syntax tree
     shortest:int=40, # Shorter pieces are dropped, in characters
-)->list[str]:        # Top-level definitions and what stands before them, docstrings cut out
+)->list[str]:        # Top-level definitions and what is between them, docstrings cut out
     "The code of a module without its docstrings, definition by definition"
-    lines = text.splitlines(keepends=True)
-    for o in ast.walk(tree):
-        if not (isinstance(o, (ast.Module, *_definitions)) and o.body and isinstance(e:=o.body[0], ast.Expr)): continue
-        if not (isinstance(e.value, ast.Constant) and isinstance(e.value.value, str)): continue
-        lines[e.lineno-1:e.end_lineno] = ['']*(e.end_lineno-e.lineno+1)
-        if len(o.body)==1 and o is not tree: lines[e.lineno-1] = ' '*e.col_offset+'...\n'
-    starts = [min([o.lineno]+[d.lineno for d in o.decorator_list])-1 for o in tree.body if isinstance(o, _definitions)]
-    pieces = [re.sub(r'\n{3,}', '\n\n', ''.join(lines[a:b])).strip('\n') for a,b in zip([0]+starts, starts+[len(lines)])]
-    return [o for o in pieces if len(o)>=shortest]
+    lines = _without_docstrings(text, tree)
+    cuts = [0, *(_first_line(o) for o in tree.body if isinstance(o, _definitions)), len(lines)]
+    pieces = (''.join(lines[a:b]) for a,b in pairwise(cuts))
+    tidy = [re.sub(r'\n{3,}', '\n\n', o).strip('\n') for o in pieces]
+    return [o for o in tidy if len(o)>=shortest]
 
 # %% ../../nbs/text/10_installed_text.ipynb #21793e33
+_no_prose = re.compile(r'[>.:=\-@*]|(Args|Parameters|Returns|Arguments|See Also|Examples?|Note)\b')
+
 def summary_pair(
     docstring:str # A docstring
 )->tuple[str,str]|None: # The text and its summary line; None where it is not of that form
     "Take a docstring apart into what it says and the line that sums it up"
     head,_,body = re.sub(r'\n\s*\n', '\n\n', docstring, count=1).partition('\n\n')
     head,body = ' '.join(head.split()),body.strip()
-    if not (20<=len(head)<=120 and head.endswith('.') and head[0].isupper() and 120<=len(body)<=1500): return None
-    if body[0] in '>.:=-@*' or re.match(r'(Args|Parameters|Returns|Arguments|See Also|Examples?|Note)\b', body): return None
+    is_sentence = 20<=len(head)<=120 and head.endswith('.') and head[0].isupper()
+    if not is_sentence or not 120<=len(body)<=1500 or _no_prose.match(body): return None
     return body,head
 
+# %% ../../nbs/text/10_installed_text.ipynb #a3e70986
 def summary_prompt(
     text:str,       # The text to sum up
     summary:str='', # Its summary; leave out to ask a model for one
@@ -156,63 +198,97 @@ def summary_prompt(
     return f'Document:\n{text}\n\nSummary:\n{summary}'
 
 # %% ../../nbs/text/10_installed_text.ipynb #32092388
+def _new_documents(module, path, seen):
+    "What a module holds that has not been seen, with its kind"
+    parsed = parse_module(path)
+    if not parsed: return
+    docs = [o for o in docstrings(parsed[1]) if seen['docs'].add(o)]
+    code = '\n\n\n'.join(o for o in code_pieces(*parsed) if seen['code'].add(o))
+    letters = sum(map(str.isalpha, code))
+    if docs: yield 'docs', Document('\n\n'.join(docs), module)
+    if letters>.4*len(code): yield 'code', Document(code, module) # tables of numbers are not code
+    for i,pair in enumerate(map(summary_pair, docs)):
+        if pair: yield 'summaries', Document(summary_prompt(*pair), f'{module}:{i}')
+
+def _modules_by_split(packages, wanted):
+    "Names and files of the modules of each split that is wanted"
+    modules = {split: [] for split in wanted}
+    for package in packages:
+        for module,path in package_modules(package):
+            split = split_of(module)
+            if split in modules: modules[split].append((module, path))
+    return modules
+
+# %% ../../nbs/text/10_installed_text.ipynb #9f4757de
 def collect_installed(
     wanted:tuple[str,...],                       # Splits to collect, those that come first keep shared text
     seen:dict[str,Iterable[int]]|None=None,      # Hashes of texts to leave out, for `"docs"` and `"code"`
     packages:tuple[str,...]=installed_packages,  # Packages to read
-)->tuple[dict[str,dict[str,list[Document]]],dict[str,SeenTexts]]: # Documents by kind and split, and what has been seen
+)->tuple[dict[str,dict[str,list[Document]]],dict[str,SeenTexts]]: # Documents by kind and split; what has been seen
     "Documents of the installed packages, without exact and near copies"
     seen = {kind: SeenTexts((seen or {}).get(kind, ())) for kind in ('docs', 'code')}
     found = {kind: {split: [] for split in wanted} for kind in ('docs', 'code', 'summaries')}
-    modules = {split: [] for split in wanted}
-    for package in packages:
-        for module,path in package_modules(package):
-            if (split:=split_of(module)) in modules: modules[split].append((module, path))
+    modules = _modules_by_split(packages, wanted)
     for split in wanted:
         for module,path in modules[split]:
-            if not (parsed:=parse_module(path)): continue
-            docs = [o for o in docstrings(parsed[1]) if seen['docs'].add(o)]
-            code = '\n\n\n'.join(o for o in code_pieces(*parsed) if seen['code'].add(o))
-            if docs: found['docs'][split].append(Document('\n\n'.join(docs), module))
-            if sum(map(str.isalpha, code))>.4*len(code): found['code'][split].append(Document(code, module)) # tables of numbers are not code
-            found['summaries'][split] += [Document(summary_prompt(*o), f'{module}:{i}') for i,d in enumerate(docs) if (o:=summary_pair(d))]
+            for kind,document in _new_documents(module, path, seen): found[kind][split].append(document)
     return found,seen
 
 # %% ../../nbs/text/10_installed_text.ipynb #3112c90e
 @lru_cache(1)
-def training_hashes()->dict[str,np.ndarray]: # Hashes for `"docs"` and `"code"`; empty before the embedded model is trained
+def training_hashes()->dict[str,np.ndarray]: # For `"docs"` and `"code"`; empty before the embedded model is trained
     "What the embedded model has been trained on, as sketches of its documents"
     from safetensors.numpy import load_file
     path = embedded_folder()/'training_documents.safetensors'
     return load_file(path) if path.exists() else {}
 
 # %% ../../nbs/text/10_installed_text.ipynb #9a4bde7f
+def _cache_file(known):
+    "Where the held-out documents of these versions are kept; `known` are the hashes to leave out"
+    sums = {kind: [len(v), int(v.sum(dtype=np.uint64))] for kind,v in known.items()}
+    key = [3, package_versions(), sysconfig.get_paths()['purelib'], splits, sums]
+    digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return cache_folder()/f'held_out_{digest}.json'
+
+def _each_list(change, kinds):
+    "The lists of documents by kind and split, each changed"
+    return {kind: {split: change(o) for split,o in parts.items()} for kind,parts in kinds.items()}
+
+def _as_rows(documents): return [(o.text, o.id) for o in documents]
+def _from_rows(rows): return [Document(*o) for o in rows]
+
+# %% ../../nbs/text/10_installed_text.ipynb #da054daf
 @lru_cache(1)
 def held_out_documents()->dict[str,dict[str,list[Document]]]: # By kind (`docs`, `code`, `summaries`) and split
     "Embedded documents that the embedded model was not trained on"
     known = training_hashes()
-    key = json.dumps([3, package_versions(), sysconfig.get_paths()['purelib'], splits, {k: [len(v), int(v.sum(dtype=np.uint64))] for k,v in known.items()}], sort_keys=True)
-    path = cache_folder()/f'held_out_{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.json'
-    try: return {kind: {split: [Document(*o) for o in documents] for split,documents in parts.items()} for kind,parts in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError): found = collect_installed(('calibration', 'dev', 'test'), known)[0]
-    rows = {kind: {split: [(o.text, o.id) for o in documents] for split,documents in parts.items()} for kind,parts in found.items()}
+    path = _cache_file(known)
+    try: return _each_list(_from_rows, json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError): pass # no cache, or a damaged one
+    found,_ = collect_installed(('calibration', 'dev', 'test'), known)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(rows))
+        write_atomically(path, json.dumps(_each_list(_as_rows, found)))
     except OSError: pass # a cache that cannot be written costs time, nothing else
     return found
 
 # %% ../../nbs/text/10_installed_text.ipynb #9aedbc59
+_license_name = re.compile(r'(licen[sc]e|copying|notice)[^/]*$', re.I)
+
+def _license_files(package):
+    "Files with the licences of an installed package"
+    if package=='python': return [Path(sysconfig.get_paths()['stdlib'])/'LICENSE.txt']
+    listed = sorted(importlib.metadata.distribution(_distribution(package)).files or [], key=str)
+    named = [o for o in listed if _license_name.search(str(o)) and o.suffix.lower() in ('', '.txt', '.md', '.rst')]
+    return [Path(o.locate()) for o in named]
+
 @lru_cache(1)
 def license_documents()->list[Document]: # One document a licence file, without the parts that repeat
     "Licences of the installed packages, the parts that repeat left out"
-    found,seen = [],SeenTexts()
+    found, seen = [], SeenTexts()
     for package in package_versions():
-        if package=='python': files = [Path(sysconfig.get_paths()['stdlib'])/'LICENSE.txt']
-        else:
-            files = [f.locate() for f in sorted(importlib.metadata.distribution(_distributions.get(package, package)).files or [], key=str)
-                     if re.search(r'(licen[sc]e|copying|notice)[^/]*$', str(f), re.I) and f.suffix.lower() in ('', '.txt', '.md', '.rst')]
-        for i,path in enumerate(o for o in files if Path(o).is_file()):
-            parts = [o for o in re.split(r'\n\s*\n', Path(path).read_text(encoding='utf-8', errors='ignore').strip()) if seen.add(o)]
-            if parts: found.append(Document('\n\n'.join(parts), f'{package}.licenses.{i}'))
+        for i,path in enumerate(o for o in _license_files(package) if o.is_file()):
+            text = path.read_text(encoding='utf-8', errors='ignore').strip()
+            new = [o for o in re.split(r'\n\s*\n', text) if seen.add(o)]
+            if new: found.append(Document('\n\n'.join(new), f'{package}.licenses.{i}'))
     return found

@@ -11,93 +11,120 @@ __all__ = ['ABBREVIATIONS', 'STARTERS', 'SPLITTERS', 'sentence_spans', 'split_se
 import re, unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 # %% ../../nbs/text/30_sentences.ipynb #070c70ad
-ABBREVIATIONS = frozenset(""" mr mrs ms dr prof st jr hon rev fr gen col maj capt cpt lt sgt cmdr adm gov sen rep pres supt det insp messrs mme mlle
-    jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri
+ABBREVIATIONS = frozenset("""
+    mr mrs ms dr prof st jr hon rev fr gen col maj capt cpt lt sgt cmdr adm gov sen rep pres supt det insp messrs
+    mme mlle jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri
     inc ltd co corp bros plc llc dept univ assn assoc mt ft ave blvd rd hwy bldg apt
-    e.g i.e eg ie etc cf viz vs v al ca approx resp incl excl esp ed eds vol vols nos pp p ch chap sec sect para fig figs eq eqs ref refs n.b
+    e.g i.e eg ie etc cf viz vs v al ca approx resp incl excl esp ed eds vol vols nos pp p ch chap sec sect
+    para fig figs eq eqs ref refs n.b
     a.m p.m a.d b.c u.s u.k u.n e.u u.s.a d.c ph.d m.d b.a m.a b.sc m.sc ll.b j.d
-    oz lb lbs kg km cm mm ml hr hrs mins avg temp tel """.split())
+    oz lb lbs kg km cm mm ml hr hrs mins avg temp tel
+    """.split())
 
-STARTERS = frozenset(""" the a this that these those it he she they we i you his her their its our my there here in on at as after before during since
-    but and so then however when while if although because for from by with according what who where why how one some many most other both no not """.split())
+STARTERS = frozenset("""
+    the a this that these those it he she they we i you his her their its our my there here
+    in on at as after before during since but and so then however when while if although because for from by with
+    according what who where why how one some many most other both no not
+    """.split())
 
 # %% ../../nbs/text/30_sentences.ipynb #6b06dcf1
-_stop,_closing = '。！？｡',r'''」』”’"'）)\]】'''
-_hard = re.compile(rf'\n[^\S\n]*(?:\n\s*)+|(?:(?<=[{_stop}])|(?<=[{_stop}][{_closing}]))(?![{_stop}{_closing}])')
+_stop, _closing = '。！？｡', r'''」』”’"'）)\]】'''
+_blank_line = r'\n[^\S\n]*(?:\n\s*)+'
+_behind_stop = rf'(?:(?<=[{_stop}])|(?<=[{_stop}][{_closing}]))(?![{_stop}{_closing}])'
+_hard = re.compile(f'{_blank_line}|{_behind_stop}')
 
-_numbered = re.compile(r'\b(?:no|art|min|max|ex|mar|tab|app)\.$', re.I)
+def _trimmed(text, start, end):
+    "A span without the blanks around it; None where it holds nothing else"
+    part = text[start:end]
+    if not part.strip(): return None
+    return start+len(part)-len(part.lstrip()), start+len(part.rstrip())
 
 def _blocks(text):
     "Parts of the text, blanks around them left out"
     cuts = [0, *(o for m in _hard.finditer(text) for o in m.span()), len(text)]
-    for a,b in zip(cuts[::2], cuts[1::2]):
-        part = text[a:b]
-        if part.strip(): yield a+len(part)-len(part.lstrip()), a+len(part.rstrip())
+    spans = (_trimmed(text, a, b) for a,b in zip(cuts[::2], cuts[1::2]))
+    return [o for o in spans if o]
 
 # %% ../../nbs/text/30_sentences.ipynb #6daeca56
 @lru_cache(1)
 def _rules():
     from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
-    class Marks(PunktLanguageVars): sent_end_chars = ('.', '?', '!', '؟', '۔', '।', '॥') # Latin; Arabic and Urdu; Devanagari
+    class Marks(PunktLanguageVars):
+        sent_end_chars = ('.', '?', '!', '؟', '۔', '।', '॥') # Latin; Arabic and Urdu; Devanagari
     lists = PunktParameters()
     lists.abbrev_types, lists.sent_starters = set(ABBREVIATIONS), set(STARTERS)
     return PunktSentenceTokenizer(lists, lang_vars=Marks())
 
-def _by_rules(text):
-    for a,b in _blocks(text):
-        spans = [(a+s, a+e) for s,e in _rules().span_tokenize(text[a:b])]
-        end = next((i for i in range(b, a, -1) if text[i-1].isalpha()), a) # behind the last letter
-        head,letters = a,False
-        for i,(s,e) in enumerate(spans):
-            letters,after = letters or any(map(str.isalpha, text[s:e])),spans[i+1][0] if i+1<len(spans) else b
-            if after<b and (not letters or e>=end or _goes_on(text, e, text[after])): continue
-            yield head,e
-            head,letters = after,False
+# %% ../../nbs/text/30_sentences.ipynb #f5c7a49e
+_numbered = re.compile(r'\b(?:no|art|min|max|ex|mar|tab|app)\.$', re.I)
 
-def _goes_on(text, e, first):
-    return text[e-1] in '"”’»)' and first.islower() or first.isdigit() and bool(_numbered.search(text, max(0, e-9), e))
+def _goes_on(text, end, first):
+    "Is a sentence that seems to end before `end` not over, as the next begins with `first`?"
+    if text[end-1] in '"”’»)' and first.islower(): return True
+    return first.isdigit() and bool(_numbered.search(text, max(0, end-9), end))
+
+def _by_rules(text):
+    for start,end in _blocks(text):
+        spans = [(start+a, start+b) for a,b in _rules().span_tokenize(text[start:end])]
+        behind_letters = next((i for i in range(end, start, -1) if text[i-1].isalpha()), start)
+        begin, letters = start, False # of the sentence: where it begins, and has it a letter so far?
+        for (a,b),(following,_) in pairwise(spans):
+            letters = letters or any(map(str.isalpha, text[a:b]))
+            if not letters or b>=behind_letters or _goes_on(text, b, text[following]): continue
+            yield begin, b
+            begin, letters = following, False
+        yield begin, spans[-1][1]
 
 # %% ../../nbs/text/30_sentences.ipynb #1b73d43f
 @lru_cache(1)
 def _trained():
     from nltk.tokenize.punkt import PunktTokenizer
     try: return PunktTokenizer('english')
-    except LookupError: raise LookupError("splitter 'punkt' needs NLTK's trained English model, which is not installed: "
-        "type `python -m nltk.downloader punkt_tab`, or use splitter 'rules', which needs no data") from None
+    except LookupError:
+        raise LookupError("splitter 'punkt' needs NLTK's trained English model, which is not installed: type "
+            "`python -m nltk.downloader punkt_tab`, or use splitter 'rules', which needs no data") from None
+
+def _by_punkt(text): return _trained().span_tokenize(text)
 
 def _by_lines(text):
-    for m in re.finditer(r'[^\n]+', text):
-        a,b = m.start()+len(m[0])-len(m[0].lstrip()),m.start()+len(m[0].rstrip())
-        if a<b: yield a,b
+    lines = (_trimmed(text, *o.span()) for o in re.finditer(r'[^\n]+', text))
+    return [o for o in lines if o]
 
+# %% ../../nbs/text/30_sentences.ipynb #f780062c
 def _by_function(text, function):
     at = 0
     for o in function(text):
-        if not isinstance(o, str): raise TypeError(f"`splitter` must return sentences of type str, got {type(o).__name__}")
-        a = text.find(o, at)
-        if a<0: raise ValueError(f"`splitter` must return sentences that stand in the text, in their order, got {o[:60]!r}")
-        at = a+len(o)
-        if o.strip(): yield a,at
+        if not isinstance(o, str):
+            raise TypeError(f"`splitter` must return sentences of type str, got {type(o).__name__}")
+        start = text.find(o, at)
+        if start<0:
+            raise ValueError("`splitter` must return sentences that stand in the text, in their order, "
+                             f"got {o[:60]!r}")
+        at = start+len(o)
+        if o.strip(): yield start, at
 
 # %% ../../nbs/text/30_sentences.ipynb #12539dc5
-SPLITTERS = {'rules': _by_rules, 'punkt': lambda text: _trained().span_tokenize(text), 'lines': _by_lines}
+SPLITTERS = dict(rules=_by_rules, punkt=_by_punkt, lines=_by_lines)
 
 def _check_splitter(splitter):
-    if not callable(splitter) and splitter not in [*SPLITTERS]:
-        raise ValueError(f"`splitter` must be one of {', '.join(map(repr, SPLITTERS))}, or a function, got {splitter!r}")
+    if not callable(splitter) and splitter not in [*SPLITTERS]: # what cannot be hashed is refused, too
+        known = ', '.join(map(repr, SPLITTERS))
+        raise ValueError(f"`splitter` must be one of {known}, or a function, got {splitter!r}")
     return splitter
 
 def sentence_spans(
     text:str,                     # Any text
-    splitter:str|Callable='rules' # One of `SPLITTERS`, or a function that takes a text and returns its sentences
+    splitter:str|Callable='rules' # One of `SPLITTERS`, or a function from a text to its sentences
 )->list[tuple[int,int]]:          # First character of each sentence, and the one after its last
-    "Where the sentences of a text stand"
+    "Where the sentences of a text are"
     if not isinstance(text, str): raise TypeError(f"`text` must be a str, got {type(text).__name__}")
     _check_splitter(splitter)
     return list(_by_function(text, splitter) if callable(splitter) else SPLITTERS[splitter](text))
 
+# %% ../../nbs/text/30_sentences.ipynb #43221162
 def split_sentences(
     text:str,                     # Any text
     splitter:str|Callable='rules' # As in `sentence_spans`
@@ -108,26 +135,35 @@ def split_sentences(
 # %% ../../nbs/text/30_sentences.ipynb #6d7cc522
 def splitter_name(
     splitter:str|Callable # As in `sentence_spans`
-)->str:                   # To stand among the settings of a result
+)->str:                   # For the settings of a result
     "What a result calls the rule by which its sentences were cut"
     if not callable(_check_splitter(splitter)): return splitter
-    return '.'.join(filter(None, (getattr(splitter, '__module__', None), getattr(splitter, '__qualname__', type(splitter).__qualname__))))
+    module = getattr(splitter, '__module__', None)
+    name = getattr(splitter, '__qualname__', type(splitter).__qualname__)
+    return f'{module}.{name}' if module else name
 
 # %% ../../nbs/text/30_sentences.ipynb #8a4f91ae
+_mark_ranges = ((0x300, 0x1a00), (0x1ab0, 0x1b00), (0x20d0, 0x2100), (0x302a, 0x3100), (0xfe00, 0xfe30))
+_letters_alone = ('\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff' # Thai and Lao, Burmese, Khmer
+    '\u3040-\u30ff\u31f0-\u31ff' # Japanese syllables
+    '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff') # Chinese characters
+
 def _word_pattern():
-    marks = ''.join(chr(i) for i in (*range(0x300, 0x1a00), *range(0x1ab0, 0x1b00), *range(0x20d0, 0x2100), *range(0x302a, 0x3100), *range(0xfe00, 0xfe30))
-                    if unicodedata.category(chr(i))[0]=='M')
-    alone = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff' # Each letter a word
-    return re.compile(rf'[{alone}](?<=\w)[{marks}]*|[^\W_{alone}](?:[^\W_{alone}]|[{marks}])*')
+    "A letter of a script without blanks, or a run of letters and digits, each with the marks on it"
+    letters = (chr(i) for a,b in _mark_ranges for i in range(a, b))
+    marks = ''.join(o for o in letters if unicodedata.category(o)[0]=='M')
+    alone, letter = _letters_alone, rf'[^\W_{_letters_alone}]'
+    return re.compile(rf'[{alone}](?<=\w)[{marks}]*|{letter}(?:{letter}|[{marks}])*')
 
 _word = _word_pattern()
 
 def word_spans(
     text:str, # In any script
 )->list[tuple[int,int]]: # First character of each word, and the one after its last
-    "Where the words of a text stand"
+    "Where the words of a text are"
     return [o.span() for o in _word.finditer(text)]
 
+# %% ../../nbs/text/30_sentences.ipynb #5e40a972
 def words(
     text:str, # In any script
 )->list[str]: # Case folded

@@ -2,8 +2,8 @@
 import matplotlib
 import pytest
 
-from compresscal.core.plots import (GREY, Line, Picture, Strip, canvas, draw_heat, figure_size, look, plot_heat, plot_lines, plot_points, plot_ranking,
-                               plot_strips, style)
+from compresscal.core.plots import (GREY, Line, Picture, Strip, canvas, draw_heat, figure_size, look, plot_heat, plot_lines, plot_points,
+                                    plot_strips, style)
 
 def panels(n): return {f'{i}': {'docs': Strip((1., 2., 3.), 'docs', (0., 4.)), 'random': Strip((5.,), 'random')} for i in range(n)}
 
@@ -51,7 +51,7 @@ def test_saves_by_suffix(tmp_path):
     assert not (tmp_path/'a.xyz').exists()
 
 def shapes():
-    yield plot_ranking(panels(2), dict.fromkeys('01', 2.))
+    yield plot_strips(panels(2), dict.fromkeys('01', 2.), best='low')
     yield plot_heat({'a': {'one': {'docs': 1.5, 'random:docs': 2.}, 'two': {'code': .5}}}, best='low', log=True)
     yield plot_points({'a': {'docs': Line([1, 2], [3, 4]), 'code': Line([1], [2])}}, 'perplexity', 'accuracy', {'a': (1, 2)})
 
@@ -68,7 +68,7 @@ def order(picture): return [[o.get_text() for o in ax.get_yticklabels()] for ax 
 
 def test_ranking_orders_each_panel_its_own_way():
     rows = {k: Strip(v) for k,v in dict(a=(3.,), b=(1., 2.), lost=(float('nan'),), c=(9.,), gone=(1., float('inf'))).items()}
-    p = plot_ranking({'error': rows, 'accuracy': rows}, xlabel=dict(error='e', accuracy='a'), highest_first=dict(error=False, accuracy=True))
+    p = plot_strips({'error': rows, 'accuracy': rows}, xlabel=dict(error='e', accuracy='a'), best=dict(error='low', accuracy='high'))
     assert order(p)==[['b', 'a', 'c', 'lost', 'gone'], ['c', 'a', 'b', 'lost', 'gone']]
     assert [o.get_text() for o in p.figure.axes[0].texts]==['mean nan', 'mean inf']
 
