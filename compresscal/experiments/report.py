@@ -96,18 +96,26 @@ def _of_summaries(results):
             for title,note,frame in summary_tables(o)]
 
 # %% ../../nbs/experiments/55_report.ipynb #822a9b48
+def _constant(frame):
+    "Columns that say the same in every line, and what they say, if anything"
+    found = {}
+    for column in ('model', 'source', 'n_sequences', 'length'):
+        if column not in frame.columns or len(frame)<2: continue
+        values = {v for v in frame[column] if v!=0}
+        if len(values)<2: found[column] = [*values]
+    return found
+
 def _trim(note, frame):
     "A table without columns that are the same in every line, which the note says instead"
     if 'metric' in frame.columns:
         words = [axis_label(*o) for o in zip(frame.evaluation, frame.metric)]
         frame = frame.assign(evaluation=words).drop(columns='metric').rename(columns=dict(evaluation='measured'))
-    alike = [c for c in ('model', 'source', 'n_sequences', 'length') if c in frame.columns and len(frame)>1]
-    values = {c: {v for v in frame[c] if v!=0} for c in alike}
-    same = {c: v for c,v in values.items() if len(v)<2}
-    said = [f"{c.removeprefix('n_')} {[*v][0]}" for c,v in same.items() if v]
+    same = _constant(frame)
+    said = [f"{column.removeprefix('n_')} {values[0]}" for column,values in same.items() if values]
     if said: note += f" All lines: {', '.join(said)}."
     empty = [c for c in frame.columns if frame[c].isna().all() or (frame[c]=='').all()]
-    return note, frame.drop(columns={*same, *empty, 'declared'}&{*frame.columns})
+    unwanted = {*same, *empty, 'declared'} & {*frame.columns}
+    return note, frame.drop(columns=unwanted)
 
 # %% ../../nbs/experiments/55_report.ipynb #f149bd00
 _ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'),
@@ -121,16 +129,26 @@ def _cell(name, v, digits):
     if name.partition('_')[0]=='p' and v<.001: return '<0.001'
     return number(v, digits)
 
+def _both_ends(frame, title, digits):
+    "Two columns as one"
+    (start, end), between = _ENDS[title], ' and ' if title=='sets' else ' to '
+    texts = []
+    for a,b in zip(frame[start], frame[end]):
+        known = a==a
+        texts.append(_cell(start, a, digits)+between+_cell(start, b, digits) if known else '')
+    return texts
+
+# %% ../../nbs/experiments/55_report.ipynb #d7566c99
 def _columns(frame, digits):
     "Columns of text by their titles, two ends in one"
     frame, columns = frame.astype(object).rename(columns=str), {}
-    for c in frame:
-        title = next((k for k,ends in _ENDS.items() if c in ends and set(ends)<=set(frame)), None)
-        if title is None: columns[_SAID.get(c, c.replace('_', ' '))] = [_cell(c, v, digits) for v in frame[c]]
-        elif c==_ENDS[title][0]:
-            between = ' and ' if title=='sets' else ' to '
-            pairs = zip(frame[c], frame[_ENDS[title][1]])
-            columns[title] = [_cell(c, a, digits)+between+_cell(c, b, digits) if a==a else '' for a,b in pairs]
+    pairs = {title: ends for title,ends in _ENDS.items() if set(ends)<=set(frame)}
+    firsts = {start: title for title,(start,_) in pairs.items()}
+    seconds = [end for _,end in pairs.values()]
+    for name in frame:
+        if name in seconds: continue
+        if name in firsts: columns[firsts[name]] = _both_ends(frame, firsts[name], digits)
+        else: columns[_SAID.get(name, name.replace('_', ' '))] = [_cell(name, v, digits) for v in frame[name]]
     return columns
 
 # %% ../../nbs/experiments/55_report.ipynb #695e6891

@@ -7,11 +7,11 @@ Docs: https://compresscal.github.io/compresscal/experiments/study.html.md"""
 # %% auto #0
 __all__ = ['STUDY_PRESETS', 'Study', 'spell_call', 'spell_setting', 'check_evaluation_text', 'compared', 'check_comparisons',
            'work_off', 'keep_outcome', 'without_documents', 'whole_place', 'leave_question', 'sent_to_workers',
-           'run_study', 'say_what_failed', 'read_study', 'quoted', 'in_toml', 'elsewhere', 'whole_names', 'write_toml',
+           'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names', 'write_toml',
            'preset']
 
 # %% ../../nbs/experiments/80_study.ipynb #ecb07038
-import json, os, tomllib, warnings
+import os, tomllib, warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
@@ -275,7 +275,7 @@ def leave_question(
     try: text = write_toml(study)
     except ValueError: return
     write_changed(folder/'study.toml', text)
-    write_notebook(folder/'study.ipynb', text+f'out = {quoted(whole_place(out))}\n')
+    write_notebook(folder/'study.ipynb', write_toml(study, out))
 
 # %% ../../nbs/experiments/80_study.ipynb #40b88f7e
 def sent_to_workers(
@@ -386,23 +386,15 @@ def _engine_of(said):
     return engine_from(said.get('name', 'local'), **settings)
 
 # %% ../../nbs/experiments/80_study.ipynb #41c7d73f
-def quoted(
-    text:str, # Any
-)->str:       # In quotes
-    "A text as TOML has it"
-    return json.dumps(text, ensure_ascii=False).replace('\x7f', r'\u007f')
-
-def in_toml(
-    value:object, # Plain values, methods of the library, and what holds them
-)->str:           # TOML
-    "A value as TOML has it"
-    if isinstance(value, Mapping):
-        items = [f'{quoted(k)} = {in_toml(v)}' for k,v in value.items()]
-        return '{' + ', '.join(items) + '}'
-    if isinstance(value, (list, tuple)): return '[' + ', '.join(map(in_toml, value)) + ']'
-    if isinstance(value, Method): return quoted(spell_method(value))
-    if isinstance(value, int): return str(value)
-    return quoted('embedded' if value is None else str(value))
+def plain_setting(
+    value:object, # A field of a study, or a part of it
+)->object:        # Texts, whole numbers, lists and mappings
+    "A setting as a file can hold it: a method by its name"
+    if isinstance(value, Mapping): return {k: plain_setting(v) for k,v in value.items()}
+    if isinstance(value, (list, tuple)): return [plain_setting(v) for v in value]
+    if isinstance(value, Method): return spell_method(value)
+    if isinstance(value, int): return value
+    return 'embedded' if value is None else str(value)
 
 # %% ../../nbs/experiments/80_study.ipynb #507e7eff
 def elsewhere(
@@ -433,11 +425,14 @@ def whole_names(
 # %% ../../nbs/experiments/80_study.ipynb #4c484313
 def write_toml(
     study:Study, # Of names only
+    out:str|Path|None=None, # Where it is to be run, a folder or a URL; left out if not given
 )->str:          # TOML
     "A study as a file has it; addresses are absolute"
+    from tomli_w import dumps
     values = {f.name: getattr(study, f.name) for f in fields(Study)}
     values |= {k: whole_names(study, k) for k in ('models', 'sources', 'evaluations')}
-    return ''.join(f'{k} = {in_toml(v)}\n' for k,v in values.items() if v is not None)
+    asked = {k: plain_setting(v) for k,v in values.items() if v is not None}
+    return dumps(asked if out is None else dict(asked, out=whole_place(out)))
 
 # %% ../../nbs/experiments/80_study.ipynb #651bb03e
 _PAPER = dict(n_sets=10, n_sequences=128, length=2048, n_evaluation=128)
