@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass,field
 from pathlib import Path
 import pandas as pd
-import torch
 from safetensors import SafetensorError,safe_open
 from torch import Tensor
 from .input_statistics import InputStatistics

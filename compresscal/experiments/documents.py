@@ -1,4 +1,4 @@
-"""What lies behind one value: the documents it was measured on, chance, flips, and what another measure sees
+"""What is behind one value: the documents it was measured on, chance, flips, and what another measure sees
 
 Docs: https://compresscal.github.io/compresscal/experiments/documents.html.md"""
 

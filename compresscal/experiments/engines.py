@@ -30,7 +30,7 @@ from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, en
 
 # %% ../../nbs/experiments/70_engines.ipynb #5d55c292
 def this_many(
-    threads:int|None, # As an engine was told
+    threads:int|None, # As an engine was given it
 )->int:               # Threads of a worker
     "The number asked for, or that of this process"
     if threads is not None: return threads
@@ -41,7 +41,7 @@ def this_many(
 def thread_names(
     threads:int, # Threads of a worker
 )->dict[str, str]: # Variables of the environment
-    "How libraries are told that are loaded later"
+    "How libraries that are loaded later know the number"
     return {name: str(threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
 
 # %% ../../nbs/experiments/70_engines.ipynb #d80262c3

@@ -21,7 +21,6 @@ import torch
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from .cells import Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
-from ..choosing.disjoint import shared_documents
 from ..core.files import give_usual_mode
 from .inputs import is_far, open_sets, saved_sets, text_names
 from ..models.loading import load_model
@@ -199,6 +198,7 @@ def shared_with(
     tokenizer:object,         # The model's tokenizer
 )->str:                       # Nothing where they are apart
     "What a measure reads of the documents in a calibration set"
+    from compresscal.choosing.disjoint import shared_documents
     kind = calibration.manifest.get('kind')
     if kind=='random': return ''
     if text is None and measure.whole and is_far(measure.whole):

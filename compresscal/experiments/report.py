@@ -46,7 +46,7 @@ STATISTIC_TABLES = dict(
     compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
                      'the probability that a set of a has the higher value.'),
     compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair.'),
-    ranges=('From the best source to the worst', 'How far the means of sources lie apart, beside what is expected when '
+    ranges=('From the best source to the worst', 'How far apart the means of sources are, beside what is expected when '
             'sets are dealt to the sources at random: with many sources, some range appears by chance.'),
     noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in '
            'another order or on another number of threads, beside that between sets.'),
