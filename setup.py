@@ -16,7 +16,7 @@ setup(
     classifiers=[f"Development Status :: {cfg['status']}", 'Intended Audience :: Science/Research', 'Intended Audience :: Developers',
                  'Topic :: Scientific/Engineering :: Artificial Intelligence', 'Programming Language :: Python :: 3',
                  f"Programming Language :: Python :: {cfg['min_python']}"],
-    packages=find_packages(include=[lib, f'{lib}.*']), package_data={lib: ['embedded/*']}, include_package_data=False, zip_safe=False,
+    packages=find_packages(include=[lib, f'{lib}.*']), package_data={lib: ['embedded/*', 'templates/*']}, include_package_data=False, zip_safe=False,
     install_requires=lines('requirements'),
     extras_require={key.removesuffix('_requirements'): lines(key) for key in cfg if key.endswith('_requirements')},
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f'{lib} = {lib}._modidx:d']),

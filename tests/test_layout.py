@@ -235,6 +235,10 @@ print('LOADED', loaded())"""
     assert 'study' in out and out.splitlines()[-1]=='LOADED []'
     assert lightest(code) < .5
 
+def test_asking_for_a_study_loads_no_tables_and_no_pictures():
+    code = loaded+"from compresscal.experiments.study import Study; Study(comparisons=[('docs', 'code')]); print(loaded())"
+    assert not {'pandas', 'matplotlib', 'datasets'} & set(ast.literal_eval(python(code)[0]))
+
 def test_public_names():
     "Each name that the package offers is defined where it says, and is part of that module's public names"
     import compresscal

@@ -8,12 +8,12 @@ Docs: https://compresscal.github.io/compresscal/commands/diagnosing.html.md"""
 __all__ = ['find_leaks', 'html_page', 'diagnose']
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #f1b101cb
-import html
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sources import is_written
@@ -27,7 +27,7 @@ from ..choosing.readings import profile
 from .console import CommandAnswer, check_out_file, check_out_folder, padded
 from ..compression.names import parse_method
 from ..core.files import write_atomically
-from ..core.tables import html_table, plain_text
+from ..core.tables import html_table, render
 from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, reference_text
 from ..experiments.inputs import window_length
 from ..models.blocks import decoder_blocks
@@ -58,36 +58,21 @@ def find_leaks(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #9d504de1
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222} \
-h1{font-size:1.6rem} h2{font-size:1.1rem;margin-top:2rem}
-figure{margin:1rem 0} svg{max-width:100%;height:auto} div.wide{overflow-x:auto} \
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.15rem .8rem .15rem 0;text-align:right;border-bottom:1px solid #ddd} \
-th:first-child,td:first-child{text-align:left} figcaption{color:#555;font-size:.9rem}"""
-
-def _shown(text): return html.escape(plain_text(text))
-
-def _drawn(picture):
-    "A picture within a page"
-    svg = picture.to_bytes('svg').decode().partition('<svg')[2]
-    caption = f'<figcaption>{_shown(picture.caption)}</figcaption>'
-    return f'<figure><svg role="img" aria-label="{_shown(picture.alt)}"{svg}{caption}</figure>'
+def _part(content):
+    "What a part of a page is, and what the template shows of it"
+    if isinstance(content, str): return 'text', content
+    if isinstance(content, list): return 'table', html_table(content)
+    drawing = Markup(content.to_bytes('svg').decode().partition('<svg')[2])
+    return 'picture', dict(alt=content.alt, caption=content.caption, drawing=drawing)
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #77d3c90b
 def html_page(
     title:str, # Its heading
     parts:dict,# Heading -> rows of a table, the head first, or a `Picture`, or a text
-)->str:        # HTML, complete in itself
+)->Markup:     # HTML, complete in itself
     "A page of tables and pictures"
-    def show(o):
-        if isinstance(o, str): return f'<p>{_shown(o)}</p>'
-        return html_table(o) if isinstance(o, list) else _drawn(o)
-    body = ''.join(f'<h2>{_shown(k)}</h2>{show(o)}' for k,o in parts.items())
-    head = _shown(title)
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><title>{head}</title>'
-            f'<style>{_STYLE}</style></head><body><h1>{head}</h1>{body}'
-            f'<p>compresscal {version("compresscal")}</p></body></html>')
+    shown = [(heading, *_part(content)) for heading,content in parts.items()]
+    return render('sets.html', title=title, parts=shown, version=version('compresscal'))
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #9450a7b0
 def _moments_bytes(model):

@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from markupsafe import Markup
+
 from ..calibration.generation import Sampling
 from ..calibration.sampling import require_positive
 from .console import CommandAnswer, as_json, check_out_file, check_out_folder, padded
 from ..compression.names import refuse_unused
 from ..core.files import write_atomically
-from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
+from ..core.tables import escape_markdown, markdown_table, one_line, render
 from ..experiments.figures import slug
 from ..experiments.inputs import find_model
 
 # %% ../../nbs/commands/50_summarizing.ipynb #03479184
-from ..experiments.report import PAGE_STYLE, frame_lines, html_picture, shown, titled_table, unfold
+from ..experiments.report import frame_lines, html_picture, titled_table
 from ..hallucination.hallucination import Hallucination, System, summary_pictures, summary_tables
 from ..hallucination.hallucination import system_means
 from ..hallucination.judges import parse_judge
@@ -194,44 +196,37 @@ def compare_summaries(
 _ALL = 300 # Words of a document that is shown whole
 
 def _evidence(summary, source):
-    "HTML of a summary and of what it was made from, all of which can be read"
+    "A summary and its document, marked, as HTML; of a long document what was copied, too"
     above, below = explain_overlap(summary, source)
-    n, whole = len(source.split()), f'<div class=source>{below.to_html()}</div>'
-    if n<=_ALL: return above.to_html()+whole
-    if not below.marks: return above.to_html()+'<p class=note>Nothing of it stands in the document:</p>'+whole
-    return above.to_html()+replace(below, context=40).to_html()+unfold('The whole document', whole, f'{n:,} words')
+    n = len(source.split())
+    copied = replace(below, context=40).to_html() if n>_ALL and below.marks else ''
+    return dict(summary=Markup(above.to_html()), source=Markup(below.to_html()), copied=Markup(copied),
+                long=n>_ALL, words=f'{n:,} words')
 
 def _riskiest(study, found, worst):
-    "HTML of the summaries with the greatest risk, of each system"
-    metric, parts = study.judged[0], []
+    "The name of each system and its summaries with the greatest risk"
+    metric, riskiest = study.judged[0], []
     for system,reviews in study.reviews.items():
         o, written = reviews[0], found[system][0]
         values = o[metric] if o.metric(metric).higher_is_better is False else -o[metric]
         order = [i for i in (-values).argsort() if values[i]==values[i] and not o.degenerate[i]][:worst]
-        if order: parts.append(f'<h3>{shown(system.name)}</h3>')
+        shown = []
         for i in order:
-            score = f'<p class=note>{shown(written.documents[i].id)}: {shown(metric)} {o[metric][i]:.3f}</p>'
-            parts.append(score+plain_text(_evidence(written.texts[i], written.sources[i])))
-    return ''.join(parts)
+            about = dict(document=written.documents[i].id, score=f'{o[metric][i]:.3f}')
+            shown.append(about|_evidence(written.texts[i], written.sources[i]))
+        riskiest.append((system.name, shown))
+    return riskiest
 
 # %% ../../nbs/commands/50_summarizing.ipynb #dc1d2aef
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">\
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Hallucination</title><style>{css}</style></head><body>\
-<h1>Hallucination</h1><p class=note>{size}</p>{figures}{tables}
-<h2>Summaries with the greatest risk</h2>{worst}</body></html>"""
-
 def _count(n, what): return f"{n:,} {what}{'s'*(n!=1)}"
 
 def _page(study, tables, pictures, found, worst):
     "All of it on one page"
-    def section(title, note, frame):
-        return f'<h2>{shown(title)}</h2><p class=note>{shown(note)}</p>{titled_table("", *frame_lines(frame))}'
     size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
-    figures = ''.join(html_picture(k, p) for k,p in pictures.items())
-    parts = ''.join(section(*o) for o in tables)
-    riskiest = _riskiest(study, found, worst)
-    return _PAGE.format(css=PAGE_STYLE, size=size, figures=figures, tables=parts, worst=riskiest)
+    figures = [html_picture(name, picture) for name,picture in pictures.items()]
+    shown = [(title, note, titled_table('', *frame_lines(frame))) for title,note,frame in tables]
+    return render('hallucination.html', size=size, figures=figures, tables=shown, metric=study.judged[0],
+                  worst=_riskiest(study, found, worst))
 
 # %% ../../nbs/commands/50_summarizing.ipynb #f264b2c6
 def _markdown(tables):

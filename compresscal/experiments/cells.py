@@ -24,7 +24,6 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from ..compression.methods import Method
-from ..compression.compress import compress
 from .jobs import Failure, torch_threads
 from ..models.loading import load_model
 from .measures import Measure
@@ -33,7 +32,6 @@ from .store import content_key
 from ..core.files import embedded_folder
 from ..core.patching import patch
 from ..core.tables import one_line
-from ..evaluation.perplexity import positions_at_once
 
 # %% ../../nbs/experiments/35_cells.ipynb #73f734c9
 @dataclass(frozen=True, eq=False)
@@ -327,6 +325,7 @@ def compress(
     job:Job, # What to make
 ):
     "Make of the dense model that of a job"
+    from compresscal.compression.compress import compress
     if job.method is None: return
     calibration = job.calibration and permuted(job.calibration, job.replicate)
     compress(self.model, job.method, calibration, output_errors=False, blocks=self.blocks, progress=False)
@@ -390,6 +389,7 @@ def reading_memory(
     length:int,            # Tokens in a window
 )->int:                    # Bytes
     "What a forward pass over held-out text takes: a few tensors inside a block, then logits three times over"
+    from compresscal.evaluation.perplexity import positions_at_once
     tokens, rows = WINDOWS*length, model.get_output_embeddings().weight.shape[0]
     return 4*max(4*tokens*width, 3*min(tokens, positions_at_once(model))*rows)
 

@@ -1,4 +1,4 @@
-"""What lies behind one value: the documents it was measured on, chance, flips, and what another measure sees
+"""What is behind one value: the documents it was measured on, chance, flips, and what another measure sees
 
 Docs: https://compresscal.github.io/compresscal/experiments/documents.html.md"""
 
@@ -38,6 +38,11 @@ _PARTS = dict(perplexity=('nats', 'tokens', 'perplexity'), word_perplexity=('nat
               byte_perplexity=('nats', 'bytes', 'perplexity'), bits_per_byte=('nats', 'bytes', 'ratio'),
               kl=('kl', 'tokens', 'ratio'), agreement=('agree', 'tokens', 'ratio'), flips=('flips', 'tokens', 'ratio'))
 
+def _parts(metric, documents):
+    "The scores that make up a metric, what they are divided by, and how; else its own scores and their mean"
+    top, bottom, statistic = _PARTS.get(metric, (metric, None, 'mean'))
+    return (top, bottom, statistic) if bottom in documents else (metric, None, 'mean')
+
 def document_scores(
     record:dict|None, # Of a cell
     metric:str,       # Name of the metric
@@ -45,27 +50,31 @@ def document_scores(
     "The scores of the documents behind a value"
     record = record or {}
     documents, value = record.get('documents') or {}, record.get('metrics', {}).get(metric, math.nan)
-    top, bottom, statistic = _PARTS.get(metric, (metric, None, 'mean'))
-    if bottom not in documents: top, bottom, statistic = metric, None, 'mean'
+    top, bottom, statistic = _parts(metric, documents)
     found = documents.get(top)
     if not found or isinstance(found[0], (list, str)) or not math.isfinite(value): return None
-    values = np.array(found, dtype=float)/(math.log(2) if metric=='bits_per_byte' else 1)
+    values = np.array(found, dtype=float)
+    if metric=='bits_per_byte': values = values/math.log(2) # from nats
     denominators = None if bottom is None else np.array(documents[bottom], dtype=float)
-    scores = DocumentScores(values, denominators, statistic, tuple(documents['id']) if 'id' in documents else None)
+    ids = tuple(documents['id']) if 'id' in documents else None
+    scores = DocumentScores(values, denominators, statistic, ids)
     return scores if math.isclose(scores.value, value, rel_tol=1e-6, abs_tol=1e-9) else None
 
 # %% ../../nbs/experiments/40_documents.ipynb #b1806315
 def _by_group(rows):
-    "Cells of each group by set"
+    "Cells of each group by set, without null controls"
     found = {}
-    for r in rows:
-        if not r['replicate']: found.setdefault(Group(*(r[k] for k in Group._fields)), {})[r['set']] = r['cell']
+    for row in rows:
+        if row['replicate']: continue
+        group = Group(*(row[k] for k in Group._fields))
+        found.setdefault(group, {})[row['set']] = row['cell']
     return found
 
-def _dense_record(cells, g, records):
+def _dense_record(cells, group, records):
     "The record of the dense model, where there is one"
-    cell = cells.get(g._replace(method='dense', source='none', n_sequences=0, length=0), {}).get(0)
-    return records(cell) if cell is not None else None
+    dense = group._replace(method='dense', source='none', n_sequences=0, length=0)
+    cell = cells.get(dense, {}).get(0)
+    return None if cell is None else records(cell)
 
 def _aligned(a, b):
     "Are the documents behind two values the same?"
@@ -74,23 +83,28 @@ def _aligned(a, b):
     return same and len(a.values)==len(b.values) and a.ids==b.ids
 
 # %% ../../nbs/experiments/40_documents.ipynb #161a3999
-def _scores_of_sets(g, cells, records, against_dense):
+def _scores_of_sets(group, cells, records, against_dense):
     "Scores of a group's sets on the same documents, [sets, documents]; denominators; statistic; or `None`"
-    scores = [document_scores(records(c), g.metric) for c in cells[g].values()]
-    if not against_dense: base = scores[0]
-    elif g.method=='dense': return None
-    else: base = document_scores(_dense_record(cells, g, records), g.metric)
-    if base is None or len(base.values)<2 or not all(s and _aligned(s, base) for s in scores): return None
+    scores = [document_scores(records(cell), group.metric) for cell in cells[group].values()]
+    base = scores[0]
+    if against_dense:
+        if group.method=='dense': return None
+        base = document_scores(_dense_record(cells, group, records), group.metric)
+    if base is None or len(base.values)<2: return None
+    if not all(s and _aligned(s, base) for s in scores): return None
     values = np.array([s.values for s in scores])
-    return values-base.values if against_dense else values, base.denominators, base.statistic
+    if against_dense: values = values-base.values
+    return values, base.denominators, base.statistic
 
 def _three_intervals(values, denominators, statistic, level):
     "The mean, and its ends over sets, over documents, and over both"
-    linear = linear_scores(values, denominators, statistic)
+    linear, unknown = linear_scores(values, denominators, statistic), (math.nan, math.nan)
     sets = summarize_values(linear.mean(1), level).interval
-    documents, both = summarize_values(linear.mean(0), level, COVERS[1]).interval, None
-    if len(values)>1: both = crossed_interval(values, denominators, statistic=statistic, level=level)
-    return linear.mean(), [end for o in (sets, documents, both) for end in (o or (math.nan, math.nan))[:2]]
+    documents = summarize_values(linear.mean(0), level, COVERS[1]).interval
+    several = len(values)>1
+    both = crossed_interval(values, denominators, statistic=statistic, level=level) if several else None
+    ends = [(interval or unknown)[:2] for interval in (sets, documents, both)]
+    return linear.mean(), [*ends[0], *ends[1], *ends[2]]
 
 # %% ../../nbs/experiments/40_documents.ipynb #57e9e75a
 _ENDS = [f'{over}_{end}' for over in ('sets', 'documents', 'both') for end in ('low', 'high')]
@@ -121,12 +135,15 @@ def _guessing(dense, questions, counts, level):
 
 def _flips(before, records, metric):
     "Means over cells of the shares of answers lost and gained"
-    answers = [document_scores(r, metric) for r in records]
-    if before: answers = [a for a in answers if a and _aligned(before, a)]
-    same = [a for a in answers if before and np.isin([before.values, a.values], [0, 1]).all()]
-    found = [compare_answers(before.values, a.values) for a in same]
-    if not found: return math.nan, math.nan
-    return float(np.mean([f.lost/f.n for f in found])), float(np.mean([f.gained/f.n for f in found]))
+    lost, gained = [], []
+    for record in records if before else ():
+        after = document_scores(record, metric)
+        if after is None or not _aligned(before, after): continue
+        if not np.isin([before.values, after.values], [0, 1]).all(): continue
+        turned = compare_answers(before.values, after.values)
+        lost.append(turned.lost/turned.n)
+        gained.append(turned.gained/turned.n)
+    return (float(np.mean(lost)), float(np.mean(gained))) if lost else (math.nan, math.nan)
 
 def _test_error(values, questions):
     "The mean of the standard errors that so many questions leave in each accuracy"
@@ -150,18 +167,21 @@ def accuracy(
     return pd.DataFrame(lines, columns=[*Group._fields, *_ACCURACY])
 
 # %% ../../nbs/experiments/40_documents.ipynb #0264b124
-def _accuracy_line(g, cells, groups, questions, records, level):
+def _accuracy_line(group, cells, groups, questions, records, level):
     "A method and source on a task"
-    before, after = _dense_record(cells, g, records), [records(c) for c in cells[g].values()]
+    values = groups[group].values()
+    before, after = _dense_record(cells, group, records), [records(cell) for cell in cells[group].values()]
     counts = (before or next(filter(None, after), {})).get('counts', {})
-    n, dense, chance = questions[next(iter(cells[g].values()))], dense_value(groups, g), counts.get('chance', math.nan)
-    s = summarize_values(groups[g].values(), level)
-    low, high = s.interval or (math.nan, math.nan)
+    chance, dense = counts.get('chance', math.nan), dense_value(groups, group)
+    n = questions[next(iter(cells[group].values()))]
     mark = _guessing(dense, n, counts, level)
     interpret = None if math.isnan(chance) else not mark
-    lost, gained = _flips(document_scores(before, g.metric), after, g.metric)
-    return [*g, n, chance, dense, mark, interpret, s.n, s.mean, 0. if g.source=='none' else s.sd, low, high,
-            _test_error(groups[g].values(), n), s.mean-dense, lost, gained, lost+gained]
+    found = summarize_values(values, level)
+    low, high = found.interval or (math.nan, math.nan)
+    spread = 0. if group.source=='none' else found.sd
+    lost, gained = _flips(document_scores(before, group.metric), after, group.metric)
+    return [*group, n, chance, dense, mark, interpret, found.n, found.mean, spread, low, high,
+            _test_error(values, n), found.mean-dense, lost, gained, lost+gained]
 
 # %% ../../nbs/experiments/40_documents.ipynb #a8f030f1
 def _measures(rows):
@@ -169,11 +189,9 @@ def _measures(rows):
     first = headlines(rows)
     return [e for e,m in first.items() if lower_is_better(m)], [e for e,m in first.items() if is_accuracy(m)]
 
-def _tell_apart(q, t):
-    "What two measures say about one pair: (difference, low, high) of each"
-    told = [bool(low>0 or high<0) for _,low,high in (q, t)]
-    opposite = all(told) and bool(q[0]*t[0]>0) # worse perplexity, better accuracy, or both the other way round
-    return told, opposite
+def _shows(difference, low, high):
+    "Does the interval of a difference exclude zero?"
+    return bool(low>0 or high<0)
 
 # %% ../../nbs/experiments/40_documents.ipynb #f057db68
 _PAIR = ['model', 'quality', 'task', 'of', 'within', 'n_sequences', 'length', 'a', 'b', 'quality_difference',
@@ -188,10 +206,12 @@ def _pair_lines(of, frame, within, quality, tasks):
         if q not in by or t not in by: continue
         both = by[q].add_suffix('_q').join(by[t].add_suffix('_t'), how='inner').dropna()
         for (model,*setting),numbers in zip(both.index, both.to_numpy()):
-            of_q, of_t = numbers[:3], numbers[3:]
-            told, opposite = _tell_apart(of_q, of_t)
-            hides = '' if told[0]==told[1] else t if told[0] else q
-            yield [model, q, t, of, *setting, of_q[0], told[0], of_t[0], told[1], hides, opposite]
+            of_q, of_t = numbers[:3], numbers[3:] # difference, low, high
+            q_shows, t_shows = _shows(*of_q), _shows(*of_t)
+            hides = '' if q_shows==t_shows else t if q_shows else q
+            # worse perplexity and better accuracy, or both the other way round
+            opposite = q_shows and t_shows and bool(of_q[0]*of_t[0]>0)
+            yield [model, q, t, of, *setting, of_q[0], q_shows, of_t[0], t_shows, hides, opposite]
 
 # %% ../../nbs/experiments/40_documents.ipynb #c05fdaa4
 def hidden(
@@ -233,8 +253,10 @@ def rank_agreement(
         wanted = (model, evaluation, first[evaluation])
         return {g[3:]: v for g,v in groups.items() if g[:3]==wanted}
     for model,q,t in product(dict.fromkeys(g.model for g in groups), quality, tasks):
-        shared = [v for v in _both(of(model, q), of(model, t)).values() if v]
-        n_models, between = _agreement([np.mean(v, axis=0) for v in shared])
-        n_sets, within = _agreement([np.subtract(pair, np.mean(v, axis=0)) for v in shared if len(v)>1 for pair in v])
+        of_sets = [pairs for pairs in _both(of(model, q), of(model, t)).values() if pairs]
+        means = [np.mean(pairs, axis=0) for pairs in of_sets]
+        n_models, between = _agreement(means)
+        several = [(pairs, mean) for pairs,mean in zip(of_sets, means) if len(pairs)>1]
+        n_sets, within = _agreement([np.subtract(pair, mean) for pairs,mean in several for pair in pairs])
         lines.append([model, q, t, n_models, between, n_sets, within])
     return pd.DataFrame(lines, columns=['model', 'quality', 'task', 'models', 'between', 'sets', 'within'])

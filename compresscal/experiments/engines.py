@@ -30,7 +30,7 @@ from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, en
 
 # %% ../../nbs/experiments/70_engines.ipynb #5d55c292
 def this_many(
-    threads:int|None, # As an engine was told
+    threads:int|None, # As an engine was given it
 )->int:               # Threads of a worker
     "The number asked for, or that of this process"
     if threads is not None: return threads
@@ -41,7 +41,7 @@ def this_many(
 def thread_names(
     threads:int, # Threads of a worker
 )->dict[str, str]: # Variables of the environment
-    "How libraries are told that are loaded later"
+    "How libraries that are loaded later know the number"
     return {name: str(threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
 
 # %% ../../nbs/experiments/70_engines.ipynb #d80262c3
@@ -109,13 +109,16 @@ def _number(path, key=None):
         return int(words[position])
 
 # %% ../../nbs/experiments/70_engines.ipynb #bb3bbffd
+def _limits(controller, root, limit_of):
+    "The limits that the control groups of this process set, as `limit_of` reads them"
+    found = [limit_of(group) for group in control_groups(controller, root)]
+    return [o for o in found if o is not None]
+
 def free_memory(
     root:Path=Path('/'), # Where the file system begins
 )->int:                  # Bytes
     "Memory that new processes can have, within the container's limit"
-    limits = [_free_in(group) for group in control_groups('memory', root)]
-    known = [o for o in limits if o is not None]
-    return max(min([psutil.virtual_memory().available, *known]), 0)
+    return max(min([psutil.virtual_memory().available, *_limits('memory', root, _free_in)]), 0)
 
 _memory_files = (('max', 'current', 'inactive_file'), ('limit_in_bytes', 'usage_in_bytes', 'total_inactive_file'))
 
@@ -136,8 +139,7 @@ def free_cores(
 )->int:                  # Whole cores, at least one
     "Cores that this process may use, within the container's limit"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    limits = [_cores_in(group) for group in control_groups('cpu', root)]
-    return min([cores, *(o for o in limits if o)])
+    return min([cores, *_limits('cpu', root, _cores_in)])
 
 def _cores_in(group):
     "Whole cores that a control group allows; None where it sets no limit"
@@ -331,6 +333,12 @@ def check_readable(
         if error: raise unreadable(what, name, error) from error
 
 # %% ../../nbs/experiments/70_engines.ipynb #5ec93f78
+def _check_workers(engine):
+    "Raise where the settings of an engine with workers cannot be"
+    require_numbers(1, workers=engine.workers, threads=engine.threads, memory=engine.memory)
+    require_numbers(0, retries=engine.retries)
+    require_seconds(engine.timeout)
+
 @dataclass(frozen=True)
 class Pool:
     "Jobs in several processes of this machine"
@@ -340,10 +348,7 @@ class Pool:
     retries: int=1         # How often a job is tried again after its worker died
     timeout: float|None=None # Seconds that a job may take; a job over it is ended and has failed
 
-    def __post_init__(self):
-        require_numbers(1, workers=self.workers, threads=self.threads, memory=self.memory)
-        require_numbers(0, retries=self.retries)
-        require_seconds(self.timeout)
+    def __post_init__(self): _check_workers(self)
 
 # %% ../../nbs/experiments/70_engines.ipynb #35c744d3
 @patch
@@ -468,9 +473,7 @@ class Ray:
     timeout: float|None=None # Seconds that a job may take; a job over it is ended and has failed
 
     def __post_init__(self):
-        require_numbers(1, workers=self.workers, threads=self.threads, memory=self.memory)
-        require_numbers(0, retries=self.retries)
-        require_seconds(self.timeout)
+        _check_workers(self)
         for name,value in dict(cpus=self.cpus, gpus=self.gpus).items():
             if isinstance(value, (int, float)) and value>=0: continue
             raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}")

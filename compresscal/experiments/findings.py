@@ -347,12 +347,12 @@ def _without_text(rows):
 
 # %% ../../nbs/experiments/05_findings.ipynb #1083d2da
 def _apart(values):
-    "How far numbers lie apart"
+    "How far apart numbers are"
     if len({*map(repr, values)})==1: return 0.
     return max(values)-min(values) if all(map(math.isfinite, values)) else math.inf
 
 def _allowed(rows, again):
-    "How far the values of each may lie apart"
+    "How far apart the values of each may be"
     quietest = noise(rows).groupby(['model', 'evaluation', 'metric']).noise.min()
     def of(key, values, documents):
         share = 1/documents if documents and _is_share(key[2]) else 0.

@@ -104,7 +104,7 @@ def torch_threads(
 def checked(
     groups:Sequence, # Groups of jobs
 )->list[list]:       # The same without empty groups
-    "Refuse jobs that could not be told apart"
+    "Refuse jobs that cannot be distinguished"
     groups = [list(g) for g in groups]
     double = [id for id,n in Counter(id for g in groups for id,_ in g).items() if n>1]
     if double: raise ValueError(f"`groups` must give each job an id of its own, got {double[0]!r} twice")

@@ -24,8 +24,6 @@ from ..calibration.sources import read_value
 from ..core.files import embedded_folder
 from ..core.patching import patch
 from ..core.spelling import parse_mixture
-from ..evaluation.fidelity import fidelity, remember
-from ..evaluation.perplexity import perplexity, text_rows
 from .inputs import file_places, hub_place, local_files, require_people, text_places
 from .inputs import whole_address, whole_name
 from ..models.blocks import fingerprint
@@ -112,13 +110,14 @@ class PerplexityMeasure(Measure):
     def settings(self): return dict(measure='perplexity')
     def elsewhere(self): return replace(self, text=whole_name(self.text))
     def measure(self, model, tokenizer, text, reference=None, progress=False):
+        from compresscal.evaluation.perplexity import perplexity
         return _perplexity_result(perplexity(model, text, tokenizer, progress=progress))
 
 # %% ../../nbs/experiments/25_measures.ipynb #4f09b6fc
 def file_content(
     path:str|Path # A file, a folder or a pattern
 )->list[dict]:    # Size and hash of each file, in the order of their names; empty where there is none
-    "What files hold, wherever they lie"
+    "What files hold, wherever they are"
     found = map(Path, local_files(path))
     return [dict(size=o.stat().st_size, sha256=hashlib.sha256(o.read_bytes()).hexdigest()) for o in found]
 
@@ -128,6 +127,7 @@ def named_text(
     source:str, # Name of an installed source, or of a set on the Hub
 )->dict:        # Ready for JSON
     "What says which text a name stands for today"
+    from compresscal.evaluation.perplexity import text_rows
     if source in installed_sources or source in hub_texts and hub_texts[source].articles:
         text = '\0'.join(text_rows(source, 'test')).encode('utf-8', 'surrogatepass')
         return dict(bytes=len(text), sha256=hashlib.sha256(text).hexdigest())
@@ -197,6 +197,7 @@ def check(self:GPTQPerplexityMeasure, model=None, tokenizer=None):
 @patch
 def measure(self:GPTQPerplexityMeasure, model, tokenizer, text=None, reference=None, progress=False)->dict:
     "Perplexity, with the sums of each window"
+    from compresscal.evaluation.perplexity import perplexity
     how = dict(length=self.length, max_windows=self.limit, protocol='gptq', progress=progress)
     return _perplexity_result(perplexity(model, self.source, tokenizer, **how))
 
@@ -212,12 +213,14 @@ class FidelityMeasure(Measure):
     def settings(self): return dict(measure='fidelity')
     def elsewhere(self): return replace(self, text=whole_name(self.text))
     def reference(self, model, tokenizer, text, progress=False):
+        from compresscal.evaluation.fidelity import remember
         return remember(model, text, tokenizer, progress=progress)
 
 # %% ../../nbs/experiments/25_measures.ipynb #8bbfaacb
 @patch
 def measure(self:FidelityMeasure, model, tokenizer, text, reference=None, progress=False)->dict:
     "Divergence, agreement and flips, with the sums of each window"
+    from compresscal.evaluation.fidelity import fidelity
     if reference is None:
         raise ValueError(f"`reference` must be what {type(self).__name__}.reference made of the dense model, got None")
     found = fidelity(reference, model, progress=progress)
@@ -343,7 +346,7 @@ class SummariesMeasure(Measure):
     n:int|None=None      # How many documents to sample; None: all
     split:str|None=None  # Part of the set; None: the first that it has
     seed:int=0           # Decides the sample
-    prompt:str='after'   # What the model is told: a name of `PROMPTS`, or a template with `{document}`
+    prompt:str='after'   # What the model is asked: a name of `PROMPTS`, or a template with `{document}`
     max_tokens:int=128   # Most tokens of a summary
     judges:str=''        # Judges by name, joined by `+`; within their names `;` stands for the comma
     dependence:bool=False# Ask the model how much its words owe to the document?
@@ -377,7 +380,7 @@ def weights_identity(
 # %% ../../nbs/experiments/25_measures.ipynb #6353dbbd
 def named_weights(
     settings:dict, # Of a judge
-)->list[dict]:     # An identity for each name in it that stands alone; empty where everything is said
+)->list[dict]:     # An identity for each name in it that comes without one; empty where everything is said
     "What the names of models in a judge's settings stand for"
     found = [o for v in settings.values() if isinstance(v, dict) for o in named_weights(v)]
     said = settings.keys()&{'files', 'fingerprint', 'function'}

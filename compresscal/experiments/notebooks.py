@@ -83,17 +83,20 @@ _CELLS = [
 
 # %% ../../nbs/experiments/75_notebooks.ipynb #af0bb909
 def _cell(kind, text, tags=()):
-    "A cell of a notebook"
-    name, about = hashlib.sha256(text.encode()).hexdigest()[:8], dict(tags=[*tags]) if tags else {}
-    cell = dict(cell_type=kind, id=name, metadata=about, source=text.splitlines(keepends=True))
-    return cell|(dict(execution_count=None, outputs=[]) if kind=='code' else {})
+    "A cell of a notebook, called by what is in it: the same study gives the same file"
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+    made = new_code_cell if kind=='code' else new_markdown_cell
+    name = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return made(text, id=name, metadata=dict(tags=[*tags]) if tags else {})
 
 def _notebook(cells):
-    "A notebook as text"
+    "A notebook as text, checked"
+    import nbformat
     kernel = dict(display_name='Python 3', language='python', name='python3')
     about = dict(kernelspec=kernel, language_info=dict(name='python'))
-    notebook = dict(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)
-    return json.dumps(notebook, indent=1, ensure_ascii=False)+'\n'
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=about)
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook)+'\n'
 
 # %% ../../nbs/experiments/75_notebooks.ipynb #8c400f78
 _RUNNING = dict(out='compresscal-study', engine='local', progress=True) # how a study is run, beside what it asks

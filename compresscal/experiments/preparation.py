@@ -13,6 +13,7 @@ import os, shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ import torch
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from .cells import Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
-from ..choosing.disjoint import shared_documents
 from ..core.files import give_usual_mode
 from .inputs import is_far, open_sets, saved_sets, text_names
 from ..models.loading import load_model
@@ -144,21 +144,21 @@ def _sets_given(study, store, name, sets):
     if len(sizes)==1: sizes = (len(sets[0]),)
     return _nested(name, sets, sizes, sets[0].length)
 
-def _sets_drawn(study, name, source, draw_some):
+def _sets_drawn(study, name, source, draw_from):
     "The sets of a source by its name: for each length the largest are drawn"
     sizes, found = _several(study.n_sequences), {}
     for length in _several(study.length):
-        largest = draw_some(source, study.n_sets, max(sizes), length, 'calibration')
-        found |= _nested(name, largest, sizes, length)
+        largest = dict(n_sets=study.n_sets, n_sequences=max(sizes), length=length)
+        found |= _nested(name, draw_from(source, largest, 'calibration'), sizes, length)
     return found
 
 # %% ../../nbs/experiments/65_preparation.ipynb #6768ec69
-def _held_out(study, draw_some):
+def _held_out(study, draw_from):
     "Held-out text by measure, in windows of the greatest length"
+    size = dict(n_sets=1, n_sequences=study.n_evaluation, length=max(_several(study.length)))
     found = {}
     for name,(measure,text) in measured(study).items():
-        if text is None and measure.text:
-            text, = draw_some(measure.text, 1, study.n_evaluation, max(_several(study.length)), 'test')
+        if text is None and measure.text: text, = draw_from(measure.text, size, 'test')
         if text is not None: found[name] = text
     return found
 
@@ -171,16 +171,13 @@ def gather(
     progress:bool=True,    # Show a progress bar while the model writes text
 )->tuple[dict, dict]:  # Calibration sets by (source, sequences, length); held-out text by measure
     "The calibration sets and the evaluation text of one model"
-    def draw_some(source, n_sets, n_sequences, length, split):
-        size = dict(n_sets=n_sets, n_sequences=n_sequences, length=length)
-        return draw(study, store, model, tokenizer, source, size, split, progress)
-
-    given = {name: given_sets(study, name, source, tokenizer) for name,source in named(study.sources).items()}
-    sets = {}
-    for name,source in named(study.sources).items():
-        if given[name]: sets |= _sets_given(study, store, name, given[name])
-        else: sets |= _sets_drawn(study, name, source, draw_some)
-    return sets, _held_out(study, draw_some)
+    draw_from = partial(draw, study, store, model, tokenizer, progress=progress)
+    sources, sets = named(study.sources), {}
+    given = {name: given_sets(study, name, source, tokenizer) for name,source in sources.items()}
+    for name,source in sources.items(): # all that are given have been checked before the first is drawn
+        if given[name] is None: sets |= _sets_drawn(study, name, source, draw_from)
+        else: sets |= _sets_given(study, store, name, given[name])
+    return sets, _held_out(study, draw_from)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #5004b442
 def hub_places(
@@ -201,6 +198,7 @@ def shared_with(
     tokenizer:object,         # The model's tokenizer
 )->str:                       # Nothing where they are apart
     "What a measure reads of the documents in a calibration set"
+    from compresscal.choosing.disjoint import shared_documents
     kind = calibration.manifest.get('kind')
     if kind=='random': return ''
     if text is None and measure.whole and is_far(measure.whole):

@@ -178,7 +178,7 @@ def _ahead(jobs, states, running, working):
         n = sum(states[cell] in open_states for cell in job['cells'])
         if n: yield job['kind'], n/len(job['cells']), running.get(job['id'], 0.)
 
-def _estimate(ahead, spent, workers):
+def _estimate(spent, ahead, workers):
     "Seconds to go, whether some time is not known, and what the estimate rests on"
     to_go, unknown = time_to_go(spent, ahead, workers)
     about = []
@@ -187,26 +187,35 @@ def _estimate(ahead, spent, workers):
     return to_go, bool(unknown), ', '.join(about)
 
 # %% ../../nbs/experiments/60_progress.ipynb #aeb771e9
+def _jobs(plan, cells):
+    "The jobs of a plan; without a plan each cell is a job"
+    return plan.get('jobs', [dict(id=cell, label='', kind='', cells=[cell]) for cell in sorted(cells)])
+
 def status(
     folder:str|Path, # A study's folder, or its URL
 )->Status:
     "How far a study is"
-    at, working = _open(str(folder))
-    plan = read_json(at/'plan.json') or {}
-    done = {p.stem for p in (at/'cells').glob('*.json')}
-    failed, marks = _failures(at, working, plan.get('started', '')), _marks(at)
-    running = {} if working is False else {job: _age(m['started']) for job,m in marks.items()} # seconds of each
-    unplanned = [dict(id=cell, label='', kind='', cells=[cell]) for cell in sorted(done|failed.keys())]
-    jobs = plan.get('jobs', unplanned)
+    place, working = _open(str(folder))
+    plan = read_json(place/'plan.json') or {}
+    done = {p.stem for p in (place/'cells').glob('*.json')}
+    failed = _failures(place, working, plan.get('started', ''))
+    marks = _marks(place)
+    running = {} if working is False else {job: _age(mark['started']) for job,mark in marks.items()} # seconds of each
+    interrupted = len(marks) if working is False else 0
+    jobs = _jobs(plan, {*done, *failed})
     states = _states(jobs, done, running, failed)
-    spent = seconds_spent(at, {job['id']: job['kind'] for job in jobs})
+    to_go, at_least, about = _time_ahead(place, plan, jobs, states, running, working)
+    n = Counter(states.values())
+    return Status(str(folder), working, n['done'], n['running'], n['failed'], n['left'], interrupted, to_go, at_least,
+                  about, _running_jobs(jobs, marks, running), _failed_cells(jobs, states, failed))
+
+# %% ../../nbs/experiments/60_progress.ipynb #946ef1cb
+def _time_ahead(folder, plan, jobs, states, running, working):
+    "The estimate for a study, where it has a plan"
+    spent = seconds_spent(folder, {job['id']: job['kind'] for job in jobs})
     workers = max(len(running), 1) if working else plan.get('workers', 1)
-    to_go, at_least, about = _estimate([*_ahead(jobs, states, running, working)], spent, workers)
-    if not plan: to_go, about = None, 'the folder holds no plan'
-    counts = Counter(states.values())
-    return Status(str(folder), working, *(counts[s] for s in ('done', 'running', 'failed', 'left')),
-                  len(marks) if working is False else 0, to_go, at_least, about,
-                  _running_jobs(jobs, marks, running), _failed_cells(jobs, states, failed))
+    to_go, at_least, about = _estimate(spent, [*_ahead(jobs, states, running, working)], workers)
+    return (to_go, at_least, about) if plan else (None, at_least, 'the folder holds no plan')
 
 # %% ../../nbs/experiments/60_progress.ipynb #44803ba4
 def _running_jobs(jobs, marks, running):

@@ -232,7 +232,7 @@ def accuracy(self:Results)->pd.DataFrame:
 
 @patch
 def hidden(self:Results)->pd.DataFrame:
-    "Pairs that perplexity or accuracy alone tells apart"
+    "Pairs that perplexity or accuracy alone distinguishes"
     return documents.hidden(self.rows)
 
 @patch

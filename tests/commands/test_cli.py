@@ -372,12 +372,12 @@ def test_study_from_a_file(capsys, tmp_path, tiny_checkpoint):
     assert main(['study', str(tmp_path/'s.toml'), '--save', str(tmp_path/'s.ipynb')])==0 and 'parameters' in (tmp_path/'s.ipynb').read_text()
 
 def test_failed_cells_have_a_code_of_their_own(capsys, tmp_path, tiny_checkpoint, monkeypatch):
-    from compresscal.experiments import cells
-    real = cells.compress
+    from compresscal.compression import compress as module
+    real = module.compress
     def fails(model, method, *args, **kwargs):
         if method.label=='Wanda 2:4': raise ValueError('not this one')
         return real(model, method, *args, **kwargs)
-    monkeypatch.setattr(cells, 'compress', fails)
+    monkeypatch.setattr(module, 'compress', fails)
     asked = study('--model', tiny_checkpoint, '--methods', 'wanda:2:4', 'magnitude:2:4', '--sources', 'random', '--sets', 1, '--replicates', 0, '--out', tmp_path/'s')
     said = document(capsys, *asked, code=3)
     assert len(said['failures'])==1 and {r['method'] for r in said['rows'] if r['value'] is not None}=={'dense', 'Magnitude 2:4'}

@@ -8,7 +8,7 @@ from compresscal.compression.methods import RTN
 from compresscal.compression.compress import compress
 from compresscal.compression.methods import AWQ, GPTQ, Combined, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.compression.grids import choose_grid, round_to_grid
-from compresscal.compression.compression_report import CompressionReport, StoredCodes, output_energy, saved_facts
+from compresscal.compression.compression_report import CompressionReport, StoredCodes, folder_sizes, output_energy
 from test_compress import make, rows
 from test_grids import old_tensors, quantized
 
@@ -69,9 +69,10 @@ def test_nobody_reads_nothing_is_computed(monkeypatch):
 
 def test_bulk_runs_do_not_measure(monkeypatch):
     "A study compresses thousands of times and reads no output error"
+    from compresscal.compression import compress as module
     import compresscal.experiments.cells as cells
     seen = []
-    monkeypatch.setattr(cells, 'compress', lambda *o, **kwargs: seen.append(kwargs))
+    monkeypatch.setattr(module, 'compress', lambda *o, **kwargs: seen.append(kwargs))
     worker = object.__new__(cells.CellWorker)
     worker.model = worker.blocks = None
     worker.compress(type('Job', (), dict(method=Wanda(.5), calibration=None, replicate=0))())
@@ -141,12 +142,15 @@ def test_failing_to_write_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError): stored.save(0, block(0, bits=2))
     assert [o.name for o in tmp_path.iterdir()]==['codes-00000.safetensors'] and next(iter(stored.values())).bits==4
 
-def test_facts_of_a_saved_model(tmp_path):
+def test_sizes_of_a_folder(tmp_path):
     save_file({'a': torch.zeros(1000, 500), 'b': torch.zeros(10, dtype=torch.bfloat16)}, tmp_path/'model.safetensors')
-    assert saved_facts(tmp_path)=='Saved: dense weights in float32 and bfloat16, 2.0 MB, which other tools read.'
+    weights = (tmp_path/'model.safetensors').stat().st_size
+    assert folder_sizes(tmp_path)==dict(weights=weights, all=weights) and weights>2_000_000
     StoredCodes(tmp_path).save(0, block(0))
-    size = (tmp_path/'codes-00000.safetensors').stat().st_size
-    assert saved_facts(tmp_path).endswith(f'beside them codes, scales and zeros, {size/1e3:.1f} kB, which compresscal reads (`StoredCodes`).')
+    (tmp_path/'deep').mkdir()
+    (tmp_path/'deep'/'other.safetensors').write_bytes(b'12345') # of another model
+    codes = (tmp_path/'codes-00000.safetensors').stat().st_size
+    assert folder_sizes(str(tmp_path))==dict(weights=weights, codes=codes, all=weights+codes+5)
 
 # names
 

@@ -165,11 +165,12 @@ def test_own_measures():
 
 def test_a_named_text_is_known_by_its_content(monkeypatch):
     "Another version of the installed packages, or of WikiText, is another text"
+    from compresscal.evaluation import perplexity
     from compresscal.experiments import measures
     found = []
     for rows in (['one', 'two'], ['one', 'two and more'], ['one', 'two']):
         measures.named_text.cache_clear()
-        monkeypatch.setattr(measures, 'text_rows', lambda source, split: rows)
+        monkeypatch.setattr(perplexity, 'text_rows', lambda source, split: rows)
         found.append([GPTQPerplexityMeasure(o).identity() for o in ('docs', 'wikitext')])
     measures.named_text.cache_clear()
     assert found[0]==found[2] and found[0][0]!=found[1][0] and found[0][1]!=found[1][1]

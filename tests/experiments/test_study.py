@@ -328,12 +328,12 @@ class Breaks(Measure):
 @pytest.fixture
 def compressions(monkeypatch):
     "The methods by which models were compressed, in order"
-    from compresscal.experiments import cells
-    found, real = [], cells.compress
+    from compresscal.compression import compress as module
+    found, real = [], module.compress
     def compress(model, method, *args, **kwargs):
         found.append(method)
         return real(model, method, *args, **kwargs)
-    monkeypatch.setattr(cells, 'compress', compress)
+    monkeypatch.setattr(module, 'compress', compress)
     return found
 
 @pytest.mark.parametrize('where, says', [('measure', 'cannot be measured'), ('reference', 'nothing to remember'), ('result', 'must give numbers of Python')])
