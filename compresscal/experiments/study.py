@@ -38,7 +38,7 @@ from .preparation import cells_of, check_given, in_groups, measured, named, prep
 from .report import write_results
 from .results import Results
 from .store import Store, content_key, open_store
-from ..statistics.uncertainty import distinct_pairs
+from ..statistics.comparisons import distinct_pairs
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
