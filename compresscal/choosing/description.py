@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Mapping,Sequence
 from dataclasses import dataclass,field
 import numpy as np, pandas as pd, torch
-from scipy.optimize import brentq
 from .distances import SetDistance,count_ngrams,distance
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels,plot_lines
@@ -27,11 +26,14 @@ def zipf_exponent(
     counts, # How often each distinct token occurs, in any order
 )->float:   # nan for fewer than two distinct tokens
     "Exponent of a power law of rank, by maximum likelihood over ranks"
+    from scipy.optimize import brentq
     counts = np.sort(np.asarray(counts, dtype=np.float64)[np.asarray(counts)>0])[::-1]
     if len(counts)<2: return float('nan')
     logs = np.log(np.arange(1, len(counts)+1))
     mean = counts@logs/counts.sum()
-    def excess(s): p = np.exp(-s*logs); return p@logs/p.sum()-mean
+    def excess(s):
+        p = np.exp(-s*logs)
+        return p@logs/p.sum()-mean
     return float(brentq(excess, -1, 100))
 
 # %% ../../nbs/choosing/40_description.ipynb #926d31c7
@@ -91,7 +93,7 @@ def row_origin(
 def written_by_model(
     calibration:CalibrationSet, # A set
 )->torch.Tensor:                # `[sequences]`, bool
-    "Which sequences a model wrote, as far as the manifest tells"
+    "Which sequences a model wrote, as far as the manifest says"
     return torch.tensor([row_origin(calibration.manifest, i)[0].get('kind')=='self' for i in range(len(calibration))])
 
 # %% ../../nbs/choosing/40_description.ipynb #12e48a99
