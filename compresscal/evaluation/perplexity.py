@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/evaluation/perplexity.html.md"""
 
 # %% auto #0
 __all__ = ['protocols', 'run_decoder', 'positions_at_once', 'apply_head', 'target_losses', 'token_losses', 'cut_windows',
-           'Perplexity', 'text_rows', 'text_identity', 'read_windows', 'window_batches', 'perplexity']
+           'Perplexity', 'text_rows', 'read_windows', 'window_batches', 'perplexity']
 
 # %% ../../nbs/evaluation/10_perplexity.ipynb #49cefeb0
 import math,os
@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from ..calibration.calibration_set import CalibrationSet
-from ..core.files import file_fingerprint
 from ..core.patching import patch
 from ..core.tables import markdown_table,plain_text
-from ..text.corpora import Corpus, dataset_revision, hub_texts, open_corpus, row_text, source_identity
+from ..text.corpora import Corpus, hub_texts, open_corpus, row_text
 from ..models.blocks import context_length,evaluation_mode,replace_forward
 
 # %% ../../nbs/evaluation/10_perplexity.ipynb #88bf25dd
@@ -332,19 +331,6 @@ def text_rows(
 )->list[str]:        # Texts in order; the lines of a plain text file, the rows of WikiText
     "The rows of a text as protocols join them"
     return list(_rows_of(source, split))
-
-# %% ../../nbs/evaluation/10_perplexity.ipynb #c908c056
-def text_identity(
-    source,          # As `text_rows` takes it
-    split:str='test' # Part of a source that has several
-)->dict:             # Ready for JSON; nothing is downloaded
-    "What decides the text that a protocol reads"
-    if _has_articles(source):
-        text = hub_texts[source]
-        return dict(kind='hub', path=text.path, config=text.config, split=split, revision=dataset_revision(text.path))
-    if isinstance(source, (str,Path)) and Path(source).suffix in _line_kinds:
-        return dict(kind='files', files=[file_fingerprint(Path(source).expanduser())], rows='lines')
-    return source_identity(source, split=split)
 
 # %% ../../nbs/evaluation/10_perplexity.ipynb #b2fca604
 def _enough_rows(rows, tokenizer, tokens, progress):

@@ -221,7 +221,7 @@ def rows_stamp(
 # %% ../../nbs/evaluation/30_task_files.ipynb #007069ca
 def _cut(text, start, size):
     "Where a part of at most `size` characters ends, between two words; `None` if it would be shorter than half of that"
-    some = text[start:start+size+1] # the last character only tells whether a word ends
+    some = text[start:start+size+1] # the last character only says whether a word ends
     ends = [o.start() for o in re.finditer(r'(?<=\S) (?=\S)', some)]
     return start+ends[-1] if ends and ends[-1]>size//2 else None
 

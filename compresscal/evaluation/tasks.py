@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/evaluation/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['continuation_tasks', 'TaskModel', 'score_pairs', 'TaskScore', 'TaskScores', 'score_rows', 'HarnessModel', 'load_task',
-           'task_settings', 'task_identity', 'evaluate_tasks']
+           'task_settings', 'evaluate_tasks']
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #1d0371e8
 import hashlib, json, logging, math, os, random, re
@@ -27,7 +27,6 @@ from ..core.tables import markdown_table, one_line
 from .perplexity import apply_head, positions_at_once, run_decoder
 from .task_files import continuation_rows, plain_form, rows_stamp, task_forms, task_rows
 from ..models.blocks import context_length, evaluation_mode
-from ..text.corpora import dataset_revision, source_identity
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #d14c2dcc
 class TaskModel:
@@ -427,21 +426,6 @@ def task_settings(
     hub = dict(data=[said.get('dataset_path'), said.get('dataset_name')])
     where = hub if file is None else dict(rows=rows_stamp(file))
     return dict(common, version=(said.get('metadata') or {}).get('version'), **where)
-
-# %% ../../nbs/evaluation/40_tasks.ipynb #f83c520c
-def task_identity(
-    task:str,  # Name of one task
-    file=None, # Path of a file with the rows, such rows, or either by split
-)->dict:       # Ready for JSON; nothing is downloaded, of a set on the Hub the current commit is asked for
-    "What decides the questions of a task: the commit of its data, what its file holds, or the text it is made of"
-    if file is not None: return dict(kind='files', rows=rows_stamp(file))
-    if task in continuation_tasks: return source_identity(continuation_tasks[task], split='test')
-    _harness()
-    if task not in _homes()[0]: raise _unknown(task)
-    said = _config(task)
-    path,given = said.get('dataset_path'),(said.get('dataset_kwargs') or {}).get('revision')
-    revision = dataset_revision(path, given) if path else None
-    return dict(kind='hub', path=path, config=said.get('dataset_name'), revision=revision, harness=version('lm-eval'))
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #dc940d1a
 def _metrics(found):

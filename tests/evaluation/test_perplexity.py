@@ -283,19 +283,3 @@ def test_a_protocol_shows_that_it_is_at_work(tiny_model, tiny_tokenizer, monkeyp
     monkeypatch.setattr(module, 'tqdm', lambda *a, **k: bars.append((k['desc'], k['disable'])) or real(*a, **k|dict(disable=True)))
     for progress in (True, False): perplexity(tiny_model, ['Some words. '*20], tiny_tokenizer, protocol='gptq', length=40, progress=progress)
     assert bars==[('reading', False), ('perplexity', False), ('reading', True), ('perplexity', True)]
-
-def test_the_identity_of_a_text_is_what_decides_it(tmp_path, monkeypatch):
-    import huggingface_hub
-    from compresscal.evaluation.perplexity import text_identity
-    class Api:
-        commit = 'c0ffee'
-        def dataset_info(self, path, revision=None): return type('Info', (), dict(sha=Api.commit))
-    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
-    first = text_identity('wikitext')
-    assert first==dict(kind='hub', path='Salesforce/wikitext', config='wikitext-2-raw-v1', split='test', revision='c0ffee')
-    Api.commit = 'decaf'
-    assert text_identity('wikitext')!=first and text_identity('docs')['packages']
-    (tmp_path/'a.txt').write_text('one')
-    before = text_identity(tmp_path/'a.txt')
-    (tmp_path/'a.txt').write_text('two')
-    assert text_identity(tmp_path/'a.txt')!=before
