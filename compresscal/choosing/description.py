@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping,Sequence
 from dataclasses import dataclass,field
 import numpy as np, pandas as pd, torch
+from scipy.optimize import brentq
 from .distances import SetDistance,count_ngrams,distance
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels,plot_lines
@@ -26,7 +27,6 @@ def zipf_exponent(
     counts, # How often each distinct token occurs, in any order
 )->float:   # nan for fewer than two distinct tokens
     "Exponent of a power law of rank, by maximum likelihood over ranks"
-    from scipy.optimize import brentq
     counts = np.sort(np.asarray(counts, dtype=np.float64)[np.asarray(counts)>0])[::-1]
     if len(counts)<2: return float('nan')
     logs = np.log(np.arange(1, len(counts)+1))

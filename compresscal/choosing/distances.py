@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping,Sequence
 from dataclasses import dataclass
 import numpy as np, pandas as pd, torch
+from scipy.sparse import csr_matrix
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels
@@ -45,9 +47,8 @@ def count_ngrams(
     sets:Sequence[CalibrationSet], # One or more
     n:int=1,                       # Tokens in an n-gram
     tokenizer=None,                # Says which tokens are special; `None`: none are
-)->'csr_matrix':                   # Counts, `[sequences of all sets, distinct n-grams]`
+)->csr_matrix:                     # Counts, `[sequences of all sets, distinct n-grams]`
     "How often each sequence has each n-gram that is found in any"
-    from scipy.sparse import csr_matrix
     if isinstance(n, bool) or not isinstance(n, int) or n<1:
         raise ValueError(f"`n` must be a whole number of at least 1, got {n!r}")
     parts = [_ngrams(o, n, tokenizer) for o in sets]
@@ -60,7 +61,6 @@ def count_ngrams(
 # %% ../../nbs/choosing/30_distances.ipynb #c90712d5
 def _divergence(counts, rows)->float:
     "Bits between some rows of a table of counts and the others; nan where one side is empty"
-    from scipy.spatial.distance import jensenshannon
     inside = np.zeros(counts.shape[0])
     inside[rows] = 1
     p,q = inside@counts,(1-inside)@counts
