@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
-from compresscal.statistics.association import correlate, partial
+from compresscal.statistics.correlation import correlate, partial
 from compresscal.core.files import write_atomically
-from compresscal.statistics.uncertainty import FEWEST, bootstrap_documents
+from compresscal.statistics.intervals import FEWEST, bootstrap_documents
 
 FOLDERS = dict(xsum='sum_xsum_hallucination', frank='sum_frank', summeval='sum_bartscore_human', summedits='sum_summedits')
 DOMAINS = ('news', 'samsum', 'scitldr', 'sales_email') # Of SummEdits

@@ -31,7 +31,9 @@ def zipf_exponent(
     if len(counts)<2: return float('nan')
     logs = np.log(np.arange(1, len(counts)+1))
     mean = counts@logs/counts.sum()
-    def excess(s): p = np.exp(-s*logs); return p@logs/p.sum()-mean
+    def excess(s):
+        p = np.exp(-s*logs)
+        return p@logs/p.sum()-mean
     return float(brentq(excess, -1, 100))
 
 # %% ../../nbs/choosing/40_description.ipynb #926d31c7
@@ -91,7 +93,7 @@ def row_origin(
 def written_by_model(
     calibration:CalibrationSet, # A set
 )->torch.Tensor:                # `[sequences]`, bool
-    "Which sequences a model wrote, as far as the manifest tells"
+    "Which sequences a model wrote, as far as the manifest says"
     return torch.tensor([row_origin(calibration.manifest, i)[0].get('kind')=='self' for i in range(len(calibration))])
 
 # %% ../../nbs/choosing/40_description.ipynb #12e48a99

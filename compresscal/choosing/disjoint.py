@@ -23,7 +23,7 @@ from ..core.tables import markdown_table, plain_text
 def _global_names(
     source:dict, # Manifest of a corpus
     id:str,      # Name of one of its documents
-)->list[str]:    # Names that are the same wherever the corpus lies; several where files of one name leave it open
+)->list[str]:    # Names that are the same wherever the corpus is; several where files of one name leave it open
     "What a document is called wherever its source is met again"
     place,_,row = str(id).rpartition(':')
     if source['kind']=='files':
@@ -54,7 +54,7 @@ def document_names(
 # %% ../../nbs/choosing/15_disjoint.ipynb #85ad535f
 @dataclass(frozen=True)
 class SharedDocument:
-    "A document that stands on both sides"
+    "A document that is on both sides"
     calibration: str # Its name in the calibration text
     evaluation: str  # Its name in the evaluation text
     share: float     # Share of the shorter one's runs of words found in the other; 1 where they are one by name
@@ -152,7 +152,7 @@ def shared_documents(
     n:int=13,                # Words in a run
     share:float=.5,          # From which share of the runs of the shorter one two texts count as one document
 )->SharedDocuments:          # False if there are none
-    "Which documents stand in the calibration text and in the evaluation text"
+    "Which documents are in the calibration text and in the evaluation text"
     for name,value in dict(most=most, n=n).items():
         if type(value) is not int or value<1:
             raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")

@@ -71,7 +71,7 @@ def text_distance(
     reference:CalibrationSet,  # Another
     n:int=1,                   # Tokens in an n-gram
     tokenizer=None,            # Says which tokens are special; `None`: none are
-    permutations:int=20,       # Shuffles that tell what chance gives
+    permutations:int=20,       # Shuffles that show what chance gives
     seed:int=0,                # Decides the shuffles
 )->tuple[float,float]:         # Bits between the two sets, and between two hands dealt from both, nan for no shuffles
     "Jensen-Shannon divergence of the n-grams of two sets"
@@ -192,7 +192,7 @@ def distance(
     *,
     ns:Sequence[int]=(1,2),    # Lengths of n-grams
     share:float=.01,           # Share of channels called outliers
-    permutations:int=20,       # Shuffles that tell what chance gives
+    permutations:int=20,       # Shuffles that show what chance gives
     seed:int=0,                # Decides the shuffles
 )->SetDistance:                # Numbers, table
     "How far a set is from a reference"

@@ -93,7 +93,7 @@ def _grams(row, n, ignore=()):
 # %% ../../nbs/choosing/10_leakage.ipynb #ab7f722a
 @dataclass(frozen=True)
 class Match:
-    "A run of words that stands in both"
+    "A run of words that is in both"
     document:int     # Evaluation document
     start:int        # Its first word in the run, counted from 0
     end:int          # The word after the run
@@ -104,7 +104,7 @@ class Match:
 
 # %% ../../nbs/choosing/10_leakage.ipynb #81e31c8e
 def _find_runs(calibration, evaluation, n, ignore):
-    "Runs of `n` words of the evaluation that stand in the calibration: where, where there, and where all runs are"
+    "Runs of `n` words of the evaluation that are in the calibration: where, where there, and where all runs are"
     hashes,at = _grams(calibration, n, ignore)
     known,first = np.unique(hashes, return_index=True)
     wanted,positions = _grams(evaluation, n, ignore)
@@ -134,7 +134,7 @@ class NearCopy:
     document:int      # Evaluation document
     source:int        # Calibration document most like it
     similarity:float  # Share of short runs in common, 1 for all; where it is `within`, of the runs of the shorter
-    within:bool=False # Does one of the two stand in the other, though as a whole they differ?
+    within:bool=False # Is one of the two in the other, though as a whole they differ?
 
 def _shingles(row, words):
     "The set of short runs of each document, sorted hashes; a shorter document is one run"
@@ -202,10 +202,10 @@ def _text_runs(hashes, owner, known, texts):
     return found
 
 def _contained(calibration, evaluation, share, n, ignore=()):
-    "Pairs of documents of which the shorter stands in the longer to so much: `(calibration, evaluation, share)`"
+    "Pairs of documents of which so much of the shorter is in the longer: `(calibration, evaluation, share)`"
     rows = calibration,evaluation
     runs = [_run_owners(o, n, ignore) for o in rows]
-    known = np.intersect1d(*(hashes for hashes,_ in runs)) # a run that stands on one side only is in no pair
+    known = np.intersect1d(*(hashes for hashes,_ in runs)) # a run on one side only is in no pair
     a,b = (_text_runs(*o, known, len(row)) for o,row in zip(runs, rows))
     sizes = [_run_counts(*o, len(row)) for o,row in zip(runs, rows)]
     both = (a@b.T).tocoo()
@@ -401,7 +401,7 @@ def plot_leakage(
     calibrations:Mapping,  # Name -> calibration documents, as `leakage` takes them
     evaluation,            # Evaluation documents
     lengths:Sequence[int]=(3, 5, 8, 13, 20, 30), # Words in a run, rising
-    caption:str='',        # What stands below the figure
+    caption:str='',        # What is below the figure
     ignore:Sequence[int]=() # As in `leakage`
 )->Picture:
     "The share of evaluation documents with a run in calibration text, by the length of the run"

@@ -78,7 +78,7 @@ def rounding_damage(
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #6a883231
 def check_stand_in(
-    method:Method, # Whoever is to answer for each layer
+    method:Method, # What is to answer for each layer
 )->Method:         # The same
     "Refuse methods for which no layer can answer by itself"
     if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")

@@ -14,9 +14,10 @@ import pandas as pd, torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from ..calibration.calibration_set import CalibrationSet
+from ..core.patching import patch
+from ..core.tables import markdown_table
 from .perplexity import apply_head,positions_at_once,read_windows,run_decoder,window_batches
 from ..models.blocks import evaluation_mode
-from ..core.tables import markdown_table
 
 # %% ../../nbs/evaluation/20_fidelity.ipynb #d0fcbc97
 def divergence(
@@ -24,7 +25,9 @@ def divergence(
     compressed:Tensor, # Logits of the compressed model, `[n, vocabulary]`
 )->Tensor:             # Nats, double precision, `[n]`
     "KL divergence of compressed from dense predictions, one by one"
-    if dense.shape!=compressed.shape: raise ValueError(f"`compressed` must have the shape of `dense`, {tuple(dense.shape)}, got {tuple(compressed.shape)}")
+    if dense.shape!=compressed.shape:
+        raise ValueError(f"`compressed` must have the shape of `dense`, {tuple(dense.shape)}, "
+                         f"got {tuple(compressed.shape)}")
     p,q = (o.float().log_softmax(-1) for o in (dense, compressed))
     likely = p.exp()
     return torch.where(likely==0, 0., likely*(p-q)).sum(-1, dtype=torch.float64)
@@ -35,55 +38,94 @@ class Fidelity:
     "How far a compressed model's predictions are from the dense model's, window by window"
     window_kl:tuple[float,...]   # Sum over the scored tokens of the divergence of compressed from dense, in nats
     window_agree:tuple[int,...]  # Tokens at which both have the same first choice
-    window_lost:tuple[int,...]   # Tokens at which the dense model's first choice is right and the compressed model's is not
+    window_lost:tuple[int,...]   # Tokens at which the dense model's first choice is right, the compressed model's not
     window_gained:tuple[int,...] # Tokens at which it is the other way round
     window_tokens:tuple[int,...] # Scored tokens
     length:int                   # Longest window, in tokens
     written:bool                 # Did a model write some of the text?
 
-    @property
-    def tokens(self)->int: "Number of scored tokens"; return sum(self.window_tokens)
-    @property
-    def kl(self)->float: "Divergence in nats per token"; return math.fsum(self.window_kl)/self.tokens
-    @property
-    def agreement(self)->float: "Share of tokens with the same first choice"; return sum(self.window_agree)/self.tokens
-    @property
-    def lost(self)->float: "Share of tokens whose first choice was right and is wrong"; return sum(self.window_lost)/self.tokens
-    @property
-    def gained(self)->float: "Share of tokens whose first choice was wrong and is right"; return sum(self.window_gained)/self.tokens
-    @property
-    def flips(self)->float: "Share of tokens whose first choice turned"; return (sum(self.window_lost)+sum(self.window_gained))/self.tokens
-    def __repr__(self): return f"Fidelity({', '.join(f'{k} {v}' for k,v in _shown(self).items())})"
-    def _repr_markdown_(self): return markdown_table([_shown(self), _shown(self).values()], 0)
-    def to_pandas(self)->pd.DataFrame: # Columns `kl`, `agree`, `lost`, `gained` and `tokens`
-        "One row for each window"
-        return pd.DataFrame({k: getattr(self, f'window_{k}') for k in ('kl','agree','lost','gained','tokens')}).rename_axis('window')
+# %% ../../nbs/evaluation/20_fidelity.ipynb #0b77cea2
+@patch(as_prop=True)
+def tokens(self:Fidelity)->int:
+    "Number of scored tokens"
+    return sum(self.window_tokens)
+
+@patch(as_prop=True)
+def kl(self:Fidelity)->float:
+    "Divergence in nats per token"
+    return math.fsum(self.window_kl)/self.tokens
+
+@patch(as_prop=True)
+def agreement(self:Fidelity)->float:
+    "Share of tokens with the same first choice"
+    return sum(self.window_agree)/self.tokens
+
+# %% ../../nbs/evaluation/20_fidelity.ipynb #46fec669
+@patch(as_prop=True)
+def lost(self:Fidelity)->float:
+    "Share of tokens whose first choice was right and is wrong"
+    return sum(self.window_lost)/self.tokens
+
+@patch(as_prop=True)
+def gained(self:Fidelity)->float:
+    "Share of tokens whose first choice was wrong and is right"
+    return sum(self.window_gained)/self.tokens
+
+@patch(as_prop=True)
+def flips(self:Fidelity)->float:
+    "Share of tokens whose first choice turned"
+    return (sum(self.window_lost)+sum(self.window_gained))/self.tokens
 
 # %% ../../nbs/evaluation/20_fidelity.ipynb #87429201
-def _shown(f:Fidelity)->dict:
+def _shown(f):
     "What both views of a result show, as text"
-    return {('KL on model-written text' if f.written else 'KL'): f'{f.kl:.4g}', 'agreement': f'{f.agreement:.2%}', 'lost': f'{f.lost:.2%}',
-            'gained': f'{f.gained:.2%}', 'tokens': f'{f.tokens:,}', 'windows': f'{len(f.window_kl):,}', 'length': f'{f.length:,}'}
+    kl = 'KL on model-written text' if f.written else 'KL'
+    shares = {k: f'{getattr(f, k):.2%}' for k in ('agreement','lost','gained')}
+    numbers = dict(tokens=f.tokens, windows=len(f.window_kl), length=f.length)
+    return {kl: f'{f.kl:.4g}', **shares, **{k: f'{v:,}' for k,v in numbers.items()}}
+
+@patch
+def __repr__(self:Fidelity):
+    return f"Fidelity({', '.join(f'{k} {v}' for k,v in _shown(self).items())})"
+
+@patch
+def _repr_markdown_(self:Fidelity):
+    shown = _shown(self)
+    return markdown_table([shown, shown.values()], 0)
+
+@patch
+def to_pandas(self:Fidelity)->pd.DataFrame: # Columns `kl`, `agree`, `lost`, `gained` and `tokens`
+    "One row for each window"
+    columns = ('kl','agree','lost','gained','tokens')
+    return pd.DataFrame({k: getattr(self, f'window_{k}') for k in columns}).rename_axis('window')
 
 # %% ../../nbs/evaluation/20_fidelity.ipynb #5de1d2e6
 def has_written_text(
     manifest # Manifest of a set, or a part of one
 )->bool:
-    "Did a model write some of the text, as far as the manifest tells?"
-    if isinstance(manifest, dict): return manifest.get('kind')=='self' or 'recipe' in manifest or any(map(has_written_text, manifest.values()))
+    "Did a model write some of the text, as far as the manifest says?"
+    if isinstance(manifest, dict):
+        if manifest.get('kind')=='self' or 'recipe' in manifest: return True
+        return any(map(has_written_text, manifest.values()))
     return isinstance(manifest, (list,tuple)) and any(isinstance(o, dict) and has_written_text(o) for o in manifest)
 
 def _is_written(source): return isinstance(source, CalibrationSet) and has_written_text(source.manifest)
 
 # %% ../../nbs/evaluation/20_fidelity.ipynb #8d51dda8
+def _outside_decoder(model):
+    "The tensors that turn hidden states into logits, each once"
+    inside = {id(o) for o in model.get_decoder().parameters()}
+    outside = [p for p in model.parameters() if id(p) not in inside]
+    head = list(model.get_output_embeddings().parameters()) # a tied head is in the decoder, too
+    buffers = [b for _,b in model.named_buffers(recurse=False)]
+    return list({id(o): o for o in [*outside, *head, *buffers]}.values())
+
 def head_hash(
     model # Causal language model
 )->str:   # 32 hexadecimal digits
     "A hash of the weights that turn hidden states into logits: what is not in the decoder, and the head"
-    inside,head = {id(o) for o in model.get_decoder().parameters()},model.get_output_embeddings()
-    kept = [*(p for p in model.parameters() if id(p) not in inside), *head.parameters(), *(b for n,b in model.named_buffers(recurse=False))]
     h = hashlib.blake2b(type(model).__name__.encode(), digest_size=16)
-    for p in {id(o): o for o in kept}.values():
+    for p in _outside_decoder(model):
         h.update(f"{p.dtype} {list(p.shape)}".encode())
         h.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return h.hexdigest()
@@ -101,10 +143,14 @@ class Reference:
     written:bool             # Did a model write some of the text?
 
     @property
-    def nbytes(self)->int: "Memory that the states take"; return sum(o.nbytes for o in self.states)
+    def nbytes(self)->int:
+        "Memory that the states take"
+        return sum(o.nbytes for o in self.states)
+
     def __repr__(self):
         n,width = sum(map(len, self.states)),self.states[0].shape[1]
-        return f"Reference({n:,} tokens in {len(self.windows):,} windows, states of width {width:,}, {self.nbytes/2**20:.1f} MB)"
+        size = f"{self.nbytes/2**20:.1f} MB"
+        return f"Reference({n:,} tokens in {len(self.windows):,} windows, states of width {width:,}, {size})"
 
 # %% ../../nbs/evaluation/20_fidelity.ipynb #a497772c
 def _states(model, tokens, mask, scored):
@@ -144,10 +190,12 @@ def remember(
 # %% ../../nbs/evaluation/20_fidelity.ipynb #70e9fd6d
 def _compare(dense, compressed, tokens):
     "Divergence, agreement, loss and gain at each position, `[4, n]`, from the logits of both"
-    if (n:=dense.shape[1])!=compressed.shape[1]: raise ValueError(f"`compressed` must have the dense model's vocabulary of {n}, got {compressed.shape[1]}")
-    dense,compressed = dense.to(compressed.device),compressed
+    size = dense.shape[1]
+    if size!=compressed.shape[1]:
+        raise ValueError(f"`compressed` must have the dense model's vocabulary of {size}, got {compressed.shape[1]}")
+    dense = dense.to(compressed.device)
     a,b = dense.argmax(-1),compressed.argmax(-1)
-    rows = max(1, 2**20//n) if dense.device.type=='cpu' else len(dense) # a processor is faster on what fits its cache
+    rows = max(1, 2**20//size) if dense.device.type=='cpu' else len(dense) # what fits the cache of a processor
     kl = torch.cat([divergence(x, y) for x,y in zip(dense.split(rows), compressed.split(rows))])
     return torch.stack([kl, a==b, (a==tokens)&(b!=tokens), (a!=tokens)&(b==tokens)])
 
@@ -158,8 +206,35 @@ def _four(dense, compressed, states, kinds, tokens):
     with evaluation_mode(compressed), evaluation_mode(dense):
         for own,other,t in zip(states[0].split(step), states[1].split(step), tokens.split(step)):
             own = apply_head(dense, own.to(dense.device), kinds[0], t.to(dense.device))
-            parts.append(_compare(own, apply_head(compressed, other, kinds[1], t), t))
+            other = apply_head(compressed, other, kinds[1], t)
+            parts.append(_compare(own, other, t))
     return torch.cat(parts, 1)
+
+# %% ../../nbs/evaluation/20_fidelity.ipynb #186602a8
+def _check_comparison(dense, compressed, source, settings):
+    "Raise where `fidelity` cannot compare what it is given"
+    if not isinstance(dense, Reference):
+        if source is None: raise ValueError("`source` must be given with a dense model, got None")
+    elif source is not None or settings:
+        raise ValueError("`source` and its settings must not be given with a Reference, which holds the text")
+    elif dense.head!=head_hash(compressed):
+        raise ValueError("`compressed` must have the head of the dense model, which this Reference needs, "
+            "but has another; give both models instead: fidelity(dense, compressed, source)")
+
+def _window_sums(dense, compressed, windows, batch_size, progress):
+    "The four numbers of `_compare`, summed over each window"
+    kept = dense if isinstance(dense, Reference) else None
+    sums = [None]*len(windows)
+    for i,(which,tokens,mask,scored) in enumerate(_batches(windows, batch_size, progress, "fidelity")):
+        own,kind = (kept.states[i],kept.kind) if kept else _states(dense, tokens, mask, scored)
+        other,other_kind = _states(compressed, tokens, mask, scored)
+        targets = tokens[scored].to(compressed.device)
+        four = _four(compressed if kept else dense, compressed, (own,other), (kind,other_kind), targets)
+        found = [o.sum(1) for o in four.split(scored.sum(1).tolist(), 1)]
+        for j,o in zip(which, torch.stack(found).tolist()): sums[j] = o
+        if any(math.isnan(sums[j][0]) for j in which):
+            raise ValueError(f"`compressed` must give finite logits, got NaN in one of the windows {which}")
+    return sums
 
 # %% ../../nbs/evaluation/20_fidelity.ipynb #227d0fcd
 def fidelity(
@@ -173,20 +248,12 @@ def fidelity(
     **kwargs             # `length`, `stride`, `bos`, `max_windows`, `split` and `protocol` of `perplexity`
 )->Fidelity:             # Divergence, agreement and flips, window by window
     "How far the predictions of `compressed` are from those of `dense`"
-    kept = dense if isinstance(dense, Reference) else None
-    if kept and (source is not None or kwargs): raise ValueError("`source` and its settings must not be given with a Reference, which holds the text")
-    if not kept and source is None: raise ValueError("`source` must be given with a dense model, got None")
-    if kept and kept.head!=head_hash(compressed): raise ValueError("`compressed` must have the head of the dense model, which this Reference needs, "
-        "but has another; give both models instead: fidelity(dense, compressed, source)")
-    if kept: windows,length,batch_size,written = kept.windows,kept.length,kept.batch_size,kept.written
-    else: (windows,length,_),written = read_windows(dense, source, tokenizer, **kwargs),_is_written(source)
-    sums = [None]*len(windows)
-    for i,(which,tokens,mask,scored) in enumerate(_batches(windows, batch_size, progress, "fidelity")):
-        own,kind = (kept.states[i],kept.kind) if kept else _states(dense, tokens, mask, scored)
-        other,other_kind = _states(compressed, tokens, mask, scored)
-        four = _four(compressed if kept else dense, compressed, (own,other), (kind,other_kind), tokens[scored].to(compressed.device))
-        parts = four.split(scored.sum(1).tolist(), 1)
-        for j,o in zip(which, torch.stack([o.sum(1) for o in parts]).tolist()): sums[j] = o
-        if any(math.isnan(sums[j][0]) for j in which): raise ValueError(f"`compressed` must give finite logits, got NaN in one of the windows {which}")
-    kl,*counts = zip(*sums)
-    return Fidelity(tuple(kl), *(tuple(map(round, o)) for o in counts), tuple(n for _,n,_ in windows), length, written)
+    _check_comparison(dense, compressed, source, kwargs)
+    if isinstance(dense, Reference):
+        windows,length,batch_size,written = dense.windows,dense.length,dense.batch_size,dense.written
+    else:
+        windows,length,_ = read_windows(dense, source, tokenizer, **kwargs)
+        written = _is_written(source)
+    kl,*counts = zip(*_window_sums(dense, compressed, windows, batch_size, progress))
+    agree,lost,gained = (tuple(map(round, o)) for o in counts)
+    return Fidelity(kl, agree, lost, gained, tuple(n for _,n,_ in windows), length, written)

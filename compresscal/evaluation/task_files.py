@@ -8,32 +8,44 @@ Docs: https://compresscal.github.io/compresscal/evaluation/task_files.html.md"""
 __all__ = ['task_forms', 'plain_form', 'read_task_rows', 'Form', 'task_rows', 'rows_stamp', 'continuation_rows']
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #7b6dcb24
-import hashlib, json, random, re
+import csv, hashlib, json, random, re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
-from ..core.rows import read_rows
-from ..text.corpora import open_corpus
 from ..core.seeds import check_seed
+from ..text.corpora import open_corpus
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #d907dc9b
-def _rows(path): return [row for _,row in read_rows(path)]
+def _jsonl(path):
+    for i,line in enumerate(path.read_text(encoding='utf-8').split('\n'), 1):
+        try:
+            if line.strip(): yield json.loads(line)
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
+
+def _csv(path):
+    with path.open(encoding='utf-8-sig', newline='') as file:
+        for row in csv.DictReader(file):
+            yield {k: _value(v) if k in ('choices', 'endings', 'label', 'answer_right_ending') else v
+                   for k,v in row.items()}
 
 def _value(text):
     "A list or number that a table holds as JSON; other text as it is"
     try: return json.loads(text)
     except (TypeError, json.JSONDecodeError): return text
 
-def _csv(path):
-    values = 'choices', 'endings', 'label', 'answer_right_ending'
-    for row in _rows(path): yield {k: _value(v) if k in values else v for k,v in row.items()}
+def _parquet(path):
+    from datasets import load_dataset
+    try: yield from load_dataset('parquet', data_files=str(path), split='train', streaming=True)
+    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
 
+# %% ../../nbs/evaluation/30_task_files.ipynb #3fe9aacd
 def _copa(path):
     for o in ElementTree.parse(path).getroot().iter('item'):
-        yield dict(premise=o.findtext('p'), choice1=o.findtext('a1'), choice2=o.findtext('a2'), question=o.get('asks-for'),
-                   idx=int(o.get('id')), label=int(o.get('most-plausible-alternative'))-1)
+        yield dict(premise=o.findtext('p'), choice1=o.findtext('a1'), choice2=o.findtext('a2'),
+                   question=o.get('asks-for'), idx=int(o.get('id')), label=int(o.get('most-plausible-alternative'))-1)
 
 def _pages(path):
     page = []
@@ -44,7 +56,9 @@ def _pages(path):
         page.append(line)
     if ''.join(page).strip(): yield dict(page='\n'.join(page))
 
-_row_readers = {'.jsonl': _rows, '.json': _rows, '.csv': _csv, '.parquet': _rows, '.xml': _copa, '.txt': _pages, '.raw': _pages}
+# %% ../../nbs/evaluation/30_task_files.ipynb #275005a1
+_row_readers = {'.jsonl': _jsonl, '.json': lambda path: json.loads(path.read_text(encoding='utf-8')), '.csv': _csv,
+    '.parquet': _parquet, '.xml': _copa, '.txt': _pages, '.raw': _pages}
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #bd340dcb
 def read_task_rows(
@@ -59,7 +73,8 @@ def read_task_rows(
     if not path.is_file(): raise ValueError(f"{path}: no such file")
     try: rows = list(_row_readers[kind](path))
     except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
-    except ElementTree.ParseError as e: raise ValueError(f"{path}: cannot be read as {path.suffix}: {e}") from None
+    except (ElementTree.ParseError, json.JSONDecodeError, csv.Error) as e:
+        raise ValueError(f"{path}: cannot be read as {path.suffix}: {e}") from None
     if not rows: raise ValueError(f"{path}: holds no rows")
     if not all(isinstance(o, dict) for o in rows):
         raise ValueError(f"{path}: must hold one object a row, got {type(rows[0]).__name__}")
@@ -72,18 +87,23 @@ class Form:
     needs:tuple[str,...] # Columns, as on the Hub
     make:Callable        # From a row in another form: a row in this one
 
+# %% ../../nbs/evaluation/30_task_files.ipynb #46942917
 def _plain(row):
     "Question, choices and label of a plain row, checked"
     question,choices,label = row['question'],row['choices'],row['label']
     if not isinstance(question, str): raise ValueError(f"`question` must be text, got {question!r}")
-    if not isinstance(choices, (list,tuple)) or len(choices)<2 or not all(isinstance(o, str) and o.strip() for o in choices):
+    several = isinstance(choices, (list,tuple)) and len(choices)>1
+    if not several or not all(isinstance(o, str) and o.strip() for o in choices):
         raise ValueError(f"`choices` must be two texts or more, got {choices!r}")
     try: number = int(label)
     except (TypeError, ValueError): number = -1
-    if isinstance(label, bool) or not 0<=number<len(choices): raise ValueError(f"`label` must be the number of a choice, 0 to {len(choices)-1}, got {label!r}")
+    if isinstance(label, bool) or not 0<=number<len(choices):
+        raise ValueError(f"`label` must be the number of a choice, 0 to {len(choices)-1}, got {label!r}")
     return question,list(choices),number
 
+# %% ../../nbs/evaluation/30_task_files.ipynb #abdc9f71
 def _lettered(name):
+    "What makes rows whose question is called `name`, and whose choices have letters"
     def make(row):
         question,choices,label = _plain(row)
         letters = [chr(ord('A')+i) for i in range(len(choices))]
@@ -96,52 +116,80 @@ def _hellaswag(row):
     activity,_,context = question.partition(': ')
     begun = re.search(r'(?:^|(?<=[.!?"] ))[a-z][^.!?]*$', context)
     at = begun.start() if begun else len(context)
-    return dict(activity_label=activity, ctx_a=context[:at].rstrip(), ctx_b=context[at:], endings=choices, label=str(label))
+    happened,begins = context[:at].rstrip(),context[at:]
+    return dict(activity_label=activity, ctx_a=happened, ctx_b=begins, endings=choices, label=str(label))
 
-def _pair(first, second, label=lambda o: o):
-    def make(row):
-        question,choices,number = _plain(row)
-        if len(choices)!=2: raise ValueError(f"`choices` must be two, got {len(choices)}")
-        return question,{first: choices[0], second: choices[1]},label(number)
-    return make
+# %% ../../nbs/evaluation/30_task_files.ipynb #6f6cc5ba
+def _pair(row, first, second):
+    "Question, the two choices by the names of their columns, and the number of the right one"
+    question,choices,number = _plain(row)
+    if len(choices)!=2: raise ValueError(f"`choices` must be two, got {len(choices)}")
+    return question,{first: choices[0], second: choices[1]},number
 
 def _winogrande(row):
-    question,options,label = _pair('option1', 'option2', lambda o: str(o+1))(row)
+    question,options,number = _pair(row, 'option1', 'option2')
     if question.count('_')!=1: raise ValueError(f"`question` must hold one blank `_`, got {question!r}")
-    return dict(sentence=question, **options, answer=label)
+    return dict(sentence=question, **options, answer=str(number+1))
 
 def _piqa(row):
-    question,options,label = _pair('sol1', 'sol2')(row)
-    return dict(goal=question, **options, label=label)
+    question,options,number = _pair(row, 'sol1', 'sol2')
+    return dict(goal=question, **options, label=number)
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #cc211c0b
-_entailment = dict(entailment=0, not_entailment=1)
+def _truth(value): return int(dict(true=1, false=0).get(str(value).lower(), value))
 
-def _truth(value): return int({'true': True, 'false': False}.get(str(value).lower(), value))
+def _entailment(label): return int(dict(entailment=0, not_entailment=1).get(label, label))
+
 def _boolq(row): return dict(question=row['question'], passage=row['passage'], label=_truth(row['answer']))
-def _sglue_rte(row): return dict(premise=row['premise'], hypothesis=row['hypothesis'], label=int(_entailment.get(row['label'], row['label'])))
-def _rte(row):
-    found = _sglue_rte(row)
-    return dict(sentence1=found['premise'], sentence2=found['hypothesis'], label=found['label'])
 
+def _sglue_rte(row):
+    return dict(premise=row['premise'], hypothesis=row['hypothesis'], label=_entailment(row['label']))
+
+def _rte(row): return dict(sentence1=row['premise'], sentence2=row['hypothesis'], label=_entailment(row['label']))
+
+# %% ../../nbs/evaluation/30_task_files.ipynb #9ba31802
 def _storycloze(row):
-    "A row of the file that the authors of StoryCloze send on request"
     sentences = {f'input_sentence_{i}': row[f'InputSentence{i}'] for i in range(1, 5)}
-    return dict(story_id=row.get('InputStoryid', ''), **sentences, sentence_quiz1=row['RandomFifthSentenceQuiz1'],
-        sentence_quiz2=row['RandomFifthSentenceQuiz2'], answer_right_ending=int(row['AnswerRightEnding']))
+    quiz = dict(sentence_quiz1=row['RandomFifthSentenceQuiz1'], sentence_quiz2=row['RandomFifthSentenceQuiz2'])
+    right = int(row['AnswerRightEnding'])
+    return dict(story_id=row.get('InputStoryid', ''), **sentences, **quiz, answer_right_ending=right)
 
+def _wikitext(row): return dict(page=row['text'])
+
+# %% ../../nbs/evaluation/30_task_files.ipynb #5646b511
 _arc = Form(('question', 'choices', 'answerKey'), _lettered('question'))
-_story = Form((*(f'input_sentence_{i}' for i in range(1, 5)), 'sentence_quiz1', 'sentence_quiz2', 'answer_right_ending'), _storycloze)
-task_forms = dict(arc_easy=_arc, arc_challenge=_arc, openbookqa=Form(('question_stem', 'choices', 'answerKey'), _lettered('question_stem')),
-    hellaswag=Form(('activity_label', 'ctx_a', 'ctx_b', 'endings', 'label'), _hellaswag), boolq=Form(('passage', 'question', 'label'), _boolq),
-    winogrande=Form(('sentence', 'option1', 'option2', 'answer'), _winogrande), piqa=Form(('goal', 'sol1', 'sol2', 'label'), _piqa),
-    rte=Form(('sentence1', 'sentence2', 'label'), _rte), sglue_rte=Form(('premise', 'hypothesis', 'label'), _sglue_rte),
-    copa=Form(('premise', 'choice1', 'choice2', 'question', 'label'), dict), wikitext=Form(('page',), lambda row: dict(page=row['text'])),
-    storycloze_2016=_story, storycloze_2018=_story, xstorycloze_en=_story, lambada_openai=Form(('text',), dict))
+_sentences = tuple(f'input_sentence_{i}' for i in range(1, 5))
+_story = Form((*_sentences, 'sentence_quiz1', 'sentence_quiz2', 'answer_right_ending'), _storycloze)
+
+task_forms = dict(
+    arc_easy=_arc,
+    arc_challenge=_arc,
+    openbookqa=Form(('question_stem', 'choices', 'answerKey'), _lettered('question_stem')),
+    hellaswag=Form(('activity_label', 'ctx_a', 'ctx_b', 'endings', 'label'), _hellaswag),
+    boolq=Form(('passage', 'question', 'label'), _boolq),
+    winogrande=Form(('sentence', 'option1', 'option2', 'answer'), _winogrande),
+    piqa=Form(('goal', 'sol1', 'sol2', 'label'), _piqa),
+    rte=Form(('sentence1', 'sentence2', 'label'), _rte),
+    sglue_rte=Form(('premise', 'hypothesis', 'label'), _sglue_rte),
+    copa=Form(('premise', 'choice1', 'choice2', 'question', 'label'), dict),
+    wikitext=Form(('page',), _wikitext),
+    storycloze_2016=_story,
+    storycloze_2018=_story,
+    xstorycloze_en=_story,
+    lambada_openai=Form(('text',), dict))
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #c390d71a
-plain_form = Form(('question', 'choices', 'label'), lambda row: dict(zip(('question', 'choices', 'label'), _plain(row))))
+def _only_plain(row): return dict(zip(('question', 'choices', 'label'), _plain(row)))
 
+plain_form = Form(('question', 'choices', 'label'), _only_plain)
+
+def _in_form(row, form):
+    "A row with the columns of `form`, and no others"
+    there = form is not plain_form and all(row.get(k) is not None for k in form.needs)
+    made = row if there else form.make(row)
+    return {k: made[k] for k in form.needs}
+
+# %% ../../nbs/evaluation/30_task_files.ipynb #a43b25bf
 def task_rows(
     rows:str|Path|list, # A file, or its rows
     form:Form|None,     # What the task needs; `None`: rows are taken as they are
@@ -151,13 +199,12 @@ def task_rows(
     if form is None: return rows
     found = []
     for i,row in enumerate(rows, 1):
-        try:
-            made = row if form is not plain_form and all(row.get(k) is not None for k in form.needs) else form.make(row)
-            found.append({k: made[k] for k in form.needs})
+        try: found.append(_in_form(row, form))
         except (KeyError, ValueError, TypeError) as e:
             said = f"has no column {e}" if isinstance(e, KeyError) else str(e)
-            raise ValueError(f"{name}, row {i}: {said}; a row must have the columns {', '.join(form.needs)} or question, choices, label; "
-                f"it has {', '.join(map(str, row))}") from None
+            needs,there = ', '.join(form.needs),', '.join(map(str, row))
+            raise ValueError(f"{name}, row {i}: {said}; a row must have the columns {needs} "
+                             f"or question, choices, label; it has {there}") from None
     return found
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #c5c379f0
@@ -174,7 +221,8 @@ def rows_stamp(
 # %% ../../nbs/evaluation/30_task_files.ipynb #007069ca
 def _cut(text, start, size):
     "Where a part of at most `size` characters ends, between two words; `None` if it would be shorter than half of that"
-    ends = [o.start() for o in re.finditer(r'(?<=\S) (?=\S)', text[start:start+size+1])] # the last character looked at only tells whether a word ends
+    some = text[start:start+size+1] # the last character only says whether a word ends
+    ends = [o.start() for o in re.finditer(r'(?<=\S) (?=\S)', some)]
     return start+ends[-1] if ends and ends[-1]>size//2 else None
 
 def _cut_texts(corpus, seed, context, characters, most):
@@ -184,6 +232,24 @@ def _cut_texts(corpus, seed, context, characters, most):
         end = begin and _cut(o.text, begin+1, characters)
         if end: yield o.text[:begin],o.text[begin+1:end]
 
+# %% ../../nbs/evaluation/30_task_files.ipynb #ea24bf48
+def _questions(cut, n, n_choices, seed):
+    "Rows `question`, `choices`, `label` from beginnings and continuations"
+    rng,rows = random.Random(f'{check_seed(seed)}:choices'),[]
+    for i,(question,own) in enumerate(cut[:n]):
+        others = rng.sample(range(len(cut)-1), n_choices-1) # numbers among all but the question's own
+        wrong = [cut[j if j<i else j+1][1] for j in others]
+        label = rng.randrange(n_choices)
+        rows.append(dict(question=question, choices=wrong[:label]+[own]+wrong[label:], label=label))
+    return rows
+
+def _check_least(**limits):
+    "Raise where a setting, given with the least that it may be, is no whole number or less"
+    for name,(value,least) in limits.items():
+        if not isinstance(value, int) or value<least:
+            raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+
+# %% ../../nbs/evaluation/30_task_files.ipynb #6ffcad5a
 def continuation_rows(
     source='docs',      # Text, as `open_corpus` takes it
     n:int=200,          # Questions, one a document
@@ -196,14 +262,11 @@ def continuation_rows(
     pool:int=2000,      # Documents whose continuations may be a wrong choice, at most, though not fewer than `n`
 )->list[dict]:          # Rows `question`, `choices`, `label`
     "Questions made of text: which continuation is the true one?"
-    for name,value,least in (('n', n, 1), ('n_choices', n_choices, 2), ('context', context, 8), ('characters', characters, 8), ('pool', pool, 1)):
-        if not isinstance(value, int) or value<least: raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+    _check_least(n=(n, 1), n_choices=(n_choices, 2), context=(context, 8), characters=(characters, 8), pool=(pool, 1))
     pool = max(n, pool)
-    cut = list(islice(_cut_texts(open_corpus(source, split=split), seed, context, characters, 100*pool), pool))
-    if len(cut)<n_choices: raise ValueError(f"`source` must hold at least {n_choices} documents of {context+characters} characters, got {len(cut)}")
-    rng,rows = random.Random(f'{check_seed(seed)}:choices'),[]
-    for i,(question,own) in enumerate(cut[:n]):
-        choices = [cut[j if j<i else j+1][1] for j in rng.sample(range(len(cut)-1), n_choices-1)]
-        label = rng.randrange(n_choices)
-        rows.append(dict(question=question, choices=choices[:label]+[own]+choices[label:], label=label))
-    return rows
+    corpus = open_corpus(source, split=split)
+    cut = list(islice(_cut_texts(corpus, seed, context, characters, 100*pool), pool))
+    if len(cut)<n_choices:
+        needed = context+characters
+        raise ValueError(f"`source` must hold at least {n_choices} documents of {needed} characters, got {len(cut)}")
+    return _questions(cut, n, n_choices, seed)

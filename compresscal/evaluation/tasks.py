@@ -6,11 +6,11 @@ Docs: https://compresscal.github.io/compresscal/evaluation/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['continuation_tasks', 'TaskModel', 'score_pairs', 'TaskScore', 'TaskScores', 'score_rows', 'HarnessModel', 'load_task',
-           'task_settings', 'task_identity', 'evaluate_tasks']
+           'task_settings', 'evaluate_tasks']
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #1d0371e8
 import hashlib, json, logging, math, os, random, re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 import pandas as pd, torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from .perplexity import apply_head, positions_at_once, run_decoder
-from ..models.blocks import context_length, evaluation_mode
-from ..text.corpora import dataset_revision, source_identity
+from ..core.patching import patch
 from ..core.tables import markdown_table, one_line
+from .perplexity import apply_head, positions_at_once, run_decoder
 from .task_files import continuation_rows, plain_form, rows_stamp, task_forms, task_rows
+from ..models.blocks import context_length, evaluation_mode
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #d14c2dcc
 class TaskModel:
@@ -38,56 +39,96 @@ class TaskModel:
         bar=None,           # Progress bar, moved on with each continuation
     ):
         self.model,self.tokenizer,self.batch_size,self.bos,self.bar = model,tokenizer,batch_size,bos,bar
-        self.limit,self.truncated = context_length(model) or 2048,0
-        self.head = next((o for o in (tokenizer.bos_token_id, tokenizer.eos_token_id) if o is not None), None)
-        if bos and tokenizer.bos_token_id is None: raise ValueError("`bos` must be False or None for a tokenizer without a beginning-of-text token, got True")
+        self.limit = context_length(model) or 2048
+        self.truncated = 0 # texts that lost their head
+        self.head = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        if bos and tokenizer.bos_token_id is None:
+            raise ValueError("`bos` must be False or None for a tokenizer without a beginning-of-text token, got True")
 
-    def encode(self, texts, special=True):
-        "Token ids of texts, with what stands before them"
-        ids = self.tokenizer(list(texts), add_special_tokens=special and self.bos is None, verbose=False)['input_ids'] if texts else []
-        return [[self.head]+o for o in ids] if special and self.bos else ids
+# %% ../../nbs/evaluation/40_tasks.ipynb #e5a8fe6c
+@patch
+def encode(self:TaskModel,
+    texts,             # Texts
+    special:bool=True, # Put the tokens before each that the model expects?
+)->list[list[int]]:    # Token ids of each
+    "Token ids of texts, with what comes before them"
+    added = special and self.bos is None
+    ids = self.tokenizer(list(texts), add_special_tokens=added, verbose=False)['input_ids'] if texts else []
+    return [[self.head]+o for o in ids] if special and self.bos else ids
 
-    def pairs(self, asked):
-        "Token ids of each context and of its continuation"
-        cut = [(len(c.rstrip()), c+t) for c,t in asked]
-        contexts = list(dict.fromkeys(o[:n] for (c,_),(n,o) in zip(asked, cut) if c))
-        heads,whole = dict(zip(contexts, self.encode(contexts))),self.encode([o for _,o in cut])
-        alone = iter(self.encode([t for c,t in asked if not c], False))
-        for (c,_),(n,o),ids in zip(asked, cut, whole):
-            if c: yield (head:=heads[o[:n]]),ids[len(head):]
-            elif self.head is None: raise ValueError("`tokenizer` must have a beginning-of-text or end-of-text token to stand before a text without context, it has none")
-            else: yield [self.head],(ids:=next(alone))[ids[:1]==[self.head]:]
+# %% ../../nbs/evaluation/40_tasks.ipynb #3edd0820
+@patch
+def pairs(self:TaskModel,
+    asked:list, # `(context, continuation)`, both text
+):              # Yields `(context, continuation)` as token ids
+    "Token ids of each context and of its continuation"
+    contexts = list(dict.fromkeys(c.rstrip() for c,_ in asked if c))
+    heads = dict(zip(contexts, self.encode(contexts)))
+    whole = self.encode([c+t for c,t in asked])
+    alone = iter(self.encode([t for c,t in asked if not c], special=False))
+    for (c,_),ids in zip(asked, whole):
+        if c:
+            head = heads[c.rstrip()]
+            yield head,ids[len(head):]
+        elif self.head is None:
+            raise ValueError("`tokenizer` must have a beginning-of-text or end-of-text token to stand before a text "
+                             "without context, it has none")
+        else:
+            ids = next(alone)
+            yield [self.head],ids[1:] if ids[:1]==[self.head] else ids
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #a07917a6
-def _score_batch(model, rows, asked):
-    "Number of each continuation and its score; `rows` are texts without their last token, `asked` the continuations that end each of them"
-    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(o) for o in rows], batch_first=True)
+def _places(rows, asked):
+    "Row, position and target of each token that is scored, `[3, n]`"
+    places = []
+    for r,(row,some) in enumerate(zip(rows, asked)):
+        for _,target in some:
+            start = len(row)-len(target) # the position before a token predicts it
+            places += [(r, start+j, t) for j,t in enumerate(target)]
+    return torch.tensor(places).T
+
+def _token_scores(model, rows, places):
+    "Log-likelihood of each target, and whether it is the likeliest token, `[2, n]`"
+    tokens = pad_sequence([torch.tensor(o) for o in rows], batch_first=True)
     mask = torch.arange(tokens.shape[1])<torch.tensor([len(o) for o in rows])[:,None]
-    which = [(i, len(target)) for some in asked for i,target in some]
-    places = [(r, len(rows[r])-len(target)+j, t) for r,some in enumerate(asked) for _,target in some for j,t in enumerate(target)]
-    places,found,step = torch.tensor(places).T.to(model.device),[],positions_at_once(model)
+    found,step = [],positions_at_once(model)
     with evaluation_mode(model):
         out = run_decoder(model, tokens.to(model.device), mask.to(model.device))
-        for r,c,t in zip(*(o.split(step) for o in places)):
+        for r,c,t in zip(*(o.split(step) for o in places.to(model.device))):
             logits = apply_head(model, out.last_hidden_state[r,c], type(out), t).float()
             found.append(torch.stack([logits.log_softmax(-1).gather(1, t[:,None])[:,0], logits.argmax(-1)==t]))
-    scores,greedy = torch.cat(found, 1).double().cpu()
+    return torch.cat(found, 1).double().cpu()
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #904a06d2
+def _score_batch(model, rows, asked):
+    "Numbers and scores; `rows` are texts without their last token, `asked` the numbered continuations that end each"
+    scores,greedy = _token_scores(model, rows, _places(rows, asked))
     if scores.isnan().any(): raise ValueError("`model` must give finite log-likelihoods, got NaN")
-    sizes = [n for _,n in which]
-    return [(i, (float(s.sum()), bool(g.all()))) for (i,_),s,g in zip(which, scores.split(sizes), greedy.split(sizes))]
+    which = [o for some in asked for o in some]
+    sizes = [len(target) for _,target in which]
+    parts = zip(which, scores.split(sizes), greedy.split(sizes))
+    return [(i, (float(s.sum()), bool(g.all()))) for (i,_),s,g in parts]
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #cbf9ccab
+def _by_text(asked, pairs):
+    "Numbered continuations by the text that ends with them, which is without its last token"
+    rows = defaultdict(list)
+    for i,(context,target) in enumerate(pairs):
+        if not 0<len(target)<=asked.limit:
+            raise ValueError(f"a continuation must have 1 to {asked.limit} tokens, the model's context, "
+                             f"got {len(target)}")
+        asked.truncated += len(context)+len(target)>asked.limit+1
+        rows[tuple((context+target)[-asked.limit-1:-1])].append((i, target))
+    return rows
+
 def score_pairs(
     asked:TaskModel, # The model
     pairs:Sequence,  # Token ids of contexts and continuations, as `TaskModel.pairs` cuts them
 )->list[tuple[float,bool]]: # For each its log-likelihood in nats, and whether the model would write it greedily
     "How likely a model finds continuations"
-    rows,pairs = {},list(pairs)
-    for i,(context,target) in enumerate(pairs):
-        if not 0<len(target)<=asked.limit: raise ValueError(f"a continuation must have 1 to {asked.limit} tokens, the model's context, got {len(target)}")
-        asked.truncated += len(context)+len(target)>asked.limit+1
-        rows.setdefault(tuple((context+target)[-asked.limit-1:-1]), []).append((i, target))
-    order,found = sorted(rows, key=len, reverse=True),[None]*len(pairs)
+    pairs = list(pairs)
+    rows,found = _by_text(asked, pairs),[None]*len(pairs)
+    order = sorted(rows, key=len, reverse=True)
     if asked.bar is not None: asked.bar.reset(len(pairs))
     for start in range(0, len(order), asked.batch_size):
         some = order[start:start+asked.batch_size]
@@ -112,9 +153,12 @@ class TaskScore:
 
     def rows(self)->list[dict]:
         "A row for each metric"
-        return [dict(task=self.task, metric=k, value=v, error=self.error(k), chance=self.counts.get('chance', math.nan) if k.startswith('acc') else math.nan,
-            documents=self.counts['documents']) for k,v in self.metrics.items()]
+        chance = self.counts.get('chance', math.nan)
+        return [dict(task=self.task, metric=k, value=v, error=self.error(k),
+                     chance=chance if k.startswith('acc') else math.nan,
+                     documents=self.counts['documents']) for k,v in self.metrics.items()]
 
+# %% ../../nbs/evaluation/40_tasks.ipynb #71df3cc2
 @dataclass(frozen=True, repr=False)
 class TaskScores:
     "What a model scored on several tasks"
@@ -129,29 +173,48 @@ class TaskScores:
         "The result of one task as a study keeps it"
         return dict(metrics=self[task].metrics, counts=self[task].counts, documents=self[task].documents)
 
-    def to_pandas(self)->pd.DataFrame: return pd.DataFrame([row for o in self.scores for row in o.rows()])
-    def __repr__(self):
-        widths = [max(map(len, o)) for o in zip(*self._lines())]
-        return '\n'.join('  '.join([*map(str.ljust, l[:2], widths), *map(str.rjust, l[2:], widths[2:])]) for l in self._lines())
+    def to_pandas(self)->pd.DataFrame:
+        "A row for each metric of each task"
+        return pd.DataFrame([row for o in self.scores for row in o.rows()])
 
-    def _repr_markdown_(self):
-        return markdown_table(self._lines(), 2)
+# %% ../../nbs/evaluation/40_tasks.ipynb #5ad946b4
+def _number(v): return '' if math.isnan(v) else f'{v:.3f}' if abs(v)<1e4 else f'{v:.3g}'
 
-    def _lines(self):
-        "What both views show, as text"
-        number = lambda v: '' if math.isnan(v) else f'{v:.3f}' if abs(v)<1e4 else f'{v:.3g}'
-        return [['task', 'metric', 'value', 'error', 'chance', 'documents'],
-            *([one_line(r['task']), one_line(r['metric']), *(number(r[k]) for k in ('value', 'error', 'chance')), f"{r['documents']:,}"] for o in self.scores for r in o.rows())]
+def _lines(scores):
+    "What both views show, as text"
+    lines = [['task', 'metric', 'value', 'error', 'chance', 'documents']]
+    for row in (r for o in scores.scores for r in o.rows()):
+        numbers = [_number(row[k]) for k in ('value', 'error', 'chance')]
+        lines.append([one_line(row['task']), one_line(row['metric']), *numbers, f"{row['documents']:,}"])
+    return lines
+
+@patch
+def __repr__(self:TaskScores):
+    lines = _lines(self)
+    widths = [max(map(len, o)) for o in zip(*lines)]
+    def padded(line): return [*map(str.ljust, line[:2], widths), *map(str.rjust, line[2:], widths[2:])]
+    return '\n'.join('  '.join(padded(l)) for l in lines)
+
+@patch
+def _repr_markdown_(self:TaskScores): return markdown_table(_lines(self), 2)
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #0047ee67
 def _choice_counts(documents, asked):
     "Number of documents, chance and majority"
     sizes,gold = [len(o) for o in documents['logliks']],documents['gold']
-    one = len(set(sizes))==1 and all(isinstance(o, int) for o in gold)
-    known = dict(majority=max(Counter(gold).values())/len(gold)) if one else {}
-    return dict(documents=len(gold), chance=math.fsum(1/o for o in sizes)/len(sizes), **known, **(dict(truncated=asked.truncated) if asked.truncated else {}))
+    counts = dict(documents=len(gold), chance=math.fsum(1/o for o in sizes)/len(sizes))
+    if len(set(sizes))==1 and all(isinstance(o, int) for o in gold):
+        counts['majority'] = max(Counter(gold).values())/len(gold)
+    if asked.truncated: counts['truncated'] = asked.truncated
+    return counts
 
 def _identity(asked): return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #0b55cfe2
+def _right(values, rows):
+    "Of each row 1 where the largest value is that of the right choice, else 0"
+    best = [max(range(len(v)), key=v.__getitem__) for v in values]
+    return [float(b==o['label']) for b,o in zip(best, rows)]
 
 def score_rows(
     asked:TaskModel,  # The model
@@ -161,49 +224,71 @@ def score_rows(
     pairs = [[[o['question'], ' '+c] for c in o['choices']] for o in rows]
     scores = iter(score_pairs(asked, asked.pairs([p for some in pairs for p in some])))
     logliks = [[next(scores)[0] for _ in some] for some in pairs]
-    best = lambda values: max(range(len(values)), key=values.__getitem__)
-    normed = [[s/len(c) for s,c in zip(some, o['choices'])] for some,o in zip(logliks, rows)]
-    right = {k: [float(best(v)==o['label']) for v,o in zip(values, rows)] for k,values in dict(acc=logliks, acc_norm=normed).items()}
+    per_character = [[s/len(c) for s,c in zip(some, o['choices'])] for some,o in zip(logliks, rows)]
+    right = dict(acc=_right(logliks, rows), acc_norm=_right(per_character, rows))
     documents = dict(id=[_identity(o) for o in pairs], **right, logliks=logliks, gold=[o['label'] for o in rows])
     return {k: fmean(v) for k,v in right.items()},_choice_counts(documents, asked),documents
 
-# %% ../../nbs/evaluation/40_tasks.ipynb #72394dd6
+# %% ../../nbs/evaluation/40_tasks.ipynb #3dac55ec
 def _harness():
     "The version of lm-evaluation-harness"
     try: import lm_eval.tasks
-    except ImportError as e: raise ImportError(f"zero-shot tasks need lm-evaluation-harness ({e}): pip install 'compresscal[eval]'") from e
-    if not hasattr(lm_eval.tasks.TaskManager, 'load'): raise ImportError(f"zero-shot tasks need a newer lm-evaluation-harness than {version('lm-eval')}: pip install -U 'compresscal[eval]'")
-    return version('lm-eval')
+    except ImportError as e:
+        raise ImportError(f"zero-shot tasks need lm-evaluation-harness ({e}): pip install 'compresscal[eval]'") from e
+    found = version('lm-eval')
+    if not hasattr(lm_eval.tasks.TaskManager, 'load'):
+        raise ImportError(f"zero-shot tasks need a newer lm-evaluation-harness than {found}: "
+                          "pip install -U 'compresscal[eval]'")
+    return found
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #c8ee5085
+_entry = re.compile(r'''(?mx)^
+    (?: ["']?(task|group|tag)["']?:  # `task: name`
+      | \s*- )                       # `- name`
+    [ ]* ["']?([^\s"':{}]+)["']?     # the name, in quotes or not
+    [ ]* (?:\#.*)?$''')
+
+def _index_files():
+    "The files of the harness's index; what tasks have in common is in files without a suffix"
+    from lm_eval import tasks
+    for folder,_,names in os.walk(Path(tasks.__file__).parent):
+        yield from (Path(folder, o) for o in names if Path(o).suffix in ('', '.yaml'))
 
 @lru_cache(1)
 def _homes():
     "Folders by task, and the names of groups"
-    from lm_eval import tasks
-    homes,groups = {},set()
-    line = re.compile(r'(?m)^(?:["\']?(task|group|tag)["\']?:|\s*-) *["\']?([^\s"\':{}]+)["\']? *(?:#.*)?$')
-    for folder,_,names in os.walk(Path(tasks.__file__).parent):
-        for name in names:
-            if Path(name).suffix not in ('', '.yaml'): continue # what tasks have in common stands in files without a suffix
-            for kind,found in line.findall(Path(folder, name).read_text(encoding='utf-8', errors='ignore')):
-                homes.setdefault(found, set()).add(folder) if kind=='task' else groups.add(found)
-    return homes,groups-homes.keys()
+    homes,groups = defaultdict(set),set()
+    for path in _index_files():
+        for kind,name in _entry.findall(path.read_text(encoding='utf-8', errors='ignore')):
+            if kind=='task': homes[name].add(str(path.parent))
+            else: groups.add(name)
+    return dict(homes),groups-homes.keys()
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #72394dd6
+continuation_tasks = dict(continuation_docs='docs', continuation_code='code')
+
+def _unknown(name):
+    "The error for a task that nobody knows, with those that are nearly called so"
+    close = get_close_matches(name, [*continuation_tasks, *_homes()[0]], 3)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ''
+    return ValueError(f"`tasks` must be names of lm-evaluation-harness, or have a file in `files`, got {name!r}{hint}")
 
 @lru_cache
 def _manager(name):
-    "The part of the harness's index that knows `name`; all of it for the name of a group, whose tasks may lie anywhere"
+    "The part of the harness's index that knows `name`; all of it for a group, whose tasks may be anywhere"
     from lm_eval.tasks import TaskManager
-    return TaskManager() if name in _homes()[1] else TaskManager(include_defaults=False, include_path=sorted(_homes()[0].get(name, [])))
+    homes,groups = _homes()
+    if name in groups: return TaskManager()
+    return TaskManager(include_defaults=False, include_path=sorted(homes.get(name, [])))
 
-def _unknown(name):
-    close = get_close_matches(name, [*continuation_tasks, *_homes()[0]], 3)
-    return ValueError(f"`tasks` must be names of lm-evaluation-harness, or have a file in `files`, got {name!r}"+(f"; did you mean {' or '.join(map(repr, close))}?" if close else ''))
-
-continuation_tasks = dict(continuation_docs='docs', continuation_code='code')
+def _config(name):
+    "What the harness's index says of a task"
+    return _manager(name).task_index[name].cfg
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #a50b7e84
 @contextmanager
 def _quiet():
-    "Keep the harness's log and bars off the screen, and Python's random numbers from being used up by its names for tasks"
+    "Keep the harness's log and bars off the screen, and Python's random numbers as they are: it uses some for names"
     import datasets, lm_eval.api.task as module
     log,bars = logging.getLogger('lm_eval'),module.tqdm
     level,shown,state = log.level,not datasets.are_progress_bars_disabled(),random.getstate()
@@ -221,57 +306,106 @@ def _quiet():
 class HarnessModel(TaskModel):
     "A model in memory, as the harness asks it"
     rank,world_size = 0,1
-    def loglikelihood(self, requests, **kwargs): return score_pairs(self, self.pairs([o.args for o in requests]))
+    def loglikelihood(self, requests, **kwargs):
+        "Scores of continuations"
+        return score_pairs(self, self.pairs([o.args for o in requests]))
 
     def loglikelihood_rolling(self, requests, **kwargs):
+        "Log-likelihoods of whole texts"
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-        if self.head is None: raise ValueError("`tokenizer` must have a beginning-of-text or end-of-text token to stand before a text, it has none")
-        cut = lambda ids: [make_disjoint_window(o) for o in get_rolling_token_windows(ids, self.head, self.limit, 1)]
+        if self.head is None:
+            raise ValueError("`tokenizer` must have a beginning-of-text or end-of-text token to stand before a text, "
+                             "it has none")
+        def cut(ids):
+            return [make_disjoint_window(o) for o in get_rolling_token_windows(ids, self.head, self.limit, 1)]
         windows = [cut(ids) for ids in self.encode([o.args[0] for o in requests])]
         scores = iter(score_pairs(self, (o for some in windows for o in some)))
         return [math.fsum(next(scores)[0] for _ in some) for some in windows]
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #34652e66
+_split_names = ('training_split', 'validation_split', 'test_split', 'fewshot_split')
+
+def _own_config():
+    "The configuration of a task that the harness does not know"
+    metrics = [dict(metric=o, aggregation='mean', higher_is_better=True) for o in ('acc', 'acc_norm')]
+    return dict(output_type='multiple_choice', doc_to_text='question', doc_to_choice='choices', doc_to_target='label',
+                test_split='test', training_split='train', metric_list=metrics, metadata=dict(version=1.))
+
+def _file_splits(name, said, file):
+    "Which split is asked, and which one solved examples are from, where the rows of task `name` come from `file`"
+    if not isinstance(file, Mapping): return dict(test_split='rows', fewshot_split='rows')
+    asked = next((said.get(k) for k in ('test_split', 'validation_split') if said.get(k) in file), None)
+    if asked is None:
+        wanted = said.get('test_split') or said.get('validation_split')
+        raise ValueError(f"`files` of {name!r} must hold the split {wanted!r}, got {', '.join(file)}")
+    shown = next((said.get(k) for k in ('fewshot_split', 'training_split') if said.get(k) in file), asked)
+    return dict(test_split=asked, fewshot_split=shown)
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #64106303
 def _file_config(name, file, known):
     "What a task's configuration must say for its rows to come from `file`"
     from datasets import Dataset, DatasetDict
     form = task_forms.get(name) if known else plain_form
     splits = file if isinstance(file, Mapping) else dict(rows=file)
     data = DatasetDict({k: Dataset.from_list(task_rows(v, form)) for k,v in splits.items()})
-    config = dict(task=name, custom_dataset=lambda **kwargs: data)
-    if not known: config |= dict(output_type='multiple_choice', doc_to_text='question', doc_to_choice='choices', doc_to_target='label', test_split='test', training_split='train',
-        metric_list=[dict(metric=o, aggregation='mean', higher_is_better=True) for o in ('acc', 'acc_norm')], metadata=dict(version=1.))
-    said = config if not known else _manager(name).task_index[name].cfg
-    if 'class' in said: raise ValueError(f"`files` cannot hold rows for {name!r}, a task that the harness writes in Python")
-    own = {k: said.get(k) for k in ('training_split', 'validation_split', 'test_split', 'fewshot_split')}
-    if not isinstance(file, Mapping): return config|dict.fromkeys(own)|dict(test_split='rows', fewshot_split='rows')
-    test = next((own[k] for k in ('test_split', 'validation_split') if own[k] in splits), None)
-    if test is None: raise ValueError(f"`files` of {name!r} must hold the split {own['test_split'] or own['validation_split']!r}, got {', '.join(splits)}")
-    shown = next((own[k] for k in ('fewshot_split', 'training_split') if own[k] in splits), test)
-    return config|dict.fromkeys(own)|dict(test_split=test, fewshot_split=shown)
+    def given(**kwargs): return data
+    said = _config(name) if known else _own_config()
+    if 'class' in said:
+        raise ValueError(f"`files` cannot hold rows for {name!r}, a task that the harness writes in Python")
+    config = dict(task=name, custom_dataset=given)|({} if known else said)
+    return config|dict.fromkeys(_split_names)|_file_splits(name, said, file)
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #a09b4654
+def _load(name, config=None):
+    "The tasks of a name of the harness, or of a configuration"
+    asked = name if config is None else config
+    return list(_manager(name).load([asked])['tasks'].values())
 
 def load_task(
-    name:str,  # Name of a task of the harness, or of one's own where `file` is given
-    file=None, # Path of a file with its rows, or such rows; `{split: path}` for several; `None`: the data set that the harness names
+    name:str,  # Name of a task of the harness, or your own where `file` is given
+    file=None, # Path of a file with its rows, or such rows; `{split: path}` for several; `None`: the set on the Hub
 )->list:       # The harness's task; for the name of a group its tasks
     "A task with its prompts and its rows"
     _harness()
-    known,group = name in _homes()[0],name in _homes()[1]
+    known,group = (name in o for o in _homes())
     if file is not None and group: raise ValueError(f"`files` must be for single tasks, got the group {name!r}")
     if file is None and not known and not group: raise _unknown(name)
     with _quiet():
         if file is not None:
             config = _file_config(name, file, known)
-            return list(_manager(name).load([dict(group='files', task=[config]) if known else config])['tasks'].values())
-        try: return list(_manager(name).load([name])['tasks'].values())
+            return _load(name, dict(group='files', task=[config]) if known else config)
+        try: return _load(name)
         except (OSError, RuntimeError, ValueError) as e:
             said = str(e).strip().split('\n')[0]
-            raise ConnectionError(f"the rows of task {name!r} could not be had from the Hub ({said}); a file with them may be given: files={{{name!r}: path}}") from e
+            raise ConnectionError(f"the rows of task {name!r} could not be had from the Hub ({said}); "
+                                  f"a file with them may be given: files={{{name!r}: path}}") from e
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #bbb8e2fb
+_kinds = ('multiple_choice', 'loglikelihood', 'loglikelihood_rolling')
+
+def _check_kind(argument, task, kind):
+    if kind in _kinds: return
+    raise ValueError(f"`{argument}` must be of kind {', '.join(_kinds)}, got {task!r}, which is of kind {kind}")
+
 def _check_settings(n_fewshot, limit, batch_size=1):
     for name,value,least in (('n_fewshot', n_fewshot, 0), ('limit', limit, 1), ('batch_size', batch_size, 1)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value<least): raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value>=least):
+            raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+
+def _known_config(task):
+    "What the harness says of one task; the kind of a task in Python is not in it"
+    homes,groups = _homes()
+    if task in groups: raise ValueError(f"`task` must be a single task, got the group {task!r}")
+    if task not in homes: raise _unknown(task)
+    said = _config(task)
+    return dict(said, output_type=said.get('output_type', _kinds[0] if 'class' in said else 'generate_until'))
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #02dd9f5d
+def _continuation_settings(task, n_fewshot, limit, seed, bos):
+    if n_fewshot: raise ValueError(f"`n_fewshot` must be 0 for {task!r}, got {n_fewshot}")
+    rows = continuation_rows(continuation_tasks[task], limit or 200, seed=seed)
+    return dict(task=task, version=1., n_fewshot=0, limit=limit, bos=bos, seed=seed, rows=rows_stamp(rows))
 
 def task_settings(
     task:str,             # Name of one task
@@ -284,83 +418,105 @@ def task_settings(
 )->dict:                  # JSON
     "Everything that decides a score but the model and its tokenizer"
     _check_settings(n_fewshot, limit)
-    if task in continuation_tasks and file is None:
-        if n_fewshot: raise ValueError(f"`n_fewshot` must be 0 for {task!r}, got {n_fewshot}")
-        rows = continuation_rows(continuation_tasks[task], limit or 200, seed=seed)
-        return dict(task=task, version=1., n_fewshot=0, limit=limit, bos=bos, seed=seed, rows=rows_stamp(rows))
-    common = dict(task=task, harness=_harness(), n_fewshot=n_fewshot, limit=limit, bos=bos, **(dict(seed=seed) if n_fewshot else {}))
-    if task in _homes()[1]: raise ValueError(f"`task` must be a single task, got the group {task!r}")
-    if task not in _homes()[0] and file is None: raise _unknown(task)
-    said = _manager(task).task_index[task].cfg if task in _homes()[0] else dict(metadata=dict(version=1.), output_type=_kinds[0])
-    kind = said.get('output_type', _kinds[0] if 'class' in said else 'generate_until')
-    if kind not in _kinds: raise ValueError(f"`task` must be of kind {', '.join(_kinds)}, got {task!r}, which is of kind {kind}")
-    where = dict(rows=rows_stamp(file)) if file is not None else dict(data=[said.get('dataset_path'), said.get('dataset_name')])
+    if task in continuation_tasks and file is None: return _continuation_settings(task, n_fewshot, limit, seed, bos)
+    common = dict(task=task, harness=_harness(), n_fewshot=n_fewshot, limit=limit, bos=bos)
+    if n_fewshot: common['seed'] = seed
+    said = _own_config() if file is not None and not any(task in o for o in _homes()) else _known_config(task)
+    _check_kind('task', task, said['output_type'])
+    hub = dict(data=[said.get('dataset_path'), said.get('dataset_name')])
+    where = hub if file is None else dict(rows=rows_stamp(file))
     return dict(common, version=(said.get('metadata') or {}).get('version'), **where)
 
-_kinds = ('multiple_choice', 'loglikelihood', 'loglikelihood_rolling')
-
-def task_identity(
-    task:str,  # Name of one task
-    file=None, # Path of a file with the rows, such rows, or either by split
-)->dict:       # Ready for JSON; nothing is downloaded, of a set on the Hub the current commit is asked for
-    "What decides the questions of a task: the commit of its data, what its file holds, or the text it is made of"
-    if file is not None: return dict(kind='files', rows=rows_stamp(file))
-    if task in continuation_tasks: return source_identity(continuation_tasks[task], split='test')
-    _harness()
-    if task not in _homes()[0]: raise _unknown(task)
-    said = _manager(task).task_index[task].cfg
-    path,given = said.get('dataset_path'),(said.get('dataset_kwargs') or {}).get('revision')
-    revision = dataset_revision(path, given) if path else None
-    return dict(kind='hub', path=path, config=said.get('dataset_name'), revision=revision, harness=version('lm-eval'))
-
 # %% ../../nbs/evaluation/40_tasks.ipynb #dc940d1a
-def _collect(task, found, asked):
-    "Metrics, counts and documents from what the harness found"
-    from lm_eval.api.metrics import mean
-    samples,raw = found['samples'][task.config.task],{}
-    for k,v in found['results'][task.config.task].items():
-        if ',' in k and 'stderr' not in k: raw.setdefault(k.split(',')[0], v)
-    metrics = {k: float(raw[k]) for k in sorted(raw, key=lambda k: k!='acc')}
-    documents,counts = dict(id=[_identity([list(a) for a in o['arguments']]) for o in samples]),dict(documents=len(samples))
-    documents |= {k: [float(o[k]) for o in samples] for k in metrics if task.aggregation().get(k) is mean}
-    if task.OUTPUT_TYPE=='loglikelihood_rolling':
-        documents['nats'] = [-float(o['filtered_resps'][0]) for o in samples]
-        for k,of in dict(words='word_perplexity', bytes='byte_perplexity').items():
-            if of in raw: documents[k] = [o[of][1] for o in samples]
-    else: documents['logliks'] = [[float(score) for score,_ in o['filtered_resps']] for o in samples]
-    if task.OUTPUT_TYPE=='multiple_choice':
-        documents['gold'] = [_gold(task, o) for o in samples]
-        counts = _choice_counts(documents, asked)
-    return metrics,counts,documents
+def _metrics(found):
+    "Value by metric, accuracy first; of several ways to filter answers the first"
+    values = {}
+    for k,v in found.items():
+        if ',' in k and 'stderr' not in k: values.setdefault(k.split(',')[0], v)
+    return {k: float(values[k]) for k in sorted(values, key=lambda k: k!='acc')}
 
 def _gold(task, sample):
     "Number of the right choice"
-    gold,choices = task.doc_to_text(sample['doc']) if task.multiple_input else sample['target'],task.doc_to_choice(sample['doc'])
+    gold = task.doc_to_text(sample['doc']) if task.multiple_input else sample['target']
+    choices = task.doc_to_choice(sample['doc'])
     if isinstance(gold, str) and gold in choices: gold = choices.index(gold)
-    if not all(isinstance(o, int) and 0<=o<len(choices) for o in (gold if isinstance(gold, list) else [gold])):
-        raise ValueError(f"the rows of task {task.config.task!r} must say which choice is right, document {sample['doc_id']} has {gold!r}; the set may come without answers")
-    return gold
+    several = gold if isinstance(gold, list) else [gold]
+    if all(isinstance(o, int) and 0<=o<len(choices) for o in several): return gold
+    raise ValueError(f"the rows of task {task.config.task!r} must say which choice is right, "
+                     f"document {sample['doc_id']} has {gold!r}; the set may come without answers")
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #ae08bc5b
+def _text_scores(samples, metrics):
+    "Nats of each text, with the words and bytes that the harness counted in it"
+    scores = dict(nats=[-float(o['filtered_resps'][0]) for o in samples])
+    for k,of in dict(words='word_perplexity', bytes='byte_perplexity').items():
+        if of in metrics: scores[k] = [o[of][1] for o in samples]
+    return scores
+
+def _collect(task, found, asked):
+    "Metrics, counts and documents from what the harness found"
+    from lm_eval.api.metrics import mean
+    samples,metrics = found['samples'][task.config.task],_metrics(found['results'][task.config.task])
+    documents = dict(id=[_identity([list(a) for a in o['arguments']]) for o in samples])
+    for k in metrics:
+        if task.aggregation().get(k) is mean: documents[k] = [float(o[k]) for o in samples]
+    if task.OUTPUT_TYPE=='loglikelihood_rolling': documents |= _text_scores(samples, metrics)
+    else: documents['logliks'] = [[float(score) for score,_ in o['filtered_resps']] for o in samples]
+    if task.OUTPUT_TYPE!='multiple_choice': return metrics,dict(documents=len(samples)),documents
+    documents['gold'] = [_gold(task, o) for o in samples]
+    return metrics,_choice_counts(documents, asked),documents
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #ff799f7e
+def _check_task(task, n_fewshot):
+    "Raise where a task cannot be asked, or not with so many solved examples"
+    name,kind = task.config.task,task.OUTPUT_TYPE
+    _check_kind('tasks', name, kind)
+    if not n_fewshot: return
+    if kind=='loglikelihood_rolling':
+        raise ValueError(f"`n_fewshot` must be 0 for {name!r}, a task of whole texts, got {n_fewshot}")
+    solved = len(task.sampler.fewshot_docs())
+    if n_fewshot>=solved:
+        raise ValueError(f"`n_fewshot` must be below {solved}, the solved examples of {name!r}, got {n_fewshot}")
+
 def _ask(task, asked, n_fewshot, limit, seed):
     "Let the harness put one task to a model"
     from lm_eval.evaluator import evaluate
-    if task.OUTPUT_TYPE not in _kinds: raise ValueError(f"`tasks` must be of kind {', '.join(_kinds)}, got {task.config.task!r}, which is of kind {task.OUTPUT_TYPE}")
-    if n_fewshot and task.OUTPUT_TYPE=='loglikelihood_rolling': raise ValueError(f"`n_fewshot` must be 0 for {task.config.task!r}, a task of whole texts, got {n_fewshot}")
-    if n_fewshot and n_fewshot>=len(pool:=task.sampler.fewshot_docs()): raise ValueError(f"`n_fewshot` must be below {len(pool)}, the solved examples of {task.config.task!r}, got {n_fewshot}")
+    _check_task(task, n_fewshot)
     task.set_config('num_fewshot', n_fewshot)
     task.set_fewshot_seed(seed)
-    with _quiet(): return _collect(task, evaluate(asked, dict(tasks={task.config.task: task}), limit=limit, bootstrap_iters=0), asked)
+    with _quiet():
+        found = evaluate(asked, dict(tasks={task.config.task: task}), limit=limit, bootstrap_iters=0)
+        return _collect(task, found, asked)
 
+def _check_names(names, files):
+    if not names: raise ValueError("`tasks` must name at least one task, got none")
+    alone = [o for o in files if o not in names]
+    if alone: raise ValueError(f"`files` must be for tasks among {', '.join(names)}, got {', '.join(alone)}")
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #7880637a
+def _todo(names, files, limit, seed):
+    "Names with the harness's tasks and, after them, those with rows of text that is continued"
+    own = [o for o in names if o in continuation_tasks and o not in files]
+    made = [(o, continuation_rows(continuation_tasks[o], limit or 200, seed=seed)) for o in own]
+    loaded = [task for o in names if o not in own for task in load_task(o, files.get(o))]
+    return [*((o.config.task, o) for o in loaded), *made]
+
+def _score(asked, name, task, file, how):
+    "What a model scores on a task of the harness, or on rows"
+    settings = task_settings(name, file=file, bos=asked.bos, **how)
+    found = score_rows(asked, task) if isinstance(task, list) else _ask(task, asked, **how)
+    return TaskScore(name, *found, settings)
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #9d986381
 def evaluate_tasks(
     model,                   # Causal language model, as it is in memory
     tokenizer,               # Its tokenizer
-    tasks:str|Sequence[str], # Names of tasks or groups, as in the harness; `continuation_docs`, `continuation_code`; or names of one's own in `files`
+    tasks:str|Sequence[str], # Tasks or groups of the harness, those of `continuation_tasks`, or your own in `files`
     *,
     n_fewshot:int=0,         # Solved examples before each question
     limit:int|None=None,     # Questions of each task, the first; `None`: all
     batch_size:int=8,        # Texts in one forward pass
-    files:Mapping|None=None, # By task the path of a file with its rows, such rows, or either by split; other tasks are read from the Hub
+    files:Mapping|None=None, # By task a file, its rows, or either by split; others are read from the Hub
     seed:int=0,              # Decides which solved examples are shown, and what is asked in a continuation task
     bos:bool|None=None,      # Head each text with the beginning-of-text token? `None`: as the tokenizer does by itself
     progress:bool=True,      # Show a progress bar?
@@ -368,13 +524,11 @@ def evaluate_tasks(
     "Scores of a model on zero-shot or few-shot tasks"
     names,files = list(dict.fromkeys([tasks] if isinstance(tasks, str) else tasks)),dict(files or {})
     _check_settings(n_fewshot, limit, batch_size)
-    if not names: raise ValueError("`tasks` must name at least one task, got none")
-    if alone:=[o for o in files if o not in names]: raise ValueError(f"`files` must be for tasks among {', '.join(names)}, got {', '.join(alone)}")
-    own = {o: continuation_rows(continuation_tasks[o], limit or 200, seed=seed) for o in names if o in continuation_tasks and o not in files}
-    todo,scores = [(o.config.task, o) for name in names if name not in own for o in load_task(name, files.get(name))],{}
-    for name,task in [*todo, *own.items()]:
-        settings = task_settings(name, n_fewshot=n_fewshot, limit=limit, file=files.get(name), seed=seed, bos=bos)
-        with tqdm(desc=name, unit='choice', disable=not progress or bool(os.environ.get('IN_TEST')), leave=False) as bar:
+    _check_names(names, files)
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    scores,how = [],dict(n_fewshot=n_fewshot, limit=limit, seed=seed)
+    for name,task in _todo(names, files, limit, seed):
+        with tqdm(desc=name, unit='choice', disable=hidden, leave=False) as bar:
             asked = HarnessModel(model, tokenizer, batch_size, bos, bar)
-            scores[name] = TaskScore(name, *(score_rows(asked, task) if name in own else _ask(task, asked, n_fewshot, limit, seed)), settings)
-    return TaskScores(tuple(scores[n] for n,_ in [*todo, *own.items()]))
+            scores.append(_score(asked, name, task, files.get(name), how))
+    return TaskScores(tuple(scores))

@@ -19,8 +19,8 @@ from scipy.stats import spearmanr
 
 from .findings import Group, compare_methods, compare_sources, dense_value, group_values
 from .findings import headlines, is_accuracy, lower_is_better
-from ..statistics.uncertainty import COVERS, compare_answers, crossed_interval, includes_chance
-from ..statistics.uncertainty import linear_scores, summarize_values
+from ..statistics.comparisons import compare_answers
+from ..statistics.intervals import COVERS, crossed_interval, includes_chance, linear_scores, summarize_values
 
 # %% ../../nbs/experiments/40_documents.ipynb #bea01e8c
 class DocumentScores(NamedTuple):

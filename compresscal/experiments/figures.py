@@ -20,7 +20,7 @@ from ..core.spelling import strength
 from .findings import Group, dense_value, group_values, headlines
 from .findings import is_accuracy, is_ratio, lower_is_better
 from ..hallucination.risk import metric_words
-from ..statistics.uncertainty import summarize_values
+from ..statistics.intervals import summarize_values
 
 # %% ../../nbs/experiments/42_figures.ipynb #840b4f6d
 _SHORT = dict(bits_per_byte='bits per byte', word_perplexity='perplexity per word', acc='accuracy', kl='KL from dense',

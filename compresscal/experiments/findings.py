@@ -21,8 +21,9 @@ import pandas as pd
 from ..core.checks import Check
 from ..core.spelling import strength
 from ..hallucination.risk import METRICS
-from ..statistics.uncertainty import Comparison, compare_paired, compare_unpaired, distinct_pairs
-from ..statistics.uncertainty import holm, range_under_permutation, summarize_values
+from ..statistics.comparisons import Comparison, compare_paired, compare_unpaired, distinct_pairs
+from ..statistics.comparisons import holm, range_under_permutation
+from ..statistics.intervals import summarize_values
 
 # %% ../../nbs/experiments/05_findings.ipynb #9e90de15
 class Group(NamedTuple):

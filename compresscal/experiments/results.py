@@ -25,7 +25,7 @@ from . import findings
 from .findings import AGAINST_DENSE, Group, group_values, is_ratio
 from ..hallucination.hallucination import Hallucination, kept_reviews, summary_pictures
 from ..hallucination.risk import metric_words
-from ..statistics.uncertainty import distinct_pairs
+from ..statistics.comparisons import distinct_pairs
 
 # %% ../../nbs/experiments/45_results.ipynb #2b558148
 RESULT_COLUMNS = ('model', 'method', 'source', 'n_sequences', 'length', 'set', 'replicate', 'evaluation', 'metric',

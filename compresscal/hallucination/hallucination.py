@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from ..core.patching import patch
-from ..statistics.association import Binned, Regression, binned, correlate, partial, regress
+from ..statistics.correlation import correlate, partial
+from ..statistics.regression import Binned, Regression, binned, regress
 from ..core.spelling import strength
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #18bb8060
@@ -28,7 +29,8 @@ from ..summaries.quality import score_means
 from .reviews import CONTROLS, Review, review_from
 from .risk import DEGENERATE, metric_words, risk_ratio, risks
 from ..core.tables import escape_markdown, markdown_table, one_line
-from ..statistics.uncertainty import COVERS, FEWEST, accuracy_interval, check_level, holm, summarize_values
+from ..statistics.comparisons import holm
+from ..statistics.intervals import COVERS, FEWEST, accuracy_interval, check_level, summarize_values
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #508c04f0
 class System(NamedTuple):

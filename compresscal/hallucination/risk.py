@@ -16,8 +16,8 @@ import pandas as pd
 from ..core.patching import patch
 from ..summaries.scores import Scores
 from ..core.tables import escape_markdown, markdown_table, one_line
-from ..statistics.uncertainty import COVERS, FEWEST, Comparison, Interval
-from ..statistics.uncertainty import bootstrap_documents, check_level, compare_paired, ratio_interval
+from ..statistics.comparisons import Comparison, compare_paired
+from ..statistics.intervals import COVERS, FEWEST, Interval, bootstrap_documents, check_level, ratio_interval
 
 # %% ../../nbs/hallucination/65_risk.ipynb #995f601c
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .rouge import rouge
 from ..text.sentences import splitter_name
 from .summarize import FLAGS, Summaries, degenerate
 from ..core.tables import escape_markdown, markdown_table
-from ..statistics.uncertainty import FEWEST, bootstrap_documents, check_level
+from ..statistics.intervals import FEWEST, bootstrap_documents, check_level
 
 # %% ../../nbs/summaries/60_quality.ipynb #5c0e1a02
 def score_means(

@@ -12,7 +12,7 @@ from compresscal.models.blocks import fingerprint
 from compresscal.text.corpora import Corpus
 from compresscal.text.installed_text import Document
 from compresscal.evaluation.task_files import continuation_rows, read_task_rows, rows_stamp, task_forms, task_rows
-from compresscal.evaluation.tasks import HarnessModel, TaskModel, TaskScore, TaskScores, evaluate_tasks, load_task, score_pairs, score_rows, task_identity, task_settings
+from compresscal.evaluation.tasks import HarnessModel, TaskModel, TaskScore, TaskScores, evaluate_tasks, load_task, score_pairs, score_rows, task_settings
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -392,22 +392,6 @@ def test_a_pool_larger_than_the_source_changes_nothing():
 @pytest.mark.parametrize('wrong', [dict(pool=0), dict(seed=-1)])
 def test_bad_settings_of_continuations(wrong):
     with pytest.raises(ValueError, match=f'`{next(iter(wrong))}` must'): continuation_rows('docs', 5, **wrong)
-
-def test_the_identity_of_a_task_is_what_decides_its_questions(tmp_path, monkeypatch):
-    import huggingface_hub
-    class Api:
-        commit = 'c0ffee'
-        def dataset_info(self, path, revision=None): return type('Info', (), dict(sha=revision or Api.commit))
-    monkeypatch.setattr(huggingface_hub, 'HfApi', Api)
-    first = task_identity('piqa')
-    assert (first['path'], first['revision'])==('baber/piqa', 'c0ffee') and json.loads(json.dumps(first))==first
-    Api.commit = 'decaf'
-    assert task_identity('piqa')!=first
-    rows = [dict(question='Ice is', choices=['cold', 'hot'], label=0)]
-    (tmp_path/'a.jsonl').write_text(json.dumps(rows[0]))
-    assert task_identity('mine', rows)!=task_identity('mine', rows*2) and task_identity('piqa', tmp_path/'a.jsonl')['rows']['sha256']
-    assert task_identity('continuation_docs')['packages']
-    with pytest.raises(ValueError, match='did you mean'): task_identity('piqaa')
 
 def test_nasty_names_of_tasks_are_shown_as_names():
     scores = TaskScores((TaskScore('a|b<i>\x1b[31m', dict(acc=.5), dict(documents=2, chance=.5), dict(acc=[0., 1.]), {}),))

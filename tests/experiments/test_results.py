@@ -8,7 +8,8 @@ from compresscal.experiments import findings
 from compresscal.experiments.findings import *
 from compresscal.experiments.results import RESULT_COLUMNS, Results, latex_table, plain_table, tables
 from compresscal.core.tables import markdown_table
-from compresscal.statistics.uncertainty import compare_answers, compare_paired, compare_unpaired, crossed_interval, holm, standard_error, summarize_values
+from compresscal.statistics.comparisons import compare_answers, compare_paired, compare_unpaired, holm
+from compresscal.statistics.intervals import crossed_interval, standard_error, summarize_values
 
 def row(method, source, set, value, evaluation='docs', metric='perplexity', replicate=0, size=(32, 256), model='toy', documents=40):
     size = (0, 0) if source=='none' else size

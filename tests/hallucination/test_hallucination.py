@@ -8,7 +8,7 @@ from compresscal.hallucination.hallucination import (DENSE, Hallucination, Syste
                                        summary_tables, over_sparsity, system_means)
 from compresscal.hallucination.reviews import Review, review_record
 from compresscal.hallucination.risk import Metric, risk_ratio
-from compresscal.statistics.uncertainty import holm
+from compresscal.statistics.comparisons import holm
 
 JUDGES = dict(good=Metric('good', 'good', (0, 1)), free=Metric('free', 'free'))
 
@@ -162,7 +162,8 @@ NASTY = 'a|b<i>\x1b[31m'
 
 def nasty_things():
     "Everything of this kind that shows a name, with one that does harm"
-    from compresscal.statistics.association import binned, correlate, regress
+    from compresscal.statistics.correlation import correlate
+    from compresscal.statistics.regression import binned, regress
     from compresscal.summaries.overlap import Overlap, overlap
     from compresscal.summaries.quality import quality
     from compresscal.summaries.scores import Scores
