@@ -8,38 +8,27 @@ Docs: https://compresscal.github.io/compresscal/evaluation/task_files.html.md"""
 __all__ = ['task_forms', 'plain_form', 'read_task_rows', 'Form', 'task_rows', 'rows_stamp', 'continuation_rows']
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #7b6dcb24
-import csv, hashlib, json, random, re
+import hashlib, json, random, re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
-from ..core.seeds import check_seed
+from ..core.rows import read_rows
 from ..text.corpora import open_corpus
+from ..core.seeds import check_seed
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #d907dc9b
-def _jsonl(path):
-    for i,line in enumerate(path.read_text(encoding='utf-8').split('\n'), 1):
-        try:
-            if line.strip(): yield json.loads(line)
-        except json.JSONDecodeError as e:
-            raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
-
-def _csv(path):
-    with path.open(encoding='utf-8-sig', newline='') as file:
-        for row in csv.DictReader(file):
-            yield {k: _value(v) if k in ('choices', 'endings', 'label', 'answer_right_ending') else v
-                   for k,v in row.items()}
+def _rows(path): return [row for _,row in read_rows(path)]
 
 def _value(text):
     "A list or number that a table holds as JSON; other text as it is"
     try: return json.loads(text)
     except (TypeError, json.JSONDecodeError): return text
 
-def _parquet(path):
-    from datasets import load_dataset
-    try: yield from load_dataset('parquet', data_files=str(path), split='train', streaming=True)
-    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
+def _csv(path):
+    values = 'choices', 'endings', 'label', 'answer_right_ending'
+    for row in _rows(path): yield {k: _value(v) if k in values else v for k,v in row.items()}
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #3fe9aacd
 def _copa(path):
@@ -57,8 +46,8 @@ def _pages(path):
     if ''.join(page).strip(): yield dict(page='\n'.join(page))
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #275005a1
-_row_readers = {'.jsonl': _jsonl, '.json': lambda path: json.loads(path.read_text(encoding='utf-8')), '.csv': _csv,
-    '.parquet': _parquet, '.xml': _copa, '.txt': _pages, '.raw': _pages}
+_row_readers = {'.jsonl': _rows, '.json': _rows, '.csv': _csv, '.parquet': _rows, '.xml': _copa, '.txt': _pages,
+                '.raw': _pages}
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #bd340dcb
 def read_task_rows(
@@ -73,8 +62,7 @@ def read_task_rows(
     if not path.is_file(): raise ValueError(f"{path}: no such file")
     try: rows = list(_row_readers[kind](path))
     except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
-    except (ElementTree.ParseError, json.JSONDecodeError, csv.Error) as e:
-        raise ValueError(f"{path}: cannot be read as {path.suffix}: {e}") from None
+    except ElementTree.ParseError as e: raise ValueError(f"{path}: cannot be read as {path.suffix}: {e}") from None
     if not rows: raise ValueError(f"{path}: holds no rows")
     if not all(isinstance(o, dict) for o in rows):
         raise ValueError(f"{path}: must hold one object a row, got {type(rows[0]).__name__}")

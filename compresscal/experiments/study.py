@@ -7,11 +7,11 @@ Docs: https://compresscal.github.io/compresscal/experiments/study.html.md"""
 # %% auto #0
 __all__ = ['STUDY_PRESETS', 'Study', 'spell_call', 'spell_setting', 'check_evaluation_text', 'compared', 'check_comparisons',
            'work_off', 'keep_outcome', 'without_documents', 'whole_place', 'leave_question', 'sent_to_workers',
-           'run_study', 'say_what_failed', 'read_study', 'quoted', 'in_toml', 'elsewhere', 'whole_names', 'write_toml',
+           'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names', 'write_toml',
            'preset']
 
 # %% ../../nbs/experiments/80_study.ipynb #ecb07038
-import json, os, tomllib, warnings
+import os, tomllib, warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
@@ -35,10 +35,7 @@ from .measures import parse_measure
 from .mirror import is_url
 from .notebooks import write_notebook
 from .preparation import cells_of, check_given, in_groups, measured, named, prepare, rows_of
-from .report import write_results
-from .results import Results
 from .store import Store, content_key, open_store
-from ..statistics.comparisons import distinct_pairs
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
@@ -95,7 +92,7 @@ def run(
     engine='local',                   # Where jobs run: `local`, `pool`, `ray`, or an engine with settings
     progress:bool=True,               # Show a progress bar
     command:str|None=None,            # How to make it again, for the report
-)->Results:                           # Also written into the folder
+)->'Results':                         # Also written into the folder
     "Compute what is missing and write the results"
     return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()')
 
@@ -114,7 +111,7 @@ def _plain(value): return value if isinstance(value, (int, str, type(None))) els
 def spell_call(
     method:Method, # Any method
 )->str:            # Python
-    "A method as one writes it in a call: by its name, where that says everything"
+    "A method as you write it in a call: by its name, where that says everything"
     try: name = spell_method(method)
     except ValueError: return repr(method)
     return repr(name) if parse_method(name)==method else repr(method)
@@ -123,7 +120,7 @@ def spell_call(
 def spell_setting(
     value:object, # Of a field of a study, or a part of it
 )->str:           # Python; `<...>` for what cannot be written
-    "A value as one writes it in a call"
+    "A value as you write it in a call"
     if isinstance(value, Mapping):
         items = [f'{k!r}: {spell_setting(v)}' for k,v in value.items()]
         return '{'+', '.join(items)+'}'
@@ -185,6 +182,8 @@ def check_comparisons(
     study:Study, # What is asked
 )->tuple[tuple[str, str], ...]: # Labels of methods and names of sources
     "The pairs that a study is to decide on; raises a `ValueError` where they are no family of comparisons"
+    if not study.comparisons: return ()
+    from compresscal.statistics.comparisons import distinct_pairs
     asked = [o if isinstance(o, str) else tuple(compared(study, v) for v in o) for o in study.comparisons]
     pairs = distinct_pairs(asked)
     for one,other in pairs: _check_kinds(study, one, other)
@@ -262,7 +261,7 @@ def _about(job, evaluation):
 def whole_place(
     out:str|Path, # Folder of a study, or a URL
 )->str:           # An absolute path, or the URL
-    "Where a study lies, from wherever it is asked"
+    "Where a study is, from wherever it is asked"
     return str(out) if is_url(out) else os.path.abspath(os.path.expanduser(out))
 
 # %% ../../nbs/experiments/80_study.ipynb #f3f21a88
@@ -275,7 +274,7 @@ def leave_question(
     try: text = write_toml(study)
     except ValueError: return
     write_changed(folder/'study.toml', text)
-    write_notebook(folder/'study.ipynb', text+f'out = {quoted(whole_place(out))}\n')
+    write_notebook(folder/'study.ipynb', write_toml(study, out))
 
 # %% ../../nbs/experiments/80_study.ipynb #40b88f7e
 def sent_to_workers(
@@ -313,6 +312,7 @@ def _bench(study, ready, measures):
 
 def _all_results(study, store, ready, keys, results):
     "Rows, first words and failures of all models"
+    from compresscal.experiments.results import Results
     kept = store.failures()
     failed = [kept[k]|dict(error=f"{kept[k]['type']}: {kept[k]['message']}") for k in keys if k in kept]
     rows = [row for r in ready for row in rows_of(study, r, results)]
@@ -326,8 +326,9 @@ def run_study(
     engine,           # Where jobs run
     progress:bool,    # Show a progress bar
     command:str,      # How to make it again
-)->Results:           # Also written into the folder
+)->'Results':         # Also written into the folder
     "Compute what is missing and write the results"
+    from compresscal.experiments.report import write_results
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
     if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
@@ -347,7 +348,7 @@ def run_study(
 
 # %% ../../nbs/experiments/80_study.ipynb #8ba831ac
 def say_what_failed(
-    found:Results, # Of a study
+    found:'Results', # Of a study
     cells:int,     # How many it has
     out:str|Path,  # Where they were written, so that they can be looked into
 ):
@@ -386,23 +387,15 @@ def _engine_of(said):
     return engine_from(said.get('name', 'local'), **settings)
 
 # %% ../../nbs/experiments/80_study.ipynb #41c7d73f
-def quoted(
-    text:str, # Any
-)->str:       # In quotes
-    "A text as TOML has it"
-    return json.dumps(text, ensure_ascii=False).replace('\x7f', r'\u007f')
-
-def in_toml(
-    value:object, # Plain values, methods of the library, and what holds them
-)->str:           # TOML
-    "A value as TOML has it"
-    if isinstance(value, Mapping):
-        items = [f'{quoted(k)} = {in_toml(v)}' for k,v in value.items()]
-        return '{' + ', '.join(items) + '}'
-    if isinstance(value, (list, tuple)): return '[' + ', '.join(map(in_toml, value)) + ']'
-    if isinstance(value, Method): return quoted(spell_method(value))
-    if isinstance(value, int): return str(value)
-    return quoted('embedded' if value is None else str(value))
+def plain_setting(
+    value:object, # A field of a study, or a part of it
+)->object:        # Texts, whole numbers, lists and mappings
+    "A setting as a file can hold it: a method by its name"
+    if isinstance(value, Mapping): return {k: plain_setting(v) for k,v in value.items()}
+    if isinstance(value, (list, tuple)): return [plain_setting(v) for v in value]
+    if isinstance(value, Method): return spell_method(value)
+    if isinstance(value, int): return value
+    return 'embedded' if value is None else str(value)
 
 # %% ../../nbs/experiments/80_study.ipynb #507e7eff
 def elsewhere(
@@ -433,11 +426,14 @@ def whole_names(
 # %% ../../nbs/experiments/80_study.ipynb #4c484313
 def write_toml(
     study:Study, # Of names only
+    out:str|Path|None=None, # Where it is to be run, a folder or a URL; left out if not given
 )->str:          # TOML
     "A study as a file has it; addresses are absolute"
+    from tomli_w import dumps
     values = {f.name: getattr(study, f.name) for f in fields(Study)}
     values |= {k: whole_names(study, k) for k in ('models', 'sources', 'evaluations')}
-    return ''.join(f'{k} = {in_toml(v)}\n' for k,v in values.items() if v is not None)
+    asked = {k: plain_setting(v) for k,v in values.items() if v is not None}
+    return dumps(asked if out is None else dict(asked, out=whole_place(out)))
 
 # %% ../../nbs/experiments/80_study.ipynb #651bb03e
 _PAPER = dict(n_sets=10, n_sequences=128, length=2048, n_evaluation=128)
