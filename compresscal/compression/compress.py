@@ -19,10 +19,12 @@ from .input_statistics import collect,fitting_batch,pad_right
 from ..calibration.calibration_set import CalibrationSet
 from .grids import Quantized
 from .methods import NEEDS,Method,matches
-from ..models.loading import is_offloaded,require_model
+from ..models.structure import require_model
+from ..models.disk_blocks import is_offloaded
 from ..models.blocks import Block,capture,decoder_blocks
 from .compression_report import CompressionReport,StoredCodes,describe
-from ..models.new_checkpoint import HiddenStore,ShardWriter,spill
+from ..models.hidden_states import HiddenStore,spill
+from ..models.new_checkpoint import ShardWriter
 
 # %% ../../nbs/compression/90_compress.ipynb #7eb41ef3
 def _check_skip(skip, names):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError,safe_open
 from torch import Tensor
 from .input_statistics import InputStatistics
 from .grids import Quantized
-from ..models.loading import stored_tensors
+from ..models.stored_tensors import stored_tensors
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_lines
 from ..core.tables import escape_markdown,markdown_table,one_line

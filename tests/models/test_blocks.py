@@ -8,13 +8,13 @@ from transformers import (AutoModelForCausalLM,PreTrainedTokenizerFast,BertConfi
                           GemmaConfig,Gemma2Config,Gemma3TextConfig,PhiConfig,Phi3Config,OPTConfig,GPT2Config,GPTNeoXConfig,FalconConfig,MixtralConfig,
                           Qwen3MoeConfig,GptOssConfig,JetMoeConfig,AfmoeConfig,Gemma4TextConfig,LlamaModel,LlamaForCausalLM,BertLMHeadModel,T5ForConditionalGeneration)
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from compresscal.models import loading
 from compresscal.compression.methods import RTN
 from compresscal.compression.compress import compress
 from compresscal.calibration.generation import Script,generate
-from compresscal.models.loading import each_tensor
+from compresscal.models.disk_blocks import each_tensor
 from compresscal.core.files import embedded_folder
-from compresscal.models.loading import find_blocks, load_model
+from compresscal.models.structure import find_blocks
+from compresscal.models.loading import load_model
 from compresscal.models.blocks import Block, LinearLayer, capture, check_finite, check_replay, context_length, decoder_blocks, evaluation_mode, fingerprint, replace_forward, watch_inputs
 
 std = dict(vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
@@ -431,7 +431,7 @@ def test_refuses_folders_without_a_model(folder, tmp_path):
     with pytest.raises(TypeError, match="`name_or_path`.*got a int"): load_model(5)
 
 def test_names_the_nearest_model(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (tmp_path/"models--HuggingFaceTB--SmolLM2-135M").mkdir()
     for name,nearest in ((f"{folder}x",folder), ("smollm2-135m","HuggingFaceTB/SmolLM2-135M"), ("HuggingFace/SmolLM2-135M","HuggingFaceTB/SmolLM2-135M")):
         with pytest.raises(ValueError, match=re.escape(f"there is no such folder")) as e: load_model(name)

@@ -5,16 +5,20 @@ from pathlib import Path
 import pytest,torch
 from safetensors.torch import load_file,save_file
 from transformers import AutoModelForCausalLM,LlamaConfig,LlamaForCausalLM,T5Config
-from compresscal.models import loading
-from compresscal.models import new_checkpoint as streaming
+from compresscal.models import disk_blocks
+from compresscal.models import hidden_states, new_checkpoint as streaming
 from compresscal.compression.input_statistics import collect
 from compresscal.compression.compress import compress
 from compresscal.compression.methods import Magnitude, Wanda
-from compresscal.models.loading import BlockOnDisk,each_tensor,find_blocks,is_offloaded,load_model,release_memory,stored_tensors
+from compresscal.models.structure import find_blocks
+from compresscal.models.stored_tensors import stored_tensors
+from compresscal.models.disk_blocks import BlockOnDisk,each_tensor,is_offloaded,release_memory
+from compresscal.models.loading import load_model
 from compresscal.core.files import embedded_folder
 from compresscal.models.blocks import capture, check_finite, check_replay, decoder_blocks, fingerprint, watch_inputs
 from compresscal.compression.pruning import mask_rows,wanda_scores
-from compresscal.models.new_checkpoint import HiddenStore,ShardWriter,spill
+from compresscal.models.hidden_states import HiddenStore,spill
+from compresscal.models.new_checkpoint import ShardWriter
 from test_blocks import build,copied,families,folder # `folder` is a fixture
 
 @pytest.fixture
@@ -212,7 +216,7 @@ def test_blocks_are_read_once_for_many_batches(checkpoint, tmp_path, monkeypatch
         read[self.index] += not self.users
         return own(self)
     monkeypatch.setattr(BlockOnDisk, "__enter__", enter)
-    blocks = [capture(model, o) for o in ids().split(1)] and loading.find_blocks(model)[1]
+    blocks = [capture(model, o) for o in ids().split(1)] and find_blocks(model)[1]
     assert not read
     with ShardWriter(model, tmp_path/"out") as writer:
         for i,o in enumerate(blocks):
@@ -252,7 +256,7 @@ def test_blocks_that_share_weights_are_refused():
                 own(self, config)
                 self.model.layers[2].mlp.up_proj.weight = self.model.layers[0].mlp.up_proj.weight
             patch.setattr(LlamaForCausalLM, "__init__", init)
-            loading._Frame(config, torch.float32)
+            disk_blocks._Frame(config, torch.float32)
 
 def test_values_that_are_not_finite_are_named(checkpoint):
     model = build("llama")
@@ -419,7 +423,7 @@ def test_a_file_that_is_cut_short_later(checkpoint):
 def test_release_memory_anywhere(monkeypatch):
     release_memory()
     def other(name): raise TypeError
-    monkeypatch.setattr(loading.ctypes, "CDLL", other)
+    monkeypatch.setattr(disk_blocks.ctypes, "CDLL", other)
     release_memory()
 
 
@@ -472,7 +476,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
         def seek(self, at): pass
         def write(self, data): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         def close(self): pass
-    monkeypatch.setattr(streaming.tempfile, "TemporaryFile", lambda **kwargs: Full())
+    monkeypatch.setattr(hidden_states.tempfile, "TemporaryFile", lambda **kwargs: Full())
     with HiddenStore(40, tmp_path) as store:
         store.add(torch.zeros(10))
         with pytest.raises(OSError, match="40 bytes of hidden states do not fit into a temporary file in .*No space left") as e: store.add(torch.zeros(10))
@@ -484,7 +488,7 @@ def test_short_writes_and_reads(tmp_path, monkeypatch):
     class Slow(io.FileIO):
         def write(self, data): return super().write(data[:7])
         def readinto(self, data): return super().readinto(data[:5])
-    monkeypatch.setattr(streaming.tempfile, "TemporaryFile", lambda **kwargs: Slow(tmp_path/"file", "w+"))
+    monkeypatch.setattr(hidden_states.tempfile, "TemporaryFile", lambda **kwargs: Slow(tmp_path/"file", "w+"))
     with HiddenStore(0) as store:
         given = [torch.arange(30.)+i for i in range(3)]
         for o in given: store.add(o)
@@ -553,7 +557,7 @@ def test_hidden_states_do_not_add_up(tmp_path):
     code = """
 import sys,torch
 from pathlib import Path
-from compresscal.models.new_checkpoint import HiddenStore
+from compresscal.models.hidden_states import HiddenStore
 def peak(): return int(next(o for o in Path("/proc/self/status").read_text().splitlines() if o.startswith("VmHWM")).split()[1])/1024
 before = peak()
 with HiddenStore(int(sys.argv[1])) as store:
