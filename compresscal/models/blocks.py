@@ -377,22 +377,22 @@ def _describe(block, seen):
     return replace(block, linears=tuple(linears), groups=tuple(groups))
 
 # %% ../../nbs/models/30_blocks.ipynb #9a575b59
-def _token_rows(block, names, x, rows, n):
+def _token_rows(name, expert, x, rows, n):
     "`x` as one row for each token, and which of the `n` tokens these are"
-    stacked = block[names[0]].expert is not None
-    if rows is None and not stacked and x.shape[:-1].numel()==n: rows = torch.arange(n, device=x.device)
+    if rows is None and expert is None and x.shape[:-1].numel()==n: rows = torch.arange(n, device=x.device)
     x = x.reshape(-1, x.shape[-1])
     if rows is None or len(rows)!=len(x):
-        raise ValueError(f"{block.name}.{names[0]} must see one row for each token, got {len(x)} rows for {n} tokens")
+        raise ValueError(f"{name} must see one row for each token, got {len(x)} rows for {n} tokens")
     return x,rows
 
 def _report_inputs(block, callback, mask, shape):
     "A `seen` for `WatchProducts` that calls `callback` once for each group; `shape` is that of the batch"
-    leaders = {(block[g[0]].parameter_name,block[g[0]].expert): g for g in block.groups}
+    layers = {o.name: o for o in block.linears}
+    leaders = {(layers[g[0]].parameter_name,layers[g[0]].expert): g for g in block.groups}
     def seen(name, expert, x, transposed, rows):
         names = leaders.get((name,expert))
         if names is None: return # its input was reported with another layer's
-        x,rows = _token_rows(block, names, x, rows, shape[0]*shape[1])
+        x,rows = _token_rows(f"{block.name}.{names[0]}", expert, x, rows, shape[0]*shape[1])
         if mask is not None:
             keep = mask.to(x.device, torch.bool).flatten()[rows]
             x,rows = x[keep],rows[keep]
@@ -416,10 +416,10 @@ def watch_inputs(
 
 # %% ../../nbs/models/30_blocks.ipynb #657acd03
 def identical(
-    a:Tensor,
-    b:Tensor,
-)->bool:
-    "Are two tensors the same to the last bit? Places that are no number in both count as equal"
+    a:Tensor, # Any tensor
+    b:Tensor, # Another of its shape
+)->bool:      # Whether they are the same to the last bit
+    "Compare two tensors; where both hold NaN, they count as equal"
     return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 def _run_whole(model, blocks, inputs):
@@ -500,7 +500,7 @@ def _check_weights_once(model, blocks):
     holder = {model.get_input_embeddings().weight.data_ptr(): "the embeddings"}
     for block in blocks:
         for layer in block.linears:
-            if layer.expert: continue # of a stack, the first stands for all
+            if layer.expert: continue # of a stack, the first is enough
             name,address = f"{block.name}.{layer.name}",layer.parameter.data_ptr()
             if address in holder:
                 raise ValueError(f"`model` must use each weight once, but {name} is shared with {holder[address]}")

@@ -190,8 +190,9 @@ def _norm_of(product, outputs):
         if (out.data_ptr(),out.numel())==(x.data_ptr(),x.numel()): return name
     for name,(_,_,out) in outputs.items():
         flat = out.reshape(-1, out.shape[-1])
+        if flat.shape[1]!=x.shape[1]: continue
         picked = flat if product.rows is None else flat[product.rows]
-        if flat.shape[1]==x.shape[1] and torch.equal(picked, x): return name
+        if torch.equal(picked, x): return name
 
 # %% ../../nbs/models/50_foldings.ipynb #74cc787d
 @dataclass(frozen=True, eq=False)
