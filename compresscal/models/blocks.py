@@ -15,7 +15,6 @@ from collections.abc import Callable,Sequence
 from contextlib import ExitStack,contextmanager,nullcontext
 from dataclasses import dataclass,field,replace
 from functools import partial
-from typing import TYPE_CHECKING
 import torch
 from torch import nn,Tensor
 from torch.overrides import TorchFunctionMode
@@ -24,7 +23,6 @@ from ..core.patching import patch
 from ..core.tables import escape_markdown,markdown_table,one_line
 from .structure import find_blocks,require_model
 from .disk_blocks import each_tensor
-if TYPE_CHECKING: from transformers import PreTrainedModel # takes three seconds to import
 
 # %% ../../nbs/models/30_blocks.ipynb #758bb4f9
 @dataclass(frozen=True, eq=False)
@@ -181,7 +179,7 @@ def _tuple_length(model, input_ids):
 @dataclass
 class Capture:
     "A batch on its way through the blocks"
-    model:"PreTrainedModel"      # The model it came from
+    model:nn.Module              # The model it came from
     inputs:dict                  # What the model was called with
     hidden:Tensor                # Input of the next block, `[sequences, length, width]`
     calls:list=field(repr=False) # For each block its other arguments, `(args, kwargs)`
@@ -222,8 +220,8 @@ def logits(self:Capture)->Tensor:
 
 # %% ../../nbs/models/30_blocks.ipynb #cb2e4f57
 def context_length(
-    model:"PreTrainedModel", # Any language model
-)->int|None:                 # Tokens, or `None` if the configuration sets no limit
+    model:nn.Module, # Any language model
+)->int|None:         # Tokens, or `None` if the configuration sets no limit
     "How many tokens the model can read at once"
     require_model(model)
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
@@ -273,7 +271,7 @@ def note_calls(self:Capture):
 
 # %% ../../nbs/models/30_blocks.ipynb #550ad02b
 def capture(
-    model:"PreTrainedModel",         # Causal language model
+    model:nn.Module,                 # Causal language model
     input_ids:Tensor,                # Tokens, `[sequences, length]`
     attention_mask:Tensor|None=None, # 1 for tokens and 0 for padding, `[sequences, length]`
     **kwargs,                        # More arguments for the base model, such as `position_ids`
@@ -443,7 +441,7 @@ def _check_block(block, captured, other, expected):
     captured.hidden = after
 
 def check_replay(
-    model:"PreTrainedModel",         # Causal language model
+    model:nn.Module,                 # Causal language model
     input_ids:Tensor|None=None,      # Tokens to try, `[sequences, length]`; a small random batch if not given
     attention_mask:Tensor|None=None, # Their padding mask
 ):
@@ -473,7 +471,7 @@ def _why_not(model):
 
 def _refuse(model):
     "Raise for models whose blocks cannot be compressed, saying why"
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel # here, for it takes three seconds to import
     require_model(model)
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
@@ -484,7 +482,7 @@ def _refuse(model):
 
 # %% ../../nbs/models/30_blocks.ipynb #22db6617
 def check_finite(
-    model:"PreTrainedModel", # Any model
+    model:nn.Module, # Any model
 ):
     "Raise if a weight is NaN or infinite, naming where"
     require_model(model)
@@ -508,7 +506,7 @@ def _check_weights_once(model, blocks):
 
 # %% ../../nbs/models/30_blocks.ipynb #ce7bfa30
 def check_causal(
-    model:"PreTrainedModel", # Language model
+    model:nn.Module, # Language model
 ):
     "Raise if a token changes what the model says of tokens before it"
     ids = _probe(model)[0].to(model.get_input_embeddings().weight.device)
@@ -524,8 +522,8 @@ def check_causal(
 
 # %% ../../nbs/models/30_blocks.ipynb #9124cc13
 def decoder_blocks(
-    model:"PreTrainedModel", # Causal language model
-)->list[Block]:              # Its blocks, in order
+    model:nn.Module, # Causal language model
+)->list[Block]:      # Its blocks, in order
     "The decoder blocks of `model` and their linear layers; refuses a model that differs when they run one by one"
     _refuse(model)
     check_finite(model)
@@ -546,8 +544,8 @@ def decoder_blocks(
 _passing = ("_name_or_path","transformers_version","architectures","dtype","torch_dtype") # these say nothing of content
 
 def fingerprint(
-    model:"PreTrainedModel", # Any model
-)->str:                      # 32 hexadecimal digits
+    model:nn.Module, # Any model
+)->str:              # 32 hexadecimal digits
     "A hash of configuration and weights: equal content, equal fingerprint, wherever it was loaded"
     require_model(model)
     config = {k: v for k,v in model.config.to_diff_dict().items() if k not in _passing}

@@ -13,14 +13,12 @@ from contextlib import nullcontext
 from functools import wraps
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from ..core.patching import patch
 from .transformers_calls import model_settings,transformers_bars
 from .structure import block_number,check_weights,find_blocks,require_model
 from .stored_tensors import StoredTensor,checkpoint_tensors
-if TYPE_CHECKING: from transformers import PreTrainedModel
 
 # %% ../../nbs/models/07_disk_blocks.ipynb #9c47529a
 @torch.inference_mode(False)
@@ -141,7 +139,7 @@ def read(self:Checkpoint, part:int|None)->dict:
     return {k: o.read().to(dtypes.get(k, o.dtype)) for k,o in stored.items()}
 
 @patch
-def load(self:Checkpoint, part:int|None)->"PreTrainedModel":
+def load(self:Checkpoint, part:int|None)->nn.Module:
     "The model with one part real"
     with torch.inference_mode(False):
         stored = self.read(part)
@@ -154,7 +152,7 @@ def load(self:Checkpoint, part:int|None)->"PreTrainedModel":
 
 # %% ../../nbs/models/07_disk_blocks.ipynb #a09903c2
 @patch
-def block(self:Checkpoint, i:int)->"tuple[dict,PreTrainedModel|None]":
+def block(self:Checkpoint, i:int)->tuple[dict,nn.Module|None]:
     "The tensors of a block by their names in it, and the model that was made to read them, if one was"
     name = f"{self.frame.blocks}.{i}"
     if i in self.plain: return {k.removeprefix(f"{name}."): t for k,t in self.read(i).items()},None
@@ -230,7 +228,7 @@ def _no_saving(*args, **kwargs):
 
 def offloaded_model(
     checkpoint:Checkpoint, # Where the weights are
-)->"PreTrainedModel":      # In evaluation mode
+)->nn.Module:              # In evaluation mode
     "The model of a checkpoint, with its blocks on disk"
     from transformers import GenerationConfig
     model = checkpoint.load(None)

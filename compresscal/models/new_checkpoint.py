@@ -11,7 +11,7 @@ __all__ = ['ShardWriter']
 import json,os,shutil,tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from torch import nn
 from ..core.files import give_usual_mode,write_atomically
 from ..core.patching import patch
 from .transformers_calls import transformers_bars
@@ -19,7 +19,6 @@ from .structure import block_number,find_blocks
 from .stored_tensors import stored_tensors
 from .disk_blocks import is_offloaded
 from .blocks import Block
-if TYPE_CHECKING: from transformers import PreTrainedModel # takes three seconds to import
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #c6fd791b
 def _identity(checkpoint, key):
@@ -77,9 +76,9 @@ def _save(model, tensors, target):
 class ShardWriter:
     "Writes a new checkpoint block by block"
     def __init__(self,
-        model:"PreTrainedModel", # From `load_model` with `offload=True`
-        folder:str|Path,         # Where the new checkpoint goes; new or empty
-        key:str|None=None,       # What the blocks depend on, as method and text; `None`: an interrupted run starts over
+        model:nn.Module,   # From `load_model` with `offload=True`
+        folder:str|Path,   # Where the new checkpoint goes; new or empty
+        key:str|None=None, # What the blocks depend on, as method and text; `None`: an interrupted run starts over
     ):
         if not is_offloaded(model):
             raise ValueError("`model` must come from load_model with offload=True; "

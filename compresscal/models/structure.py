@@ -9,9 +9,7 @@ __all__ = ['require_model', 'find_blocks', 'block_number', 'check_weights']
 
 # %% ../../nbs/models/03_structure.ipynb #1c828276
 import re
-from typing import TYPE_CHECKING
 from torch import nn
-if TYPE_CHECKING: from transformers import PreTrainedModel # takes three seconds to import
 
 # %% ../../nbs/models/03_structure.ipynb #33ef0f3f
 def require_model(
@@ -36,8 +34,8 @@ def _block_lists(model, n):
 
 # %% ../../nbs/models/03_structure.ipynb #5a4c4715
 def find_blocks(
-    model:"PreTrainedModel",  # Causal language model
-)->tuple[str,nn.ModuleList]:  # Name of the list in the model, and the list
+    model:nn.Module,         # Causal language model
+)->tuple[str,nn.ModuleList]: # Name of the list in the model, and the list
     "The decoder blocks of `model`, found by their number and their common class"
     require_model(model)
     n = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)

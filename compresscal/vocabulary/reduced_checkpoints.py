@@ -125,8 +125,9 @@ def _whole_configs(holder, changed, tokens):
 
 def _find_whole(full, model, tables, plan, mark):
     "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
-    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else checkpoint_tensors(checkpoint_folder(full)),
-                           tables)
+    a_file = Path(full).is_file()
+    stored = stored_tensors(full) if a_file else checkpoint_tensors(checkpoint_folder(full))
+    found = _stored_tables(stored, tables)
     own = found[_embedding(model, found)].full
     if hash_numbers(read_tensor_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
         raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
