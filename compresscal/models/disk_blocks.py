@@ -76,7 +76,7 @@ def fill(self:_Frame,
         with transformers_bars(False, False), torch.inference_mode(False):
             model,info = self.kind.from_pretrained(None, state_dict=rest|tensors, **asked, **model_settings)
     except RuntimeError as e:
-        place = "what stands around its blocks" if number is None else f"{self.blocks}.{number}"
+        place = "what is around its blocks" if number is None else f"{self.blocks}.{number}"
         raise ValueError(f"transformers cannot make {place} of the weights in its files: "
                          "some are missing, or of another shape") from e
     self.check([], [], info["mismatched_keys"])
@@ -185,7 +185,7 @@ class BlockOnDisk:
         module.on_disk,module.forward = self,forward
 
     def __deepcopy__(self, memo):
-        raise TypeError(f"{self.name} lies on disk, so that its model cannot be copied; load it again instead")
+        raise TypeError(f"{self.name} is on disk, so that its model cannot be copied; load it again instead")
 
 # %% ../../nbs/models/07_disk_blocks.ipynb #185fda9e
 @patch
@@ -219,11 +219,11 @@ def __exit__(self:BlockOnDisk, kind, *_):
     self.whole = None
     release_memory()
     if changed and kind is None:
-        raise ValueError(f"{self.name} lies on disk, so that its weights cannot be changed in place; use a ShardWriter")
+        raise ValueError(f"{self.name} is on disk, so that its weights cannot be changed in place; use a ShardWriter")
 
 # %% ../../nbs/models/07_disk_blocks.ipynb #2ed3bdd2
 def _no_saving(*args, **kwargs):
-    raise ValueError("a model whose blocks lie on disk cannot be saved as a whole; "
+    raise ValueError("a model whose blocks are on disk cannot be saved as a whole; "
                      "a ShardWriter saves it block by block")
 
 def offloaded_model(

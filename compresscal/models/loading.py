@@ -42,7 +42,7 @@ def _no_folder(path, text):
 def _embedded_source():
     "The folder of the model that comes with the package"
     if (embedded_folder()/"config.json").exists(): return str(embedded_folder())
-    raise ValueError(f"`name_or_path` must be given, since no embedded model lies in {embedded_folder()}")
+    raise ValueError(f"`name_or_path` must be given, since no embedded model is in {embedded_folder()}")
 
 def model_source(
     name_or_path:str|Path|None=None, # Folder or Hub id; the embedded model if not given

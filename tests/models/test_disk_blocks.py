@@ -66,7 +66,7 @@ def test_blocks_are_read_once_for_many_batches(checkpoint, tmp_path, monkeypatch
 def test_changes_that_would_be_lost_are_refused(checkpoint, tmp_path):
     model,_ = load_model(checkpoint("phi"), offload=True)
     block = decoder_blocks(model)[2]
-    with pytest.raises(ValueError, match="model.layers.2 lies on disk"):
+    with pytest.raises(ValueError, match="model.layers.2 is on disk"):
         with block.resident(): block.linears[0].weight[0,0] = 1
     with pytest.raises(KeyError): # the error of the walk is the one that is seen
         with block.resident():
