@@ -14,7 +14,7 @@ def status(name): return next(int(o.split()[1])*1024 for o in Path('/proc/self/s
 def peak(work):
     "What `work` returns, and the most memory that was resident meanwhile, above what was before, in MB"
     gc.collect()
-    from compresscal.models.loading import release_memory
+    from compresscal.models.disk_blocks import release_memory
     release_memory()
     Path('/proc/self/clear_refs').write_text('5')
     before, out = status('VmRSS'), work()

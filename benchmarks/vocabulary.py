@@ -33,7 +33,7 @@ def _status(name): return next(int(o.split()[1])*1024 for o in Path('/proc/self/
 
 def mark_memory()->int:
     "Forget the peak so far; resident memory now, bytes"
-    from compresscal.models.loading import release_memory
+    from compresscal.models.disk_blocks import release_memory
     gc.collect()
     release_memory()
     Path('/proc/self/clear_refs').write_text('5')

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, DynamicCache, get_layer_types_and_kwargs
 from transformers.masking_utils import causal_mask_function, eager_mask
-from ..models.loading import find_blocks
+from ..models.structure import find_blocks
 from ..models.blocks import replace_forward
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #428b6e59

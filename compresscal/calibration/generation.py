@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from .batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
 from ..core.files import give_usual_mode
 from ..core.patching import patch
-from ..models.blocks import context_length, evaluation_mode, fingerprint, other_tokenizer, require_model
+from ..models.structure import require_model
+from ..models.blocks import context_length, evaluation_mode, fingerprint, other_tokenizer
 from ..core.seeds import check_seed, uniforms
 from ..core.tables import markdown_table
 

@@ -23,7 +23,7 @@ from ..core.patching import patch
 from ..core.plots import Picture,Strip,plot_strips
 from ..compression.compression_report import output_energy
 from ..calibration.calibration_set import CalibrationSet
-from ..models.new_checkpoint import HiddenStore
+from ..models.hidden_states import HiddenStore
 from ..core.tables import escape_markdown,markdown_table,one_line
 
 # %% ../../nbs/choosing/60_predicted_damage.ipynb #d163e5e5

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..compression.input_statistics import InputStatistics,fitting_batch,pad_right
 from ..calibration.calibration_set import CalibrationSet
-from ..models.loading import is_offloaded
+from ..models.disk_blocks import is_offloaded
 from ..compression.methods import matches
 from ..models.blocks import Capture,capture,decoder_blocks,evaluation_mode,replace_forward,watch_inputs
 from ..core.patching import patch

@@ -38,7 +38,7 @@ from ..experiments.inputs import check_held_out, check_source, find_model, open_
 from ..experiments.inputs import window_length
 from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
 from ..models.blocks import decoder_blocks, fingerprint
-from ..models.loading import _bars
+from ..models.transformers_calls import transformers_bars
 from ..models.tensor_files import new_folder
 
 # %% ../../nbs/commands/40_compressing.ipynb #940fa61c
@@ -165,7 +165,7 @@ def _bar(total, progress):
 
 def _load(name, progress, **how):
     "A model; without a bar where none is wanted"
-    with _bars(progress): return find_model(name, **how)
+    with transformers_bars(progress): return find_model(name, **how)
 
 # %% ../../nbs/commands/40_compressing.ipynb #e3b54df8
 def _references(measures, net, tokenizer, texts, bar, progress):
@@ -285,7 +285,7 @@ def _evaluation_answer(results, drawn, dense, out):
 # %% ../../nbs/commands/40_compressing.ipynb #0c5cd59e
 def _save_model(net, tokenizer, report, folder, source):
     "Write a model that is in memory, with its codes and its licence"
-    with _bars(False): net.save_pretrained(folder)
+    with transformers_bars(False): net.save_pretrained(folder)
     give_usual_mode(folder)
     tokenizer.save_pretrained(folder)
     for block in decoder_blocks(net):

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from .console import CommandAnswer, check_out_folder, padded
 from ..core.spelling import check_model
-from ..models.loading import _bars, _download, _place, _source
+from ..models.transformers_calls import transformers_bars
+from ..models.loading import checkpoint_folder, dtype_and_device, model_source
 from ..vocabulary.memory import memory_report
 from ..vocabulary.reduced_checkpoints import load_reduced, save_full, save_reduced
 from ..vocabulary.usage import TokenUsage, used_tokens
@@ -23,8 +24,8 @@ from ..vocabulary.usage import TokenUsage, used_tokens
 def _open(name):
     "The folder of a model by the name that commands give it"
     check_model(name, 'name')
-    where = _source(None if name=='embedded' else name)
-    try: return _download(where)
+    where = model_source(None if name=='embedded' else name)
+    try: return checkpoint_folder(where)
     except (OSError, ValueError) as e:
         got = f'{str(name)!r}: {str(e).strip().splitlines()[0]}'
         raise ValueError(f"`name` must be 'embedded', a folder or a Hub id of a model, got {got}") from None
@@ -33,7 +34,7 @@ def _open_tokenizer(name):
     "A tokenizer, of any kind of model"
     folder = _open(name)
     try:
-        with _bars(False): return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with transformers_bars(False): return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as e:
         got = f'{str(name)!r}: {str(e).strip().splitlines()[0]}'
         raise ValueError(f"`tokenizer` must be the folder or Hub id of a tokenizer, got {got}") from None
@@ -130,7 +131,7 @@ _HINT = ('the model as transformers loads it, the whole tokenizer, and kept_toke
 
 def _reduce(folder, usage, tokenizer, unknown, dtype, labels):
     "The reduction of a model, as a language model or a classifier"
-    how = dict(tokenizer=tokenizer, unknown=unknown, dtype=_place(dtype, None)[0])
+    how = dict(tokenizer=tokenizer, unknown=unknown, dtype=dtype_and_device(dtype, None)[0])
     if labels is not None: how |= dict(model_class=AutoModelForSequenceClassification, config=dict(num_labels=labels))
     return load_reduced(folder, usage, **how)[1]
 

@@ -22,8 +22,9 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from ..calibration.sampling import model_identity
 from ..core.patching import patch
 from ..evaluation.perplexity import apply_head, positions_at_once, run_decoder
-from ..models.loading import _bars, _place, _source, load_model
-from ..models.blocks import _check_causal, context_length, evaluation_mode, replace_forward
+from ..models.transformers_calls import transformers_bars
+from ..models.loading import dtype_and_device, load_model, model_source
+from ..models.blocks import check_causal, context_length, evaluation_mode, replace_forward
 from ..summaries.prompts import Prompt, as_prompt, fit
 from ..summaries.scores import check_pairs
 
@@ -124,7 +125,7 @@ def _check_model(model):
     if head is None:
         raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a "
                         f"language model head does, got {type(model).__name__}")
-    (_check_parts if model.config.is_encoder_decoder else _check_causal)(model)
+    (_check_parts if model.config.is_encoder_decoder else check_causal)(model)
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #33198a0b
 def load_conditional(
@@ -137,11 +138,11 @@ def load_conditional(
             raise ValueError(f"`model` must be a name, a folder, or a model and its tokenizer, got {len(model)} things")
         net, tokenizer = model
         _check_model(net)
-        if device is not None: net = net.to(_place(None, device)[1])
+        if device is not None: net = net.to(dtype_and_device(None, device)[1])
         return net, tokenizer
     if not isinstance(model, (str, Path)):
         raise TypeError(f"`model` must be a name, a folder, or a model and its tokenizer, got {type(model).__name__}")
-    device = _place(None, device or ('cuda' if torch.cuda.is_available() else 'cpu'))[1]
+    device = dtype_and_device(None, device or ('cuda' if torch.cuda.is_available() else 'cpu'))[1]
     net, tokenizer = load_model(device=device) if model=='embedded' else _load(model, device)
     _check_model(net)
     return net, tokenizer
@@ -149,11 +150,11 @@ def load_conditional(
 # %% ../../nbs/hallucination/40_conditional.ipynb #55660860
 def _load(name, device):
     "A model of either kind from a folder or the Hub"
-    source = _source(name)
+    source = model_source(name)
     try:
         if not AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder:
             return load_model(source, device=device)
-        with _bars(not os.environ.get('IN_TEST')):
+        with transformers_bars(not os.environ.get('IN_TEST')):
             net,info = AutoModelForSeq2SeqLM.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
             if info['missing_keys']:
                 raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")

@@ -16,7 +16,8 @@ import numpy as np, torch
 from tqdm.auto import tqdm
 from ..calibration.sampling import model_identity
 from ..core.patching import patch
-from ..models.loading import _bars, _place
+from ..models.transformers_calls import transformers_bars
+from ..models.loading import dtype_and_device
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #41d4fc77
 LABELS = ('entailment', 'neutral', 'contradiction')
@@ -147,10 +148,10 @@ TRAINED_LABELS = {f'tals/albert-{o}': _vitaminc
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    dtype,device = _place(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    dtype,device = dtype_and_device(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     source = str(Path(source).expanduser() if Path(source).expanduser().is_dir() else source)
     try:
-        with _bars(not os.environ.get('IN_TEST'), False):
+        with transformers_bars(not os.environ.get('IN_TEST'), False):
             which = dict(revision=revision, trust_remote_code=False)
             model,info = AutoModelForSequenceClassification.from_pretrained(source, dtype=dtype,
                 attn_implementation='eager', output_loading_info=True, **which)
@@ -280,7 +281,7 @@ def _compute(self:EntailmentModel, pairs, progress):
     out,all_columns = np.full((len(pairs), 4), np.nan),[i for i,o in enumerate(columns) if o is not None]
     bar = tqdm(total=len(pairs), desc='entailment', unit='pair', leave=False,
                disable=not progress or bool(os.environ.get('IN_TEST')))
-    with _bars(True, False), bar:
+    with transformers_bars(True, False), bar:
         for a in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
             part = pairs[a:a+8192]
             texts = ([_whole(o) for o in side] for side in zip(*part))

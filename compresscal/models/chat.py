@@ -1,4 +1,4 @@
-"""A chat template is a program by whoever made the model; it runs where it can be stopped
+"""A chat template is a program that comes with the model; it runs where it can be stopped
 
 Docs: https://compresscal.github.io/compresscal/models/chat.html.md"""
 
@@ -12,6 +12,7 @@ import atexit, faulthandler, importlib.util, json, os, subprocess, sys, threadin
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from ..core.patching import patch
 from ..core.tables import one_line
 
 # %% ../../nbs/models/15_chat.ipynb #a67762a8
@@ -32,6 +33,7 @@ def _answer(render, asked):
     except MemoryError: return dict(error=f'it takes more than {_memory//2**20:,} MiB of memory')
     except Exception as e: return dict(error=str(e) or type(e).__name__) # a template can raise anything
 
+# %% ../../nbs/models/15_chat.ipynb #9c0af73c
 def _serve():
     "Render what comes in, one line of JSON each; end when nothing can come any more, or when time is up"
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -51,24 +53,15 @@ class _Renderer:
     def __init__(self): self.process,self.owner,self.lock = None,None,threading.Lock()
 
     def start(self):
-        "A process that waits"
+        "Start a process that waits"
         here = Path(importlib.util.find_spec('compresscal').origin).parents[1]
-        path = os.pathsep.join([str(here), *filter(None, sys.path)]) # without the folder one works in, where anything may lie
+        path = os.pathsep.join([str(here), *filter(None, sys.path)]) # not the folder you work in: anything may be there
         env = os.environ|dict(PYTHONPATH=path, PYTHONSAFEPATH='1', TRANSFORMERS_VERBOSITY='error')
         call = [sys.executable, '-c', 'from compresscal.models.chat import _serve; _serve()']
-        self.process = subprocess.Popen(call, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding='utf-8')
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(call, env=env, text=True, encoding='utf-8', **pipes)
         if self.owner!=os.getpid(): atexit.register(self.close)
         self.owner = os.getpid()
-
-    def ask(self, seconds, asked):
-        "What the process answers; `None` if it has ended over it"
-        with self.lock:
-            if self.process is None or self.owner!=os.getpid() or self.process.poll() is not None: self.start()
-            with suppress(OSError):
-                self.process.stdin.write(f'{json.dumps([seconds, asked])}\n')
-                self.process.stdin.flush()
-                if line := self.process.stdout.readline(): return json.loads(line)
-            self.close()
 
     def close(self):
         "Let the process end"
@@ -78,27 +71,51 @@ class _Renderer:
         self.process.wait()
         self.process = None
 
+# %% ../../nbs/models/15_chat.ipynb #09be53ae
+@patch
+def ask(self:_Renderer, seconds, asked):
+    "What the process answers; `None` if it has ended over it"
+    with self.lock:
+        ended = self.process is None or self.owner!=os.getpid() or self.process.poll() is not None
+        if ended: self.start()
+        with suppress(OSError):
+            self.process.stdin.write(f'{json.dumps([seconds, asked])}\n')
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+            if answer: return json.loads(answer)
+        self.close()
+
 _renderer = _Renderer()
 
 # %% ../../nbs/models/15_chat.ipynb #63a63064
-def render_chat(
-    tokenizer,                         # Tokenizer with a chat template
-    messages:Sequence[Mapping],        # What was said, each with a `role` and a `content`
-    *,
-    template:str|None=None,            # Another template than the tokenizer's own
-    add_generation_prompt:bool=False,  # End with what opens the model's answer?
-    seconds:float=5.,                  # How long it may take
-    **variables,                       # Variables of the template, as JSON can hold them
-)->str:                                # The conversation as one text
-    "Apply a chat template"
-    tokenizer = getattr(tokenizer, 'full', tokenizer) # of a reduced vocabulary
-    asked = dict(conversations=[[{k: v for k,v in o.items() if v is not None} for o in messages]], chat_template=template or tokenizer.get_chat_template(),
+def _request(tokenizer, messages, template, add_generation_prompt, variables):
+    "What the process is asked; must be what JSON can hold"
+    said = [{k: v for k,v in o.items() if v is not None} for o in messages]
+    asked = dict(conversations=[said], chat_template=template or tokenizer.get_chat_template(),
                  add_generation_prompt=add_generation_prompt, **tokenizer.special_tokens_map|variables)
     try: json.dumps(asked)
-    except (TypeError,ValueError) as e: raise TypeError(f"`variables` must be what JSON can hold, got {', '.join(variables)}: {e}") from None
-    answer = _renderer.ask(seconds, asked)
-    if answer is None: answer = dict(error=f'it was stopped after {seconds:g} seconds, or has ended the process it ran in')
-    if 'error' in answer: raise ValueError(f"`tokenizer` must have a chat template that can be applied, but {one_line(answer['error'])[:300]}")
+    except (TypeError,ValueError) as e:
+        raise TypeError(f"`variables` must be what JSON can hold, got {', '.join(variables)}: {e}") from None
+    return asked
+
+# %% ../../nbs/models/15_chat.ipynb #b649a94d
+def render_chat(
+    tokenizer,                        # Tokenizer with a chat template
+    messages:Sequence[Mapping],       # What was said, each with a `role` and a `content`
+    *,
+    template:str|None=None,           # Another template than the tokenizer's own
+    add_generation_prompt:bool=False, # End with what opens the model's answer?
+    seconds:float=5.,                 # How long it may take
+    **variables,                      # Variables of the template, as JSON can hold them
+)->str:                               # The conversation as one text
+    "Apply a chat template"
+    tokenizer = getattr(tokenizer, 'full', tokenizer) # of a reduced vocabulary
+    answer = _renderer.ask(seconds, _request(tokenizer, messages, template, add_generation_prompt, variables))
+    if answer is None:
+        answer = dict(error=f'it was stopped after {seconds:g} seconds, or has ended the process it ran in')
+    if 'error' in answer:
+        raise ValueError("`tokenizer` must have a chat template that can be applied, "
+                         f"but {one_line(answer['error'])[:300]}")
     return answer['text']
 
 # %% ../../nbs/models/15_chat.ipynb #dfaec482
@@ -106,9 +123,12 @@ _mark = 'compresscal text mark'
 
 def chat_frame(
     tokenizer,                        # Tokenizer with a chat template
-    add_generation_prompt:bool=False, # Count what opens the model's answer to what stands after?
+    add_generation_prompt:bool=False, # Does what opens the model's answer belong to the text after?
 )->tuple[str,str]:                    # Text before and after
     "What a chat template puts around what the user says"
-    parts = render_chat(tokenizer, [dict(role='user', content=_mark)], add_generation_prompt=add_generation_prompt).split(_mark)
-    if len(parts)!=2: raise ValueError(f"`tokenizer` must have a chat template that shows what the user says once, got it {len(parts)-1} times")
+    said = [dict(role='user', content=_mark)]
+    parts = render_chat(tokenizer, said, add_generation_prompt=add_generation_prompt).split(_mark)
+    if len(parts)!=2:
+        raise ValueError("`tokenizer` must have a chat template that shows what the user says once, "
+                         f"got it {len(parts)-1} times")
     return tuple(parts)

@@ -10,13 +10,13 @@ __all__ = ['Folding', 'record_calls', 'call_again', 'find_foldings']
 # %% ../../nbs/models/50_foldings.ipynb #ba6f0aad
 import copy,re
 from collections.abc import Mapping
-from contextlib import ExitStack,contextmanager,nullcontext
-from dataclasses import dataclass,replace
-from itertools import chain
+from contextlib import ExitStack,contextmanager
+from dataclasses import dataclass,field,replace
+from functools import partial
 import torch
 from torch import Tensor
-from .loading import find_blocks
-from .blocks import Block,Capture,LinearLayer,_first,_hidden,_Watch,evaluation_mode,replace_forward
+from ..core.patching import patch
+from .blocks import Block,Capture,LinearLayer,WatchProducts,evaluation_mode,first_output,identical
 
 # %% ../../nbs/models/50_foldings.ipynb #4e2a4160
 @dataclass(frozen=True, eq=False)
@@ -25,75 +25,107 @@ class Folding:
     layers:tuple[str,...]            # Linear layers that read the features
     producer:str                     # Name of the norm or the linear layer that makes them
     consumers:tuple[LinearLayer,...] # All that reads them: the layers, and a router if there is one
-    sources:tuple[LinearLayer,...]   # Parameters of the producer, one entry along the first dimension for each of its outputs
-    module:str|None=None             # Closest module in the block that holds all layers and can be run alone; `None` for a single layer
-    rows:Tensor|None=None            # Which output of a linear producer makes which feature, `[in]`; `None`: each its own
+    sources:tuple[LinearLayer,...]   # Parameters of the producer, `[outputs, ...]`
+    module:str|None=None             # Closest module around all layers that can be run alone; `None` for one layer
+    rows:Tensor|None=None            # Which output of a linear producer makes which feature, `[in]`
     offset:bool=False                # Does the producer multiply by one plus its weight?
 
-    @property
-    def shared(self)->bool: "Does one output of the producer make several features?"; return self.rows is not None and len(self.rows.unique())<len(self.rows)
-    def share(self, values:Tensor)->Tensor: "`values` averaged over features that can only be scaled alike, `[in]`"; return _share(self, values)
-    def fold(self, scales:Tensor): "Multiply the weights that read each feature, divide those that make it, in place"; _fold(self, scales.float())
-    def fits(self, scales:Tensor)->bool: "Would all weights stay finite in the format they are stored in?"; return _fits(self, scales.float())
     def __repr__(self):
         more = f", ... ({len(self.layers)})" if len(self.layers)>3 else ""
         return f"Folding({', '.join(self.layers[:3])}{more} <- {self.producer})"
 
+# %% ../../nbs/models/50_foldings.ipynb #4bc39104
+@patch(as_prop=True)
+def shared(self:Folding)->bool:
+    "Does one output of the producer make several features?"
+    return self.rows is not None and len(self.rows.unique())<len(self.rows)
+
+@patch
+def share(self:Folding, values:Tensor)->Tensor:
+    "`values` averaged over features that can only be scaled alike, `[in]`"
+    if not self.shared: return values
+    n = len(self.sources[0].weight)
+    sums = values.new_zeros(n).index_add_(0, self.rows, values)
+    means = sums/self.rows.bincount(minlength=n)
+    return means[self.rows]
+
 # %% ../../nbs/models/50_foldings.ipynb #5c9c9e90
-def _share(folding, values):
-    if not folding.shared: return values
-    n = len(folding.sources[0].weight)
-    return (values.new_zeros(n).index_add_(0, folding.rows, values)/folding.rows.bincount(minlength=n))[folding.rows]
-
-def _divisors(folding, scales):
+@patch
+def _divisors(self:Folding, scales):
     "By what each output of the producer is divided"
-    if folding.rows is None: return scales
-    d = scales.new_ones(len(folding.sources[0].weight)).index_copy_(0, folding.rows, scales)
-    if not torch.equal(d[folding.rows], scales): raise ValueError(f"`scales` must be equal where one output of {folding.producer} makes several features")
-    return d
+    if self.rows is None: return scales
+    divisors = scales.new_ones(len(self.sources[0].weight)).index_copy_(0, self.rows, scales)
+    if not torch.equal(divisors[self.rows], scales):
+        raise ValueError(f"`scales` must be equal where one output of {self.producer} makes several features")
+    return divisors
 
-def _divided(folding, source, divisors):
+def _by_output(divisors, w):
+    "A divisor for each output, in a shape that divides `w` along its first dimension"
+    return divisors.view(-1, *[1]*(w.ndim-1))
+
+@patch
+def _divided(self:Folding, source, divisors):
     "A parameter of the producer after the division"
-    w,one = source.weight.float(),float(folding.offset and source.name.endswith("weight"))
-    return (w+one)/divisors.view(-1, *[1]*(w.ndim-1))-one
+    w = source.weight.float()
+    one = float(self.offset and source.name.endswith("weight"))
+    return (w+one)/_by_output(divisors, w)-one
 
-def _fold(folding, scales):
-    divisors = _divisors(folding, scales)
-    for o in folding.sources: o.weight.copy_(_divided(folding, o, divisors))
-    for o in folding.consumers: o.weight.copy_(o.weight.float()*scales)
+# %% ../../nbs/models/50_foldings.ipynb #9e1351ff
+@patch
+def fold(self:Folding, scales:Tensor):
+    "Multiply the weights that read each feature, divide those that make it, in place"
+    scales = scales.float()
+    divisors = self._divisors(scales)
+    for o in self.sources: o.weight.copy_(self._divided(o, divisors))
+    for o in self.consumers: o.weight.copy_(o.weight.float()*scales)
 
-def _fits(folding, scales):
-    def finite(w, o): return bool(w.abs().max()<=torch.finfo(o.weight.dtype).max)
-    if all(o.weight.dtype!=torch.float16 for o in (*folding.sources,*folding.consumers)): return True # the others reach as far as single precision
-    divisors = _divisors(folding, scales)
-    return all(finite(_divided(folding, o, divisors), o) for o in folding.sources) and all(finite(o.weight.float()*scales, o) for o in folding.consumers)
+@patch
+def fits(self:Folding, scales:Tensor)->bool:
+    "Would all weights stay finite in the format they are stored in?"
+    weights = [o.weight for o in (*self.sources,*self.consumers)]
+    if all(w.dtype!=torch.float16 for w in weights): return True # the others reach as far as single precision
+    scales = scales.float()
+    divisors = self._divisors(scales)
+    after = [*(self._divided(o, divisors) for o in self.sources),*(o.weight.float()*scales for o in self.consumers)]
+    return all(bool(new.abs().max()<=torch.finfo(w.dtype).max) for new,w in zip(after, weights))
 
 # %% ../../nbs/models/50_foldings.ipynb #bf5d9ffa
+def _moved(o, device):
+    "Tensors in dictionaries, tuples and lists, on another device"
+    if isinstance(o, Tensor): return o.to(device)
+    if isinstance(o, dict): return {k: _moved(v, device) for k,v in o.items()}
+    if type(o) in (tuple,list): return type(o)(_moved(v, device) for v in o)
+    return o
+
 def _small(batch, sequences, length):
     "A text of another size at a block's input, its hidden states taken from `batch`"
-    model,ids,hidden = batch.model,batch.inputs["input_ids"].flatten(),batch.hidden.flatten(0, 1)
-    n = torch.arange(sequences*length)
-    inputs,hidden = dict(input_ids=ids[n%len(ids)].view(sequences, length), use_cache=False),hidden[n*len(hidden)//len(n)].view(sequences, length, -1)
-    small = Capture(model, inputs, hidden, [], batch.tuple_length)
-    def here(o):
-        if isinstance(o, Tensor): return o.to(hidden.device)
-        return {k: here(v) for k,v in o.items()} if isinstance(o, dict) else type(o)(map(here, o)) if type(o) in (tuple,list) else o
-    def note(i, *args, **kwargs):
-        small.calls.append(here((args[1:], {k: v for k,v in kwargs.items() if k!="hidden_states"})))
-        return small._returns(_hidden(args, kwargs))
-    with evaluation_mode(model), replace_forward(find_blocks(model)[1], note): model.base_model(**inputs)
+    ids,hidden = batch.inputs["input_ids"].flatten(),batch.hidden.flatten(0, 1)
+    n = sequences*length
+    places = torch.arange(n)
+    inputs = dict(input_ids=ids[places%len(ids)].view(sequences, length), use_cache=False)
+    hidden = hidden[places*len(hidden)//n].view(sequences, length, -1)
+    small = Capture(batch.model, inputs, hidden, [], batch.tuple_length)
+    small.note_calls()
+    small.calls = _moved(small.calls, hidden.device)
     return small
 
+# %% ../../nbs/models/50_foldings.ipynb #71d1e54e
 def _outcome(block, probe):
-    "What a block gives, and the tensors in dictionaries among its arguments, where it may leave something for later blocks"
-    out,found = probe.run(block),(t for o in probe.calls[block.index][1].values() if isinstance(o, Mapping) for t in o.values())
-    return [out,*(t.clone() for o in found for t in (o if isinstance(o, (tuple,list)) else [o]) if isinstance(t, Tensor))]
+    "What a block gives, and the tensors in dictionaries among its arguments: it may leave them for later blocks"
+    out = probe.run(block)
+    kwargs = probe.calls[block.index][1]
+    left = [v for o in kwargs.values() if isinstance(o, Mapping) for v in o.values()]
+    tensors = [t for v in left for t in (v if isinstance(v, (tuple,list)) else [v])]
+    return [out,*(t.clone() for t in tensors if isinstance(t, Tensor))]
 
 def _same(before, after, hidden):
-    "Whether two outcomes are equal; in half precision small numbers lose bits when halved"
+    "Are two outcomes equal? In half precision small numbers lose bits when halved"
     within = 1e-4 if hidden.dtype==torch.float16 else 1e-6
-    def close(a, b, start): return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) or bool((a-b).float().norm()<=within*(a-start).float().norm())
-    return len(before)==len(after) and all(close(a, b, hidden if i==0 else 0) for i,(a,b) in enumerate(zip(before, after)))
+    def close(a, b, start):
+        return identical(a, b) or bool((a-b).float().norm()<=within*(a-start).float().norm())
+    if len(before)!=len(after): return False
+    starts = [hidden,*[0]*(len(before)-1)]
+    return all(close(a, b, start) for a,b,start in zip(before, after, starts))
 
 # %% ../../nbs/models/50_foldings.ipynb #dadaa0d0
 def _coins(n, like):
@@ -107,7 +139,7 @@ def _tried(foldings, factors):
     try:
         for f in foldings:
             for o in f.consumers: o.weight.mul_(factors)
-            for o in f.sources: o.weight.div_(_divisors(f, factors).view(-1, *[1]*(o.weight.ndim-1)))
+            for o in f.sources: o.weight.div_(_by_output(f._divisors(factors), o.weight))
         yield
     finally:
         for f in foldings:
@@ -122,23 +154,35 @@ class _Product:
     x:Tensor          # What it was multiplied with
     rows:Tensor|None  # Which tokens these are, if a router picked them
 
+def _other_matrices(block):
+    "Name -> parameter for the matrices of a block that are no linear layers"
+    taken = {id(o.parameter) for o in block.linears}
+    return {n: p for n,p in block.module.named_parameters() if p.ndim==2 and id(p) not in taken}
+
+def _norms(block):
+    "Name -> module for what has vectors as parameters, and nothing inside"
+    def is_norm(m): return not list(m.children()) and {p.ndim for p in m.parameters()}=={1}
+    return {n: m for n,m in block.module.named_modules() if is_norm(m)}
+
+# %% ../../nbs/models/50_foldings.ipynb #ac3e4067
 def _trace(block, probe):
     "All products with the block's matrices, in order, and each norm's arguments and output"
-    known,own = {o.name if o.expert is None else o.name.rpartition(".")[0]: o.parameter for o in block.linears},{o.name: o for o in block.linears}
-    taken,module = {id(p) for p in known.values()},block.module
-    others = {n: p for n,p in module.named_parameters() if p.ndim==2 and id(p) not in taken} # such as a router's
-    norms = {n: m for n,m in module.named_modules() if not list(m.children()) and {p.ndim for p in m.parameters()}=={1}}
+    own,others = {o.name: o for o in block.linears},_other_matrices(block)
     products,outputs = [],{}
-    def product(name, expert, x, transposed, rows):
-        layer = LinearLayer(name, others[name], None, transposed) if name in others else own[name if expert is None else f"{name}.{expert}"]
+    def seen(name, expert, x, transposed, rows):
+        if name in others: layer = LinearLayer(name, others[name], None, transposed)
+        else: layer = own[name if expert is None else f"{name}.{expert}"]
         products.append(_Product(layer, x, rows))
-    def given(name, args, kwargs, out):
+    def keep(name, module, args, kwargs, out):
         if isinstance(out, Tensor): outputs[name] = args,kwargs,out
     with ExitStack() as hooks:
-        for n,m in norms.items(): hooks.enter_context(m.register_forward_hook(lambda m,*o,n=n: given(n, *o), with_kwargs=True))
-        with _Watch(known|others, product): probe.run(block)
+        for n,m in _norms(block).items():
+            hooks.enter_context(m.register_forward_hook(partial(keep, n), with_kwargs=True))
+        weights = {o.parameter_name: o.parameter for o in block.linears}|others
+        with WatchProducts(weights, seen): probe.run(block)
     return products,outputs
 
+# %% ../../nbs/models/50_foldings.ipynb #6cf7e69e
 def _norm_of(product, outputs):
     "Name of the norm whose output was multiplied, or `None`"
     x = product.x.reshape(-1, product.x.shape[-1])
@@ -146,7 +190,44 @@ def _norm_of(product, outputs):
         if (out.data_ptr(),out.numel())==(x.data_ptr(),x.numel()): return name
     for name,(_,_,out) in outputs.items():
         flat = out.reshape(-1, out.shape[-1])
-        if flat.shape[1]==x.shape[1] and torch.equal(flat if product.rows is None else flat[product.rows], x): return name
+        if flat.shape[1]!=x.shape[1]: continue
+        picked = flat if product.rows is None else flat[product.rows]
+        if torch.equal(picked, x): return name
+
+# %% ../../nbs/models/50_foldings.ipynb #74cc787d
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    "A block that foldings are tried on"
+    block:Block
+    probe:Capture       # The text they are tried on, at the input of the block
+    single:Capture|None # Texts of one token each; `None`: the block cannot run on other texts than the probe
+    before:list         # What the block gives with its own weights
+    products:list       # Every product in a run, in order
+    outputs:dict        # Norm -> its arguments, and what it gave
+    tried:dict=field(default_factory=dict) # Layer -> what was tried as the producer of its input
+
+    def changes_nothing(self, foldings, factors)->bool:
+        "Does the block give the same when all these foldings are made?"
+        with _tried(foldings, factors): return _same(self.before, _outcome(self.block, self.probe), self.probe.hidden)
+
+    def note(self, layers, producer):
+        "Remember what was tried"
+        for name in layers: self.tried.setdefault(name, []).append(producer)
+
+# %% ../../nbs/models/50_foldings.ipynb #e06d2769
+def _texts(block, batch):
+    "What a block is tried on: a small text, texts of one token, and what it gives for the first"
+    try:
+        probe,single = _small(batch, 2, 8),_small(batch, 24, 1)
+        single.hidden = single.hidden[:1].repeat(24, 1, 1)
+        return probe,single,_outcome(block, probe)
+    except Exception: # it reads what an earlier block left; if that is not why, the next line raises the same
+        return batch,None,_outcome(block, batch)
+
+def _start(block, batch):
+    "A trial of which nothing is tried yet"
+    probe,single,before = _texts(block, batch)
+    return _Trial(block, probe, single, before, *_trace(block, probe))
 
 # %% ../../nbs/models/50_foldings.ipynb #309f55a7
 def _offset(module, args, kwargs, out, factors):
@@ -156,55 +237,105 @@ def _offset(module, args, kwargs, out, factors):
     for offset in (False, True):
         try:
             Folding((), "", (), sources, offset=offset).fold(factors)
-            if (module(*args, **kwargs)-out/factors).float().norm()<=.01*out.float().norm(): return offset
+            error = module(*args, **kwargs)-out/factors
+            if error.float().norm()<=.01*out.float().norm(): return offset
         finally:
             for o,w in zip(sources, kept): o.weight.copy_(w)
 
-def _from_norm(block, probe, base, name, output, readers):
+# %% ../../nbs/models/50_foldings.ipynb #01bf2ecd
+def _works_for_norm(trial, module, folding, factors):
+    "Does a folding into a norm change nothing?"
+    if not folding.offset: return trial.changes_nothing([folding], factors)
+    def divide(module, args, out): return out/factors
+    with module.register_forward_hook(divide, prepend=True):
+        return trial.changes_nothing([replace(folding, sources=())], factors)
+
+def _from_norm(trial, name, readers):
     "The folding into a norm, if it changes nothing"
-    module,own = block.module.get_submodule(name),{o.name for o in block.linears}
-    layers,factors = tuple(o.name for o in readers if o.name in own),_coins(output[2].shape[-1], output[2])
-    if not layers or (offset := _offset(module, *output, factors)) is None: return None
-    found = Folding(layers, name, tuple(readers), tuple(LinearLayer(f"{name}.{n}", p) for n,p in module.named_parameters()), offset=offset)
-    hook = module.register_forward_hook(lambda module,args,out: out/factors, prepend=True) if offset else nullcontext()
-    with hook, _tried([replace(found, sources=()) if offset else found], factors):
-        return found if _same(base, _outcome(block, probe), probe.hidden) else None
+    own = {o.name for o in trial.block.linears}
+    layers = tuple(o.name for o in readers if o.name in own)
+    if not layers: return None
+    module = trial.block.module.get_submodule(name)
+    args,kwargs,out = trial.outputs[name]
+    factors = _coins(out.shape[-1], out)
+    offset = _offset(module, args, kwargs, out, factors)
+    if offset is None: return None
+    sources = tuple(LinearLayer(f"{name}.{n}", p) for n,p in module.named_parameters())
+    folding = Folding(layers, name, tuple(readers), sources, offset=offset)
+    return folding if _works_for_norm(trial, module, folding, factors) else None
+
+# %% ../../nbs/models/50_foldings.ipynb #69430831
+def _kind(name):
+    "A name without its numbers: layers of the same kind in several experts have one"
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+def _readers_of_norms(trial):
+    "Norm -> the matrices that read it, by name"
+    readers = {name: {} for name in trial.outputs}
+    for o in trial.products:
+        norm = _norm_of(o, trial.outputs)
+        if norm is not None: readers[norm][o.layer.name] = o.layer
+    seen = {o.layer.name for o in trial.products}
+    unseen = [o for o in trial.block.linears if o.name not in seen]
+    for those in readers.values():
+        kinds = {_kind(o) for o in those}
+        those |= {o.name: o for o in unseen if _kind(o.name) in kinds}
+    return readers
+
+def _into_norms(trial):
+    "All foldings into norms"
+    found = []
+    for name,readers in _readers_of_norms(trial).items():
+        trial.note(readers, name)
+        found.append(_from_norm(trial, name, list(readers.values())))
+    return [o for o in found if o is not None]
 
 # %% ../../nbs/models/50_foldings.ipynb #814955b3
 class _Heard(Exception): "Ends a forward pass once a layer's input is known"
 
+def _hear(block, single, producer, consumer, spoken):
+    "The input of `consumer` when `producer` gives what is spoken; `None` if it does not run"
+    def speak(module, args, out): return spoken.view(out.shape)
+    def hear(module, args): raise _Heard(args[0])
+    speaker,hearer = block.module.get_submodule(producer.name),block.module.get_submodule(consumer.name)
+    try:
+        with speaker.register_forward_hook(speak), hearer.register_forward_pre_hook(hear): single.run(block)
+    except _Heard as e: return e.args[0]
+
+# %% ../../nbs/models/50_foldings.ipynb #3e5fad5a
 def _spelled(block, single, producer, consumer):
     "Which output of `producer` makes which feature of `consumer`, `[in]`, or `None`"
     n,texts = len(producer.weight),len(single.hidden)
     bits = torch.arange(n.bit_length())[:,None]
-    code = torch.cat([torch.ones(texts-len(bits), n, dtype=torch.long), 1+(torch.arange(1, n+1)>>bits)%2]).to(single.hidden)
-    def speak(module, args, out): return code.view(out.shape)
-    def hear(module, args): raise _Heard(args[0])
-    modules = block.module.get_submodule(producer.name),block.module.get_submodule(consumer.name)
-    try:
-        with modules[0].register_forward_hook(speak), modules[1].register_forward_pre_hook(hear): single.run(block)
-        return None
-    except _Heard as e: x = e.args[0].reshape(texts, -1).float()
+    numbers = 1+(torch.arange(1, n+1)>>bits)%2 # `[bits, outputs]`: 2 where the bit of the output's number is set
+    ones = torch.ones(texts-len(bits), n, dtype=torch.long)
+    x = _hear(block, single, producer, consumer, torch.cat([ones,numbers]).to(single.hidden))
+    if x is None: return None
+    x = x.reshape(texts, -1).float()
     ratio = x[-len(bits):]/x[0]
     bit = (ratio>1.5).long()
     number = (bit<<bits.to(bit.device)).sum(0)-1
-    return number if ((ratio-1-bit).abs()<.02).all() and 0<=number.min() and number.max()<n else None
+    clear = ((ratio-1-bit).abs()<.02).all()
+    return number if clear and 0<=number.min() and number.max()<n else None
 
+# %% ../../nbs/models/50_foldings.ipynb #ad0eea5b
 def _proposals(block, single, producer, consumer):
     "Ways in which outputs of `producer` may be features of `consumer`"
     n,width = len(producer.weight),consumer.weight.shape[1]
     own = torch.arange(width, device=producer.weight.device)
-    yield from [own]*(n==width)+[own+width,own,2*own+1,2*own]*(n==2*width)
-    if single is not None and producer.expert is None and consumer.expert is None:
-        spelled = _spelled(block, single, producer, consumer)
-        if spelled is not None: yield spelled
+    if n==width: yield own
+    if n==2*width: yield from (own+width, own, 2*own+1, 2*own) # the second half, the first; every second, every first
+    if single is None or producer.expert is not None or consumer.expert is not None: return
+    spelled = _spelled(block, single, producer, consumer)
+    if spelled is not None: yield spelled
 
 # %% ../../nbs/models/50_foldings.ipynb #861a33de
-def _kind(name): return re.sub(r"\.\d+(?=\.|$)", ".*", name)
-def _number(name): return re.findall(r"\.(\d+)(?=\.|$)", name)
+def _number(name):
+    "The numbers in a name, such as that of an expert"
+    return re.findall(r"\.(\d+)(?=\.|$)", name)
 
 def _bias(block, layer):
-    "The bias of a linear layer, if it has one"
+    "The bias of a linear layer, if it has one, in a tuple"
     module,leaf = layer.name,"bias"
     if layer.expert is not None:
         module,matrix,_ = layer.name.rsplit(".", 2)
@@ -218,66 +349,62 @@ def _producer_of(block, kind, reader):
     found = (o for o in block.linears if _kind(o.name)==kind and _number(o.name)==_number(reader))
     return next(found, None)
 
-def _readers(block, products, group):
+def _readers(trial, group):
     "The layers of a group, and what else was multiplied with the same input, such as a router"
-    named = {o.name: o for o in block.linears}
+    named = {o.name: o for o in trial.block.linears}
     layers = tuple(named[o] for o in group)
-    x = next((o.x for o in products if o.layer.name in group), None)
+    x = next((o.x for o in trial.products if o.layer.name in group), None)
     if x is None: return layers
     def reads_x(o): return (o.x.data_ptr(),o.x.numel())==(x.data_ptr(),x.numel())
-    return (*layers,*(o.layer for o in products if o.layer.name not in named and reads_x(o)))
+    return (*layers,*(o.layer for o in trial.products if o.layer.name not in named and reads_x(o)))
 
-def _from_linear(block, products, single, groups, kind):
-    "Ways to fold the inputs of `groups` into the linear layers called `kind`, one folding for each group"
+# %% ../../nbs/models/50_foldings.ipynb #1db5c2be
+def _from_linear(trial, groups, kind):
+    "Ways to fold the inputs of `groups` into the linear layers called `kind`: lists with a folding for each group"
+    block = trial.block
     producers = [_producer_of(block, kind, g[0]) for g in groups]
     if None in producers: return
-    readers = [_readers(block, products, g) for g in groups]
-    for rows in _proposals(block, single, producers[0], readers[0][0]):
-        yield [Folding(g, p.name, r, (p,*_bias(block, p)), rows=rows) for g,p,r in zip(groups, producers, readers)]
-
-# %% ../../nbs/models/50_foldings.ipynb #550e46b4
-def _into_norms(block, probe, base, products, outputs, tried):
-    "All foldings into norms; `tried` takes note for each layer"
-    seen,readers = {o.layer.name for o in products},{name: {} for name in outputs}
-    for o in products:
-        if (name := _norm_of(o, outputs)) is not None: readers[name][o.layer.name] = o.layer
-    for name,those in readers.items():
-        kinds = {_kind(o) for o in those}
-        those |= {o.name: o for o in block.linears if o.name not in seen and _kind(o.name) in kinds}
-        for o in those: tried.setdefault(o, []).append(name)
-        if folding := _from_norm(block, probe, base, name, outputs[name], list(those.values())): yield folding
+    readers = [_readers(trial, g) for g in groups]
+    for rows in _proposals(block, trial.single, producers[0], readers[0][0]):
+        way = []
+        for layers,producer,those in zip(groups, producers, readers):
+            sources = (producer,*_bias(block, producer))
+            way.append(Folding(layers, producer.name, those, sources, rows=rows))
+        yield way
 
 # %% ../../nbs/models/50_foldings.ipynb #a7071bd9
 def _alike(block, done):
-    "Groups of layers that are not in `done`, by the kinds of their layers"
+    "Groups of layers that are not in `done`, those with the same kinds of layers in one list"
     units = {}
     for g in block.groups:
         if not done.intersection(g): units.setdefault(tuple(map(_kind, g)), []).append(g)
-    return units
+    return list(units.values())
 
-def _earlier_kinds(block, products, kinds):
-    "Kinds of linear layers that were multiplied before any of `kinds`, the latest first"
-    first = {}
-    for i,o in enumerate(products): first.setdefault(_kind(o.layer.name), i)
-    start = min((first[o] for o in kinds if o in first), default=0)
-    linears = {_kind(o.name) for o in block.linears}
+def _earlier_kinds(trial, groups):
+    "Kinds of linear layers that were multiplied before any in `groups`, the latest first"
+    first = {} # kind -> when it was first multiplied
+    for i,o in enumerate(trial.products): first.setdefault(_kind(o.layer.name), i)
+    readers = {_kind(name) for g in groups for name in g}
+    start = min((first[o] for o in readers if o in first), default=0)
+    linears = {_kind(o.name) for o in trial.block.linears}
     return sorted((o for o in linears if first.get(o, start)<start), key=first.get, reverse=True)
 
 # %% ../../nbs/models/50_foldings.ipynb #26338353
-def _changes_nothing(block, probe, base, foldings):
-    "Does the block give the same when all these foldings are made?"
-    factors = _coins(len(foldings[0].sources[0].weight), probe.hidden)[foldings[0].rows]
-    with _tried(foldings, factors): return _same(base, _outcome(block, probe), probe.hidden)
+def _first_that_works(trial, groups):
+    "Foldings of the inputs of `groups` into the nearest linear layers that can take them; an empty list if none can"
+    for kind in _earlier_kinds(trial, groups):
+        for foldings in _from_linear(trial, groups, kind):
+            for g in groups: trial.note(g, kind)
+            f = foldings[0]
+            factors = _coins(len(f.sources[0].weight), trial.probe.hidden)[f.rows]
+            if trial.changes_nothing(foldings, factors): return foldings
+    return []
 
-def _into_linears(block, probe, single, base, products, done, tried):
+def _into_linears(trial, done):
     "All foldings into linear layers, of inputs that are not in `done`"
-    def fold(kinds, groups):
-        for kind in _earlier_kinds(block, products, kinds):
-            for foldings in _from_linear(block, products, single, groups, kind):
-                for name in chain(*groups): tried.setdefault(name, []).append(kind)
-                if _changes_nothing(block, probe, base, foldings): return foldings
-        return []
-    for kinds,groups in _alike(block, done).items(): yield from fold(kinds, groups)
+    found = []
+    for groups in _alike(trial.block, done): found += _first_that_works(trial, groups)
+    return found
 
 # %% ../../nbs/models/50_foldings.ipynb #ed031a4a
 def record_calls(
@@ -287,52 +414,63 @@ def record_calls(
 )->dict[str,tuple]: # For each its arguments and what it gave; not for modules that ran twice
     "Run a block and keep how some of its modules were called"
     calls = {}
-    def note(name, args, kwargs, out): calls.setdefault(name, []).append((args,kwargs,_first(out).clone()))
+    def keep(name, module, args, kwargs, out):
+        calls.setdefault(name, []).append((args,kwargs,first_output(out).clone()))
     with ExitStack() as hooks:
-        for n in names: hooks.enter_context(block.module.get_submodule(n).register_forward_hook(lambda m,*o,n=n: note(n, *o), with_kwargs=True))
+        for n in names:
+            module = block.module.get_submodule(n)
+            hooks.enter_context(module.register_forward_hook(partial(keep, n), with_kwargs=True))
         batch.run(block)
     return {name: o[0] for name,o in calls.items() if len(o)==1}
 
 # %% ../../nbs/models/50_foldings.ipynb #db49cde2
 def call_again(
-    block:Block, # From `decoder_blocks`
-    name:str,    # Name of a module in it
-    args,        # Arguments from `record_calls`
-    kwargs,
-)->Tensor:       # What it gives now
+    block:Block,  # From `decoder_blocks`
+    name:str,     # Name of a module in it
+    args:tuple,   # Arguments from `record_calls`, by position
+    kwargs:dict,  # And by name
+)->Tensor:        # What it gives now
     "Call a module as it was called; what it leaves in dictionaries for others goes into copies"
-    return _first(block.module.get_submodule(name)(*args, **{k: copy.copy(v) if isinstance(v, Mapping) else v for k,v in kwargs.items()}))
+    copies = {k: copy.copy(v) if isinstance(v, Mapping) else v for k,v in kwargs.items()}
+    return first_output(block.module.get_submodule(name)(*args, **copies))
 
 # %% ../../nbs/models/50_foldings.ipynb #994c67c7
+def _modules_around(block, layers):
+    "Names of modules in the block that hold all of `layers`, the closest first"
+    paths = [o.split(".")[:-2 if block[o].expert is not None else None] for o in layers]
+    depth = 0 # how far the paths go together
+    for parts in zip(*paths):
+        if len(set(parts))>1: break
+        depth += 1
+    return [".".join(paths[0][:i]) for i in range(depth, 0, -1)]
+
 def _around(block, probe, layers):
     "Name of the closest module that holds all of `layers` and can be run alone; `None` for a single layer"
     if len(layers)==1: return None
-    paths = [o.split(".")[:-2 if block[o].expert is not None else None] for o in layers]
-    depth = next((i for i,parts in enumerate(zip(*paths)) if len(set(parts))>1), min(map(len, paths)))
-    names = [".".join(paths[0][:i]) for i in range(depth, 0, -1)]
+    names = _modules_around(block, layers)
     calls = record_calls(block, probe, names)
-    def alone(n): return n in calls and torch.allclose(call_again(block, n, *calls[n][:2]), calls[n][2], rtol=0, atol=0, equal_nan=True)
-    return next((n for n in names if alone(n)), "")
+    for n in names:
+        if n not in calls: continue
+        args,kwargs,out = calls[n]
+        if identical(call_again(block, n, args, kwargs), out): return n
+    return ""
 
 # %% ../../nbs/models/50_foldings.ipynb #fcc8548b
+def _reasons(trial, done):
+    "For each layer that is not in `done`, why its input cannot be scaled"
+    def why(name):
+        if name not in trial.tried: return "nothing before it in the block could take the inverse"
+        return f"scaling {' or '.join(dict.fromkeys(trial.tried[name]))} changes more than its input"
+    return {o.name: why(o.name) for o in trial.block.linears if o.name not in done}
+
 def find_foldings(
     block:Block,   # From `decoder_blocks`
     batch:Capture, # Some text at its input
 )->tuple[list[Folding],dict[str,str]]: # What can be scaled; for each other layer, why its input cannot
     "Which inputs of a block can be scaled, and where the inverse goes"
     with evaluation_mode(block.module), torch.autocast(batch.hidden.device.type, enabled=False):
-        try:
-            probe,single = _small(batch, 2, 8),_small(batch, 24, 1)
-            single.hidden = single.hidden[:1].repeat(24, 1, 1)
-            base = _outcome(block, probe)
-        except Exception: # it reads what an earlier block left; if that is not why, the next line raises the same
-            probe,single,base = batch,None,_outcome(block, batch)
-        (products,outputs),tried = _trace(block, probe),{}
-        found = list(_into_norms(block, probe, base, products, outputs, tried))
-        found += _into_linears(block, probe, single, base, products, {n for o in found for n in o.layers}, tried)
-        found = [replace(o, module=_around(block, probe, o.layers)) for o in found]
-    done = {n for o in found for n in o.layers}
-    def why(n):
-        if n not in tried: return "nothing before it in the block could take the inverse"
-        return f"scaling {' or '.join(dict.fromkeys(tried[n]))} changes more than its input"
-    return found,{o.name: why(o.name) for o in block.linears if o.name not in done}
+        trial = _start(block, batch)
+        found = _into_norms(trial)
+        found += _into_linears(trial, {n for o in found for n in o.layers})
+        found = [replace(o, module=_around(block, trial.probe, o.layers)) for o in found]
+    return found,_reasons(trial, {n for o in found for n in o.layers})

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..core.files import atomic_file
-from .loading import StoredTensor
+from .stored_tensors import StoredTensor
 
 # %% ../../nbs/models/20_tensor_files.ipynb #f0e9215e
 def check_rows(

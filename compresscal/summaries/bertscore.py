@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
 from ..core.files import embedded_folder
-from ..models.loading import _bars
+from ..models.transformers_calls import transformers_bars
 
 # %% ../../nbs/summaries/55_bertscore.ipynb #275aab62
 def _package():
@@ -49,7 +49,7 @@ class BERTScore:
         import torch
         device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
         try:
-            with _bars(False, False):
+            with transformers_bars(False, False):
                 self.layers = self.layers or _count_layers(name)
                 found = package.BERTScorer(model_type=name, num_layers=self.layers, batch_size=self.batch_size, device=device, use_fast_tokenizer=True)
         except (OSError,ValueError,AssertionError,KeyError) as e:

@@ -19,7 +19,9 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, TrainerCallback
 
 from ..core.files import give_usual_mode, write_atomically
-from ..models.loading import _bars, _checkpoint_tensors, _download, stored_tensors
+from ..models.transformers_calls import transformers_bars
+from ..models.stored_tensors import checkpoint_tensors, stored_tensors
+from ..models.loading import checkpoint_folder
 from ..models.tensor_files import Spliced, new_folder, read_tensor_rows, write_tensors
 from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
@@ -67,7 +69,7 @@ def _empty(config, kind, generation_config=None):
 
 def _fill(empty, tensors, dtype, device):
     "The model, made of tensors"
-    with _bars(False):
+    with transformers_bars(False):
         model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
@@ -96,7 +98,7 @@ def _embedding(model, tables):
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
-    stored = _checkpoint_tensors(folder)
+    stored = checkpoint_tensors(folder)
     empty = _empty(config, kind, _generation_config(folder))
     plan = plan_reduction(empty, usage, **how)
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
@@ -123,8 +125,9 @@ def _whole_configs(holder, changed, tokens):
 
 def _find_whole(full, model, tables, plan, mark):
     "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
-    found = _stored_tables(stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full)),
-                           tables)
+    a_file = Path(full).is_file()
+    stored = stored_tensors(full) if a_file else checkpoint_tensors(checkpoint_folder(full))
+    found = _stored_tables(stored, tables)
     own = found[_embedding(model, found)].full
     if hash_numbers(read_tensor_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
         raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
@@ -146,7 +149,7 @@ def _load_kept(folder, kept, full, kind, dtype, device, fields):
         raise ValueError("`folder` must hold a model whose settings name tokens that are kept, but they name "
                          f"{len(plan.tokens)-len(ids)} others")
     kind = type(_empty(config, kind))
-    with _bars(False):
+    with transformers_bars(False):
         model = kind.from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
     source = str(full or about['source'])
     settings = plan.settings|{k: tuple(v) for k,v in about['settings'].items()}
@@ -181,7 +184,7 @@ def load_reduced(
     **how,            # `tokenizer`, `unknown` and `keep` of `plan_reduction`
 )->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction
     "Load a model with a part of its vocabulary"
-    folder, fields = _download(folder), config or {}
+    folder, fields = checkpoint_folder(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
         kept = Path(kept or folder)
         _check_kept(folder, kept, usage is not None or how)
@@ -223,7 +226,7 @@ def _save(model, folder):
     if adapters := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
         raise ValueError("`reduction` must be of a model without adapters to be saved, but there is one at "
                          f"{adapters[0]}; merge them first, or save them by themselves")
-    with _bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
+    with transformers_bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
     give_usual_mode(folder)
 
 def save_reduced(

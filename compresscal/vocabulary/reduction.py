@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from transformers import PreTrainedModel
 from ..calibration.sampling import tokenizer_fingerprint
 from ..core.patching import patch
-from ..models.loading import stored_tensors
+from ..models.stored_tensors import stored_tensors
 from ..models.tensor_files import write_tensors
 from .token_maps import ReducedCollator, ReducedTokenizer, TokenMap
 from .token_tables import (Layout, Table, change_settings, find_vocabulary, renumbered,

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 def disturb(model, amount=.05):
     "A copy whose blocks are others; embeddings and head stay"
-    from compresscal.models.loading import find_blocks
+    from compresscal.models.structure import find_blocks
     model,generator = copy.deepcopy(model),torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in find_blocks(model)[1].parameters(): p += (amount*torch.randn(p.shape, generator=generator)).to(p.dtype)

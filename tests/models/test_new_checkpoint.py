@@ -1,21 +1,22 @@
-"Checkpoints compressed block by block equal those compressed in memory, whatever happens on the way; hidden states come back from disk as they went"
-import copy,errno,hashlib,json,os,shutil,subprocess,sys
-from collections import Counter
+"Checkpoints compressed block by block equal those compressed in memory, whatever happens on the way"
+import errno,hashlib,json,os,shutil,subprocess,sys
 from pathlib import Path
 import pytest,torch
 from safetensors.torch import load_file,save_file
-from transformers import AutoModelForCausalLM,LlamaConfig,LlamaForCausalLM,T5Config
-from compresscal.models import loading
+from transformers import AutoModelForCausalLM,LlamaConfig,LlamaForCausalLM
 from compresscal.models import new_checkpoint as streaming
 from compresscal.compression.input_statistics import collect
 from compresscal.compression.compress import compress
-from compresscal.compression.methods import Magnitude, Wanda
-from compresscal.models.loading import BlockOnDisk,each_tensor,find_blocks,is_offloaded,load_model,release_memory,stored_tensors
+from compresscal.compression.methods import Wanda
+from compresscal.models.structure import find_blocks
+from compresscal.models.stored_tensors import stored_tensors
+from compresscal.models.loading import load_model
 from compresscal.core.files import embedded_folder
-from compresscal.models.blocks import capture, check_finite, check_replay, decoder_blocks, fingerprint, watch_inputs
+from compresscal.models.blocks import capture, decoder_blocks, fingerprint
 from compresscal.compression.pruning import mask_rows,wanda_scores
-from compresscal.models.new_checkpoint import HiddenStore,ShardWriter,spill
-from test_blocks import build,copied,families,folder # `folder` is a fixture
+from compresscal.models.hidden_states import HiddenStore,spill
+from compresscal.models.new_checkpoint import ShardWriter
+from test_blocks import build,families,folder # `folder` is a fixture
 
 @pytest.fixture
 def checkpoint(folder, tmp_path):
@@ -54,6 +55,7 @@ def streamed(source, out, **kwargs):
 
 def tensors(folder): return {k: o.read() for f in sorted(folder.glob("model*.safetensors")) for k,o in stored_tensors(f).items()}
 def equal(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def held(module): return sum(t.untyped_storage().nbytes() for t in module.state_dict().values())
 def digests(folder): return {o.name: hashlib.sha256(o.read_bytes()).hexdigest() for o in sorted(folder.rglob("*")) if o.is_file()}
 
 
@@ -167,109 +169,6 @@ def test_embedded_model_offloaded():
     assert fingerprint(load_model(offload=True)[0])==fingerprint(load_model()[0])
 
 
-# weights that come and go
-
-def held(module): return sum(t.untyped_storage().nbytes() for t in module.state_dict().values())
-
-@pytest.mark.parametrize("family", ["gemma4","neox","gpt_oss"])
-def test_offloaded_models_run_and_are_checked(family, checkpoint):
-    source = checkpoint(family)
-    whole,lean = load_model(source)[0],load_model(source, offload=True)[0]
-    assert is_offloaded(lean) and not is_offloaded(whole) and not lean.training and lean.num_parameters()==whole.num_parameters()
-    with torch.no_grad(): assert torch.equal(lean(ids()).logits, whole(ids()).logits)
-    check_replay(lean)
-    check_finite(lean)
-    assert [(k, t.shape, t.dtype) for k,t in each_tensor(lean)]==[(k, t.shape, t.dtype) for k,t in each_tensor(whole)]
-    blocks,a,b = decoder_blocks(lean),capture(lean, ids()),capture(whole, ids())
-    assert [[repr(o) for o in x.linears] for x in blocks]==[[repr(o) for o in x.linears] for x in decoder_blocks(whole)]
-    assert [x.groups for x in blocks]==[x.groups for x in decoder_blocks(whole)]
-    for x,y in zip(blocks, decoder_blocks(whole)):
-        seen = [{},{}]
-        for o,block,found in ((a,x,seen[0]), (b,y,seen[1])):
-            with watch_inputs(block, lambda names,x,rows: found.update({names: x})): o.step(block) # not resident by itself
-        assert seen[0] and equal(*seen)
-    assert torch.equal(a.hidden, b.hidden) and torch.equal(a.logits(), b.logits())
-    assert all(held(o.module)<1e3 for o in blocks)
-
-def test_parameters_stay_the_same_objects(checkpoint):
-    model,_ = load_model(checkpoint("llama"), offload=True)
-    block = decoder_blocks(model)[1]
-    up,parameters = block["mlp.up_proj"],list(model.parameters())
-    assert up.weight.isnan().all() and held(block.module)<1e3
-    with block.resident(), block.resident():
-        inside = up.weight.clone()
-        assert up.parameter is block.module.mlp.up_proj.weight and inside.isfinite().all()
-    assert up.weight.isnan().all() and held(block.module)<1e3 and all(a is b for a,b in zip(parameters, model.parameters()))
-    with block.resident(): assert torch.equal(up.weight, inside)
-    for write in (lambda: up.weight.mul_(2), lambda: up.weight.copy_(inside)):
-        with pytest.raises(RuntimeError): write()
-
-def test_blocks_are_read_once_for_many_batches(checkpoint, tmp_path, monkeypatch):
-    model,_ = load_model(checkpoint("llama"), offload=True)
-    decoder_blocks(model)
-    read,own = Counter(),BlockOnDisk.__enter__
-    def enter(self):
-        read[self.index] += not self.users
-        return own(self)
-    monkeypatch.setattr(BlockOnDisk, "__enter__", enter)
-    blocks = [capture(model, o) for o in ids().split(1)] and loading.find_blocks(model)[1]
-    assert not read
-    with ShardWriter(model, tmp_path/"out") as writer:
-        for i,o in enumerate(blocks):
-            with o.on_disk: writer.write(i)
-    assert read=={0:1,1:1,2:1}
-
-def test_changes_that_would_be_lost_are_refused(checkpoint, tmp_path):
-    model,_ = load_model(checkpoint("phi"), offload=True)
-    block = decoder_blocks(model)[2]
-    with pytest.raises(ValueError, match="model.layers.2 lies on disk"):
-        with block.resident(): block.linears[0].weight[0,0] = 1
-    with pytest.raises(KeyError): # the error of the walk is the one that is seen
-        with block.resident():
-            block.linears[0].weight[0,0] = 1
-            raise KeyError
-    with block.resident(): # moved to a device and back
-        for p in block.module.parameters(): p.data = p.data.clone()
-    assert held(block.module)<1e3
-    with pytest.raises(ValueError, match="`out`"): compress(model, Magnitude(.5), progress=False)
-    with ShardWriter(model, tmp_path/"out") as writer, block.resident():
-        block.linears[0].weight[0,0] = 1
-        writer.write(block)
-    with block.resident(): assert block.linears[0].weight[0,0]==1
-
-def test_what_needs_all_weights_at_once_is_refused(checkpoint, tmp_path):
-    model,_ = load_model(checkpoint("llama"), offload=True)
-    with pytest.raises(ValueError, match="ShardWriter"): model.save_pretrained(tmp_path/"copy")
-    with pytest.raises(TypeError, match="cannot be copied"): copy.deepcopy(model)
-    assert not (tmp_path/"copy").exists()
-
-def test_blocks_that_share_weights_are_refused():
-    config = copy.deepcopy(families["llama"])
-    with pytest.raises(ValueError, match="its blocks share weights such as model.layers.2.mlp.up_proj.weight"):
-        with pytest.MonkeyPatch.context() as patch:
-            own = type(build("llama")).__init__
-            def init(self, config):
-                own(self, config)
-                self.model.layers[2].mlp.up_proj.weight = self.model.layers[0].mlp.up_proj.weight
-            patch.setattr(LlamaForCausalLM, "__init__", init)
-            loading._Frame(config, torch.float32)
-
-def test_values_that_are_not_finite_are_named(checkpoint):
-    model = build("llama")
-    model.model.layers[1].mlp.up_proj.weight.data[3,4] = torch.nan
-    lean,_ = load_model(checkpoint(model), offload=True)
-    with pytest.raises(ValueError, match="model.layers.1.mlp.up_proj.weight holds 1"): decoder_blocks(lean)
-
-def test_inference_mode(checkpoint, tmp_path):
-    source = checkpoint("llama")
-    with torch.inference_mode():
-        model,_ = load_model(source, offload=True)
-        logits = model(ids()).logits
-    assert not any(t.is_inference() for t in model.state_dict().values())
-    with torch.no_grad(): assert torch.equal(load_model(source)[0](ids()).logits, logits)
-    streamed(source, tmp_path/"out")
-
-
 # interruptions
 
 class Interrupted(Exception): pass
@@ -373,138 +272,6 @@ def test_refuses_folders(checkpoint, tmp_path):
     with ShardWriter(model, tmp_path/"deeper"/"down"): pass
     assert fingerprint(load_model(tmp_path/"empty")[0])==fingerprint(load_model(tmp_path/"deeper"/"down")[0])
 
-def change(folder, drop=(), **tensors):
-    "Drop or replace tensors of a checkpoint in one file"
-    file = folder/"model.safetensors"
-    save_file({k: t for k,t in (load_file(file)|{k.replace("__", "."): t for k,t in tensors.items()}).items() if k not in drop}, file, metadata=dict(format="pt"))
-
-@pytest.mark.parametrize("family,breakage,why", [
-    ("llama", lambda o: change(o, ["model.layers.2.mlp.up_proj.weight"]), "lack model.layers.2.mlp.up_proj.weight"),
-    ("llama", lambda o: change(o, ["model.norm.weight"]), "lack model.norm.weight"),
-    ("mixtral", lambda o: change(o, ["model.layers.1.self_attn.q_proj.weight"]), "lack model.layers.1.self_attn.q_proj.weight"),
-    ("mixtral", lambda o: change(o, ["model.layers.1.block_sparse_moe.experts.2.w1.weight"]), "cannot make model.layers.1 of the weights"),
-    ("llama", lambda o: change(o, model__layers__1__mlp__up_proj__weight=torch.zeros(3, 3)), r"model.layers.1.mlp.up_proj.weight must have shape \(56, 32\), but the weights hold \(3, 3\)"),
-    ("llama", lambda o: change(o, model__norm__weight=torch.zeros(3)), r"model.norm.weight must have shape \(32,\)"),
-    ("llama", lambda o: (o/"model.safetensors").unlink(), "there is no model.safetensors"),
-    ("llama", lambda o: (o/"model.safetensors").write_bytes((o/"model.safetensors").read_bytes()[:-8]), "model.safetensors is cut short"),
-    ("llama", lambda o: (o/"model.safetensors").write_bytes(b"\xff"*64), "ends within its header"),
-    ("llama", lambda o: (o/"model.safetensors").write_bytes((9).to_bytes(8, "little")+b"[1, 2, 3]"), "is no safetensors file"),
-    ("llama", lambda o: (o/"config.json").write_text("{broken"), "not a valid JSON"),
-    ("llama", lambda o: (o/"config.json").write_text(json.dumps(T5Config(vocab_size=96).to_dict())), "t5 models have an encoder"),
-    ("llama", lambda o: [f.unlink() for f in o.glob("tokenizer*")], "tokenizer")])
-def test_says_what_is_wrong_with_a_checkpoint(family, breakage, why, checkpoint):
-    source = checkpoint(family)
-    breakage(source)
-    with pytest.raises(ValueError, match=why) as e: load_model(source, offload=True)
-    assert str(source) in str(e.value) and "\n" not in str(e.value)
-
-def test_says_which_shard_is_missing(checkpoint):
-    source = checkpoint("llama", max_shard_size="20KB")
-    sorted(source.glob("*.safetensors"))[1].unlink()
-    with pytest.raises(ValueError, match="there is no model-00002-of"): load_model(source, offload=True)
-    (source/"model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="weight_map"): load_model(source, offload=True)
-
-def test_refuses_packed_numbers(checkpoint):
-    source = checkpoint("llama")
-    save_file({"x": torch.zeros(4, dtype=torch.float8_e4m3fn)}, source/"model.safetensors")
-    with pytest.raises(ValueError, match="F8_E4M3"): load_model(source, offload=True)
-
-def test_a_file_that_is_cut_short_later(checkpoint):
-    source = checkpoint("llama")
-    model,_ = load_model(source, offload=True)
-    with open(source/"model.safetensors", "r+b") as f: f.truncate(20_000)
-    with pytest.raises(ValueError, match="ends within a tensor"): check_finite(model)
-
-def test_release_memory_anywhere(monkeypatch):
-    release_memory()
-    def other(name): raise TypeError
-    monkeypatch.setattr(loading.ctypes, "CDLL", other)
-    release_memory()
-
-
-# hidden states
-
-@pytest.mark.parametrize("dtype", [torch.float32,torch.bfloat16,torch.float16,torch.int64,torch.bool])
-@pytest.mark.parametrize("budget", [0,100,10**6])
-def test_what_is_stored_comes_back(dtype, budget):
-    shapes = [(3,4,5),(1,2,3),(),(0,4),(2,0),(7,)]
-    given = [(torch.randn(o, generator=torch.Generator().manual_seed(0))*9).to(dtype) for o in shapes]
-    with HiddenStore(budget) as store:
-        assert [store.add(o) for o in given]==list(range(6)) and len(store)==6
-        for _ in range(2):
-            assert all(torch.equal(a, store[i]) and store[i].dtype==dtype for i,a in enumerate(given))
-            given = [o.flip(0) if o.ndim else o for o in given]
-            for i,o in enumerate(given): store[i] = o
-        assert store.in_memory<=budget and (store.on_disk==0)==(budget>=sum(o.nbytes for o in given))
-    assert len(store)==0 and store.file is None
-
-def test_slots_change_their_size():
-    with HiddenStore(64) as store:
-        for o in (torch.zeros(8), torch.ones(8), torch.full((8,), 2.)): store.add(o)
-        store[1],store[0] = torch.full((20,), 3.),torch.full((2,20), 4.)
-        assert [o[...,0].unique().item() for o in (store[0],store[1],store[2])]==[4,3,2] and store.in_memory<=64
-        store[1] = torch.full((4,), 5.)
-        assert store[1].tolist()==[5]*4 and store[2].tolist()==[2]*8
-
-def test_transposed_and_taken_tensors():
-    t = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-    with HiddenStore(0) as store:
-        store.add(t.T)
-        taken = store[0]
-        store[0] = t.T+1
-        assert torch.equal(taken, t.T) and torch.equal(store[0], t.T+1)
-        taken.zero_()
-        assert torch.equal(store[0], t.T+1)
-
-def test_the_file_goes_away(tmp_path):
-    with pytest.raises(ZeroDivisionError), HiddenStore(0, tmp_path) as store:
-        store.add(torch.zeros(9))
-        1/0
-    assert not list(tmp_path.iterdir()) and store.file is None
-
-@pytest.mark.parametrize("make", [dict(budget=-1), dict(folder="./no-such-folder")])
-def test_refuses_stores(make):
-    with pytest.raises(ValueError, match=f"`{next(iter(make))}`"): HiddenStore(**make)
-
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    class Full:
-        def seek(self, at): pass
-        def write(self, data): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        def close(self): pass
-    monkeypatch.setattr(streaming.tempfile, "TemporaryFile", lambda **kwargs: Full())
-    with HiddenStore(40, tmp_path) as store:
-        store.add(torch.zeros(10))
-        with pytest.raises(OSError, match="40 bytes of hidden states do not fit into a temporary file in .*No space left") as e: store.add(torch.zeros(10))
-        assert e.value.errno==errno.ENOSPC and str(tmp_path) in str(e.value)
-
-def test_short_writes_and_reads(tmp_path, monkeypatch):
-    "The system may take and give less than was asked for"
-    import io
-    class Slow(io.FileIO):
-        def write(self, data): return super().write(data[:7])
-        def readinto(self, data): return super().readinto(data[:5])
-    monkeypatch.setattr(streaming.tempfile, "TemporaryFile", lambda **kwargs: Slow(tmp_path/"file", "w+"))
-    with HiddenStore(0) as store:
-        given = [torch.arange(30.)+i for i in range(3)]
-        for o in given: store.add(o)
-        assert all(torch.equal(store[i], o) for i,o in enumerate(given))
-
-@pytest.mark.parametrize("family", ["llama","opt_350m","gpt2"])
-def test_spilled_batches_run_as_others(family):
-    model = build(family)
-    mask = torch.tensor([[0]*3+[1]*5, [1]*8])
-    with HiddenStore(0) as store:
-        a = [capture(model, o, mask) for o in ids(4).split(2)]
-        b = [spill(capture(model, o, mask), store) for o in ids(4).split(2)]
-        for block in decoder_blocks(model):
-            for x,y in zip(a, b):
-                assert torch.equal(x.run(block), y.run(block))
-                with pytest.raises(ValueError, match="captured shape"): y.run(block, x.hidden[:1])
-                assert torch.equal(x.step(block).hidden, y.step(block).hidden)
-        assert all(torch.equal(x.logits(), y.logits()) for x,y in zip(a, b)) and "Spilled" in repr(b[0])
-
-
 # memory, and the Hub: processes of their own
 
 def python(code, *args, **env):
@@ -553,7 +320,7 @@ def test_hidden_states_do_not_add_up(tmp_path):
     code = """
 import sys,torch
 from pathlib import Path
-from compresscal.models.new_checkpoint import HiddenStore
+from compresscal.models.hidden_states import HiddenStore
 def peak(): return int(next(o for o in Path("/proc/self/status").read_text().splitlines() if o.startswith("VmHWM")).split()[1])/1024
 before = peak()
 with HiddenStore(int(sys.argv[1])) as store:

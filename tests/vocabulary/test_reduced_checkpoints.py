@@ -5,7 +5,7 @@ import pytest, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from compresscal.vocabulary import reduced_checkpoints
-from compresscal.models import loading, tensor_files
+from compresscal.models import stored_tensors, tensor_files
 from compresscal.vocabulary.reduced_checkpoints import VocabularyCallback, load_reduced, save_full, save_reduced, write_kept
 from compresscal.vocabulary.token_tables import tensors_of
 from compresscal.vocabulary.reduction import reduce_vocabulary
@@ -135,8 +135,8 @@ def test_another_type(saved, tmp_path):
 def test_rows_that_are_not_kept_are_not_read(saved, monkeypatch):
     _, folder = saved('llama')
     read = []
-    real = loading.StoredTensor.read
-    monkeypatch.setattr(loading.StoredTensor, 'read', lambda self: read.append(self.shape) or real(self))
+    real = stored_tensors.StoredTensor.read
+    monkeypatch.setattr(stored_tensors.StoredTensor, 'read', lambda self: read.append(self.shape) or real(self))
     load_reduced(folder, used)
     assert read and not any(97 in o for o in read)
 
@@ -214,12 +214,12 @@ def test_an_error_while_restoring_leaves_the_model_reduced(moment, saved, tmp_pa
     model, folder = saved('bart')
     reduction = reduce_vocabulary(model, used, full=tmp_path/'full.safetensors')
     train(model)
-    before, calls, real = state(model), [], loading.StoredTensor.read
+    before, calls, real = state(model), [], stored_tensors.StoredTensor.read
     def read(self):
         calls.append(1)
         if len(calls)>moment: raise OSError(5, 'Input/output error')
         return real(self)
-    monkeypatch.setattr(loading.StoredTensor, 'read', read)
+    monkeypatch.setattr(stored_tensors.StoredTensor, 'read', read)
     if moment<len(reduction.tables):
         with pytest.raises(OSError): reduction.restore()
         assert not reduction.restored and {k for k,v in state(model).items() if not torch.equal(v, before[k])}==set()
