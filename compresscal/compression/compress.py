@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .input_statistics import collect,fitting_batch,pad_right
 from ..calibration.calibration_set import CalibrationSet
 from .grids import Quantized
-from .methods import NEEDS,Method,matches
+from .methods import NEEDS,LayerResult,Method,matches
 from ..models.structure import require_model
 from ..models.disk_blocks import is_offloaded
 from ..models.blocks import Block,capture,decoder_blocks
@@ -121,14 +121,14 @@ def _compress_layer(block, name, method, statistics, errors):
     except Exception as e:
         e.add_note(f"This happened in {block.name}.{name} under {method.label}.")
         raise
-    codes = new if isinstance(new, Quantized) else None
-    new = (new if codes is None else codes.dequantize()).to(layer.weight.dtype) # as the model will hold it
+    result = LayerResult.of(new)
+    codes = result.weight if isinstance(result.weight, Quantized) else None
+    new = result.dense.to(layer.weight.dtype) # as the model will hold it
     if not new.isfinite().all():
         raise ValueError(f"{block.name}.{name} would get weights that are not finite from {method.label}")
-    row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes, errors))
+    row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes, errors, result.damping))
     layer.weight.copy_(new)
-    raised = statistics is not None and bool(statistics.memo.get('raised'))
-    return row|dict(raised=raised, seconds=perf_counter()-started),codes
+    return row|dict(raised=result.raised, seconds=perf_counter()-started),codes
 
 # %% ../../nbs/compression/90_compress.ipynb #ce425ada
 def _parts(block, methods):
@@ -163,7 +163,7 @@ def _compress_block(block, methods, method, batches, precision, errors):
             row,new = _compress_layer(block, name, methods[name], found.get(name), errors is not False)
             rows.append(row|dict(seconds=row['seconds']+share))
             if new is not None: codes[f"{block.name}.{name}"] = new
-            if name in found and not any(found.get(o) is found[name] for o in names[j+1:]): found.pop(name).memo.clear()
+            if name in found and not any(found.get(o) is found[name] for o in names[j+1:]): found.pop(name).forget()
     return rows,codes,notes
 
 # %% ../../nbs/compression/90_compress.ipynb #c595d7d3
