@@ -14,7 +14,7 @@ from typing import NamedTuple
 class Check(NamedTuple):
     "Something that must hold"
     name: str     # What is checked
-    ok: bool|None # Does it hold? `None` if the study cannot tell
+    ok: bool|None # Does it hold? `None` if the study cannot say
     sentence: str # For the report
 
 # %% ../../nbs/core/14_checks.ipynb #4f5380a6

@@ -17,7 +17,8 @@ from pathlib import Path
 def cache_folder()->Path: # `COMPRESSCAL_CACHE`, else `compresscal` in the user's cache folder
     "Where results that can be computed again are kept"
     base = os.environ.get('COMPRESSCAL_CACHE')
-    return Path(base) if base else Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'compresscal'
+    if base: return Path(base)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'compresscal'
 
 # %% ../../nbs/core/10_files.ipynb #ec547c6c
 def embedded_folder()->Path:

@@ -24,6 +24,7 @@ def plain_text(
     text = str(text).replace('\r\n', '\n')
     return _control.sub(lambda o: ascii(o[0])[1:-1], text)
 
+# %% ../../nbs/core/20_tables.ipynb #68deb051
 def one_line(
     text:str, # Any text
 )->str:       # Line breaks and tabs spelled out, too

@@ -84,7 +84,7 @@ class Corpus:
 # %% ../../nbs/text/20_corpora.ipynb #7557d914
 @patch
 def identity(self:Corpus)->dict: # Ready for JSON
-    "What decides the text, and nothing of where it lies"
+    "What decides the text, and nothing of where it is"
     left_out = {'license', 'path', 'absolute'} if self.manifest.get('kind')=='files' else {'license'}
     known = {k: v for k,v in self.manifest.items() if k not in left_out}
     if 'files' in known: known['files'] = list(known['files'].values())
@@ -351,7 +351,7 @@ def open_corpus(
 def dataset_revision(
     path:str,               # Repository of a set on the Hub, or a local folder
     revision:str|None=None, # Commit, tag or branch; None is the current commit
-)->str|None:                # Its commit; None for a local folder, or where nobody can say
+)->str|None:                # Its commit; None for a local folder, or where it cannot be found out
     "The commit that a set on the Hub is at"
     if Path(path).is_dir(): return None
     from huggingface_hub import HfApi, snapshot_download

@@ -101,7 +101,7 @@ def _by_function(text, function):
             raise TypeError(f"`splitter` must return sentences of type str, got {type(o).__name__}")
         start = text.find(o, at)
         if start<0:
-            raise ValueError("`splitter` must return sentences that stand in the text, in their order, "
+            raise ValueError("`splitter` must return sentences that are in the text, in their order, "
                              f"got {o[:60]!r}")
         at = start+len(o)
         if o.strip(): yield start, at
