@@ -272,6 +272,7 @@ def _write(usage, folder):
     record = dict({k: getattr(usage, k) for k in _numbers}, parts={k: o.rows for k,o in usage.parts.items()})
     (folder/'usage.json').write_text(json.dumps(record, indent=1), encoding='utf-8')
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #30db2c57
 @patch
 def save(self:TokenUsage,
     folder:str|Path, # New folder
