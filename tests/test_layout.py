@@ -76,7 +76,7 @@ LEFT = dict( # what is still to be mended: a module leaves its list when it keep
          'hallucination.conditional hallucination.dependence hallucination.hallucination hallucination.judges '
          'hallucination.reviews hallucination.risk hallucination.summac models.blocks models.loading summaries.answers '
          'summaries.prompts summaries.quality summaries.summarize summaries.summary_sets text.corpora text.installed_text '
-         'text.sentences vocabulary.reduced_checkpoints',
+         'text.sentences',
     clever='core.marked_text core.plots evaluation.perplexity evaluation.tasks summaries.answers summaries.prompts '
          'summaries.scores summaries.summary_sets text.installed_text')
 
