@@ -130,7 +130,8 @@ def _shifts(model):
 def dropped_mass(
     model:PreTrainedModel,  # A language model with its whole vocabulary
     usage,                  # Tokens that are to be kept: what `used_tokens` has counted, the tokens of a plan, or ids
-    batches:Mapping|Tensor|Iterable, # Batches in the ids of the whole vocabulary, or rows of ids, `[rows, length]`
+    # Batches in the ids of the whole vocabulary, as the model takes them, or rows of ids, `[rows, length]`
+    batches:Mapping|Tensor|Iterable,
     *,
     shift:bool|None=None,   # Does a position predict the next one? If not given, it does for causal models
     progress:bool=False,    # Show a progress bar

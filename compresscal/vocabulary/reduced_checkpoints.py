@@ -144,14 +144,15 @@ def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
     *,
-    full:str|Path|None=None, # For a reduced one: the whole checkpoint, or the file that `reduce_vocabulary` has written
+    # For a reduced one: the whole checkpoint, if it is not where it was; or the file that `reduce_vocabulary` has written
+    full:str|Path|None=None,
     kept:str|Path|None=None, # For a reduced one that something else has saved: the reduced folder that it was made from
     model_class=None, # Such as `AutoModelForSequenceClassification`; if not given, the class that the checkpoint is of
     dtype:torch.dtype|None=None,      # Type of the model's numbers; the checkpoint's own if not given
     device:torch.device|str|None=None, # Where to put it; the CPU if not given
     config:dict|None=None, # Fields of the configuration to change, such as `dict(num_labels=3)`
     **how,            # `tokenizer`, `unknown` and `keep` of `plan_reduction`
-)->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction
+)->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction; the whole matrix stays on disk
     "Load a model with a part of its vocabulary"
     folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):

@@ -94,7 +94,7 @@ def _held(model, name):
     try: module = model.get_submodule(at)
     except AttributeError: module = None
     if module is None or leaf not in module._parameters and leaf not in module._buffers:
-        raise ValueError(f"`model` must hold {name} as when it was reduced, but something else stands there; merge "
+        raise ValueError(f"`model` must hold {name} as when it was reduced, but something else is there; merge "
                          "adapters first, as with merge_and_unload()")
     return module, leaf
 
@@ -342,7 +342,7 @@ def restore(self:Reduction,
 def watch_decay(self:Reduction,
     optimizer, # An optimizer that decays weights as AdamW does
 ):             # A handle with `remove()`
-    "Note in `factors` what each step multiplies rows without a gradient by, for `restore(decay=reduction.factors)`"
+    "From now on note in `factors` what steps multiply rows without a gradient by, for `restore(decay=reduction.factors)`"
     inner = getattr(optimizer, 'optimizer', optimizer) # accelerate has one of its own around it
     if any(g.get('weight_decay') for g in inner.param_groups) and 'adamw' not in type(inner).__name__.lower():
         raise ValueError("`optimizer` must decay weights apart from the gradient, as AdamW does, got "
