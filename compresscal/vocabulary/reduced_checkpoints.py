@@ -144,7 +144,7 @@ def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
     *,
-    # For a reduced one: the whole checkpoint, if it is not where it was; or the file that `reduce_vocabulary` has written
+    # For a reduced one: the whole checkpoint, if it is not where it was, or the file of `reduce_vocabulary`
     full:str|Path|None=None,
     kept:str|Path|None=None, # For a reduced one that something else has saved: the reduced folder that it was made from
     model_class=None, # Such as `AutoModelForSequenceClassification`; if not given, the class that the checkpoint is of

@@ -342,7 +342,7 @@ def restore(self:Reduction,
 def watch_decay(self:Reduction,
     optimizer, # An optimizer that decays weights as AdamW does
 ):             # A handle with `remove()`
-    "From now on note in `factors` what steps multiply rows without a gradient by, for `restore(decay=reduction.factors)`"
+    "From now on note in `factors` what steps multiply rows without a gradient by, for `restore(decay=...)`"
     inner = getattr(optimizer, 'optimizer', optimizer) # accelerate has one of its own around it
     if any(g.get('weight_decay') for g in inner.param_groups) and 'adamw' not in type(inner).__name__.lower():
         raise ValueError("`optimizer` must decay weights apart from the gradient, as AdamW does, got "

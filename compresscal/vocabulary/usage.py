@@ -203,7 +203,7 @@ def _count_split(counter, blocks, name, bar):
 def used_tokens(
     source,                                # Texts, pairs, ids, dataset, splits by name, or what `open_corpus` takes
     tokenizer,                             # Tokenizer of the model
-    splits:str|Iterable[str]|None=None,    # Splits to count; None: those that begin with `train`; `'all'`: all, as the paper does
+    splits:str|Iterable[str]|None=None,    # None takes those that begin with `train`, `'all'` all, as the paper does
     columns:str|Iterable[str]|None=None,   # One or two columns; None takes `input_ids` or usual names
     *, keep='special',                     # Kept in any case: names of `kept_groups`, tokens, ids, or several of these
     vocab_size:int|None=None,              # Rows of the embedding matrix; None takes what the tokenizer can ask for
