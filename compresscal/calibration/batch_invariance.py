@@ -195,7 +195,7 @@ def _configurations(model):
     return list({id(c): c for c in found}.values())
 
 def _way_to_attend(model)->str|None:
-    "Under which name a model finds its attention; None where it asks nobody"
+    "Under which name a model finds its attention; None where it does not ask"
     models = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     if not all(m._can_set_attn_implementation() for m in models): return None
     return _name if all(m._supports_sdpa for m in models) else 'eager'

@@ -408,7 +408,7 @@ def _package_license(name, version)->str:
 
 def _license(source)->str:
     "Licences as far as they are known"
-    if not isinstance(source, dict): return 'not recorded; ask whoever made the set'
+    if not isinstance(source, dict): return 'not recorded; ask those who made the set'
     if source.get('license'): return source['license']
     packages = source.get('packages')
     if not isinstance(packages, dict) or not packages: return 'not recorded; ask the publisher of the source'
@@ -486,7 +486,7 @@ def _samples(calibration, tokenizer, samples, characters):
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #f608054c
 _unknown = ('Nobody has looked through the text for personal data, for offensive passages, '
-    'or for text that also stands in an evaluation, unless it is said above.')
+    'or for text that is in an evaluation, too, unless it is said above.')
 
 @patch
 def datasheet(

@@ -75,7 +75,7 @@ def _check_number(name, value):
 # %% ../../nbs/calibration/40_generation.ipynb #f704a9dd
 @dataclass(frozen=True)
 class Script:
-    "What stands before and between what the model writes"
+    "What comes before and between what the model writes"
     # Rows of token ids: the first opens a document, an end opens the next; after the last a document ends
     segments: tuple[tuple[int,...],...] # Token ids that are put there
     ends: tuple[int,...] = ()           # Ids that end what the model writes
@@ -163,7 +163,7 @@ def sequence_uniforms(
     seed,       # A whole number, or several of them, such as seed, set and sequence
     length:int, # How many
 )->Tensor:      # From 0 up to, but not including, 1; float64, `[length]`
-    "Random numbers of one sequence, from a generator of its own"
+    "Random numbers of one sequence, from its own generator"
     key = tuple(seed) if isinstance(seed, (tuple,list)) else (seed,)
     return torch.from_numpy(uniforms(key, length))
 
@@ -393,13 +393,13 @@ def _stepper(model, rows, length, device, added):
     return step,cache
 
 def _hide_earlier(mask, places, start, added):
-    "Write into the mask that what stands before a document is not seen"
+    "Write into the mask that what is before a document is not seen"
     if not added: torch.ge(places, start[:,None], out=mask)
     else: mask.zero_().masked_fill_((places<start[:,None])[:,None,None], torch.finfo(mask.dtype).min)
 
 # %% ../../nbs/calibration/40_generation.ipynb #96c39821
 def _measure(model, token, length, device):
-    "How many tokens the model tells apart, and how many bytes a sequence takes while it is written"
+    "How many tokens the model distinguishes, and how many bytes a sequence takes while it is written"
     step,cache = _stepper(model, 8, 1, device, False)
     logits = step(0, torch.full((8,), token, device=device), torch.zeros(8, dtype=torch.int64, device=device), True)
     kept = [o for o in cache.layers if isinstance(o, RowLayer) and o.is_initialized]
@@ -548,7 +548,7 @@ def _banned(forbidden, script, sampling, vocabulary, size):
 class _Writer(NamedTuple):
     "What all batches have in common"
     model: PreTrainedModel # Causal language model
-    script: Script         # What stands before and between
+    script: Script         # What comes before and between
     length: int            # Tokens of a sequence
     sampling: Sampling     # How tokens are drawn
     banned: list[int]      # Ids that are never drawn
@@ -611,7 +611,7 @@ def _write_all(writer, sequences, batch_size, folder, progress)->dict:
 # %% ../../nbs/calibration/40_generation.ipynb #af11235a
 def generate(
     model:PreTrainedModel,                  # Causal language model
-    script:Script,                          # What stands before and between what it writes
+    script:Script,                          # What comes before and between what it writes
     length:int,                             # Tokens of a sequence
     seeds:Sequence,                         # One for each sequence: a whole number, or a tuple of them
     sampling:Sampling=Sampling(),           # How tokens are drawn

@@ -58,7 +58,7 @@ def window_frame(
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     chat:bool=False,     # Put the text into a user turn of the tokenizer's chat template
 )->tuple[list[int],list[int]]: # Token ids before and after the text
-    "What stands around the text in every window"
+    "What is around the text in every window"
     if chat:
         if not getattr(tokenizer, 'chat_template', None):
             raise ValueError("`chat` must be False for a tokenizer without a chat template, got True")
@@ -82,7 +82,7 @@ def tokenizer_fingerprint(
 def template_fingerprint(
     tokenizer # Tokenizer of the model
 )->str|None:  # 16 hexadecimal digits; None where it has no chat template
-    "A hash of the chat template, which decides what stands around a turn"
+    "A hash of the chat template, which decides what is around a turn"
     template = getattr(tokenizer, 'chat_template', None)
     if not template: return None
     return hashlib.blake2b(json.dumps(template, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -162,7 +162,7 @@ def some_runs(
     text:str,      # Any text
     words:int=13,  # Words in a run
     every:int=8,   # Keep one in so many
-)->list[int]:      # Different hashes of runs, the same ones wherever a run stands
+)->list[int]:      # Different hashes of runs, the same ones wherever a run is
     "A sample of the runs of words of a text"
     w = np.fromiter((zlib.crc32(o.encode()) for o in re.findall(r'\w+', text.lower())), np.uint64)
     runs = len(w)-words+1
@@ -175,10 +175,10 @@ def some_runs(
 
 # %% ../../nbs/calibration/20_sampling.ipynb #ebea88ce
 class SeenRuns:
-    "Tells texts that hold, or stand in, one already seen"
+    "Recognizes texts that hold, or are part of, one already seen"
     def __init__(self,
         share:float=.8,  # Share of the shorter one's runs that makes a copy
-        least:int=4,     # Fewer runs in the sample are too few to tell
+        least:int=4,     # Fewer runs in the sample are too few to decide by
         owners:int=8,    # Texts kept for each run
     ):
         self.share,self.least,self.most = share,least,owners
@@ -188,7 +188,7 @@ class SeenRuns:
     def add(self,
         text:str # A text
     )->bool:     # Whether it is new; copies leave no trace
-        "Remember `text` unless one of the two stands in the other"
+        "Remember `text` unless one of the two is part of the other"
         runs = some_runs(text)
         if _is_copy(self, runs): return False
         for h in runs:
@@ -250,7 +250,7 @@ def sample_sets(
     bos:bool|None=None,         # Head every window with the beginning-of-text token; None does so if there is one
     chat:bool=False,            # Put the text into a user turn of the chat template
     near_duplicates:bool=True,  # Leave out near copies of documents already read
-    contained:bool=True,        # Leave out documents that hold, or stand in, one already read
+    contained:bool=True,        # Leave out documents that hold, or are part of, one already read
     apart:Apart|dict|None=None, # Draw what plain sets leave, for a source that is derived from this one
     **kwargs                    # `split`, `column`, `revision` of `open_corpus`
 )->list[CalibrationSet]:

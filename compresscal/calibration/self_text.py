@@ -197,7 +197,7 @@ def chat_script(
     model,           # Causal language model
     tokenizer,       # Its tokenizer, with a chat template
     dialogue:bool,   # Let the model write the user's turn too
-)->Script:           # What stands before and between the model's words
+)->Script:           # What comes before and between the model's words
     "The frame that a chat template puts around turns"
     if not getattr(tokenizer, 'chat_template', None):
         raise ValueError("`start` must not be 'reply' or 'dialogue' for a tokenizer without a chat template")
@@ -219,7 +219,7 @@ def window_prefixes(
     seed:int,        # Decides everything that is drawn
     apart:Apart|None=None, # Beside which sets of real text; None: beside as many windows of the longest prefix
 )->tuple[list[list[int]]|None, dict]: # Heads of the windows, or None where all are alike; for the manifest
-    "The tokens that stand at the head of each window"
+    "The tokens at the head of each window"
     g,opening = torch_generator(seed),list(opening_ids(tokenizer, recipe.prompt))
     if recipe.start=='vocabulary':
         ids = ordinary_ids(tokenizer)
@@ -254,7 +254,7 @@ def recipe_script(
     model,         # Causal language model
     tokenizer,     # Its tokenizer
 )->Script:
-    "What stands before and between what a recipe lets a model write"
+    "What comes before and between what a recipe lets a model write"
     if recipe.start in ('reply', 'dialogue'): return chat_script(model, tokenizer, recipe.start=='dialogue')
     return Script((opening_ids(tokenizer, recipe.prompt),), end_ids(model, tokenizer))
 
@@ -267,7 +267,7 @@ class _Order(NamedTuple):
     length: int           # Tokens in a window
     seed: int             # Decides everything that is drawn
     bos: bool|None        # Head every window with the beginning-of-text token?
-    apart: Apart          # Beside which sets the first words may stand
+    apart: Apart          # Beside which sets the first words may be drawn
 
     @property
     def written(self)->int:
@@ -283,7 +283,7 @@ def _order(recipe, n_sets, n_sequences, length, seed, bos, apart)->_Order:
 # %% ../../nbs/calibration/50_self_text.ipynb #17fbbb34
 class _Opening(NamedTuple):
     "How the windows of an order begin"
-    script: Script         # What stands before and between
+    script: Script         # What comes before and between
     heads: list[list[int]] # First tokens of each window
     lent: bool             # Is the first of them taken away afterwards?
     about: dict            # What the manifest says of them
@@ -378,7 +378,7 @@ def self_calibration_sets(
     bos:bool|None=None,  # Head every window with the beginning-of-text token; None does so if there is one
     folder=None,         # Where finished batches are kept, so that a run that was stopped goes on; None keeps nothing
     progress:bool=True,  # Show a progress bar, in tokens
-    apart:Apart|None=None, # Beside which sets the first words may stand; None: those of the same sizes
+    apart:Apart|None=None, # Beside which sets the first words may be drawn; None: those of the same sizes
     **changes            # Fields of the recipe to change, such as `t_initial=2., schedule=50`
 )->list[CalibrationSet]:
     "Sets of calibration text that the model writes for itself"

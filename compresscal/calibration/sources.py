@@ -51,13 +51,13 @@ def is_written(
     return any(parse_recipe(o) is not None for o in parse_mixture(name) or [name])
 
 def _is_read(source)->bool:
-    "Does a single source stand in some text, if only its words do?"
+    "Is a single source taken from a text, if only word by word?"
     return str(source)!='random' and parse_recipe(str(source)) is None
 
 def is_drawn(
     source, # A name, or shares by source
 )->bool:    # Whether random streams decide some of it
-    "Does some of this source not stand in any text?"
+    "Is some of this source drawn or written, rather than read from a text?"
     parts = source if isinstance(source, dict) else parse_mixture(str(source)) or [source]
     return any(not _is_read(o) or str(o).startswith('random:') for o in parts)
 
@@ -81,7 +81,7 @@ def text_uses(
 # %% ../../nbs/calibration/60_sources.ipynb #d4f69b71
 def places(
     source,              # One of a comparison
-    among:Sequence=(),   # All sources of the comparison, in their order; empty: it stands alone
+    among:Sequence=(),   # All sources of the comparison, in their order; empty: it is alone
 )->dict[str,list[int]]:  # `role:text` -> its place among those of the same role, and how many there are
     "The place of a source among those that are made of the same text"
     named = [o if isinstance(o, dict) else str(o) for o in among]
@@ -99,12 +99,12 @@ def _beside(role, text, size, among):
     return Apart(role, size['n_sets'], size['beside'], size['length'], size['seed'], size['bos'], place, number)
 
 def _drawn_sizes(size, stream):
-    "Settings of sets that are drawn from the vocabulary or written, from random streams that `stream` tells apart"
+    "Settings of sets that are drawn from the vocabulary or written, from random streams that `stream` distinguishes"
     seed = key_bits((size['seed'], stream), 64) if stream else size['seed']
     return {k: size[k] for k in ('n_sets', 'n_sequences', 'length', 'bos')}|dict(seed=seed)
 
 def _random_sets(text, tokenizer, size, among, stream, kwargs):
-    "Tokens as frequent as in a text; each set counts on documents of its own if there are enough"
+    "Tokens as frequent as in a text; each set counts on its own documents if there are enough"
     apart,counted = _beside('random', text, size, among),dict(kwargs, bos=size['bos'])
     def count(n_sets):
         return sample_apart(text, tokenizer, n_sets, size['n_sequences'], size['length'], apart, **counted)

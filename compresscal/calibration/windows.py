@@ -33,7 +33,7 @@ class Windows:
 class TextCounts:
     "How much text a source holds"
     lengths:tuple[int,...] # Tokens of each document
-    around:int             # Tokens that stand around the text in every window
+    around:int             # Tokens around the text in every window
     packs:bool             # Is there an end-of-text token, with which documents can be joined?
 
     @property

@@ -17,33 +17,52 @@ from pathlib import Path
 import numpy as np
 from ..core.patching import patch
 from ..text.corpora import Corpus, open_corpus
-from ..calibration.calibration_set import CalibrationSet
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #662f574f
 _gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _later = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _patterns = {_gpt2, _later%r'\p{N}', _later%r'\p{N}{1,3}'} # GPT-2, Qwen 2 and Llama 3
 _droppers = {'BertPreTokenizer', 'Whitespace', 'WhitespaceSplit'}
-_normalizers = {'BertNormalizer', 'Lowercase', 'NFC', 'NFD', 'NFKC', 'NFKD', 'StripAccents'}
+_normalizers = {'BertNormalizer', 'Lowercase', 'NFC', 'NFD', 'NFKC', 'NFKD', 'StripAccents'} # make no spaces
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #1195c8b4
+def _flat_steps(step):
+    "A step, or the steps of a sequence one by one"
+    if step['type']!='Sequence': return [step]
+    inner = step.get('normalizers', step.get('pretokenizers'))
+    return [o for part in inner for o in _flat_steps(part)]
 
 def _steps(part):
-    "The steps of a normalizer or pre-tokenizer, those of a sequence one by one"
-    if part is None: return []
-    def flat(o):
-        return [s for p in o.get('normalizers', o.get('pretokenizers'))
-                for s in flat(p)] if o['type']=='Sequence' else [o]
-    return flat(json.loads(part.__getstate__()))
+    "The steps of a normalizer or pre-tokenizer; none where a tokenizer has no such part"
+    return [] if part is None else _flat_steps(json.loads(part.__getstate__()))
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #bc69f498
-def _heads(steps):
-    "Whether these steps of pre-tokenizing put a space at the head of the next word and cut there"
+def _known_cut(step):
+    "Does this step cut by a pattern that never goes across a space, or between digits alone?"
+    if step['type']=='Digits': return True
+    known = step['type']=='Split' and step['pattern'].get('Regex') in _patterns
+    return known and step['behavior']=='Isolated' and not step['invert']
+
+def _space_at_head(steps):
+    "Do these steps of pre-tokenizing put a space at the head of the next word, and cut there?"
     *before,last = steps
-    split = last['type']=='ByteLevel' and (last['use_regex'] or any(o['type']=='Split' for o in before))
-    def fine(o):
-        if o['type']=='Digits': return True
-        known = o['type']=='Split' and o['pattern'].get('Regex') in _patterns
-        return known and o['behavior']=='Isolated' and not o['invert']
-    return split and all(map(fine, before))
+    cuts = last['type']=='ByteLevel' and (last['use_regex'] or any(o['type']=='Split' for o in before))
+    return cuts and all(_known_cut(o) for o in before)
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #252e8859
+def _drops_spaces(steps):
+    "Do these steps of pre-tokenizing drop every space, and treat each word alike?"
+    def alike(o):
+        marks_each = o['type']=='Metaspace' and o['prepend_scheme']=='always'
+        return marks_each or o['type'] in _droppers|{'Punctuation', 'Digits'}
+    return steps[0]['type'] in _droppers and all(alike(o) for o in steps)
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #898bc8db
+def _spans_words(added, rule):
+    "Can this added token reach from one word into the next, in a text that is cut by words?"
+    if rule=='dropped': return bool(re.search(r'\s', added.content))
+    impossible = re.search(r'\s\s|[^\S ]', added.content) # white space that a text of single spaces has not
+    return added.rstrip or ' ' in added.content[1:] and not impossible
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #d090a38f
 def space_rule(
@@ -52,25 +71,25 @@ def space_rule(
     "What becomes of the spaces between words, if words are cut independently"
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if backend is None or getattr(backend.model, 'dropout', None): return None
-    normal,steps = _steps(backend.normalizer),_steps(backend.pre_tokenizer)
+    steps = _steps(backend.pre_tokenizer)
+    unknown = {o['type'] for o in _steps(backend.normalizer)}-_normalizers
+    if unknown or not steps: return None
+    rule = 'dropped' if _drops_spaces(steps) else 'head' if _space_at_head(steps) else None
     added = backend.get_added_tokens_decoder().values()
-    if not steps or {o['type'] for o in normal}-_normalizers: return None
-    if steps[0]['type'] in _droppers: # Metaspace marks the first word of a text, unless it marks each
-        whole = any(re.search(r'\s', o.content) for o in added)
-        fine = all(o['type'] in _droppers|{'Punctuation', 'Digits'} or o['type']=='Metaspace'
-                   and o['prepend_scheme']=='always' for o in steps)
-        return 'dropped' if fine and not whole else None
-    whole = any(o.rstrip or ' ' in o.content[1:] and not re.search(r'\s\s|[^\S ]', o.content) for o in added)
-    return 'head' if _heads(steps) and not whole else None
+    return None if rule is None or any(_spans_words(o, rule) for o in added) else rule
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #1167abfc
 def _words(texts, rule):
     "All words of some texts, those at the head of a text, and the texts that are not sure to fall into words"
-    plain,whole = (texts,[]) if rule=='dropped' else ([],[])
-    if rule=='head': # single spaces between words, and no other white space
-        for o in texts: (plain if o and ' '.join(o.split())==o else whole).append(o)
-    heads = [o.partition(' ')[0] for o in plain] if rule=='head' else []
-    return ' '.join(plain).split(' ') if plain else [],heads,whole
+    plain,whole,heads = [],[],[]
+    if rule=='dropped': plain = texts
+    else:
+        for o in texts: # single spaces between words, and no other white space
+            if o and ' '.join(o.split())==o: plain.append(o)
+            else: whole.append(o)
+        heads = [o.partition(' ')[0] for o in plain]
+    words = ' '.join(plain).split(' ') if plain else [] # of all texts at once, which is faster
+    return words,heads,whole
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #49fb63db
 def id_space(
@@ -78,6 +97,22 @@ def id_space(
 )->int:       # One more than its largest id; gaps count
     "How many rows of an embedding matrix a tokenizer can ask for"
     return max(len(tokenizer), 1+max(tokenizer.get_vocab().values(), default=-1))
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #daa94405
+def _engine(tokenizer, max_length):
+    "A tokenizer's engine that pads nothing and cuts at `max_length`; None for a tokenizer in Python"
+    own = getattr(tokenizer, 'backend_tokenizer', None)
+    if own is None: return None
+    split = bool(getattr(tokenizer, 'split_special_tokens', False))
+    as_it_is = own.padding is None and own.truncation is None and own.encode_special_tokens==split
+    if as_it_is and not max_length: return own # copying takes a while
+    backend = type(own).from_str(own.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = split
+    if max_length:
+        backend.enable_truncation(max_length, direction=getattr(tokenizer, 'truncation_side', 'right'))
+    return backend
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #ff0e65d1
 class IdCounter:
@@ -105,23 +140,14 @@ class IdCounter:
         "The tokenizer's own engine, without its padding, and with our truncation; None for a tokenizer in Python"
         return _engine(self.tokenizer, self.max_length)
 
-# %% ../../nbs/vocabulary/10_counting.ipynb #daa94405
-def _engine(tokenizer, max_length):
-    "A tokenizer's engine that pads nothing and cuts at `max_length`; None for a tokenizer in Python"
-    own = getattr(tokenizer, 'backend_tokenizer', None)
-    if own is None: return None
-    split = bool(getattr(tokenizer, 'split_special_tokens', False))
-    as_it_is = own.padding is None and own.truncation is None and own.encode_special_tokens==split
-    if as_it_is and not max_length: return own # copying takes a while
-    backend = type(own).from_str(own.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = split
-    if max_length:
-        backend.enable_truncation(max_length, direction=getattr(tokenizer, 'truncation_side', 'right'))
-    return backend
-
 # %% ../../nbs/vocabulary/10_counting.ipynb #55eada32
+def _check_ids(ids, size):
+    "Raise for what is no id of a vocabulary of that size"
+    if ids.dtype.kind not in 'iu': raise TypeError(f"`ids` must be whole numbers, got {ids.dtype}")
+    low,high = int(ids.min()),int(ids.max())
+    if low<0 or high>=size:
+        raise ValueError(f"`ids` must lie in the vocabulary, 0 to {size-1:,}, got {low if low<0 else high:,}")
+
 @patch
 def add_ids(self:IdCounter,
     ids:np.ndarray,                # Token ids of any shape
@@ -130,15 +156,10 @@ def add_ids(self:IdCounter,
 ):
     "Count ids"
     ids = np.asarray(ids).reshape(-1)
-    if not ids.size: self.rows += rows; return
-    if ids.dtype.kind not in 'iu': raise TypeError(f"`ids` must be whole numbers, got {ids.dtype}")
-    low,high = int(ids.min()),int(ids.max())
-    if low<0 or high>=self.vocab_size:
-        raise ValueError(f"`ids` must lie in the vocabulary, 0 to {self.vocab_size-1:,}, got "
-                         f"{low if low<0 else high:,}")
-    # weights are summed as float64: whole numbers up to 2**53 are exact
-    found = np.bincount(ids, times, self.vocab_size)
-    self._counts += found.astype(np.int64)
+    if ids.size:
+        _check_ids(ids, self.vocab_size)
+        # weights are summed as float64: whole numbers up to 2**53 are exact
+        self._counts += np.bincount(ids, times, self.vocab_size).astype(np.int64)
     self.rows += rows
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #308058e2
@@ -154,59 +175,37 @@ def _batches(texts, most=16_384, characters=500_000):
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #f6d1f98b
 @patch
+def _cut(self:IdCounter, texts, second, special):
+    "The ids of each text or pair, with special tokens around it if they are wanted"
+    if self.backend is None: # a tokenizer in Python
+        options = dict(add_special_tokens=special, padding=False, truncation=bool(self.max_length),
+                       max_length=self.max_length, verbose=False)
+        return self.tokenizer(texts, *([second] if second else []), **options)['input_ids']
+    rows = list(zip(texts, second)) if second else texts
+    return [o.ids for o in self.backend.encode_batch_fast(rows, add_special_tokens=special)]
+
+@patch
 def _encode(self:IdCounter, texts, second=None, times=None, special=False):
-    "Cut texts and count what comes out"
+    "Cut texts and count what comes out; `times`: how often each text counts, once if not given"
     for part in _batches(texts):
-        if self.backend is None:
-            options = dict(add_special_tokens=special, padding=False, truncation=bool(self.max_length),
-                           max_length=self.max_length, verbose=False)
-            found = self.tokenizer(texts[part], *([second[part]] if second else []), **options)['input_ids']
-        else:
-            found = [o.ids for o in self.backend.encode_batch_fast(list(zip(texts[part], second[part])) if second
-                else texts[part], add_special_tokens=special)]
+        found = self._cut(texts[part], second[part] if second else None, special)
         ids = np.fromiter(chain.from_iterable(found), np.int64)
-        self.add_ids(ids, times=None if times is None else np.repeat(times[part], [len(o) for o in found]))
+        weights = None if times is None else np.repeat(times[part], [len(o) for o in found])
+        self.add_ids(ids, times=weights)
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #d9af80de
 @patch
 def _flush(self:IdCounter, most=64):
     "Cut the words that wait; those that came equally often in one text, at most so many"
-    self._waiting.subtract(self._heads)
-    rows,alike = list(self._heads.items()),{}
-    for word,n in self._waiting.items(): alike.setdefault(n, []).append(word)
-    for n in alike.keys()-{0}:
-        rows += [(' '+' '.join(alike[n][i:i+most]), n) for i in range(0, len(alike[n]), most)]
+    rows = list(self._heads.items()) # texts, and how often each came
+    alike = {}                       # times -> the words that came so often behind a space
+    for word,n in (self._waiting-self._heads).items(): alike.setdefault(n, []).append(word)
+    for n,words in alike.items():
+        for i in range(0, len(words), most): rows.append((' '+' '.join(words[i:i+most]), n))
     self._waiting,self._heads = Counter(),Counter()
     if rows: self._encode([o for o,_ in rows], times=np.array([n for _,n in rows]))
 
-# %% ../../nbs/vocabulary/10_counting.ipynb #ba9daad9
-@patch
-def add_texts(self:IdCounter,
-    texts:list[str],             # A text for each row
-    second:list[str]|None=None,  # The second text of each row, for pairs
-):
-    "Count the ids of texts, or of pairs of texts"
-    if self.rule is None: self._encode(texts, second, special=self.special)
-    else:
-        for side in filter(None, (texts, second)):
-            words,heads,whole = _words(side, self.rule)
-            self._waiting.update(words)
-            self._heads.update(heads)
-            self._encode(whole)
-        if self.special:
-            ids,times = self._frame(second is not None)
-            self.add_ids(ids, times=len(texts)*times)
-        if len(self._waiting)>2**18: self._flush()
-    self.rows += len(texts)
-
-# %% ../../nbs/vocabulary/10_counting.ipynb #96dff3c7
-@patch
-def _frame(self:IdCounter, pair):
-    "The special tokens around a row, and how often each stands there"
-    found,bare = (Counter(self.backend.encode('a', *['a']*pair, add_special_tokens=o).ids) for o in (True, False))
-    found = found-bare
-    return np.fromiter(found, np.int64),np.fromiter(found.values(), np.int64)
-
+# %% ../../nbs/vocabulary/10_counting.ipynb #b50d2e2f
 @patch(as_prop=True)
 def counts(self:IdCounter):
     "How often each id was seen, int64, `[vocab_size]`"
@@ -218,22 +217,57 @@ def tokens(self:IdCounter)->int:
     "Tokens seen"
     return int(self.counts.sum())
 
+# %% ../../nbs/vocabulary/10_counting.ipynb #96dff3c7
+@patch
+def _frame(self:IdCounter, pair):
+    "The special tokens around a row, and how often each is there"
+    def ids(special): return Counter(self.backend.encode('a', *['a']*pair, add_special_tokens=special).ids)
+    around = ids(True)-ids(False)
+    return np.fromiter(around, np.int64),np.fromiter(around.values(), np.int64)
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #ba9daad9
+@patch
+def _add_words(self:IdCounter, texts, second):
+    "Let the words of texts wait, and count the special tokens around each row"
+    for side in (texts, second or []):
+        words,heads,whole = _words(side, self.rule)
+        self._waiting.update(words)
+        self._heads.update(heads)
+        self._encode(whole)
+    if self.special:
+        ids,times = self._frame(second is not None)
+        self.add_ids(ids, times=len(texts)*times)
+    if len(self._waiting)>2**18: self._flush()
+
+@patch
+def add_texts(self:IdCounter,
+    texts:list[str],             # A text for each row
+    second:list[str]|None=None,  # The second text of each row, for pairs
+):
+    "Count the ids of texts, or of pairs of texts"
+    if self.rule is None: self._encode(texts, second, special=self.special)
+    else: self._add_words(texts, second)
+    self.rows += len(texts)
+
 # %% ../../nbs/vocabulary/10_counting.ipynb #609fbf03
 usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'),
                  ('premise', 'hypothesis'), ('question', 'sentence'),
                  ('content',), ('article',), ('document',))
 
+def _find_columns(names):
+    "The ids of a table, or else its usual text columns"
+    for o in (('input_ids',), *usual_columns):
+        if set(o)<=set(names): return o
+    raise ValueError(f"`columns` must name the text columns, got None; the columns are {', '.join(names)}")
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #76bbb770
 def pick_columns(
-    names:Iterable[str],                       # Columns that there are
+    names:Iterable[str],                 # Columns that there are
     columns:str|Iterable[str]|None=None, # Columns that are asked for, one or two; None takes `input_ids` or usual ones
 )->tuple[str,...]:
     "The columns of a table that hold its text or its ids"
     names = list(names)
-    if columns is None:
-        found = next((o for o in (('input_ids',), *usual_columns) if set(o)<=set(names)), None)
-        if found is None:
-            raise ValueError(f"`columns` must name the text columns, got None; the columns are {', '.join(names)}")
-        return found
+    if columns is None: return _find_columns(names)
     columns = (columns,) if isinstance(columns, str) else tuple(columns)
     if len(columns) not in (1, 2):
         raise ValueError(f"`columns` must be one column or two, got {len(columns)}; other columns can be counted "
@@ -241,18 +275,26 @@ def pick_columns(
     for o in columns:
         if o not in names:
             close = difflib.get_close_matches(o, names, 1)
-            raise ValueError(f"`columns` must be among {', '.join(names)}, got {o!r}"
-                             +(f"; did you mean {close[0]!r}?" if close else ''))
+            hint = f"; did you mean {close[0]!r}?" if close else ''
+            raise ValueError(f"`columns` must be among {', '.join(names)}, got {o!r}{hint}")
     return columns
 
-# %% ../../nbs/vocabulary/10_counting.ipynb #2fcca2d6
-def _arrow_ids(column, mask):
-    "Ids of a column of lists, padding left out"
-    column = column.combine_chunks()
-    ids = column.flatten().to_numpy(zero_copy_only=False)
-    return ids if mask is None else ids[mask.combine_chunks().flatten().to_numpy(zero_copy_only=False)!=0]
+# %% ../../nbs/vocabulary/10_counting.ipynb #9bc83933
+def _flat(rows, masks=None):
+    "One array of the ids of many rows, padding left out"
+    arrays = [np.asarray(o) for o in rows]
+    if masks is not None: arrays = [o[np.asarray(m)!=0] for o,m in zip(arrays, masks)]
+    arrays = [o for o in arrays if o.size]
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
+def _arrow_flat(rows, masks=None):
+    "The same for columns of an Arrow table"
+    def buffer(column): return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return buffer(rows) if masks is None else buffer(rows)[buffer(masks)!=0]
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #2fcca2d6
 def _check_texts(columns, start, names=('',)):
+    "Raise for what is no text, with its row and column"
     for name,texts in zip(names, columns):
         for i,o in enumerate(texts):
             if not isinstance(o, str):
@@ -260,53 +302,70 @@ def _check_texts(columns, start, names=('',)):
                                  f"{type(o).__name__}")
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #0b7d7ee1
+def _column_blocks(source, columns, size):
+    "Some columns of a dataset in blocks, Arrow tables where it is in memory or on disk"
+    source = source.select_columns(list(columns))
+    return (source.with_format('arrow') if hasattr(source, '__len__') else source).iter(size)
+
 def _table_blocks(source, columns, size):
-    "Blocks of a dataset"
+    "Blocks of a dataset, as of `row_blocks`"
     columns = pick_columns(source.column_names or next(iter(source), {}), columns)
-    masked = ('attention_mask',) if columns==('input_ids',) and 'attention_mask' in (source.column_names or ()) else ()
-    source,start = source.select_columns([*columns, *masked]),0
-    arrow = hasattr(source, '__len__')
-    for block in (source.with_format('arrow') if arrow else source).iter(size):
-        n = len(block) if arrow else len(block[columns[0]])
-        if columns==('input_ids',):
-            if arrow: yield _arrow_ids(block['input_ids'], block['attention_mask'] if masked else None),n
-            else: yield _flat(block['input_ids'], block.get('attention_mask')),n
+    is_ids, start = columns==('input_ids',), 0
+    masked = is_ids and 'attention_mask' in (source.column_names or ())
+    for block in _column_blocks(source, [*columns, *['attention_mask']*masked], size):
+        is_dict, n = isinstance(block, Mapping), len(block[columns[0]])
+        if is_ids:
+            masks = block['attention_mask'] if masked else None
+            yield (_flat if is_dict else _arrow_flat)(block['input_ids'], masks), n
         else:
-            texts = [block[o].to_pylist() if arrow else list(block[o]) for o in columns]
+            texts = [list(block[o]) if is_dict else block[o].to_pylist() for o in columns]
             _check_texts(texts, start, columns)
-            yield texts,n
+            yield texts, n
         start += n
 
-# %% ../../nbs/vocabulary/10_counting.ipynb #9bc83933
-def _flat(rows, masks=None):
-    "One array of the ids of many rows"
-    arrays = [np.asarray(o) for o in rows]
-    if masks is not None: arrays = [o[np.asarray(m)!=0] for o,m in zip(arrays, masks)]
-    arrays = [o for o in arrays if o.size]
-    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
-
 # %% ../../nbs/vocabulary/10_counting.ipynb #6ca2e8c4
+def _named(block, columns, start):
+    "The texts, pairs or ids in rows with names"
+    names = pick_columns(block[0], columns)
+    for i,row in enumerate(block):
+        if not all(k in row for k in names):
+            raise ValueError(f"row {start+i}: must have the columns {', '.join(names)}")
+    return [row[names[0]] if len(names)==1 else tuple(row[k] for k in names) for row in block]
+
+def _is_pair(row):
+    "Two texts?"
+    return isinstance(row, (tuple, list)) and len(row)==2 and all(isinstance(o, str) for o in row)
+
+def _sides(block, start):
+    "The first and the second texts of pairs"
+    for i,row in enumerate(block):
+        if not isinstance(row, (tuple, list)) or len(row)!=2:
+            raise ValueError(f"row {start+i}: must be a pair of texts, as the first row is")
+    return [list(o) for o in zip(*block)]
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #c968de45
 def _row_blocks(source, columns, size):
-    "Blocks of an iterable of texts, pairs, tables' rows or lists of ids"
+    "Blocks of an iterable of texts, pairs, rows with names, or lists of ids, as of `row_blocks`"
     rows,start = iter(source),0
     while block := list(islice(rows, size)):
-        if isinstance(block[0], Mapping):
-            names = pick_columns(block[0], columns)
-            missing = next((start+i for i,o in enumerate(block) if not all(k in o for k in names)), None)
-            if missing is not None: raise ValueError(f"row {missing}: must have the columns {', '.join(names)}")
-            block = [tuple(o[k] for k in names) if len(names)==2 else o[names[0]] for o in block]
-        pair = isinstance(block[0], (tuple, list)) and len(block[0])==2 and all(isinstance(o, str) for o in block[0])
-        if not pair and not isinstance(block[0], str): yield _flat(block),len(block)
+        if isinstance(block[0], Mapping): block = _named(block, columns, start)
+        if _is_pair(block[0]): texts = _sides(block, start)
+        elif isinstance(block[0], str): texts = [block]
+        else: texts = None
+        if texts is None: yield _flat(block), len(block)
         else:
-            wrong = next((start+i for i,o in enumerate(block) if pair
-                          and (not isinstance(o, (tuple, list)) or len(o)!=2)), None)
-            if wrong is not None: raise ValueError(f"row {wrong}: must be a pair of texts, as the first row is")
-            texts = [list(o) for o in zip(*block)] if pair else [block]
             _check_texts(texts, start)
-            yield texts,len(block)
+            yield texts, len(block)
         start += len(block)
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #3a211347
+def _corpus_texts(source, columns, split):
+    "The texts of what `open_corpus` can name"
+    column = columns if columns is None or isinstance(columns, str) else next(iter(columns))
+    for read in open_corpus(source, split=split, column=column).shards.values():
+        for document in read(): yield document.text
+
+# %% ../../nbs/vocabulary/10_counting.ipynb #38d4f151
 def row_blocks(
     source,                               # Texts, pairs, ids, dataset, calibration set, or what `open_corpus` takes
     columns:str|Iterable[str]|None=None,  # One or two columns, where rows have names
@@ -314,21 +373,17 @@ def row_blocks(
     size:int=4096,                        # Rows in a block
 )->Iterator[tuple]:                       # `([texts] or [first, second], rows)`, or `(ids, rows)`
     "The rows of a source in blocks"
-    if isinstance(source, (str, Path, Corpus)):
-        corpus = open_corpus(source, split=split,
-                             column=columns if columns is None or isinstance(columns, str) else next(iter(columns)))
-        source = (o.text for read in corpus.shards.values() for o in read())
+    from compresscal.calibration.calibration_set import CalibrationSet # here, for it brings torch
+    if isinstance(source, (str, Path, Corpus)): source = _corpus_texts(source, columns, split)
     if hasattr(source, 'itertuples'): source = source.to_dict('records') # a pandas table
     if isinstance(source, CalibrationSet):
-        source = [(source.tokens if source.mask is None else source.tokens[source.mask]).numpy()],len(source)
-    # what a tokenizer returns
+        tokens = source.tokens if source.mask is None else source.tokens[source.mask]
+        yield tokens.numpy(), len(source)
     elif hasattr(source, 'input_ids') or isinstance(source, Mapping) and 'input_ids' in source:
-        source = [_flat(source['input_ids'], source.get('attention_mask'))],len(source['input_ids'])
-    elif hasattr(source, 'select_columns'): yield from _table_blocks(source, columns, size); return
-    elif not isinstance(source, Iterable):
-        raise TypeError(f"`source` must be a name, texts, pairs, ids or a dataset, got {type(source).__name__}")
-    else: yield from _row_blocks(source, columns, size); return
-    yield source[0][0],source[1]
+        yield _flat(source['input_ids'], source.get('attention_mask')), len(source['input_ids']) # from a tokenizer
+    elif hasattr(source, 'select_columns'): yield from _table_blocks(source, columns, size)
+    elif isinstance(source, Iterable): yield from _row_blocks(source, columns, size)
+    else: raise TypeError(f"`source` must be a name, texts, pairs, ids or a dataset, got {type(source).__name__}")
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #e35b327f
 def count_block(
@@ -337,4 +392,5 @@ def count_block(
 ):
     "Count one block"
     what,rows = block
-    counter.add_texts(*what) if isinstance(what, list) else counter.add_ids(what, rows)
+    if isinstance(what, list): counter.add_texts(*what)
+    else: counter.add_ids(what, rows)

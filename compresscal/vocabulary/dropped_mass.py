@@ -11,18 +11,14 @@ __all__ = ['DroppedMass', 'dropped_mass']
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
 from ..core.patching import patch
-from ..models.blocks import evaluation_mode
 from ..core.tables import markdown_table
+from ..models.blocks import evaluation_mode
 
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #3720bc6e
 @dataclass(frozen=True, eq=False)
@@ -50,14 +46,16 @@ class DroppedMass:
 
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #9caa918c
 @patch
-def to_pandas(self:DroppedMass)->pd.DataFrame:
+def to_pandas(self:DroppedMass)->'pd.DataFrame':
     "One row"
+    import pandas as pd
     return pd.DataFrame([dict(kept=self.kept, size=self.size, positions=len(self.mass), unseen=self.unseen,
                               mean=self.mean, median=float(np.median(self.mass)), worst=self.worst,
                               full_loss=self.full_loss, reduced_loss=self.reduced_loss, offset=self.offset)])
 
 @patch
 def _rows(self:DroppedMass):
+    "What is shown, as text"
     return {'tokens kept': f'{self.kept:,} of {self.size:,}', 'positions': f'{len(self.mass):,}',
             'labels not kept': f'{self.unseen:,}', 'probability dropped, mean': f'{self.mean:.4%}',
             'probability dropped, most': f'{self.worst:.2%}', 'loss, whole': f'{self.full_loss:.4f}',
@@ -66,7 +64,6 @@ def _rows(self:DroppedMass):
 @patch
 def __repr__(self:DroppedMass): return '\n'.join(f'{k}: {v}' for k,v in self._rows().items())
 
-# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #5a072b6c
 @patch
 def _repr_markdown_(self:DroppedMass): return markdown_table([['', ''], *self._rows().items()])
 
@@ -81,6 +78,7 @@ def _labels(model, batch, shift):
         labels = ids if batch.get('attention_mask') is None else ids.masked_fill(batch['attention_mask']==0, -100)
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1) if shift else labels
 
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #f08c8538
 def _position(logits, labels, ids):
     "At each position with a label: log of the probability that is kept, of the label's, and whether that is kept"
     at = labels!=-100
@@ -100,6 +98,7 @@ def _read(model, batches, ids, shift, progress):
         inputs = batch if model.config.is_encoder_decoder else {k: v for k,v in batch.items() if k!='labels'}
         yield [o.double().cpu() for o in _position(model(**inputs).logits, labels, ids)]
 
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #7b662557
 def _kept_ids(model, usage):
     "Ids that are to be kept, ascending, and the size of the vocabulary; raises where they are none of the head"
     head = model.get_output_embeddings()
@@ -113,11 +112,26 @@ def _kept_ids(model, usage):
         raise ValueError(f"`usage` must hold ids in 0..{size-1}, one or more, got {shown}")
     return ids, size
 
+# %% ../../nbs/vocabulary/50_dropped_mass.ipynb #b755a8be
+def _summed(kept, own, known, n, size):
+    "The numbers of all positions together"
+    mass, known = -torch.expm1(kept).clamp(max=0).numpy(), known.bool()
+    if known.any(): full, less = float(-own[known].mean()), float(kept[known].mean())
+    else: full = less = float('nan')
+    return DroppedMass(mass, full, full+less, n, size, int((~known).sum()))
+
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #776b6d5e
+def _shifts(model):
+    "Does a position of this model predict the next one?"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return causal and not model.config.is_encoder_decoder
+
 def dropped_mass(
     model:PreTrainedModel,  # A language model with its whole vocabulary
     usage,                  # Tokens that are to be kept: what `used_tokens` has counted, the tokens of a plan, or ids
-    batches:Mapping|Tensor|Iterable, # Batches in the ids of the whole vocabulary, or rows of ids, `[rows, length]`
+    # Batches in the ids of the whole vocabulary, as the model takes them, or rows of ids, `[rows, length]`
+    batches:Mapping|Tensor|Iterable,
     *,
     shift:bool|None=None,   # Does a position predict the next one? If not given, it does for causal models
     progress:bool=False,    # Show a progress bar
@@ -125,12 +139,7 @@ def dropped_mass(
     "How much probability a model gives to tokens that would be dropped"
     ids, size = _kept_ids(model, usage)
     batches = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
-    if shift is None:
-        causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        shift = causal and not model.config.is_encoder_decoder
+    if shift is None: shift = _shifts(model)
     with evaluation_mode(model): found = list(_read(model, batches, ids, shift, progress))
-    if not sum(len(o[0]) for o in found): raise ValueError("`batches` must hold a label or more, got none")
-    kept, own, known = (torch.cat(o) for o in zip(*found))
-    mass, known = -torch.expm1(kept).clamp(max=0).numpy(), known.bool()
-    full, less = (float(o[known].mean()) if known.any() else float('nan') for o in (-own, kept))
-    return DroppedMass(mass, full, full+less, len(ids), size, int((~known).sum()))
+    if not any(len(o[0]) for o in found): raise ValueError("`batches` must hold a label or more, got none")
+    return _summed(*(torch.cat(o) for o in zip(*found)), len(ids), size)

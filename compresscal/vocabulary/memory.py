@@ -11,13 +11,11 @@ __all__ = ['optimizers', 'precisions', 'published_models', 'Optimizer', 'Precisi
 # %% ../../nbs/vocabulary/70_memory.ipynb #6923d7af
 from collections.abc import Mapping
 from dataclasses import dataclass
-import pandas as pd
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from ..core.patching import patch
-from ..core.plots import Picture, plot_heat
 from ..core.tables import escape_markdown, markdown_table, one_line
 from .reduction import plan_reduction
 
@@ -36,9 +34,14 @@ class Optimizer:
         width:int, # Bytes of a moment where `bits` is None
     )->int:
         "Bytes for one tensor"
-        each = n*width if self.bits is None else n*4 if n<self.smallest else n*self.bits//8+4*-(-n//self.block)
-        return self.moments*each+4*self.counts_steps
+        if self.bits is None: moment = n*width
+        elif n<self.smallest: moment = n*4
+        else:
+            blocks = -(-n//self.block) # rounded up
+            moment = n*self.bits//8+4*blocks
+        return self.moments*moment+4*self.counts_steps
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #bcff5150
 optimizers = dict(sgd=Optimizer(0, counts_steps=False), momentum=Optimizer(1, counts_steps=False), adam=Optimizer(),
                   adamw=Optimizer(), adamw_8bit=Optimizer(bits=8, counts_steps=False))
 
@@ -55,6 +58,7 @@ class Precision:
 precisions = dict(fp32=Precision(4, 4, 4, 4), bf16=Precision(2, 2, 2, 2), autocast=Precision(4, 4, 4, 2),
                   master=Precision(2, 2, 4, 2, 4))
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #5723c6ce
 def _one_of(name, value, known):
     "A setting by name, or itself"
     if not isinstance(value, str): return value
@@ -71,7 +75,7 @@ def empty_model(
     if isinstance(config, Mapping):
         if 'model_type' not in config:
             raise ValueError(f"`config` must name its `model_type`, got {', '.join(config)}")
-        config = AutoConfig.for_model(**config)
+        config = transformers.AutoConfig.for_model(**config)
     if not isinstance(config, PreTrainedConfig):
         raise TypeError(f"`config` must be a configuration of transformers or its fields, got {type(config).__name__}")
     kind = model_class or (config.architectures or ['AutoModel'])[0]
@@ -85,13 +89,13 @@ def empty_model(
 @dataclass(frozen=True, eq=False, repr=False)
 class MemoryReport:
     "Bytes that training holds, with the whole and with a reduced vocabulary"
-    table:pd.DataFrame # A row for each kind of number, columns `full` and `reduced`, bytes
-    vocab_size:int     # Rows of the whole vocabulary
-    kept:int           # Rows that are kept
-    parameters:int     # Numbers of the whole model
-    removed:int        # Numbers that are taken away
-    embeddings:int     # Numbers with a place in the vocabulary
-    settings:Mapping   # What the bytes depend on
+    table:'pd.DataFrame' # A row for each kind of number, columns `full` and `reduced`, bytes
+    vocab_size:int       # Rows of the whole vocabulary
+    kept:int             # Rows that are kept
+    parameters:int       # Numbers of the whole model
+    removed:int          # Numbers that are taken away
+    embeddings:int       # Numbers with a place in the vocabulary
+    settings:Mapping     # What the bytes depend on
 
     @property
     def embedding_reduction(self)->float:
@@ -113,8 +117,9 @@ def saved(self:MemoryReport)->int:
     return int(self.table.full.sum()-self.table.reduced.sum())
 
 @patch
-def to_pandas(self:MemoryReport)->pd.DataFrame:
+def to_pandas(self:MemoryReport)->'pd.DataFrame':
     "Bytes, the sum below"
+    import pandas as pd
     rows = pd.concat([self.table, self.table.sum().to_frame('total').T])
     return rows.assign(saved=rows.full-rows.reduced, share=lambda o: (o.saved/o.full.where(o.full>0)).fillna(0.))
 
@@ -122,10 +127,12 @@ def to_pandas(self:MemoryReport)->pd.DataFrame:
 def _size(n):
     "Bytes in the unit that fits"
     for unit in ('B', 'KB', 'MB', 'GB'):
-        if n<1000 or unit=='GB':
-            return f'{n:.0f} {unit}' if unit=='B' else f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
+        if n<1000 or unit=='GB': break
         n /= 1000
+    if unit=='B': return f'{n:.0f} B'
+    return f'{n:,.4g} {unit}' if n<1000 else f'{n:,.0f} {unit}'
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #8a907fec
 _columns = ['', 'full', 'reduced', 'saved', 'share']
 
 def _rows(report):
@@ -140,7 +147,11 @@ def _head(report):
             f"smaller, the model {report.model_reduction:.2%} ({report.removed:,} of {report.parameters:,} numbers); "
             f"{settings}")
 
-# %% ../../nbs/vocabulary/70_memory.ipynb #8a907fec
+@patch
+def _repr_markdown_(self:MemoryReport):
+    return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #de973b5e
 @patch
 def __repr__(self:MemoryReport):
     rows = [[one_line(c) for c in row] for row in (_columns, *_rows(self))]
@@ -150,18 +161,23 @@ def __repr__(self:MemoryReport):
         lines.append('  '.join([label.ljust(label_width), *(c.rjust(w) for c,w in zip(numbers, widths))]))
     return '\n'.join(lines)
 
-@patch
-def _repr_markdown_(self:MemoryReport):
-    return f'{markdown_table([_columns, *_rows(self)])}\n\n{escape_markdown(_head(self))}'
-
 # %% ../../nbs/vocabulary/70_memory.ipynb #662bd141
 def _bytes(shapes, optimizer, precision):
     "Bytes of parameters, gradients and optimizer state for tensors of so many numbers, trained or not"
     trained = [n for n,grad in shapes if grad]
-    return dict(parameters=sum(n for n,_ in shapes)*precision.weight, gradients=sum(trained)*precision.gradient,
-                **{'optimizer state': sum(optimizer.size(n, precision.state) for n in trained)
-                   +sum(trained)*precision.master})
+    state = sum(optimizer.size(n, precision.state) for n in trained)
+    return {'parameters': sum(n for n,_ in shapes)*precision.weight, 'gradients': sum(trained)*precision.gradient,
+            'optimizer state': state+sum(trained)*precision.master}
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #2d67d3b7
+def _training_table(model, lost, optimizer, precision):
+    "Bytes of each kind of number, full and reduced; `lost`: numbers that each parameter loses"
+    import pandas as pd
+    full = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
+    return pd.DataFrame(dict(full=_bytes(full, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
+
+# %% ../../nbs/vocabulary/70_memory.ipynb #1a31f9e8
 def _kept(usage, size):
     "How many rows are kept, if it is a number that says so"
     if isinstance(usage, bool) or not isinstance(usage, (int, float)): return None
@@ -171,20 +187,25 @@ def _kept(usage, size):
     if not 1<=n<=size: raise ValueError(f"`usage` must keep 1 to {size:,} rows, got {n:,}")
     return n
 
-def _vocabulary_size(model): return model.get_input_embeddings().weight.shape[0]
-
-# %% ../../nbs/vocabulary/70_memory.ipynb #2d67d3b7
 def _check_counts(**counts):
     "Raise for what is given and no whole number"
     for name,v in counts.items():
         if v is not None and (not isinstance(v, int) or v<1):
             raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
 
-def _training_table(model, lost, optimizer, precision):
-    "Bytes of each kind of number, full and reduced; `lost`: numbers that each parameter loses"
-    full = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
-    return pd.DataFrame(dict(full=_bytes(full, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
+# %% ../../nbs/vocabulary/70_memory.ipynb #2c5c94c4
+def _report(model, plan, n, cells, optimizer, precision, named):
+    "The report of a plan that keeps `n` tokens; `cells`: bytes of a token's logits in a batch"
+    size = plan.tokens.full_size
+    lost = {o.names[0]: o.full.numel()//size*(size-n) for o in plan.tables}
+    table = _training_table(model, lost, optimizer, precision)
+    if cells is not None:
+        table.loc['logits and their gradient'] = [cells*size, cells*(size if plan.whole_head else n)]
+    own = {k for k,_ in model.named_parameters()} # buffers have a row for each token, too, but are no parameters
+    total = sum(p.numel() for p in model.parameters())
+    removed = sum(v for k,v in lost.items() if k in own)
+    vocabulary = sum(o.full.numel() for o in plan.tables if o.names[0] in own)
+    return MemoryReport(table, size, n, total, removed, vocabulary, named)
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #4e99d757
 def memory_report(
@@ -204,25 +225,11 @@ def memory_report(
     precision = _one_of('precision', precision, precisions)
     _check_counts(batch=batch, length=length)
     if not isinstance(model, nn.Module): model = empty_model(model, model_class)
-    size = _vocabulary_size(model)
-    n = _kept(usage, size)
+    n = _kept(usage, model.get_input_embeddings().weight.shape[0])
     plan = plan_reduction(model, usage if n is None else range(n), output=output, **how)
-    cells = 2*batch*length*precision.logit if batch and model.get_output_embeddings() is not None else None
+    writes = batch and model.get_output_embeddings() is not None
+    cells = 2*batch*length*precision.logit if writes else None # logits and their gradient
     return _report(model, plan, n or len(plan.tokens), cells, optimizer, precision, named)
-
-# %% ../../nbs/vocabulary/70_memory.ipynb #2c5c94c4
-def _report(model, plan, n, cells, optimizer, precision, named):
-    "The report of a plan that keeps `n` tokens; `cells`: bytes of a token's logits in a batch"
-    size = _vocabulary_size(model)
-    lost = {o.names[0]: o.full.numel()//size*(size-n) for o in plan.tables}
-    table = _training_table(model, lost, optimizer, precision)
-    if cells is not None:
-        table.loc['logits and their gradient'] = [cells*size, cells*(size if plan.whole_head else n)]
-    own = {k for k,_ in model.named_parameters()}
-    total = sum(p.numel() for p in model.parameters())
-    removed = sum(v for k,v in lost.items() if k in own)
-    vocabulary = sum(o.full.numel() for o in plan.tables if o.names[0] in own)
-    return MemoryReport(table, size, n, total, removed, vocabulary, named)
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #05b5ef80
 def held_memory(
@@ -231,31 +238,33 @@ def held_memory(
 )->dict[str,int]:    # Bytes of `parameters`, `gradients` and `optimizer state`
     "Bytes that a model and its optimizer hold"
     parameters = list(model.parameters()) # a tied one comes once
-    state = [] if optimizer is None else [v for s in optimizer.state.values() for v in s.values()
-                                          if isinstance(v, torch.Tensor)]
-    return {k: sum(o.nbytes for o in v) for k,v in dict(parameters=parameters,
-        gradients=[p.grad for p in parameters if p.grad is not None], **{'optimizer state': state}).items()}
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    states = [] if optimizer is None else list(optimizer.state.values())
+    state = [v for s in states for v in s.values() if isinstance(v, torch.Tensor)]
+    held = {'parameters': parameters, 'gradients': gradients, 'optimizer state': state}
+    return {k: sum(o.nbytes for o in v) for k,v in held.items()}
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #c246817f
+_classes = dict(llama='LlamaForCausalLM', gemma='GemmaForCausalLM', qwen2='Qwen2ForCausalLM')
+
 def _llama(kind, vocabulary, width, inner, blocks, heads, kv_heads, tied=False, **more):
+    "Configuration of a model of Llama's kind"
     return dict(model_type=kind, vocab_size=vocabulary, hidden_size=width, intermediate_size=inner,
                 num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv_heads,
-                tie_word_embeddings=tied, architectures=[{'llama': 'LlamaForCausalLM', 'gemma': 'GemmaForCausalLM',
-                    'qwen2': 'Qwen2ForCausalLM'}[kind]], **more)
+                tie_word_embeddings=tied, architectures=[_classes[kind]], **more)
 
 def _mt5(width, inner, blocks, heads):
+    "Configuration of an mT5"
     return dict(model_type='mt5', vocab_size=250_112, d_model=width, d_ff=inner, d_kv=64, num_layers=blocks,
                 num_decoder_layers=blocks, num_heads=heads, feed_forward_proj='gated-gelu',
                 architectures=['MT5ForConditionalGeneration'])
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #987e41a5
 _roberta = dict(max_position_embeddings=514, type_vocab_size=1, bos_token_id=0, pad_token_id=1, eos_token_id=2)
-
 _deberta = dict(model_type='deberta-v2', vocab_size=128_100, hidden_size=768, num_hidden_layers=12,
                 num_attention_heads=12, intermediate_size=3072, position_buckets=256, relative_attention=True,
-    norm_rel_ebd='layer_norm', share_att_key=True, pos_att_type=['p2c', 'c2p'], position_biased_input=False,
-    type_vocab_size=0, max_position_embeddings=512)
-
-# %% ../../nbs/vocabulary/70_memory.ipynb #987e41a5
+                norm_rel_ebd='layer_norm', share_att_key=True, pos_att_type=['p2c', 'c2p'],
+                position_biased_input=False, type_vocab_size=0, max_position_embeddings=512)
 published_models = {
     'DistilBERT base': dict(model_type='distilbert', vocab_size=30_522),
     'BERT base, cased': dict(model_type='bert', vocab_size=28_996),
@@ -278,23 +287,26 @@ def compare_models(
     kept=(.5, .2, .1, .05, .01),       # Shares of the vocabulary that are kept
     models:Mapping[str,object]=None,   # Configurations by name; None takes `published_models`
     **settings                         # As in `memory_report`
-)->pd.DataFrame:                       # A row for each model; one column for each share: how much smaller the model is
+)->'pd.DataFrame':                     # A row for each model; one column for each share: how much smaller the model is
     "What reducing the vocabulary saves in many models, from their configurations alone"
+    import pandas as pd
     rows = []
     for name,config in (published_models if models is None else models).items():
         empty = config if isinstance(config, nn.Module) else empty_model(config, settings.get('model_class'))
         found = [memory_report(empty, float(o), **settings) for o in kept]
+        shares = {f'{k:.0%} kept': o.model_reduction for k,o in zip(kept, found)}
         rows.append(dict(model=name, vocabulary=found[0].vocab_size, parameters=found[0].parameters,
-                         embeddings=found[0].embedding_share)
-                         |{f'{k:.0%} kept': o.model_reduction for k,o in zip(kept, found)})
+                         embeddings=found[0].embedding_share)|shares)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/vocabulary/70_memory.ipynb #ec0c61c3
 def plot_models(
-    table:pd.DataFrame, # From `compare_models`
-    caption:str='',     # What stands below the figure
-)->Picture:
+    table:'pd.DataFrame', # From `compare_models`
+    caption:str='',       # Text below the figure
+)->'Picture':
     "Share of the parameters that belong to the vocabulary, and how much smaller each model becomes"
-    shown = table.sort_values('embeddings', ascending=False,
-                              kind='stable').set_index('model').drop(columns=['vocabulary', 'parameters'])*100
+    from compresscal.core.plots import plot_heat
+    shown = table.sort_values('embeddings', ascending=False, kind='stable').set_index('model')
+    shown = shown.drop(columns=['vocabulary', 'parameters'])*100
     return plot_heat({'% of the parameters': {k: o.to_dict() for k,o in shown.iterrows()}}, '.0f', columns=1,
                      width=5, caption=caption)

@@ -19,43 +19,49 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, TrainerCallback
 
 from ..core.files import give_usual_mode, write_atomically
-from ..models.transformers_calls import transformers_bars
-from ..models.stored_tensors import checkpoint_tensors, stored_tensors
-from ..models.loading import checkpoint_folder
+from ..models.loading import _bars, _checkpoint_tensors, _download, stored_tensors
 from ..models.tensor_files import Spliced, new_folder, read_tensor_rows, write_tensors
 from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
 from .reduction import Reduction, hash_numbers, make_mark, plan_reduction
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #be43f946
+def _same_name(a, b):
+    "Is one name the other behind a prefix?"
+    return f'.{a}'.endswith(f'.{b}') or f'.{b}'.endswith(f'.{a}')
+
+def _same_end(a, b):
+    "Do two names end with the same module and tensor?"
+    return a.split('.')[-2:]==b.split('.')[-2:]
+
+def _fits(tensor, table):
+    "Has a tensor the shape of a table?"
+    return tuple(tensor.shape)==tuple(table.full.shape)
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #c3eab798
 def _match(stored, tables):
     "Which table each stored tensor is, for those that are one"
-    def fits(o, table): return tuple(o.shape)==tuple(table.full.shape)
-    def ends(a, b): return f'.{a}'.endswith(f'.{b}') or f'.{b}'.endswith(f'.{a}')
-    def last(name): return name.split('.')[-2:]
     found = {}
-    for same in (ends, lambda a, b: last(a)==last(b)):
+    for same in (_same_name, _same_end):
         for table in [o for o in tables if o not in found.values()]:
-            found |= {k: table for k,o in stored.items() if k not in found and fits(o, table)
-                      and any(same(k, name) for name in table.names)}
+            for k,o in stored.items():
+                if k not in found and _fits(o, table) and any(same(k, name) for name in table.names): found[k] = table
     left = [o for o in tables if o not in found.values()]
-    rest = [k for k,o in stored.items() if k not in found and left and fits(o, left[0])]
-    return found|({rest[0]: left[0]} if len(left)==len(rest)==1 else {})
+    if len(left)==1:
+        rest = [k for k,o in stored.items() if k not in found and _fits(o, left[0])]
+        if len(rest)==1: found[rest[0]] = left[0]
+    return found
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #87bddebe
 def _stored_tables(stored, tables):
-    "Where the tables lie on disk; raises for one that is not there"
-    found = {table: stored[k] for k,table in reversed(_match(stored, tables).items())}
-    if lacks := [o for o in tables if o not in found]:
-        raise ValueError(f"`folder` must hold the whole of {lacks[0]}, and does not")
+    "Where the tables are on disk; raises for one that is not there"
+    found = {}
+    for name,table in _match(stored, tables).items(): found.setdefault(table, stored[name])
+    missing = [o for o in tables if o not in found]
+    if missing: raise ValueError(f"`folder` must hold the whole of {missing[0]}, and does not")
     return tuple(Table(o.names, o.axis, found[o]) for o in tables)
 
-# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #57334a7b
-def _kept(o, table, ids):
-    return read_tensor_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
-
-def _generation_config(folder):
-    return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
-
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #1de39c0c
 def _empty(config, kind, generation_config=None):
     "The model of a configuration, without numbers, as the class says that is asked for"
     kind = kind or getattr(transformers, (config.architectures or [''])[0], None)
@@ -67,21 +73,31 @@ def _empty(config, kind, generation_config=None):
     if generation_config is not None and model.can_generate(): model.generation_config = generation_config
     return model
 
+def _generation_config(folder):
+    "The settings of generation in a folder, if it has any"
+    return GenerationConfig.from_pretrained(folder) if (folder/'generation_config.json').exists() else None
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #57334a7b
+def _read_kept(o, table, ids):
+    "What is kept of a stored table"
+    return read_tensor_rows(o, ids) if table.axis==0 else o.read().index_select(table.axis, ids)
+
+def _read_part(stored, tables, ids, size):
+    "What the model is made of: kept rows of tensors with a row for each token, and nothing of heads it does not have"
+    found = _match(stored, tables)
+    for name,o in stored.items():
+        if name in found: yield name, _read_kept(o, found[name], ids)
+        elif size not in o.shape: yield name, o.read()
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #75c883d6
 def _fill(empty, tensors, dtype, device):
     "The model, made of tensors"
-    with transformers_bars(False):
+    with _bars(False):
         model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #43c17dec
-def _read_part(stored, tables, ids, size):
-    "What the model is made of: kept rows of tensors with a row for each token, and nothing of heads it does not have"
-    found = _match(stored, tables)
-    for name,o in stored.items():
-        if name in found: yield name, _kept(o, found[name], ids)
-        elif size not in o.shape: yield name, o.read()
-
 def _tied_as(model, tables):
     "The tables, as they are tied in the model"
     found, tensors = {}, tensors_of(model)
@@ -98,67 +114,20 @@ def _embedding(model, tables):
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
-    stored = checkpoint_tensors(folder)
+    stored = _checkpoint_tensors(folder)
     empty = _empty(config, kind, _generation_config(folder))
     plan = plan_reduction(empty, usage, **how)
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
-    there, new = _stored_tables(stored, plan.tables), {k: v for k,(_,v) in plan.settings.items()}
+    tables, tokens = _stored_tables(stored, plan.tables), plan.tokens
+    new = {k: v for k,(_,v) in plan.settings.items()}
     change_settings(empty, new)
-    tensors = dict(_read_part(stored, plan.tables, plan.tokens.ids, plan.tokens.full_size))
-    model = _fill(empty, tensors, dtype or getattr(config, 'dtype', None) or there[0].full.dtype, device)
+    tensors = dict(_read_part(stored, plan.tables, tokens.ids, tokens.full_size))
+    model = _fill(empty, tensors, dtype or getattr(config, 'dtype', None) or tables[0].full.dtype, device)
     change_settings(model, new)
     tables = _stored_tables(stored, _tied_as(model, plan.tables))
-    mark = model.config.reduced_vocabulary = make_mark(plan.tokens,
-        read_tensor_rows(tables[_embedding(model, tables)].full, plan.tokens.ids))
-    return model, Reduction(model, plan.tokens, tables, plan.settings, mark, str(folder.resolve()), plan.fingerprint)
-
-# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #88666f10
-def _whole_configs(holder, changed, tokens):
-    "The configurations of a reduced model as they are when it is whole"
-    whole = SimpleNamespace(config=copy.deepcopy(holder.config),
-                            generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
-    change_settings(whole, renumbered_back(whole,
-                                           {k: v for k,v in changed.items() if k.partition('.')[0] in vars(whole)},
-                                           tokens))
-    del whole.config.reduced_vocabulary
-    return whole
-
-def _find_whole(full, model, tables, plan, mark):
-    "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
-    a_file = Path(full).is_file()
-    stored = stored_tensors(full) if a_file else checkpoint_tensors(checkpoint_folder(full))
-    found = _stored_tables(stored, tables)
-    own = found[_embedding(model, found)].full
-    if hash_numbers(read_tensor_rows(own, plan.tokens.ids).to(getattr(torch, mark['dtype'])))!=mark['rows']:
-        raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
-    return found
-
-# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #3be8ebfa
-def _load_kept(folder, kept, full, kind, dtype, device, fields):
-    "A reduced checkpoint, and where the rest of it is"
-    about = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8'))
-    ids = load_file(kept/'kept_tokens.safetensors')['ids']
-    config, mark = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields), about['mark']
-    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
-        raise ValueError(f"`folder` must hold one reduced model, but parts of {str(folder)!r} do not belong together")
-    tokens = TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id'])
-    whole = _whole_configs(SimpleNamespace(config=config, generation_config=_generation_config(folder)),
-                           about['settings'], tokens)
-    plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), ids)
-    if len(plan.tokens)!=len(ids):
-        raise ValueError("`folder` must hold a model whose settings name tokens that are kept, but they name "
-                         f"{len(plan.tokens)-len(ids)} others")
-    kind = type(_empty(config, kind))
-    with transformers_bars(False):
-        model = kind.from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
-    source = str(full or about['source'])
-    settings = plan.settings|{k: tuple(v) for k,v in about['settings'].items()}
-    tables = _tied_as(model, plan.tables)
-    try:
-        tables = _find_whole(source, model, tables, plan, mark) if full is not None or Path(source).exists() else tables
-    except ValueError:
-        if full is not None: raise # else the model can be used, and restoring it will ask for the whole
-    return model, Reduction(model, tokens, tables, settings, mark, source, about['fingerprint'])
+    rows = read_tensor_rows(tables[_embedding(model, tables)].full, tokens.ids)
+    mark = model.config.reduced_vocabulary = make_mark(tokens, rows)
+    return model, Reduction(model, tokens, tables, plan.settings, mark, str(folder.resolve()), plan.fingerprint)
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #9d813817
 def _check_kept(folder, kept, chosen):
@@ -175,16 +144,17 @@ def load_reduced(
     folder:str|Path,  # Folder or Hub id of a whole checkpoint, or the folder of a reduced one
     usage=None,       # Tokens to keep of a whole one: what `used_tokens` has counted, or ids
     *,
-    full:str|Path|None=None, # For a reduced one: the whole checkpoint, or the file that `reduce_vocabulary` has written
+    # For a reduced one: the whole checkpoint, if it is not where it was, or the file of `reduce_vocabulary`
+    full:str|Path|None=None,
     kept:str|Path|None=None, # For a reduced one that something else has saved: the reduced folder that it was made from
     model_class=None, # Such as `AutoModelForSequenceClassification`; if not given, the class that the checkpoint is of
     dtype:torch.dtype|None=None,      # Type of the model's numbers; the checkpoint's own if not given
     device:torch.device|str|None=None, # Where to put it; the CPU if not given
     config:dict|None=None, # Fields of the configuration to change, such as `dict(num_labels=3)`
     **how,            # `tokenizer`, `unknown` and `keep` of `plan_reduction`
-)->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction
+)->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction; the whole matrix stays on disk
     "Load a model with a part of its vocabulary"
-    folder, fields = checkpoint_folder(folder), config or {}
+    folder, fields = _download(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
         kept = Path(kept or folder)
         _check_kept(folder, kept, usage is not None or how)
@@ -195,38 +165,49 @@ def load_reduced(
         if o is not None: raise ValueError(f"`{name}` must not be given for a checkpoint that is whole itself")
     return _load_part(folder, usage, model_class, dtype, device, how, fields)
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #33ca21d4
+def _plain(value):
+    "A setting as JSON can hold it"
+    by_tuple = isinstance(value, dict) and any(isinstance(k, tuple) for k in value)
+    return [[list(ids), bias] for ids,bias in value.items()] if by_tuple else value
+
+def _source(reduction):
+    "Where the whole tensors will be when the process has ended"
+    at = getattr(reduction.model.config, '_name_or_path', '') # a folder, where the model was loaded from one
+    return str(Path(at).resolve()) if reduction.source=='memory' and at and Path(at).is_dir() else reduction.source
+
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #a188aa01
+def _check_reduced(reduction):
+    "Raise for a reduction that was undone, or that has left a head whole"
+    if reduction.restored:
+        raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
+    config = reduction.model.config
+    if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens) for o in (config, config.get_text_config())):
+        raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole "
+                         "instead")
+
 def write_kept(
     reduction:Reduction, # Of the model in the folder
     folder:str|Path,     # Where the model has been saved
 ):
     "Write beside a reduced model what `load_reduced` needs to know of it"
-    if reduction.restored:
-        raise ValueError("`reduction` must be of a model that is still reduced, but it has been restored")
-    if not any(getattr(o, 'vocab_size', None)==len(reduction.tokens)
-               for o in (reduction.model.config, reduction.model.config.get_text_config())):
-        raise ValueError("`reduction` must have reduced the output too for a reduced checkpoint; save the whole "
-                         "instead")
-    def plain(v): # of sequence_bias
-        return [[list(ids), bias] for ids,bias in v.items()] if isinstance(v,
-            dict) and any(isinstance(k, tuple) for k in v) else v
-    settings = {k: [plain(o) for o in v] for k,v in reduction.settings.items()
+    _check_reduced(reduction)
+    settings = {k: [_plain(o) for o in v] for k,v in reduction.settings.items()
                 if k.startswith(('config.', 'generation_config.'))}
-    at = getattr(reduction.model.config, '_name_or_path', '') # a folder, where the model was loaded from one
-    source = str(Path(at).resolve()) if reduction.source=='memory' and at and Path(at).is_dir() else reduction.source
     tokens = reduction.tokens
     about = dict(mark=reduction.mark, settings=settings, unknown=tokens.unknown, unk_id=tokens.unk_id,
-                 fingerprint=reduction.fingerprint, source=source)
-    write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=reduction.tokens.ids))
+                 fingerprint=reduction.fingerprint, source=_source(reduction))
+    write_tensors(Path(folder)/'kept_tokens.safetensors', dict(ids=tokens.ids))
     write_atomically(Path(folder)/'kept_tokens.json', json.dumps(about, indent=1))
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #7c2b60dd
 def _save(model, folder):
     "Save a model as one file"
-    if adapters := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
+    adapters = [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]
+    if adapters:
         raise ValueError("`reduction` must be of a model without adapters to be saved, but there is one at "
                          f"{adapters[0]}; merge them first, or save them by themselves")
-    with transformers_bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
+    with _bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
     give_usual_mode(folder)
 
 def save_reduced(
@@ -240,24 +221,82 @@ def save_reduced(
         write_kept(reduction, aside)
         if tokenizer is not None: getattr(tokenizer, 'full', tokenizer).save_pretrained(aside)
 
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #88666f10
+def _whole_configs(holder, changed, tokens):
+    "The configurations of a reduced model as they are when it is whole"
+    whole = SimpleNamespace(config=copy.deepcopy(holder.config),
+                            generation_config=copy.deepcopy(getattr(holder, 'generation_config', None)))
+    of_configs = {k: v for k,v in changed.items() if k.partition('.')[0] in vars(whole)}
+    change_settings(whole, renumbered_back(whole, of_configs, tokens))
+    del whole.config.reduced_vocabulary
+    return whole
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #ee616b05
+def _find_whole(full, model, tables, plan, mark):
+    "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
+    stored = stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full))
+    found = _stored_tables(stored, tables)
+    rows = read_tensor_rows(found[_embedding(model, found)].full, plan.tokens.ids)
+    if hash_numbers(rows.to(getattr(torch, mark['dtype'])))!=mark['rows']:
+        raise ValueError(f"`full` must be the checkpoint that was reduced, but {str(full)!r} has other embeddings")
+    return found
+
+def _known_whole(full, source, model, tables, plan, mark):
+    "The whole tables from `full`, or from `source` if they are still there; else they stay without numbers"
+    if full is not None: return _find_whole(str(full), model, tables, plan, mark)
+    if not Path(source).exists(): return tables
+    try: return _find_whole(source, model, tables, plan, mark)
+    except ValueError: return tables # the model can be used, and restoring it will ask for the whole
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #3be8ebfa
+def _read_about(folder, kept, fields):
+    "What was written of a reduction, its tokens, and the configuration of the reduced model"
+    about = json.loads((kept/'kept_tokens.json').read_text(encoding='utf-8'))
+    ids, mark = load_file(kept/'kept_tokens.safetensors')['ids'], about['mark']
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
+    if hash_numbers(ids)!=mark['ids'] or getattr(config, 'reduced_vocabulary', None)!=mark:
+        raise ValueError(f"`folder` must hold one reduced model, but parts of {str(folder)!r} do not belong together")
+    return about, TokenMap(ids, mark['full_size'], about['unknown'], about['unk_id']), config
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #cd300c61
+def _load_kept(folder, kept, full, kind, dtype, device, fields):
+    "A reduced checkpoint, and where the rest of it is"
+    about, tokens, config = _read_about(folder, kept, fields)
+    small = SimpleNamespace(config=config, generation_config=_generation_config(folder))
+    whole = _whole_configs(small, about['settings'], tokens)
+    plan = plan_reduction(_empty(whole.config, kind, whole.generation_config), tokens.ids)
+    if len(plan.tokens)!=len(tokens):
+        raise ValueError("`folder` must hold a model whose settings name tokens that are kept, but they name "
+                         f"{len(plan.tokens)-len(tokens)} others")
+    kind = type(_empty(config, kind))
+    with _bars(False):
+        model = kind.from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
+    settings = plan.settings|{k: tuple(v) for k,v in about['settings'].items()}
+    tables = _known_whole(full, about['source'], model, _tied_as(model, plan.tables), plan, about['mark'])
+    return model, Reduction(model, tokens, tables, settings, about['mark'], str(full or about['source']),
+                            about['fingerprint'])
+
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #347eb350
+def _spread(table, ids, part):
+    "A whole table with trained rows in their places"
+    if table.axis==0: return Spliced(table.full, ids, part)
+    whole = table.full if isinstance(table.full, Tensor) else table.full.read()
+    return whole.to(part.dtype).index_copy(table.axis, ids, part)
+
+# %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #be777ca2
 def _whole_tensors(reduction, stored):
     "The tensors of a reduced file, its tables whole"
     ids, size = reduction.tokens.ids, len(reduction.tokens)
     def reduced(o):
-        return Table(o.names, o.axis, torch.empty([size if i==o.axis else n for i,n in enumerate(o.full.shape)],
-                                                  device='meta'))
+        shape = [size if i==o.axis else n for i,n in enumerate(o.full.shape)]
+        return Table(o.names, o.axis, torch.empty(shape, device='meta'))
     small = {reduced(o): o for o in reduction.tables}
     found = _match(stored, list(small))
-    if missing := [o for o in small if o not in found.values()]:
+    missing = [o for o in small if o not in found.values()]
+    if missing:
         raise ValueError(f"{missing[0]} is not among what transformers has saved of the model, {', '.join(stored)}")
     for name,o in stored.items():
-        table = small.get(found.get(name))
-        if table is None: yield name, o
-        elif table.axis==0: yield name, Spliced(table.full, ids, o.read())
-        else:
-            yield name, (table.full if isinstance(table.full, Tensor)
-                         else table.full.read()).to(o.dtype).index_copy(table.axis, ids, o.read())
+        yield name, _spread(small[found[name]], ids, o.read()) if name in found else o
 
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #91d3dc12
 def save_full(

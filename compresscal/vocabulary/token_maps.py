@@ -1,4 +1,4 @@
-"""Number the tokens that are kept anew, and let tokenizers and data collators speak in the new numbers
+"""Number the tokens that are kept anew, and let tokenizers and data collators use the new numbers
 
 Docs: https://compresscal.github.io/compresscal/vocabulary/token_maps.html.md"""
 
@@ -9,44 +9,14 @@ __all__ = ['IGNORED', 'TokenMap', 'ReducedTokenizer', 'ReducedCollator']
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #19451198
 from collections.abc import Callable, Mapping, Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
-
 from ..core.patching import patch
 from ..models.tensor_files import check_rows
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #1c0661d7
 IGNORED = -100 # The label of a place that does not count
-
-def _each(ids, change):
-    "The same nest of containers with `change` applied to the numbers in it; tensors stay tensors, and lists lists"
-    if isinstance(ids, Tensor): return change(ids.long()).to(ids.dtype)
-    if isinstance(ids, np.ndarray):
-        return change(torch.from_numpy(ids.astype(np.int64))).numpy().astype(ids.dtype)
-    if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool):
-        return int(change(torch.tensor(int(ids))))
-    if isinstance(ids, (str, bytes, bool)) or not isinstance(ids, Sequence):
-        raise TypeError(f"`ids` must be whole numbers, in lists, arrays or tensors, got {type(ids).__name__}")
-    plain = all(type(o) is int for o in ids)
-    new = change(torch.tensor(list(ids), dtype=torch.int64)).tolist() if plain else [_each(o, change) for o in ids]
-    return tuple(new) if isinstance(ids, tuple) else new
-
-# %% ../../nbs/vocabulary/20_token_maps.ipynb #aa2c401d
-def _to_kept(tokens, x):
-    "Numbers of kept tokens for ids of all"
-    counts, table = x!=IGNORED, tokens.table(x.device)
-    if (wrong := counts & ((x<0)|(x>=tokens.full_size))).any():
-        raise ValueError(f"`ids` must lie in 0..{tokens.full_size-1}, or be {IGNORED}, got {x[wrong][0]}")
-    new = table[x.clamp(min=0)]
-    if (missing := (new<0) & counts).any():
-        if tokens.unknown=='unk': return new.where(counts, IGNORED).where(~missing, table[tokens.unk_id])
-        left = x[missing].unique()
-        raise ValueError(f"`ids` must be among the {len(tokens):,} tokens that are kept, but {len(left)} of them "
-                         f"{'is' if len(left)==1 else 'are'} not, such as {left[0]}: "
-                         "keep them too, or map what is unknown to the unknown token with unknown='unk'")
-    return new.where(counts, IGNORED)
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #a0e26539
 class TokenMap:
@@ -61,8 +31,8 @@ class TokenMap:
             raise ValueError(f"`unknown` must be 'error' or 'unk', got {unknown!r}")
         self.ids = torch.from_numpy(check_rows(ids, full_size))
         self.full_size, self.unknown, self.unk_id = full_size, unknown, unk_id
-        self._tables = {torch.device('cpu'): torch.full((full_size,), -1).index_copy_(0, self.ids,
-            torch.arange(len(self.ids)))}
+        table = torch.full((full_size,), -1).index_copy_(0, self.ids, torch.arange(len(self.ids)))
+        self._tables = {torch.device('cpu'): table}
         if unknown=='unk' and (unk_id is None or unk_id not in self):
             raise ValueError(f"`unk_id` must be an id that is kept where `unknown` is 'unk', got {unk_id}")
 
@@ -80,6 +50,40 @@ def __repr__(self:TokenMap):
     other = 'an error' if self.unknown=='error' else f'token {self.unk_id}'
     return f"TokenMap: {len(self):,} of {self.full_size:,} tokens, {other} in place of others"
 
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #cb29dda4
+def _each(ids, change):
+    "The same nest of containers with `change` applied to the numbers in it; tensors stay tensors, and lists lists"
+    if isinstance(ids, Tensor): return change(ids.long()).to(ids.dtype)
+    if isinstance(ids, np.ndarray):
+        return change(torch.from_numpy(ids.astype(np.int64))).numpy().astype(ids.dtype)
+    if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool):
+        return int(change(torch.tensor(int(ids))))
+    if isinstance(ids, (str, bytes, bool)) or not isinstance(ids, Sequence):
+        raise TypeError(f"`ids` must be whole numbers, in lists, arrays or tensors, got {type(ids).__name__}")
+    plain = all(type(o) is int for o in ids) # then all of them at once
+    new = change(torch.tensor(list(ids), dtype=torch.int64)).tolist() if plain else [_each(o, change) for o in ids]
+    return tuple(new) if isinstance(ids, tuple) else new
+
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #aa2c401d
+def _to_kept(tokens, x):
+    "Numbers of kept tokens for ids of all"
+    counts, table = x!=IGNORED, tokens.table(x.device)
+    wrong = counts & ((x<0)|(x>=tokens.full_size))
+    if wrong.any():
+        raise ValueError(f"`ids` must lie in 0..{tokens.full_size-1}, or be {IGNORED}, got {x[wrong][0]}")
+    new = table[x.clamp(min=0)]
+    missing = (new<0) & counts
+    if missing.any():
+        if tokens.unknown=='error': raise _not_kept(tokens, x[missing].unique())
+        new = new.where(~missing, table[tokens.unk_id])
+    return new.where(counts, IGNORED)
+
+def _not_kept(tokens, left):
+    "The error for ids that are not kept"
+    return ValueError(f"`ids` must be among the {len(tokens):,} tokens that are kept, but {len(left)} of them "
+                      f"{'is' if len(left)==1 else 'are'} not, such as {left[0]}: "
+                      "keep them too, or map what is unknown to the unknown token with unknown='unk'")
+
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #cef46f5e
 @patch
 def encode(self:TokenMap, ids):
@@ -91,14 +95,12 @@ def encode(self:TokenMap, ids):
 def decode(self:TokenMap, ids):
     "Ids of all tokens for numbers of the kept, likewise"
     def change(x):
-        if (wrong := (x!=IGNORED) & ((x<0)|(x>=len(self)))).any():
+        wrong = (x!=IGNORED) & ((x<0)|(x>=len(self)))
+        if wrong.any():
             raise ValueError(f"`ids` must lie in 0..{len(self)-1}, the numbers of kept tokens, or be {IGNORED}, got "
                              f"{x[wrong][0]}")
         return self.ids.to(x.device)[x.clamp(min=0)].where(x!=IGNORED, IGNORED)
     return _each(ids, change)
-
-# %% ../../nbs/vocabulary/20_token_maps.ipynb #fa19d114
-_columns = ('input_ids', 'decoder_input_ids', 'labels') # what holds token ids in a batch
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #87e7ebe7
 class _Translated:
@@ -112,20 +114,27 @@ class _Translated:
         return self.tokens.encode(value) if value is not None and value in self.tokens else None
 
     def __setattr__(self, name, value):
-        setattr(self.full, name, self.tokens.decode(value) if name.endswith('_token_id')
-                and value is not None else value)
+        if name.endswith('_token_id') and value is not None: value = self.tokens.decode(value)
+        setattr(self.full, name, value)
+
     def __len__(self): return len(self.tokens)
     def __repr__(self):
         of = f"the {self.tokens.full_size:,} tokens of {type(self.full).__name__}"
         return f"{type(self).__name__}: {len(self.tokens):,} of {of}"
-    vocab_size = property(__len__)
-    all_special_ids = property(lambda self: [self.tokens.encode(i) for i in self.full.all_special_ids
-                                             if i in self.tokens])
 
-    def _encoded(self, batch):
-        for k in _columns:
-            if k in batch: batch[k] = self.tokens.encode(batch[k])
-        return batch
+    @property
+    def vocab_size(self): return len(self)
+    @property
+    def all_special_ids(self): return [self.tokens.encode(i) for i in self.full.all_special_ids if i in self.tokens]
+
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #fa19d114
+_columns = ('input_ids', 'decoder_input_ids', 'labels') # what holds token ids in a batch
+
+def _encoded(tokens, batch):
+    "A batch with its token ids translated in place"
+    for k in _columns:
+        if k in batch: batch[k] = tokens.encode(batch[k])
+    return batch
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #2cacb3c3
 class ReducedTokenizer(_Translated):
@@ -135,22 +144,28 @@ class ReducedTokenizer(_Translated):
         tokens:TokenMap, # Which tokens are kept
     ): super().__init__(tokenizer, tokens)
 
-    def __call__(self, *args, **kwargs): return self._encoded(self.full(*args, **kwargs))
+    def __call__(self, *args, **kwargs): return _encoded(self.tokens, self.full(*args, **kwargs))
     def encode(self, *args, **kwargs): return self.tokens.encode(self.full.encode(*args, **kwargs))
     def decode(self, token_ids, *args, **kwargs):
         return self.full.decode(self.tokens.decode(token_ids), *args, **kwargs)
     def batch_decode(self, sequences, *args, **kwargs):
         return self.full.batch_decode(self.tokens.decode(sequences), *args, **kwargs)
-    def get_vocab(self):
-        return {k: self.tokens.encode(i) for k,i in self.full.get_vocab().items() if i in self.tokens}
-    def convert_tokens_to_ids(self, tokens): return self.tokens.encode(self.full.convert_tokens_to_ids(tokens))
-    def convert_ids_to_tokens(self, ids, **kwargs):
-        return self.full.convert_ids_to_tokens(self.tokens.decode(ids), **kwargs)
 
-    def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, **kwargs):
-        return self.full.get_special_tokens_mask(self.tokens.decode(token_ids_0),
-                                                 None if token_ids_1 is None else self.tokens.decode(token_ids_1),
-                                                 **kwargs)
+# %% ../../nbs/vocabulary/20_token_maps.ipynb #cc340869
+@patch
+def get_vocab(self:ReducedTokenizer):
+    "Token -> its number, for the tokens that are kept"
+    return {k: self.tokens.encode(i) for k,i in self.full.get_vocab().items() if i in self.tokens}
+
+@patch
+def convert_tokens_to_ids(self:ReducedTokenizer, tokens):
+    "Numbers of tokens by name"
+    return self.tokens.encode(self.full.convert_tokens_to_ids(tokens))
+
+@patch
+def convert_ids_to_tokens(self:ReducedTokenizer, ids, **kwargs):
+    "Names of tokens by number"
+    return self.full.convert_ids_to_tokens(self.tokens.decode(ids), **kwargs)
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #af64f119
 @patch
@@ -162,12 +177,19 @@ def pad(self:ReducedTokenizer, encoded_inputs, *args, **kwargs):
     out['input_ids'] = self.tokens.encode(out['input_ids'])
     return out
 
+@patch
+def get_special_tokens_mask(self:ReducedTokenizer, token_ids_0, token_ids_1=None, **kwargs):
+    "1 where a token is special, and 0 elsewhere"
+    second = None if token_ids_1 is None else self.tokens.decode(token_ids_1)
+    return self.full.get_special_tokens_mask(self.tokens.decode(token_ids_0), second, **kwargs)
+
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #b4b61319
 @patch
 def apply_chat_template(self:ReducedTokenizer, *args, tokenize=True, **kwargs):
     "A conversation as ids, or as text"
     out = self.full.apply_chat_template(*args, tokenize=tokenize, **kwargs)
-    return out if not tokenize else self._encoded(out) if isinstance(out, Mapping) else self.tokens.encode(out)
+    if not tokenize: return out
+    return _encoded(self.tokens, out) if isinstance(out, Mapping) else self.tokens.encode(out)
 
 # %% ../../nbs/vocabulary/20_token_maps.ipynb #59740906
 class ReducedCollator:

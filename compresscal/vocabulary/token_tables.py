@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from operator import attrgetter
-
 import torch
 from torch import nn, Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
-
-from ..models.stored_tensors import StoredTensor
+from ..models.loading import StoredTensor
 from .token_maps import TokenMap
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #baeb6f09
@@ -36,6 +34,7 @@ class Table:
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #e08f9790
 def _nested(config):
+    "A configuration and all those inside it"
     return [config, *(o for v in vars(config).values() if isinstance(v, PreTrainedConfig) for o in _nested(v))]
 
 def _size_fields(config, size):
@@ -43,6 +42,7 @@ def _size_fields(config, size):
     names = [k for k in vars(config) if k.endswith('vocab_size') and k!='type_vocab_size']
     return [k for k in dict.fromkeys(['vocab_size', *names]) if getattr(config, k, None)==size]
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #34eef4a0
 def _twin(model, size, other):
     "The same model, without its numbers and with a vocabulary of another size"
     config = copy.deepcopy(model.config)
@@ -59,18 +59,26 @@ def tensors_of(model)->dict[str,Tensor]:
     "Parameters and buffers by all of their names"
     return dict(model.named_parameters(remove_duplicate=False))|dict(model.named_buffers(remove_duplicate=False))
 
-# %% ../../nbs/vocabulary/40_token_tables.ipynb #541fd7e4
-def _plain(t): return isinstance(t, Tensor) and type(t.data) is Tensor and t.dtype.is_floating_point
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #ca7da33b
+def _plain(t):
+    "An ordinary tensor of floating-point numbers?"
+    return isinstance(t, Tensor) and type(t.data) is Tensor and t.dtype.is_floating_point
 
+def _check_kind(model):
+    "Raise for what is no model of transformers, or has something around it or inside it already"
+    if not isinstance(model, PreTrainedModel) or hasattr(model, '_orig_mod'):
+        wrapped = hasattr(model, 'peft_config') or hasattr(model, '_orig_mod')
+        late = '; adapters are to be attached, and a model compiled, after reducing' if wrapped else ''
+        raise TypeError(f"`model` must be a model of transformers, got {type(model).__name__}{late}")
+    adapters = [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]
+    if adapters:
+        raise ValueError(f"`model` must have no adapters yet, but has one at {adapters[0]}; reduce it first and attach "
+                         "them then")
+
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #541fd7e4
 def _check_model(model):
     "How many tokens a model has embeddings for; raises where it is not an ordinary model"
-    if not isinstance(model, PreTrainedModel) or hasattr(model, '_orig_mod'):
-        late = '; adapters are to be attached, and a model compiled, after reducing' if hasattr(model,
-            'peft_config') or hasattr(model, '_orig_mod') else ''
-        raise TypeError(f"`model` must be a model of transformers, got {type(model).__name__}{late}")
-    if found := [name for name,m in model.named_modules() if type(m).__module__.startswith('peft.')]:
-        raise ValueError(f"`model` must have no adapters yet, but has one at {found[0]}; reduce it first and attach "
-                         "them then")
+    _check_kind(model)
     at = model.get_input_embeddings()
     if not isinstance(at, nn.Embedding) or not _plain(at._parameters.get('weight')):
         weight = getattr(at, 'weight', None)
@@ -78,52 +86,78 @@ def _check_model(model):
                          f"{type(at).__name__}{f' of {weight.dtype}' if isinstance(weight, Tensor) else ''}")
     if len({p.device.type=='meta' for p in model.parameters()})>1:
         raise ValueError("`model` must be in memory, but some of its weights have been left on disk")
-    size = at.weight.shape[0]
-    if not any(_size_fields(o, size) for o in _nested(model.config)):
+    size, configs = at.weight.shape[0], _nested(model.config)
+    if not any(_size_fields(o, size) for o in configs):
         raise ValueError(f"`model` must have as many embeddings as its configuration says, got {size}")
-    if more := [k for o in _nested(model.config) for k in vars(o) if k.startswith('vocab_size_')]:
+    more = [k for o in configs for k in vars(o) if k.startswith('vocab_size_')]
+    if more:
         raise ValueError(f"`model` must look tokens up in one vocabulary, but its configuration has {more[0]} too")
     return size
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #b50f910f
+def _check_held(module, leaf, shape, kind, name):
+    "Raise where `module` is of another kind than the twin's, or holds no plain numbers of that shape"
+    held = None if module is None else module._parameters.get(leaf, module._buffers.get(leaf))
+    if type(module) is kind and _plain(held) and list(held.shape)==shape: return
+    got = type(module).__name__
+    if isinstance(held, Tensor): got += f' with {list(held.shape)} of {held.dtype}'
+    raise ValueError(f"`model` must hold {shape} plain numbers in {kind.__name__} at {name}, got {got}; dequantize "
+                     "it, or merge its adapters, first")
+
 def _axes(model, twin, size, other):
     "Name -> axis of each tensor with a place for each token"
-    own = dict(model.named_modules(remove_duplicate=False))
-    like = dict(twin.named_modules(remove_duplicate=False))
+    own, like = (dict(o.named_modules(remove_duplicate=False)) for o in (model, twin))
     axes = {}
     for name,t in tensors_of(twin).items():
         if other not in t.shape: continue
         at, _, leaf = name.rpartition('.')
-        m, wanted = own.get(at), [size if n==other else n for n in t.shape]
-        held = None if m is None else m._parameters.get(leaf, m._buffers.get(leaf))
-        if type(m) is not type(like[at]) or not _plain(held) or list(held.shape)!=wanted:
-            got = f"{type(m).__name__}{f' with {list(held.shape)} of {held.dtype}' if isinstance(held, Tensor) else ''}"
-            raise ValueError(f"`model` must hold {wanted} plain numbers in {type(like[at]).__name__} at {name}, got "
-                             f"{got}; dequantize it, or merge its adapters, first")
+        _check_held(own.get(at), leaf, [size if n==other else n for n in t.shape], type(like[at]), name)
         axes[name] = list(t.shape).index(other)
     return axes
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #d17f1db1
 def _storage(t):
+    "Where the numbers of a tensor are in memory; 0 for one that has none"
     return t.untyped_storage().data_ptr() if type(t.data) is Tensor and t.device.type!='meta' else 0
 
-# %% ../../nbs/vocabulary/40_token_tables.ipynb #d17f1db1
+def _check_memory(tensors, groups):
+    "Raise where a table shares its memory with a tensor that is not the same parameter"
+    first = {} # place in memory -> the table that is there
+    for names in groups:
+        place = _storage(tensors[names[0]])
+        if place in first:
+            raise ValueError(f"`model` must tie {names[0]} to {first[place]} by one parameter, but they are two that "
+                             "share memory")
+        if place: first[place] = names[0]
+    tables = {name for names in groups for name in names}
+    for name,t in tensors.items():
+        if name not in tables and _storage(t) in first:
+            raise ValueError(f"`model` must not share {first[_storage(t)]} with {name}, of which its configuration "
+                             f"says nothing; give {name} numbers of its own first")
+
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #b3c51c0d
 def _grouped(tensors, axes):
     "Tables of the tensors in `axes`, tied ones once; raises where anything else shares their memory"
-    tables, memory = {}, {}
-    for name in axes: tables.setdefault(id(tensors[name]), []).append(name)
-    for names in tables.values():
-        if (at := _storage(tensors[names[0]])) and (first := memory.setdefault(at, names[0]))!=names[0]:
-            raise ValueError(f"`model` must tie {names[0]} to {first} by one parameter, but they are two that "
-                             "share memory")
-    for name,t in tensors.items():
-        if name not in axes and _storage(t) and (first := memory.get(_storage(t))):
-            raise ValueError(f"`model` must not share {first} with {name}, of which its configuration says nothing; "
-                             f"give {name} numbers of its own first")
-    return tuple(Table(tuple(names), axes[names[0]], tensors[names[0]].detach()) for names in tables.values())
+    groups = {}
+    for name in axes: groups.setdefault(id(tensors[name]), []).append(name)
+    _check_memory(tensors, groups.values())
+    return tuple(Table(tuple(names), axes[names[0]], tensors[names[0]].detach()) for names in groups.values())
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ad71a75
-_names_token = re.compile(r'(token|pad|bos|eos|unk|mask|cls|sep)_(id|ids|idx|index|indices)$'
-                          r'|^padding_idx$|^force_words_ids$|_to_id$').search
+_token_names = re.compile(r'(token|pad|bos|eos|unk|mask|cls|sep)_(id|ids|idx|index|indices)$'
+                          r'|^padding_idx$|^force_words_ids$|_to_id$')
+
+def _names_token(name):
+    "Does a setting of that name hold numbers of tokens?"
+    return _token_names.search(name) is not None
+
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #ed991c11
+def _numbers(value):
+    "The whole numbers in a nest"
+    if type(value) is int: yield value
+    elif isinstance(value, Mapping): yield from _numbers(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for o in value: yield from _numbers(o)
 
 def _change(value, change):
     "The same nest with `change` applied to the whole numbers in it"
@@ -143,8 +177,8 @@ def _configs(modules):
             if isinstance(v, PreTrainedConfig): add(f'{key}.{k}', v)
     for name,m in modules.items():
         for k in ('config', 'generation_config'):
-            if isinstance(o := getattr(m, k, None), (PreTrainedConfig, GenerationConfig)):
-                add(f'{name}.{k}'.lstrip('.'), o)
+            o = getattr(m, k, None)
+            if isinstance(o, (PreTrainedConfig, GenerationConfig)): add(f'{name}.{k}'.lstrip('.'), o)
     return found
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #ea1554b5
@@ -156,6 +190,31 @@ def _fields(model):
     for name,m in modules.items():
         for k,v in list(vars(m).items()):
             if type(v) is int: yield f'{name}.{k}'.lstrip('.'), k, v
+
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #074b4f00
+def _needed(model, size, tables):
+    "Tokens that settings name; `tables`: the modules that have a row for each token"
+    found = set()
+    for _,name,value in _fields(model):
+        if _names_token(name): found.update(_numbers(value))
+        if name=='forced_decoder_ids' and value: found.update(_numbers([i for _,i in value]))
+    for name,m in model.named_modules(): # positions that are counted from the padding token
+        at = getattr(m, 'padding_idx', None)
+        if type(at) is int and 0<=at<size and name not in tables and not any(m.children()):
+            found.update(range(at+1))
+    return frozenset(i for i in found if 0<=i<size)
+
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #09b59f5f
+def _size_places(model, twin, size, other):
+    "Places of numbers that are the size of the vocabulary, in configurations and modules"
+    configs = _configs(dict(model.named_modules()))
+    places = [f'{key}.{k}' for key,o in configs.items() for k in _size_fields(o, size)]
+    alike = dict(twin.named_modules())
+    for name,m in model.named_modules():
+        like = vars(alike[name]) if name in alike else {}
+        places += [f'{name}.{k}'.lstrip('.') for k,v in vars(m).items()
+                   if type(v) is int and v==size and like.get(k)==other]
+    return tuple(places)
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #d9302d01
 @dataclass(frozen=True, eq=False)
@@ -170,20 +229,6 @@ class Layout:
         return '\n'.join([f'{self.size:,} tokens, of which the model itself needs {len(self.needed)}',
                           *map(repr, self.tables), ', '.join(self.sizes)])
 
-# %% ../../nbs/vocabulary/40_token_tables.ipynb #074b4f00
-def _needed(model, size, tables):
-    "Tokens that settings name"
-    found = set()
-    def note(i): found.update([i] if 0<=i<size else [])
-    for _,name,value in _fields(model):
-        if _names_token(name): _change(value, note)
-        if name=='forced_decoder_ids' and value: _change([i for _,i in value], note)
-    for name,m in model.named_modules(): # positions that are counted from the padding token
-        at = getattr(m, 'padding_idx', None)
-        if type(at) is int and 0<=at<size and name not in tables and not any(m.children()):
-            found.update(range(at+1))
-    return frozenset(found)
-
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #a67e0acc
 def find_vocabulary(
     model:PreTrainedModel, # Any model with an embedding
@@ -192,12 +237,10 @@ def find_vocabulary(
     size, tensors = _check_model(model), tensors_of(model)
     other = next(n for n in count(size+1) if not any(n in t.shape for t in tensors.values()))
     twin = _twin(model, size, other)
-    axes, modules = _axes(model, twin, size, other), dict(twin.named_modules())
-    sizes = [f'{key}.{k}' for key,o in _configs(dict(model.named_modules())).items() for k in _size_fields(o, size)]
-    sizes += [f'{name}.{k}'.lstrip('.') for name,m in model.named_modules() for k,v in vars(m).items()
-              if type(v) is int and v==size and name in modules and vars(modules[name]).get(k)==other]
-    return Layout(size, _grouped(tensors, axes), tuple(sizes),
-                  _needed(model, size, {k.rpartition('.')[0] for k in axes}))
+    axes = _axes(model, twin, size, other)
+    holders = {name.rpartition('.')[0] for name in axes}
+    return Layout(size, _grouped(tensors, axes), _size_places(model, twin, size, other),
+                  _needed(model, size, holders))
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #7ba2c403
 def _renumber(name, value, tokens):
@@ -221,16 +264,19 @@ def renumbered(
     model:PreTrainedModel, # The model
     layout:Layout,         # Where it holds its vocabulary
     tokens:TokenMap,       # Which tokens are kept
-)->dict[str,tuple]:        # Place -> what stands there and what is to stand there, for what changes
+)->dict[str,tuple]:        # Place -> what is there and what is to be there, for what changes
     "The settings of a model for fewer tokens"
     found = {key: (layout.size, len(tokens)) for key in layout.sizes}
     for key,name,value in _fields(model):
-        if key not in found and (new := _renumber(name, value, tokens))!=value: found[key] = value,new
+        if key in found: continue
+        new = _renumber(name, value, tokens)
+        if new!=value: found[key] = value,new
     return found
 
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #8be84fd7
 def change_settings(
     model,                     # The model, or something with its configurations
-    values:Mapping[str,object], # Place -> what is to stand there
+    values:Mapping[str,object], # Place -> what is to be there
 ):
     "Give settings of a model other values"
     for key,value in values.items():
@@ -239,24 +285,26 @@ def change_settings(
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #3c338036
 class _Back:
-    "A token map turned round"
+    "A token map the other way round, for `_renumber`"
     def __init__(self, tokens): self.encode, self.full_size = tokens.decode, len(tokens)
     def __contains__(self, i): return 0<=i<self.full_size
 
-def renumbered_back(
-    model,           # A reduced model, or something with its `config` and `generation_config`
-    changed:Mapping, # Place -> what stood there and what reducing has put there, as of `renumbered`
-    tokens:TokenMap, # Which tokens are kept
-)->dict[str,object]: # Place -> what is to stand there in the whole model, for what changes
-    "The settings of a reduced model for all tokens; what was set in the meantime is renumbered too"
-    found = {key: old for key,(old,_) in changed.items() if _stands(model, key)}
-    for key,name,value in _fields(model):
-        if key in changed and (value==changed[key][1] or not _names_token(name)): continue
-        if (back := _renumber(name, value, _Back(tokens)))!=value or key in changed: found[key] = back
-    return found
-
-def _stands(model, key):
+def _has(model, key):
     "Is there such a place?"
     try: attrgetter(key)(model)
     except AttributeError: return False
     return True
+
+# %% ../../nbs/vocabulary/40_token_tables.ipynb #39228ef3
+def renumbered_back(
+    model,           # A reduced model, or something with its `config` and `generation_config`
+    changed:Mapping, # Place -> what was there and what reducing has put there, as of `renumbered`
+    tokens:TokenMap, # Which tokens are kept
+)->dict[str,object]: # Place -> what is to be there in the whole model, for what changes
+    "The settings of a reduced model for all tokens; what was set in the meantime is renumbered too"
+    found = {key: old for key,(old,_) in changed.items() if _has(model, key)}
+    for key,name,value in _fields(model):
+        if key in changed and (value==changed[key][1] or not _names_token(name)): continue # gets what was there
+        back = _renumber(name, value, _Back(tokens))
+        if back!=value or key in changed: found[key] = back
+    return found

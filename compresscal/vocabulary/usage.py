@@ -15,32 +15,62 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np
 from tqdm.auto import tqdm
 from ..calibration.sampling import tokenizer_fingerprint
+from ..core.files import give_usual_mode
 from ..core.patching import patch
+from ..core.tables import markdown_table, one_line
 from ..text.corpora import installed_sources
 from .counting import IdCounter, count_block, id_space, row_blocks
-from ..core.files import give_usual_mode
-from ..core.plots import Line, Picture, plot_line_panels
-from ..core.tables import markdown_table, one_line
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #963c0811
 def _special(tokenizer, vocab):
-    return set(tokenizer.all_special_ids)|{i for i,o in getattr(tokenizer, 'added_tokens_decoder', {}).items()
-                                           if o.special}
+    "Ids of special tokens, those that were added by hand among them"
+    added = getattr(tokenizer, 'added_tokens_decoder', {})
+    return set(tokenizer.all_special_ids)|{i for i,o in added.items() if o.special}
 
+def _digits(tokenizer, vocab):
+    "Ids of tokens that are one digit, at the head of a word or inside it"
+    return {i for o,i in vocab.items() if re.fullmatch('(Ġ|▁|##)?[0-9]', o)}
+
+# %% ../../nbs/vocabulary/30_usage.ipynb #5f61cf04
 def _bytes(tokenizer, vocab):
-    fallback = [vocab[o] for i in range(256) if (o:=f'<0x{i:02X}>') in vocab]
+    "Ids of the tokens that are one byte"
+    names = [f'<0x{i:02X}>' for i in range(256)]
+    fallback = {vocab[o] for o in names if o in vocab}
     backend = getattr(tokenizer, 'backend_tokenizer', None)
-    if fallback or backend is None or 'ByteLevel' not in repr(backend.pre_tokenizer)+repr(backend.decoder):
-        return set(fallback)
+    in_letters = backend is not None and 'ByteLevel' in repr(backend.pre_tokenizer)+repr(backend.decoder)
+    if fallback or not in_letters: return fallback
     # GPT-2 writes these bytes as themselves, and the others as the characters from 256 on
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return {vocab[o] for o in map(chr, [*shown, *range(256, 512-len(shown))]) if o in vocab}
+    others = range(256, 512-len(shown))
+    return {vocab[chr(o)] for o in (*shown, *others) if chr(o) in vocab}
 
-def _digits(tokenizer, vocab): return {i for o,i in vocab.items() if re.fullmatch('(Ġ|▁|##)?[0-9]', o)}
+# %% ../../nbs/vocabulary/30_usage.ipynb #574e749f
 kept_groups = dict(special=_special, bytes=_bytes, digits=_digits)
+
+def _close(name, known):
+    "A hint at names that are nearly the same, if there are any"
+    name = str(name)
+    near = [o for o in known if abs(len(o)-len(name))<4]
+    close = difflib.get_close_matches(name, near, 2)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ''
+
+def _named_ids(o, tokenizer, vocab):
+    "The ids that a name of a group, a token or an id means"
+    if o in kept_groups:
+        ids = kept_groups[o](tokenizer, vocab)
+        if not ids and o!='special':
+            raise ValueError(f"`keep` asks for {o}, but the tokenizer has no tokens for {o}")
+        return ids
+    if isinstance(o, str):
+        if o in vocab: return {vocab[o]}
+        raise ValueError(f"`keep` must hold names among {', '.join(kept_groups)}, tokens or ids, got {o!r}, "
+                         "which is no token"+_close(o, vocab))
+    if not isinstance(o, (int, np.integer)) or isinstance(o, bool):
+        raise TypeError(f"`keep` must hold names, tokens or ids, got {type(o).__name__}")
+    return {int(o)}
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #3deba005
 def kept_ids(
@@ -49,30 +79,13 @@ def kept_ids(
     vocab_size:int|None=None,    # Rows of the embedding matrix; None takes what the tokenizer can ask for
 )->np.ndarray:                   # Ids in order, int64
     "The ids that are kept whatever the text"
-    vocab,found,size = tokenizer.get_vocab(),set(),vocab_size or id_space(tokenizer)
-    for o in [keep] if isinstance(keep, (str, int)) else keep or ():
-        if o in kept_groups:
-            ids = kept_groups[o](tokenizer, vocab)
-            if not ids and o!='special':
-                raise ValueError(f"`keep` asks for {o}, but the tokenizer has no tokens for {o}")
-            found |= ids
-        elif isinstance(o, str):
-            if o not in vocab:
-                raise ValueError(f"`keep` must hold names among {', '.join(kept_groups)}, tokens or ids, got {o!r}, "
-                                 "which is no token"+_close(o, vocab))
-            found.add(vocab[o])
-        elif not isinstance(o, (int, np.integer)) or isinstance(o, bool):
-            raise TypeError(f"`keep` must hold names, tokens or ids, got {type(o).__name__}")
-        else: found.add(int(o))
+    vocab, size = tokenizer.get_vocab(), vocab_size or id_space(tokenizer)
+    found = set()
+    for o in [keep] if isinstance(keep, (str, int)) else keep or (): found |= _named_ids(o, tokenizer, vocab)
     if found and not 0<=min(found)<=max(found)<size:
         raise ValueError(f"`keep` must hold ids of the vocabulary, 0 to {size-1:,}, got "
                          f"{max(found) if min(found)>=0 else min(found)}")
     return np.array(sorted(found), np.int64)
-
-# %% ../../nbs/vocabulary/30_usage.ipynb #574e749f
-def _close(name, known):
-    return f"; did you mean {' or '.join(map(repr, close))}?" if (close:=difflib.get_close_matches(str(name),
-        [o for o in known if abs(len(o)-len(str(name)))<4], 2)) else ''
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #0f67865f
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,16 +136,19 @@ def _from_counts(counts, fingerprint, rows, kept=(), parts=None):
     ids = used.nonzero()[0]
     return TokenUsage(ids, counts[ids], len(counts), fingerprint, rows, kept, parts or {})
 
-def _dense(self):
-    counts = np.zeros(self.vocab_size, np.int64)
-    counts[self.ids] = self.counts
+def _dense(usage):
+    "One number for each id of the vocabulary"
+    counts = np.zeros(usage.vocab_size, np.int64)
+    counts[usage.ids] = usage.counts
     return counts
 
-def _facts(self):
-    facts = {'ids kept': f'{len(self):,} of {self.vocab_size:,} ({self.share:.1%})',
-             'ids that occur': f'{self.distinct:,}', 'tokens': f'{self.tokens:,}', 'rows': f'{self.rows:,}'}
+# %% ../../nbs/vocabulary/30_usage.ipynb #182e4d96
+def _facts(usage):
+    "What is shown of a usage"
+    facts = {'ids kept': f'{len(usage):,} of {usage.vocab_size:,} ({usage.share:.1%})',
+             'ids that occur': f'{usage.distinct:,}', 'tokens': f'{usage.tokens:,}', 'rows': f'{usage.rows:,}'}
     return facts|{f'split {k}': f'{o.distinct:,} ids, {o.tokens:,} tokens, {o.rows:,} rows'
-                  for k,o in self.parts.items()}
+                  for k,o in usage.parts.items()}
 
 @patch
 def __repr__(self:TokenUsage):
@@ -143,15 +159,18 @@ def _repr_markdown_(self:TokenUsage):
     return markdown_table([['token usage', ''], *_facts(self).items()], words=2)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #476cf9bd
+def _training_splits(names):
+    "The splits to count where none are named"
+    found = [o for o in names if str(o).startswith('train')]
+    if found: return found
+    if len(names)==1: return list(names)
+    raise ValueError("`splits` must be named where none begins with 'train', got None; the splits are "
+                     f"{', '.join(names)}, and 'all' takes them all")
+
 def _pick_splits(names, splits):
     "The splits that are asked for, of those there are"
     if splits=='all': return list(names)
-    if splits is None:
-        found = [o for o in names if str(o).startswith('train')] or list(names)*(len(names)==1)
-        if not found:
-            raise ValueError("`splits` must be named where none begins with 'train', got None; the splits are "
-                             f"{', '.join(names)}, and 'all' takes them all")
-        return found
+    if splits is None: return _training_splits(names)
     wanted = [splits] if isinstance(splits, str) else list(splits)
     if not wanted: raise ValueError("`splits` must name at least one split, got none")
     for o in wanted:
@@ -184,7 +203,7 @@ def _count_split(counter, blocks, name, bar):
 def used_tokens(
     source,                                # Texts, pairs, ids, dataset, splits by name, or what `open_corpus` takes
     tokenizer,                             # Tokenizer of the model
-    splits:str|Iterable[str]|None=None,    # Splits to count; None takes those that begin with `train`, `'all'` all
+    splits:str|Iterable[str]|None=None,    # None takes those that begin with `train`, `'all'` all, as the paper does
     columns:str|Iterable[str]|None=None,   # One or two columns; None takes `input_ids` or usual names
     *, keep='special',                     # Kept in any case: names of `kept_groups`, tokens, ids, or several of these
     vocab_size:int|None=None,              # Rows of the embedding matrix; None takes what the tokenizer can ask for
@@ -196,7 +215,7 @@ def used_tokens(
     if not callable(getattr(tokenizer, 'get_vocab', None)):
         raise TypeError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}")
     vocab_size = vocab_size or id_space(tokenizer)
-    kept,fingerprint,parts = kept_ids(tokenizer, keep, vocab_size),tokenizer_fingerprint(tokenizer),{}
+    kept, fingerprint, parts = kept_ids(tokenizer, keep, vocab_size), tokenizer_fingerprint(tokenizer), {}
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     with tqdm(desc='counting', unit='row', disable=hidden, leave=False) as bar:
         for name,(part,split) in _split_sources(source, splits).items():
@@ -210,72 +229,86 @@ def used_tokens(
 def most_common(self:TokenUsage,
     n:int|None=None, # How many; None gives all that are kept
     tokenizer=None,  # Tokenizer, to show the tokens
-)->pd.DataFrame:     # Columns `id`, `count`, `share` of all tokens, and `token`
+)->'pd.DataFrame':   # Columns `id`, `count`, `share` of all tokens, and `token`
     "Ids by how often they occur, equals by id"
+    import pandas as pd
     order = np.argsort(-self.counts, kind='stable')[:n]
-    table = pd.DataFrame(dict(id=self.ids[order], count=self.counts[order],
-                              share=self.counts[order]/max(self.tokens, 1)))
-    return table if tokenizer is None else table.assign(token=tokenizer.convert_ids_to_tokens(table.id.tolist()))
+    ids, counts = self.ids[order], self.counts[order]
+    table = pd.DataFrame(dict(id=ids, count=counts, share=counts/max(self.tokens, 1)))
+    return table if tokenizer is None else table.assign(token=tokenizer.convert_ids_to_tokens(ids.tolist()))
 
 @patch
-def to_pandas(self:TokenUsage, tokenizer=None)->pd.DataFrame:
+def to_pandas(self:TokenUsage,
+    tokenizer=None,  # Tokenizer, to show the tokens
+)->'pd.DataFrame':   # As of `most_common`
     "All ids, the most frequent first"
     return self.most_common(None, tokenizer)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #759730a6
+def _check_alike(a, b):
+    "Raise for usages of two tokenizers"
+    for k,what in dict(tokenizer_fingerprint='tokenizer', vocab_size='vocabulary size').items():
+        one,other = getattr(a, k),getattr(b, k)
+        if one!=other: raise ValueError(f"`a | b` must be usages of one {what}, got {one} and {other}")
+
 @patch
 def __or__(self:TokenUsage, other):
     if not isinstance(other, TokenUsage): return NotImplemented
-    for k,what in dict(tokenizer_fingerprint='tokenizer', vocab_size='vocabulary size').items():
-        a,b = getattr(self, k),getattr(other, k)
-        if a!=b: raise ValueError(f"`a | b` must be usages of one {what}, got {a} and {b}")
-    parts = {k: reduce(or_, [o.parts[k] for o in (self, other) if k in o.parts]) for k in {**self.parts, **other.parts}}
+    _check_alike(self, other)
+    names = {**self.parts, **other.parts}
+    parts = {k: reduce(or_, [o.parts[k] for o in (self, other) if k in o.parts]) for k in names}
     return _from_counts(_dense(self)+_dense(other), self.tokenizer_fingerprint, self.rows+other.rows,
                         np.union1d(self.kept, other.kept), parts)
 
-# %% ../../nbs/vocabulary/30_usage.ipynb #8a5d0d85
+# %% ../../nbs/vocabulary/30_usage.ipynb #4d8b72e9
 _arrays,_numbers = ('ids', 'counts', 'kept'),('vocab_size', 'tokenizer_fingerprint', 'rows')
 
-# %% ../../nbs/vocabulary/30_usage.ipynb #4d8b72e9
+def _write(usage, folder):
+    "The two files of a usage"
+    from safetensors.numpy import save_file
+    each = [('', usage), *((f'{i}.', o) for i,o in enumerate(usage.parts.values()))]
+    save_file({prefix+k: getattr(o, k) for prefix,o in each for k in _arrays}, folder/'usage.safetensors')
+    give_usual_mode(folder)
+    record = dict({k: getattr(usage, k) for k in _numbers}, parts={k: o.rows for k,o in usage.parts.items()})
+    (folder/'usage.json').write_text(json.dumps(record, indent=1), encoding='utf-8')
+
+# %% ../../nbs/vocabulary/30_usage.ipynb #30db2c57
 @patch
 def save(self:TokenUsage,
     folder:str|Path, # New folder
 )->Path:
     "Write the usage as usage.json and usage.safetensors"
-    from safetensors.numpy import save_file
     folder = Path(folder)
     if folder.exists(): raise ValueError(f"`folder` must not exist, got {str(folder)!r}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.part')
     aside.mkdir()
     try:
-        each = [('', self), *((f'{i}.', o) for i,o in enumerate(self.parts.values()))]
-        save_file({p+k: getattr(o, k) for p,o in each for k in _arrays}, aside/'usage.safetensors')
-        give_usual_mode(aside)
-        record = dict({k: getattr(self, k) for k in _numbers}, parts={k: o.rows for k,o in self.parts.items()})
-        (aside/'usage.json').write_text(json.dumps(record, indent=1), encoding='utf-8')
+        _write(self, aside)
         os.replace(aside, folder)
     finally: shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #f130ece7
-def _load(
+def _read(folder):
+    "The usage in a folder"
+    from safetensors.numpy import load_file
+    record = json.loads((folder/'usage.json').read_text(encoding='utf-8'))
+    arrays = load_file(folder/'usage.safetensors')
+    def made(prefix, rows, parts):
+        ids, counts, kept = (arrays[prefix+k] for k in _arrays)
+        return TokenUsage(ids, counts, record['vocab_size'], record['tokenizer_fingerprint'], rows, kept, parts)
+    parts = {name: made(f'{i}.', rows, {}) for i,(name,rows) in enumerate(record['parts'].items())}
+    return made('', record['rows'], parts)
+
+@patch(cls_method=True)
+def load(cls:TokenUsage,
     folder:str|Path, # Folder that `save` has written
 )->TokenUsage:
     "Read a usage"
-    from safetensors.numpy import load_file
-    folder = Path(folder)
-    try:
-        record = json.loads((folder/'usage.json').read_text(encoding='utf-8'))
-        arrays = load_file(folder/'usage.safetensors')
-        def made(prefix, rows, parts):
-            return TokenUsage(*(arrays[prefix+k] for k in _arrays[:2]), record['vocab_size'],
-                              record['tokenizer_fingerprint'], rows, arrays[f'{prefix}kept'], parts)
-        return made('', record['rows'], {k: made(f'{i}.', n, {}) for i,(k,n) in enumerate(record['parts'].items())})
+    try: return _read(Path(folder))
     except Exception as e:
         raise ValueError(f"`folder` must hold a saved usage, got {str(folder)!r}: {type(e).__name__}: {e}") from None
-
-TokenUsage.load = staticmethod(_load)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #e03cba3f
 @patch
@@ -285,6 +318,7 @@ def coverage(self:TokenUsage)->np.ndarray: # Element k-1 is the share that the k
     if not len(counts): raise ValueError("the usage must hold tokens, got none")
     return counts.cumsum()/counts.sum()
 
+# %% ../../nbs/vocabulary/30_usage.ipynb #5774f924
 @patch
 def only(self:TokenUsage,
     *, coverage:float=1.,    # Keep the most frequent ids that together are at least this share of the tokens
@@ -294,20 +328,20 @@ def only(self:TokenUsage,
     if not 0<coverage<=1: raise ValueError(f"`coverage` must be more than 0 and at most 1, got {coverage!r}")
     if not isinstance(min_count, int) or min_count<1:
         raise ValueError(f"`min_count` must be a whole number, 1 or more, got {min_count!r}")
-    order = np.argsort(-self.counts, kind='stable')
-    most = 1+int(np.searchsorted(self.coverage(), coverage-1e-12))
-    kept = np.zeros(len(self), bool)
-    kept[order[:most]] = True
+    most = 1+int(np.searchsorted(self.coverage(), coverage-1e-12)) # so many ids are enough
+    frequent = np.zeros(len(self), bool)
+    frequent[np.argsort(-self.counts, kind='stable')[:most]] = True
     counts = _dense(self)
-    counts[self.ids[~(kept & (self.counts>=min_count))]] = 0
+    counts[self.ids[~frequent|(self.counts<min_count)]] = 0
     return _from_counts(counts, self.tokenizer_fingerprint, self.rows, self.kept, self.parts)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #9f705dad
 def plot_coverage(
     usages:TokenUsage|Mapping[str,TokenUsage], # One usage, or several by name
-    caption:str='',                            # What stands below the figure
-)->Picture:
+    caption:str='',                            # Text below the figure
+)->'Picture':
     "Share of the tokens that the most frequent ids cover"
+    from compresscal.core.plots import Line, plot_line_panels
     lines = {}
     for name,o in ({'': usages} if isinstance(usages, TokenUsage) else usages).items():
         curve = o.coverage()
@@ -329,10 +363,10 @@ def unseen(self:TokenUsage,
     other:TokenUsage, # What another text uses
 )->Unseen:
     "What of another text these ids do not hold"
-    self|other # refuses a usage of another tokenizer
+    _check_alike(self, other)
     missing = ~np.isin(other.ids, self.ids) & (other.counts>0)
-    return Unseen(int(other.counts[missing].sum()), int(missing.sum()),
-                  float(other.counts[missing].sum()/max(other.tokens, 1)))
+    tokens = int(other.counts[missing].sum())
+    return Unseen(tokens, int(missing.sum()), float(tokens/max(other.tokens, 1)))
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #01fb9658
 def unseen_rates(
@@ -340,11 +374,13 @@ def unseen_rates(
     tokenizer,                           # Tokenizer of the model
     train:str|Iterable[str]|None=None,   # Training splits; None takes those that begin with `train`
     **kwargs                             # As in `used_tokens`
-)->pd.DataFrame:                         # A row for each choice of a vocabulary and each held-out split
+)->'pd.DataFrame':                       # A row for each choice of a vocabulary and each held-out split
     "How much of each held-out split is unseen, by the splits that the vocabulary is made from"
+    import pandas as pd
     every = used_tokens(source, tokenizer, 'all', **kwargs)
     names = _pick_splits(list(every.parts), train)
-    if not (held := [o for o in every.parts if o not in names]):
+    held = [o for o in every.parts if o not in names]
+    if not held:
         raise ValueError(f"`source` must have a split beside the training splits, got {', '.join(names)} alone")
     training = reduce(or_, [every.parts[o] for o in names])
     training = _from_counts(_dense(training), every.tokenizer_fingerprint, training.rows, every.kept)
@@ -353,8 +389,8 @@ def unseen_rates(
         for name in held:
             found = usage.unseen(every.parts[name])
             rows.append(dict(vocabulary=choice, ids=len(usage), share=usage.share, split=name,
-                             tokens=every.parts[name].tokens,
-                             unseen=found.tokens, unseen_ids=found.distinct, rate=found.rate))
+                             tokens=every.parts[name].tokens, unseen=found.tokens, unseen_ids=found.distinct,
+                             rate=found.rate))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #57b82bae
@@ -364,28 +400,31 @@ def usage_growth(
     columns:str|Iterable[str]|None=None, # One or two columns; None takes usual ones
     *, first:int=128,        # Rows at the first point; the others follow by a factor of about 1.4
     **kwargs                 # `vocab_size`, `max_length`, `add_special_tokens` as in `used_tokens`
-)->pd.DataFrame:             # Columns `rows`, `tokens`, `ids` and `share` of the vocabulary
+)->'pd.DataFrame':           # Columns `rows`, `tokens`, `ids` and `share` of the vocabulary
     "Different ids in the first rows of a source, by how many rows"
+    import pandas as pd
     if not isinstance(first, int) or first<1:
         raise ValueError(f"`first` must be a whole number, 1 or more, got {first!r}")
-    counter,rows,at = IdCounter(tokenizer, **kwargs),[],first
-    def point(): rows.append(dict(rows=counter.rows, tokens=counter.tokens, ids=int((counter.counts>0).sum())))
+    counter, points, at = IdCounter(tokenizer, **kwargs), [], first
+    def point(): points.append(dict(rows=counter.rows, tokens=counter.tokens, ids=int((counter.counts>0).sum())))
     for block in row_blocks(source, columns, size=first):
         count_block(counter, block)
         if counter.rows>=at:
             point()
             at = math.ceil(at*2**.5)
     if not counter.rows: raise ValueError("`source` must hold at least one row, got none")
-    if not rows or rows[-1]['rows']<counter.rows: point()
-    return pd.DataFrame(rows).assign(share=lambda o: o.ids/counter.vocab_size)
+    if not points or points[-1]['rows']<counter.rows: point()
+    table = pd.DataFrame(points)
+    return table.assign(share=table.ids/counter.vocab_size)
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #f3c1d61f
 def plot_growth(
-    growths:pd.DataFrame|Mapping[str,pd.DataFrame], # From `usage_growth`, or several by name
-    caption:str='',                                 # What stands below the figure
-)->Picture:
+    growths:'pd.DataFrame|Mapping[str,pd.DataFrame]', # From `usage_growth`, or several by name
+    caption:str='',                                   # Text below the figure
+)->'Picture':
     "Share of the vocabulary in use against rows of text"
-    lines = {k: Line(o.rows.tolist(), (o.share*100).tolist())
-             for k,o in ({'': growths} if isinstance(growths, pd.DataFrame) else growths).items()}
+    from compresscal.core.plots import Line, plot_line_panels
+    growths = growths if isinstance(growths, Mapping) else {'': growths}
+    lines = {k: Line(o.rows.tolist(), (o.share*100).tolist()) for k,o in growths.items()}
     return plot_line_panels({'': lines}, 'rows', 'vocabulary in use, %', caption, columns=1, width='column',
                             height=2.3, xscale='log')

@@ -183,7 +183,7 @@ def documents(sets): return {n for o in sets for n,_ in document_names(o.manifes
 def counted(sets): return [{n for n,_ in document_names(o.manifest['sampling']['frequencies']['manifest'])} for o in sets]
 
 def test_sources_made_of_one_text_share_no_document(tiny_model, tiny_tokenizer):
-    "Plain, mixed in several ways, counted, gone on from: each has documents of its own"
+    "Plain, mixed in several ways, counted, gone on from: each has its own documents"
     names = ['docs', 'docs=0.5+code=0.5', 'docs=0.25+random:docs=0.75', 'random:docs', 'self:prefix']
     made = {o: calibration_sets(o, tiny_tokenizer, 2, 4, 72, model=tiny_model, progress=False, among=names) for o in names}
     used = {o: documents(s) for o,s in made.items()}

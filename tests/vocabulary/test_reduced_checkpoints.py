@@ -141,7 +141,7 @@ def test_rows_that_are_not_kept_are_not_read(saved, monkeypatch):
     assert read and not any(97 in o for o in read)
 
 def test_fine_tuned_by_others(saved, tmp_path):
-    "A reduced folder is loaded as a classifier with a padding token of its own, trained and saved by plain transformers; the whole model can still be made"
+    "A reduced folder is loaded as a classifier with another padding token, trained and saved by plain transformers; the whole model can still be made"
     original, folder = saved('llama_tied')
     _, reduction = load_reduced(folder, used)
     save_reduced(reduction, tmp_path/'small')

@@ -22,7 +22,7 @@ seq2seq = dict(vocab_size=V, d_model=16, encoder_layers=1, decoder_layers=1, enc
 t5 = dict(vocab_size=V, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0., decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
 gpt2 = dict(vocab_size=V, n_embd=16, n_layer=1, n_head=2, n_positions=64, bos_token_id=90, eos_token_id=90, pad_token_id=90, resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.)
 def apart(model):
-    "As checkpoints of mT5 are loaded: with a head of its own, whatever the class says"
+    "As checkpoints of mT5 are loaded: with a second matrix for the head, whatever the class says"
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
     model.all_tied_weights_keys.pop('lm_head.weight')
     return model
