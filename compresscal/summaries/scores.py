@@ -93,7 +93,8 @@ def _shown(scores):
     counts = dict(summaries=f'{len(scores):,}', scored=f'{scores.scored:,}')
     mean = f'{scores.mean:.4g}' if scores.scored else '–'
     names = 'least','quarter','median','three quarters','greatest'
-    return dict(metric=scores.name) | counts | dict(mean=mean) | dict(zip(names, spread)) | dict(scale=_direction(scores))
+    shown = dict(metric=scores.name) | counts | dict(mean=mean) | dict(zip(names, spread))
+    return shown | dict(scale=_direction(scores))
 
 # %% ../../nbs/summaries/05_scores.ipynb #eaa09889
 @patch
@@ -125,7 +126,8 @@ def _text_list(name, texts):
         raise TypeError(f"`{name}` must be a list of texts, got {type(texts).__name__}")
     texts = list(texts)
     for i,text in enumerate(texts):
-        if not isinstance(text, str): raise TypeError(f"`{name}` must hold texts only, got {type(text).__name__} at {i}")
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}` must hold texts only, got {type(text).__name__} at {i}")
     return texts
 
 def check_pairs(
