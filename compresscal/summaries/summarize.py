@@ -113,7 +113,7 @@ def references(self:Summaries)->list[str|None]:
 
 @patch
 def counts(self:Summaries)->dict[str,int]:
-    "How many there are, are no summaries and why, were cut off, and are of documents that were"
+    "How many there are, how many have each flag, how many were cut off, and how many documents were"
     found = Counter(self.flags)
     cut = dict(unended=int((~self.ended).sum()), truncated=int(self.truncated.sum()))
     return dict(summaries=len(self))|{k: found[k] for k in FLAGS}|cut
