@@ -13,113 +13,169 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from ..calibration.batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
 from ..calibration.generation import Sampling, draw_tokens, free_device_memory, sequence_uniforms, spread_rows
 from ..core.files import write_atomically
+from ..core.patching import patch
 from ..models.blocks import context_length, evaluation_mode, fingerprint
 
 # %% ../../nbs/summaries/30_answers.ipynb #c800fce7
+def _multiple(n, of): return -(-n//of)*of # of this number, n or more
+
 def padded_length(
     n:int,       # Tokens of a prompt
     step:int=64, # Least step
 )->int:          # Tokens with padding
     "The length a prompt is padded to"
     while n>8*step: step *= 2
-    return -(-n//step)*step
+    return _multiple(n, step)
 
 # %% ../../nbs/summaries/30_answers.ipynb #1c0e717d
 def _prompt_lengths(model, prompts):
     "The length that each prompt is padded to"
-    return [len(o) for o in prompts] if other_blocks(model) else [padded_length(len(o)) for o in prompts]
+    lengths = [len(o) for o in prompts]
+    return lengths if other_blocks(model) else [padded_length(n) for n in lengths]
+
+def _next_logits(model, ids, mask, cache, **more):
+    "Logits of what comes after each row, whose keys and values go into `cache`; of `more` what the model takes"
+    takes = inspect.signature(model.forward).parameters
+    more = {k: v for k,v in more.items() if k in takes}
+    return model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more).logits[:,-1]
 
 def _read_piece(model, prompts, padded, cache, device):
-    "Logits of what comes after each prompt, whose keys and values go into `cache`"
+    "Logits of what comes after each prompt; the padding is hidden, and places are counted from where it ends"
     begin = torch.tensor([[padded-len(o)] for o in prompts], device=device)
     ids = torch.tensor([[o[0]]*(padded-len(o))+list(o) for o in prompts], device=device)
-    places,takes = torch.arange(padded, device=device),inspect.signature(model.forward).parameters
-    more = dict(position_ids=(places-begin).clamp(min=0), logits_to_keep=1)
-    more = {k: v for k,v in more.items() if k in takes}
-    return model(input_ids=ids, attention_mask=(places>=begin).long(), past_key_values=cache, use_cache=True, **more).logits[:,-1]
+    places = torch.arange(padded, device=device)
+    mask = (places>=begin).long()
+    return _next_logits(model, ids, mask, cache, position_ids=(places-begin).clamp(min=0), logits_to_keep=1)
 
-def _copy(small, big, a, rows):
-    "Write the keys and values of a piece into the rows of a batch from `a` on"
-    for new,old in zip(small.layers, big.layers):
+# %% ../../nbs/summaries/30_answers.ipynb #f0aabe4c
+def _piece_rows(padded, device):
+    "How many prompts a piece holds"
+    tokens = 512 if device.type=='cpu' else 8192
+    return max(k for k in (8,4,2,1) if k==1 or k*padded<=tokens)
+
+def _copy(piece, batch, first, rows):
+    "Write the keys and values of a piece into a batch of `rows`, from row `first` on"
+    for new,old in zip(piece.layers, batch.layers):
         if not isinstance(new, RowLayer) or not new.is_initialized: continue
-        if not old.is_initialized: old.lazy_initialization(*(o[:1].expand(rows, -1, -1, -1) for o in (new.keys,new.values)))
-        old.keys[a:a+len(new.keys),:,:new.seen],old.values[a:a+len(new.keys),:,:new.seen],old.seen = new.keys,new.values,new.seen
+        if not old.is_initialized:
+            keys,values = (o[:1].expand(rows, -1, -1, -1) for o in (new.keys,new.values))
+            old.lazy_initialization(keys, values)
+        at = slice(first, first+len(new.keys))
+        old.keys[at,:,:new.seen] = new.keys
+        old.values[at,:,:new.seen] = new.values
+        old.seen = new.seen
 
+def _fill_up(cache, rows, padded):
+    "Rows from `rows` on only fill up the batch: they need not be read, and hold what the first row holds"
+    for layer in cache.layers:
+        if not isinstance(layer, RowLayer) or not layer.is_initialized: continue
+        for o in (layer.keys,layer.values): o[rows:,:,:padded] = o[:1,:,:padded]
+
+# %% ../../nbs/summaries/30_answers.ipynb #9f1b8e38
 def _read(model, prompts, padded, length, device):
-    "A cache with room for `length` tokens that holds prompts of one padded length, rows in a multiple of 8, and the logits of what comes next"
-    rows,cache = len(prompts)+(-len(prompts)%8),row_cache(model, length)
-    if other_blocks(model): return cache,_read_piece(model, list(prompts)+[prompts[-1]]*(rows-len(prompts)), padded, cache, device)
-    each = max(k for k in (8,4,2,1) if k==1 or k*padded<=(512 if device.type=='cpu' else 8192))
-    full = list(prompts)+[prompts[-1]]*(-len(prompts)%each)
+    "A cache for `length` tokens that holds prompts of one padded length, and the logits of what comes next"
+    cache,rows = row_cache(model, length),_multiple(len(prompts), 8)
+    def filled(n): return list(prompts)+[prompts[-1]]*(n-len(prompts))
+    if other_blocks(model): return cache,_read_piece(model, filled(rows), padded, cache, device)
+    each = _piece_rows(padded, device)
+    read = filled(_multiple(len(prompts), each))
     logits = []
-    for a in range(0, len(full), each):
-        small = row_cache(model, padded)
-        logits.append(_read_piece(model, full[a:a+each], padded, small, device))
-        _copy(small, cache, a, rows)
-    for layer in cache.layers: # what fills up the batch need not be read
-        if isinstance(layer, RowLayer) and layer.is_initialized:
-            for o in (layer.keys,layer.values): o[len(full):,:,:padded] = o[:1,:,:padded]
-    return cache,torch.cat([*logits, *[logits[0][:1]]*(rows-len(full))])
+    for first in range(0, len(read), each):
+        piece = row_cache(model, padded)
+        logits.append(_read_piece(model, read[first:first+each], padded, piece, device))
+        _copy(piece, cache, first, rows)
+    _fill_up(cache, len(read), padded)
+    logits += [logits[0][:1]]*(rows-len(read))
+    return cache,torch.cat(logits)
 
 # %% ../../nbs/summaries/30_answers.ipynb #21381fed
 class _Rows:
     "Rows that are being written: their cache, where each begins, and which prompt it belongs to"
-    def __init__(self, model, prompts, padded, length, added, device):
-        self.model,self.length,self.added,self.device,self.none = model,length,added,device,(n := len(prompts))
+    def __init__(self, model, prompts, padded, length, one_mask, device):
+        self.model,self.length,self.one_mask,self.device = model,length,one_mask,device
+        self.none = len(prompts) # what a row belongs to that only fills up the batch
+        self.fixed = bool(other_blocks(model)) # a state has no rows that could be taken out
         self.cache,self.logits = _read(model, prompts, padded, length, device)
         begin = [padded-len(o) for o in prompts]
-        self.fixed = bool(other_blocks(model))
-        self._place(torch.tensor(begin+begin[:1]*(-n%8), device=device), torch.arange(n+(-n%8), device=device).clamp(max=n))
+        filling = -len(prompts)%8
+        at = torch.arange(len(prompts)+filling, device=device).clamp(max=self.none)
+        self.place(torch.tensor(begin+begin[:1]*filling, device=device), at)
 
-    def _place(self, begin, at):
-        self.begin,self.at = begin,at # a row that only fills up the batch belongs to `none`
+    def place(self, begin, at):
+        "Say where each row begins and which prompt it belongs to"
+        self.begin,self.at = begin,at
         seen = torch.arange(self.length, device=self.device)>=begin[:,None]
         self.mask = seen.long()
-        least = torch.finfo(self.model.dtype).min
-        if self.added: self.mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(~seen, least)[:,None,None]
+        if not self.one_mask: return
+        nothing = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device)
+        self.mask = nothing.masked_fill_(~seen, torch.finfo(self.model.dtype).min)[:,None,None]
 
-    def step(self, t, tokens):
-        "Logits of what comes after one more token a row, at place `t` of the cache"
-        more = dict(position_ids=(t-self.begin)[:,None]) if 'position_ids' in inspect.signature(self.model.forward).parameters else {}
-        return self.model(input_ids=tokens[:,None], attention_mask=self.mask[...,:t+1], past_key_values=self.cache, use_cache=True, **more).logits[:,-1]
+# %% ../../nbs/summaries/30_answers.ipynb #92abcc36
+@patch
+def step(
+    self:_Rows,
+    t:int,         # Place of the cache
+    tokens:Tensor, # One more token a row, `[rows]`
+)->Tensor:         # Logits of what comes after it, `[rows, vocabulary]`
+    "Read the tokens that were chosen"
+    places = (t-self.begin)[:,None]
+    return _next_logits(self.model, tokens[:,None], self.mask[...,:t+1], self.cache, position_ids=places)
 
-    def shrink(self, live):
-        "Only the rows `live` are left, if that is at most half of them; the rows that are"
-        rows = torch.cat([live, live[:1].expand(-len(live)%8)])
-        if self.fixed or 2*len(rows)>len(self.at): return None
-        for o in self.cache.layers:
-            if isinstance(o, RowLayer) and o.is_initialized: o.keys,o.values = o.keys[rows],o.values[rows]
-        self._place(self.begin[rows], torch.where(torch.arange(len(rows), device=self.device)<len(live), self.at[rows], self.none))
-        return rows
+# %% ../../nbs/summaries/30_answers.ipynb #50459bfb
+@patch
+def shrink(
+    self:_Rows,
+    live:Tensor, # Rows that have not ended
+)->Tensor|None:  # The rows that are left, filled up to a multiple of 8; None where all stay
+    "Leave only the rows `live`, if that is at most half of them"
+    rows = torch.cat([live, live[:1].expand(-len(live)%8)])
+    if self.fixed or 2*len(rows)>len(self.at): return None
+    for o in self.cache.layers:
+        if isinstance(o, RowLayer) and o.is_initialized: o.keys,o.values = o.keys[rows],o.values[rows]
+    is_live = torch.arange(len(rows), device=self.device)<len(live)
+    self.place(self.begin[rows], torch.where(is_live, self.at[rows], self.none))
+    return rows
 
 # %% ../../nbs/summaries/30_answers.ipynb #cc0a66f7
 class _Chooser:
     "How the next token of each row is chosen"
     def __init__(self, sampling, seed, numbers, prompts, max_tokens, vocabulary, ends, device):
-        self.sampling,self.ends,n = sampling,ends,len(prompts)
+        self.sampling,self.ends = sampling,ends
         if sampling is None: return
         draws = [sequence_uniforms((seed,i), max_tokens) for i in numbers]
-        self.uniforms = torch.stack(draws+draws[:1]).to(device)
+        self.uniforms = torch.stack(draws+draws[:1]).to(device) # the last of a row that only fills up the batch
         self.nothing = torch.zeros(0, dtype=torch.int64, device=device)
-        self.held = torch.zeros(n+1, vocabulary, dtype=torch.bool, device=device) if sampling.repetition_penalty!=1 else None
-        if self.held is not None:
-            for o,ids in zip(self.held, prompts): o[torch.tensor(ids, device=device)] = True
+        self.held = None
+        if sampling.repetition_penalty==1: return
+        self.held = torch.zeros(len(prompts)+1, vocabulary, dtype=torch.bool, device=device)
+        for row,ids in zip(self.held, prompts): row[torch.tensor(ids, device=device)] = True
 
     def __call__(self, logits, at, t):
-        s = self.sampling
-        if s is None: return logits.argmax(-1)
-        rows = len(at)
-        warmth = torch.full((rows,), float(s.t_final), device=logits.device) if s.t_final!=1 or s.schedule else None
-        ends = (self.ends,torch.ones(rows, dtype=torch.bool, device=logits.device)) if s.eos=='suppress' and len(self.ends) else None
-        held = None if self.held is None else self.held[at]
-        tokens = draw_tokens(logits, self.uniforms[at,t], s, warmth, torch.full((rows,), t, device=logits.device), self.nothing, ends, held)[0]
-        if held is not None: self.held[at,tokens] = True
-        return tokens
+        return logits.argmax(-1) if self.sampling is None else self.draw(logits, at, t)
+
+# %% ../../nbs/summaries/30_answers.ipynb #884ec0db
+@patch
+def draw(
+    self:_Chooser,
+    logits:Tensor, # Of what comes next, `[rows, vocabulary]`
+    at:Tensor,     # Which prompt each row belongs to, `[rows]`
+    t:int,         # How many tokens each row has written
+)->Tensor:         # A token a row, `[rows]`
+    "Draw the next token of each row"
+    sampling,rows,device = self.sampling,len(at),logits.device
+    def same(value): return torch.full((rows,), value, device=device)
+    temperature = same(float(sampling.t_final)) if sampling.t_final!=1 or sampling.schedule else None
+    ends = (self.ends,same(True)) if sampling.eos=='suppress' and len(self.ends) else None
+    held = None if self.held is None else self.held[at]
+    tokens,_ = draw_tokens(logits, self.uniforms[at,t], sampling, temperature, same(t), self.nothing, ends, held)
+    if held is not None: self.held[at,tokens] = True
+    return tokens
 
 # %% ../../nbs/summaries/30_answers.ipynb #951e75c2
 @dataclass(frozen=True)
@@ -133,107 +189,215 @@ def _until(ids, ends): return ids[:next((i for i,o in enumerate(ids) if o in end
 def _answer(ids, ends, stop):
     "The answer in a row of tokens"
     own = _until(ids, ends)
-    if stop is not None and stop(own): return Answer(tuple(own[:next(k for k in range(len(own)+1) if stop(own[:k]))]), True)
-    return Answer(tuple(own), len(own)<len(ids))
+    if stop is None or not stop(own): return Answer(tuple(own), len(own)<len(ids))
+    shortest = next(n for n in range(len(own)+1) if stop(own[:n]))
+    return Answer(tuple(own[:shortest]), True)
 
-def _write(model, prompts, padded, max_tokens, chooser, ends, stop, added, device):
+# %% ../../nbs/summaries/30_answers.ipynb #8b6b1c97
+class _Written:
+    "What a batch has written so far"
+    def __init__(self, n, max_tokens, ends, stop, device):
+        self.n,self.ends,self.stop,self.device = n,ends,stop,device
+        self.known_ends = set(ends.tolist())
+        self.tokens = torch.full((n+1,max_tokens), -1, device=device)
+        self.finite = torch.ones(n+1, dtype=torch.bool, device=device)
+
+    def add(self, t, at, tokens, logits, done):
+        "Note a token a row; which rows are done"
+        self.finite[at] &= done | logits.amax(-1).isfinite()
+        self.tokens[at,t] = tokens
+        return done | torch.isin(tokens, self.ends)
+
+    def check(self, t):
+        "Raise where logits were no numbers"
+        if self.finite.all(): return
+        raise ValueError(f"`model` must give finite logits, but had NaN or infinity by token {t} of an answer")
+
+# %% ../../nbs/summaries/30_answers.ipynb #572e5257
+@patch
+def stopped(self:_Written, t:int, at:Tensor)->Tensor:
+    "Which rows `stop` ends, of those at prompts `at` with `t+1` tokens"
+    if self.stop is None: return torch.zeros(len(at), dtype=torch.bool, device=self.device)
+    rows = zip(at.tolist(), self.tokens[at,:t+1].tolist())
+    ended = [i==self.n or self.stop(_until(ids, self.known_ends)) for i,ids in rows]
+    return torch.tensor(ended, device=self.device)
+
+@patch
+def answers(self:_Written)->list[Answer]:
+    "The answer to each prompt"
+    rows = self.tokens[:self.n].tolist()
+    return [_answer([i for i in ids if i>=0], self.known_ends, self.stop) for ids in rows]
+
+# %% ../../nbs/summaries/30_answers.ipynb #e32589ff
+def _write(model, prompts, padded, max_tokens, chooser, ends, stop, one_mask, device):
     "Answers of one batch"
-    rows,n,last = _Rows(model, prompts, padded, padded+max_tokens, added, device),len(prompts),max_tokens-1
-    out,fine = torch.full((n+1,max_tokens), -1, device=device),torch.ones(n+1, dtype=torch.bool, device=device)
-    done,logits,host = rows.at==n,rows.logits,set(ends.tolist())
+    rows = _Rows(model, prompts, padded, padded+max_tokens, one_mask, device)
+    written = _Written(len(prompts), max_tokens, ends, stop, device)
+    logits,done = rows.logits,rows.at==rows.none
     for t in range(max_tokens):
         tokens = chooser(logits, rows.at, t)
-        fine[rows.at] &= done | logits.amax(-1).isfinite()
-        out[rows.at,t] = tokens
-        done = done | torch.isin(tokens, ends)
-        if t%8==7 or t==last or device.type=='cpu':
-            if not fine.all(): raise ValueError(f"`model` must give finite logits, but had NaN or infinity by token {t} of an answer")
-            if stop is not None and t%8==7:
-                done = done | torch.tensor([o==n or stop(_until(ids, host)) for o,ids in zip(rows.at.tolist(), out[rows.at,:t+1].tolist())], device=device)
-            if not len(live := (~done).nonzero()[:,0]): break
-            if t<last and (kept := rows.shrink(live)) is not None: tokens,done = tokens[kept],rows.at==n
-        if t<last: logits = rows.step(padded+t, tokens)
-    return [_answer([i for i in o if i>=0], host, stop) for o in out[:n].tolist()]
+        done = written.add(t, rows.at, tokens, logits, done)
+        is_eighth,is_last = t%8==7,t==max_tokens-1
+        if is_eighth or is_last or device.type=='cpu':
+            written.check(t)
+            if is_eighth: done = done | written.stopped(t, rows.at)
+            live = (~done).nonzero()[:,0]
+            if not len(live): break
+            kept = None if is_last else rows.shrink(live)
+            if kept is not None: tokens,done = tokens[kept],rows.at==rows.none
+        if not is_last: logits = rows.step(padded+t, tokens)
+    return written.answers()
 
 # %% ../../nbs/summaries/30_answers.ipynb #1d463be7
-def _hash(*parts): return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+def _hash(*parts):
+    "A hash of what JSON can hold"
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+def _run(model, max_tokens, ends, sampling, seed, about):
+    "A hash of all that decides answers, but for the prompts"
+    device = model.get_input_embeddings().weight.device
+    machine = f'{device.type} {torch.backends.cpu.get_cpu_capability()}'
+    if device.type=='cuda': machine = torch.cuda.get_device_name(device)
+    draws = None if sampling is None else [sampling.settings(), seed]
+    return _hash(fingerprint(model), max_tokens, sorted(ends), draws, about, machine, torch.__version__)
+
+# %% ../../nbs/summaries/30_answers.ipynb #1fbdd49d
 def _keep(folder, run, answers):
     "Write answers by the hash of their prompt"
     rows = {k: [list(o.tokens),o.ended] for k,o in answers.items()}
+    content = json.dumps(dict(run=run, answers=rows, digest=_hash(run, rows)))
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder/f'{_hash(run, sorted(rows))}.answers.json', json.dumps(dict(run=run, answers=rows, digest=_hash(run, rows))))
+    write_atomically(folder/f'{_hash(run, sorted(rows))}.answers.json', content)
 
 def _find(folder, run):
     "Answers of this run in a folder"
     found = {}
     for file in sorted(folder.glob('*.answers.json')):
         try:
-            o = json.loads(file.read_text())
-            if o['run']==run and o['digest']==_hash(run, o['answers']): found |= {k: Answer(tuple(ids), ended) for k,(ids,ended) in o['answers'].items()}
+            kept = json.loads(file.read_text())
+            rows = kept['answers']
+            if kept['run']!=run or kept['digest']!=_hash(run, rows): continue
+            found |= {k: Answer(tuple(ids), ended) for k,(ids,ended) in rows.items()}
         except (OSError,ValueError,KeyError,TypeError): continue
     return found
 
+# %% ../../nbs/summaries/30_answers.ipynb #c11bac77
+class _Kept:
+    "Answers of a run by the hash of their prompt"
+    def __init__(self, folder, run, keys):
+        self.folder,self.run,self.keys = folder,run,keys
+        found = {} if folder is None else _find(Path(folder), run)
+        self.answers = {k: found[k] for k in keys if k in found}
+
+    def missing(self):
+        "Numbers of the prompts that have no answer yet"
+        return [i for i,k in enumerate(self.keys) if k not in self.answers]
+
+    def add(self, numbers, answers):
+        "Keep the answers of a batch"
+        new = {self.keys[i]: o for i,o in zip(numbers, answers)}
+        if self.folder is not None: _keep(Path(self.folder), self.run, new)
+        self.answers |= new
+
 # %% ../../nbs/summaries/30_answers.ipynb #77414a13
+def _check_settings(model, max_tokens, batch_size):
+    "Raise for a model or numbers that cannot be used"
+    if 'past_key_values' not in inspect.signature(model.forward).parameters:
+        raise ValueError(f"`model` must take `past_key_values`, which {type(model).__name__} does not")
+    for name,value in dict(max_tokens=max_tokens, batch_size=batch_size).items():
+        if name=='batch_size' and value is None: continue
+        if not isinstance(value, int) or isinstance(value, bool) or value<1:
+            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+
+def _check_tokens(model, prompts, max_tokens, ends):
+    "Raise for prompts that are empty, too long, or not of the model's vocabulary"
+    size,limit = len(model.get_input_embeddings().weight),context_length(model)
+    for i,o in enumerate(prompts):
+        if not len(o): raise ValueError(f"`prompts` must hold a token or more each, got none in prompt {i}")
+        if limit and len(o)+max_tokens>limit:
+            rule = f"prompt {i} and `max_tokens` must fit the model's context of {limit} tokens"
+            raise ValueError(f"{rule}, got {len(o)} and {max_tokens}")
+        if not 0<=min(o)<=max(o)<size:
+            raise ValueError(f"`prompts` must hold ids of 0 to {size-1}, got {min(o)} to {max(o)} in prompt {i}")
+    if any(not 0<=i<size for i in ends): raise ValueError(f"`ends` must be ids of 0 to {size-1}, got {list(ends)}")
+
+# %% ../../nbs/summaries/30_answers.ipynb #e31dc49d
 def _token_bytes(model, token, device):
     "What keys and values of a token take, and its attention, about"
     cache = row_cache(model, 64)
     _read_piece(model, [[token]], 1, cache, device)
     kept = [o for o in cache.layers if isinstance(o, RowLayer) and o.is_initialized]
-    return 2*sum(o.keys.nbytes+o.values.nbytes for o in kept)//64+16*getattr(model.config.get_text_config(decoder=True), 'num_attention_heads', 1)
+    heads = getattr(model.config.get_text_config(decoder=True), 'num_attention_heads', 1)
+    return 2*sum(o.keys.nbytes+o.values.nbytes for o in kept)//64+16*heads
 
-def _check(model, prompts, max_tokens, ends, batch_size):
-    "Raise for what cannot be done, before any work"
-    def whole(o): return isinstance(o, int) and not isinstance(o, bool) and o>=1
-    takes = inspect.signature(model.forward).parameters
-    if 'past_key_values' not in takes: raise ValueError(f"`model` must take `past_key_values`, which {type(model).__name__} does not")
-    if not whole(max_tokens): raise ValueError(f"`max_tokens` must be a whole number, 1 or more, got {max_tokens!r}")
-    if batch_size is not None and not whole(batch_size): raise ValueError(f"`batch_size` must be a whole number, 1 or more, got {batch_size!r}")
-    size,limit = len(model.get_input_embeddings().weight),context_length(model)
-    for i,o in enumerate(prompts):
-        if not len(o): raise ValueError(f"`prompts` must hold a token or more each, got none in prompt {i}")
-        if limit and len(o)+max_tokens>limit:
-            raise ValueError(f"prompt {i} and `max_tokens` must fit the model's context of {limit} tokens, got {len(o)} and {max_tokens}")
-        if not 0<=min(o)<=max(o)<size: raise ValueError(f"`prompts` must hold ids of 0 to {size-1}, got {min(o)} to {max(o)} in prompt {i}")
-    if any(not 0<=i<size for i in ends): raise ValueError(f"`ends` must be ids of 0 to {size-1}, got {list(ends)}")
+# %% ../../nbs/summaries/30_answers.ipynb #d22e849e
+class _Writer:
+    "What all batches of a run have in common"
+    def __init__(self, model, prompts, max_tokens, ends, sampling, seed, stop):
+        self.model,self.prompts,self.max_tokens = model,prompts,max_tokens
+        self.sampling,self.seed,self.stop = sampling,seed,stop
+        embedding = model.get_input_embeddings().weight
+        self.device,self.vocabulary = embedding.device,len(embedding)
+        self.ends = torch.tensor(sorted(set(ends)), dtype=torch.int64, device=self.device)
+
+    def write(self, numbers, padded, one_mask):
+        "Answers to the prompts of these numbers"
+        prompts,most,ends,device = [self.prompts[i] for i in numbers],self.max_tokens,self.ends,self.device
+        chooser = _Chooser(self.sampling, self.seed, numbers, prompts, most, self.vocabulary, ends, device)
+        return _write(self.model, prompts, padded, most, chooser, ends, self.stop, one_mask, device)
+
+# %% ../../nbs/summaries/30_answers.ipynb #36d21928
+@patch
+def batches(
+    self:_Writer,
+    numbers:list,        # Numbers of the prompts to answer
+    batch_size:int|None, # Prompts at a time; None: as many as fit
+):
+    "The numbers and the padded length of each batch"
+    lengths,groups = _prompt_lengths(self.model, self.prompts),{}
+    for i in numbers: groups.setdefault(lengths[i], []).append(i)
+    each = 0
+    if groups and not batch_size: each = _token_bytes(self.model, self.prompts[0][0], self.device)
+    for padded,group in sorted(groups.items()):
+        row = each*(padded+self.max_tokens)+32*self.vocabulary
+        size = batch_size or spread_rows(len(group), row, free_device_memory(self.device), 64)
+        for first in range(0, len(group), size): yield group[first:first+size],padded
+
+# %% ../../nbs/summaries/30_answers.ipynb #a8d316dd
+def _write_missing(kept, writer, batch_size, progress):
+    "Write the answers that are not kept yet"
+    model,missing = writer.model,kept.missing()
+    hidden = not progress or 'IN_TEST' in os.environ
+    n = len(kept.keys)
+    bar = tqdm(total=n, initial=n-len(missing), unit='answer', disable=hidden)
+    with evaluation_mode(model), rows_apart(model) as one_mask, torch.inference_mode(), bar:
+        for numbers,padded in writer.batches(missing, batch_size):
+            kept.add(numbers, writer.write(numbers, padded, one_mask))
+            bar.update(len(numbers))
 
 # %% ../../nbs/summaries/30_answers.ipynb #9a6eaf03
 def write_answers(
-    model:PreTrainedModel,             # Causal language model
-    prompts:Sequence[Sequence[int]],   # Token ids of each prompt
-    max_tokens:int,                    # Most tokens of an answer
-    ends:Sequence[int]=(),             # Ids that end an answer
+    model:PreTrainedModel,           # Causal language model
+    prompts:Sequence[Sequence[int]], # Token ids of each prompt
+    max_tokens:int,                  # Most tokens of an answer
+    ends:Sequence[int]=(),           # Ids that end an answer
     *,
-    sampling:Sampling|None=None,       # How tokens are drawn; None takes the likeliest
-    seed:int=0,                        # Of the draws
+    sampling:Sampling|None=None,     # How tokens are drawn; None takes the likeliest
+    seed:int=0,                      # Of the draws
     stop:Callable[[list[int]],bool]|None=None, # Whether the tokens so far hold what ends an answer
-    about:dict|None=None,              # What `stop` is made of, ready for JSON, so that a folder can tell runs apart
-    batch_size:int|None=None,          # Prompts at a time; None: as many as fit, at most 64
-    folder:str|Path|None=None,         # Where finished batches are kept and found again
-    progress:bool=True,                # Show a progress bar
+    about:dict|None=None,            # What `stop` is made of, ready for JSON, so that a folder can distinguish runs
+    batch_size:int|None=None,        # Prompts at a time; None: as many as fit, at most 64
+    folder:str|Path|None=None,       # Where finished batches are kept and found again
+    progress:bool=True,              # Show a progress bar
 )->list[Answer]:
     "What a model writes after each prompt; the same tokens whatever the batch size"
     prompts = [[int(i) for i in o] for o in prompts]
-    _check(model, prompts, max_tokens, ends, batch_size)
-    device,vocabulary = model.get_input_embeddings().weight.device,model.get_input_embeddings().weight.shape[0]
-    keys,done,run = [_hash(o, None if sampling is None else i) for i,o in enumerate(prompts)],{},None
-    if folder is not None:
-        machine = torch.cuda.get_device_name(device) if device.type=='cuda' else f'{device.type} {torch.backends.cpu.get_cpu_capability()}'
-        run = _hash(fingerprint(model), max_tokens, sorted(ends), None if sampling is None else [sampling.settings(), seed], about, machine, torch.__version__)
-        done = {k: v for k,v in _find(Path(folder), run).items() if k in keys}
-    lengths,groups,closing = _prompt_lengths(model, prompts),{},torch.tensor(sorted(set(ends)), dtype=torch.int64, device=device)
-    for i,k in enumerate(keys):
-        if k not in done: groups.setdefault(lengths[i], []).append(i)
-    with evaluation_mode(model), rows_apart(model) as added, torch.inference_mode(), \
-            tqdm(total=len(keys), initial=sum(k in done for k in keys), unit='answer', disable=not progress or 'IN_TEST' in os.environ) as bar:
-        each = _token_bytes(model, prompts[0][0], device) if groups and not batch_size else 0
-        for padded,numbers in sorted(groups.items()):
-            size = batch_size or spread_rows(len(numbers), each*(padded+max_tokens)+32*vocabulary, free_device_memory(device), 64)
-            for part in (numbers[a:a+size] for a in range(0, len(numbers), size)):
-                asked = [prompts[i] for i in part]
-                chooser = _Chooser(sampling, seed, part, asked, max_tokens, vocabulary, closing, device)
-                found = {keys[i]: o for i,o in zip(part, _write(model, asked, padded, max_tokens, chooser, closing, stop, added, device))}
-                if folder is not None: _keep(Path(folder), run, found)
-                done |= found
-                bar.update(len(part))
-    return [done[k] for k in keys]
+    _check_settings(model, max_tokens, batch_size)
+    _check_tokens(model, prompts, max_tokens, ends)
+    keys = [_hash(o, None if sampling is None else i) for i,o in enumerate(prompts)]
+    run = None if folder is None else _run(model, max_tokens, ends, sampling, seed, about)
+    kept = _Kept(folder, run, keys)
+    writer = _Writer(model, prompts, max_tokens, ends, sampling, seed, stop)
+    _write_missing(kept, writer, batch_size, progress)
+    return [kept.answers[k] for k in keys]

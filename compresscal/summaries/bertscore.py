@@ -10,15 +10,18 @@ __all__ = ['BERTScore']
 # %% ../../nbs/summaries/55_bertscore.ipynb #0c8b8759
 import math
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from ..core.files import embedded_folder
-from ..models.transformers_calls import transformers_bars
+from ..core.patching import patch
 
 # %% ../../nbs/summaries/55_bertscore.ipynb #275aab62
 def _package():
+    "bert-score, if it is installed"
     try: import bert_score
-    except ImportError as e: raise ImportError("BERTScore needs the package bert-score: pip install 'compresscal[summaries]'") from e
+    except ImportError as e:
+        raise ImportError("BERTScore needs the package bert-score: pip install 'compresscal[summaries]'") from e
     return bert_score
 
 def _count_layers(name):
@@ -30,6 +33,20 @@ def _count_layers(name):
     found = known.get(name, known.get(Path(name).name, layers))
     return found if layers is None else min(found, layers)
 
+# %% ../../nbs/summaries/55_bertscore.ipynb #c8e8ffe4
+def _mend(scorer):
+    "Make a scorer of the package fit for any tokenizer"
+    tokenizer,model = scorer._tokenizer,scorer._model.float()
+    limit = getattr(model.config, 'max_position_embeddings', None) or 512
+    after_padding = 'roberta','xlm-roberta','camembert' # their positions begin after that of padding
+    if model.config.model_type in after_padding: limit -= 2
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    if tokenizer.cls_token is None and tokenizer.bos_token is not None: tokenizer.cls_token = tokenizer.bos_token
+    if tokenizer.sep_token is None and tokenizer.eos_token is not None: tokenizer.sep_token = tokenizer.eos_token
+    if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
+    return scorer
+
+# %% ../../nbs/summaries/55_bertscore.ipynb #09942197
 class BERTScore:
     "Closeness of texts to references"
     def __init__(self,
@@ -39,59 +56,84 @@ class BERTScore:
         batch_size:int=32,              # Texts at a time
         device:str|None=None,           # Where to compute; None: the accelerator if there is one
     ):
-        for k,v in dict(batch_size=batch_size, layers=1 if layers is None else layers).items():
-            if isinstance(v, bool) or not isinstance(v, int) or v<1: raise ValueError(f"`{k}` must be a whole number, 1 or more, got {v!r}")
-        self.model,self.layers,self.batch_size,self.device,self._scorer = str(model),layers,batch_size,device,None
-
-    def _load(self):
-        if self._scorer is not None: return self._scorer
-        package,name = _package(),str(embedded_folder()) if self.model=='embedded' else self.model
-        import torch
-        device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        try:
-            with transformers_bars(False, False):
-                self.layers = self.layers or _count_layers(name)
-                found = package.BERTScorer(model_type=name, num_layers=self.layers, batch_size=self.batch_size, device=device, use_fast_tokenizer=True)
-        except (OSError,ValueError,AssertionError,KeyError) as e:
-            why = f"{self.model!r} with {self.layers} layers: {str(e).strip().splitlines()[0]}"
-            raise ValueError(f"`model` must be a folder or Hub id of a model that BERTScore can use, got {why}") from None
-        self._scorer = _mend(found)
-        return found
+        for k,v in dict(batch_size=batch_size, layers=layers).items():
+            if k=='layers' and v is None: continue
+            if isinstance(v, bool) or not isinstance(v, int) or v<1:
+                raise ValueError(f"`{k}` must be a whole number, 1 or more, got {v!r}")
+        self.model,self.layers,self.batch_size,self.device = str(model),layers,batch_size,device
+        self._scorer = None
 
     @property
-    def name(self)->str: "Short name, used in tables"; return 'bertscore'
-    def settings(self)->dict:
-        "All that decides the scores, ready for JSON; the layers are known when the model is loaded"
-        return dict(name='bertscore', model=Path(self.model).name if Path(self.model).is_dir() else self.model, layers=self.layers)
+    def name(self)->str:
+        "Short name, used in tables"
+        return 'bertscore'
     def __repr__(self): return f"BERTScore({self.settings()['model']!r}, layers={self.layers})"
 
-# %% ../../nbs/summaries/55_bertscore.ipynb #69f2a2de
-def _mend(scorer):
-    "Make a scorer of the package fit for any tokenizer"
-    tokenizer,model = scorer._tokenizer,scorer._model.float()
-    limit = getattr(model.config, 'max_position_embeddings', None) or 512
-    if model.config.model_type in ('roberta','xlm-roberta','camembert'): limit -= 2 # their positions begin after that of padding
-    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-    if tokenizer.cls_token is None and tokenizer.bos_token is not None: tokenizer.cls_token = tokenizer.bos_token
-    if tokenizer.sep_token is None and tokenizer.eos_token is not None: tokenizer.sep_token = tokenizer.eos_token
-    if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
-    return scorer
+# %% ../../nbs/summaries/55_bertscore.ipynb #46e90d68
+@patch
+def settings(self:BERTScore)->dict:
+    "All that decides the scores, ready for JSON; the layers are known when the model is loaded"
+    model = Path(self.model).name if Path(self.model).is_dir() else self.model
+    return dict(name='bertscore', model=model, layers=self.layers)
 
-def _bert_scores(self,
-    predictions:Sequence[str],          # Texts
-    references:Sequence[str|None],      # What each is compared with
-)->np.ndarray:                          # Precision, recall and F of each, nan where a text or reference is empty or absent, `[texts, 3]`
-    "Score texts against references"
-    predictions,references = list(predictions),list(references)
-    if len(predictions)!=len(references): raise ValueError(f"`predictions` and `references` must be as many, got {len(predictions)} and {len(references)}")
+# %% ../../nbs/summaries/55_bertscore.ipynb #69f2a2de
+@contextmanager
+def _quiet():
+    "transformers without warnings and progress bars, and afterwards as it was"
+    from transformers import logging
+    shown,level = logging.is_progress_bar_enabled(),logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try: yield
+    finally:
+        if shown: logging.enable_progress_bar()
+        logging.set_verbosity(level)
+
+# %% ../../nbs/summaries/55_bertscore.ipynb #60c2a36d
+@patch
+def _load(self:BERTScore):
+    "The package's scorer, loaded once"
+    if self._scorer is not None: return self._scorer
+    package = _package()
+    import torch
+    name = str(embedded_folder()) if self.model=='embedded' else self.model
+    device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        with _quiet():
+            self.layers = self.layers or _count_layers(name)
+            how = dict(num_layers=self.layers, batch_size=self.batch_size, device=device, use_fast_tokenizer=True)
+            found = package.BERTScorer(model_type=name, **how)
+    except (OSError,ValueError,AssertionError,KeyError) as e:
+        why = f"{self.model!r} with {self.layers} layers: {str(e).strip().splitlines()[0]}"
+        raise ValueError(f"`model` must be a folder or Hub id of a model that BERTScore can use, got {why}") from None
+    self._scorer = _mend(found)
+    return found
+
+# %% ../../nbs/summaries/55_bertscore.ipynb #56617290
+def _check_texts(predictions, references):
+    "Raise for what cannot be compared one by one"
+    if len(predictions)!=len(references):
+        got = f'{len(predictions)} and {len(references)}'
+        raise ValueError(f"`predictions` and `references` must be as many, got {got}")
     for k,values in dict(predictions=predictions, references=references).items():
         for o in values:
-            if not isinstance(o, str) and (k=='predictions' or o is not None): raise TypeError(f"`{k}` must hold texts, got {type(o).__name__}")
-    out = np.full((len(predictions),3), math.nan)
-    pairs = [i for i,(a,b) in enumerate(zip(predictions, references)) if b is not None and a.strip() and b.strip()]
-    if pairs:
-        found = self._load().score([predictions[i] for i in pairs], [references[i] for i in pairs])
-        out[pairs] = np.stack([o.double().cpu().numpy() for o in found], 1)
-    return out
+            if isinstance(o, str) or o is None and k=='references': continue
+            raise TypeError(f"`{k}` must hold texts, got {type(o).__name__}")
 
-BERTScore.score = _bert_scores
+# %% ../../nbs/summaries/55_bertscore.ipynb #82d944c5
+@patch
+def score(
+    self:BERTScore,
+    predictions:Sequence[str],     # Texts
+    references:Sequence[str|None], # What each is compared with
+)->np.ndarray: # Precision, recall and F of each, nan where a text or reference is empty or absent, `[texts, 3]`
+    "Score texts against references"
+    predictions,references = list(predictions),list(references)
+    _check_texts(predictions, references)
+    scores = np.full((len(predictions),3), math.nan)
+    both = zip(predictions, references)
+    pairs = [i for i,(a,b) in enumerate(both) if b is not None and a.strip() and b.strip()]
+    if not pairs: return scores
+    found = self._load().score([predictions[i] for i in pairs], [references[i] for i in pairs])
+    scores[pairs] = np.stack([o.double().cpu().numpy() for o in found], 1)
+    return scores

@@ -132,7 +132,7 @@ def _is_name(text, word, start, inner, small):
 # %% ../../nbs/summaries/70_mentions.ipynb #ba054f0b
 def mentions(
     text:str,                      # In English
-    splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
+    splitter:str|Callable='rules', # Finds sentences, as `split_sentences` does
 )->list[Mention]:                  # In order
     "Names, numbers and identifiers of a text"
     pieces = list(_piece.finditer(check_text(text, 'text')))
@@ -193,8 +193,8 @@ def _number(self:MentionIndex):
 def unsupported(
     source:str,                    # The document, as the one who wrote the summary saw it
     summary:str,                   # What was written of it
-    splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
+    splitter:str|Callable='rules', # Finds sentences, as `split_sentences` does
 )->list[Mention]:                  # In the order of the summary, repeated ones again
-    "Names, numbers and identifiers of a summary that do not stand in its source"
+    "Names, numbers and identifiers of a summary that are not in its source"
     held = MentionIndex(check_text(source, 'source'))
     return [o for o in mentions(check_text(summary, 'summary'), splitter) if not held.holds(o)]

@@ -1,4 +1,4 @@
-"""How much of a summary stands in its source, and where
+"""How much of a summary is in its source, and where
 
 Docs: https://compresscal.github.io/compresscal/summaries/overlap.html.md"""
 
@@ -24,14 +24,14 @@ from ..core.tables import escape_markdown, markdown_table, plain_text
 
 # %% ../../nbs/summaries/80_overlap.ipynb #aeb9016d
 def _places(tokens, wanted):
-    "For each wanted word a number with a bit where it stands"
+    "For each wanted word a number with a bit where it is"
     found = {}
     for i,o in enumerate(tokens):
         if o in wanted: found[o] = found.get(o, 0)|1<<i
     return found
 
 def _run(tokens, start, places, most=math.inf):
-    "The longest run from `start` that stands in the source: its length, and a bit for each place of its last word"
+    "The longest run from `start` that is in the source: its length, and a bit for each place of its last word"
     here,n = places.get(tokens[start], 0),0
     while here:
         ends,n = here,n+1
@@ -42,9 +42,9 @@ def _run(tokens, start, places, most=math.inf):
 # %% ../../nbs/summaries/80_overlap.ipynb #01866b96
 @dataclass(frozen=True)
 class Fragment:
-    "A run of words that stands in both texts"
+    "A run of words that is in both texts"
     start:int  # Its first word in the summary, counted from 0
-    source:int # Its first word in the source, where it first stands there
+    source:int # Its first word in the source, where it is for the first time
     length:int # In words
 
 OVERLAP_RULES = ('paper', 'newsroom')
@@ -87,7 +87,7 @@ def _check_rule(rule):
 def fragments(
     source:str|Sequence[str],  # A text, or its words
     summary:str|Sequence[str], # The same
-    rule:str='paper',          # One of `RULES`
+    rule:str='paper',          # `'paper'` or `'newsroom'`, as `OVERLAP_RULES` lists them
 )->list[Fragment]:             # In the order of the summary; they do not overlap there
     "The runs of words that a summary took from its source"
     _check_rule(rule)
@@ -96,7 +96,7 @@ def fragments(
 
 # %% ../../nbs/summaries/80_overlap.ipynb #088e261e
 def _longest(tokens, places):
-    "Words of the longest run that stands in the source"
+    "Words of the longest run that is in the source"
     best = length = here = 0
     for i,o in enumerate(tokens):
         at = places.get(o, 0)
@@ -133,7 +133,7 @@ OVERLAP_COLUMNS = (
 
 # %% ../../nbs/summaries/80_overlap.ipynb #bb0421a1
 def _copied_sentences(summary, places, splitter):
-    "Share of the sentences that stand in the source word by word"
+    "Share of the sentences that are in the source word by word"
     sentences = [words(summary[a:b]) for a,b in sentence_spans(summary, splitter)]
     lengths = [(len(o), _run(o, 0, places)[0]) for o in sentences if o]
     return sum(n==run for n,run in lengths)/len(lengths) if lengths else math.nan
@@ -165,8 +165,8 @@ class _Counter:
 # %% ../../nbs/summaries/80_overlap.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
 class Overlap:
-    "How much of each summary stands in its source"
-    table:pd.DataFrame     # A row for each summary, columns as in `COLUMNS`
+    "How much of each summary is in its source"
+    table:pd.DataFrame     # A row for each summary, columns as `OVERLAP_COLUMNS` lists them
     settings:Mapping       # All that decides the numbers
     notes:tuple[str,...]=() # Sentences that belong beside them
 
@@ -212,12 +212,12 @@ def overlap(
     sources:Sequence[str],         # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str],       # A summary of each
     *, stem:bool=False,            # ROUGE compares stems of English words
-    splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
+    splitter:str|Callable='rules', # Finds sentences, as `split_sentences` does
     tokenizer:str|Callable='rouge',# Cuts words for ROUGE, as in `rouge`; `'unicode'` for other scripts
-    rule:str='paper',              # How fragments are found, one of `RULES`
+    rule:str='paper',              # How fragments are found, `'paper'` or `'newsroom'`
     progress:bool=True,            # Show a progress bar
 )->Overlap:
-    "How much of each summary stands in its source, counted in many ways"
+    "How much of each summary is in its source, counted in many ways"
     sources,summaries = check_pairs(sources, summaries)
     _check_rule(rule)
     counter = _Counter(stem, splitter, tokenizer, rule)
@@ -234,8 +234,8 @@ def explain_overlap(
     summary:str,                   # What was written
     source:str,                    # Of what
     *, shortest:int=3,             # Words of the shortest fragment that is marked
-    splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
-    rule:str='paper',              # How fragments are found, one of `RULES`
+    splitter:str|Callable='rules', # Finds sentences, as `split_sentences` does
+    rule:str='paper',              # How fragments are found, `'paper'` or `'newsroom'`
     context:int|None=None,         # Words of the source shown around each fragment; None shows all
 )->MarkedTexts:                    # The summary and its source; coloured in a notebook, plain text elsewhere
     "A summary and its source with what the one took from the other"

@@ -1,4 +1,4 @@
-"""What a model is told when it is to sum up a document, and how a long document is made to fit
+"""What a model is asked when it is to sum up a document, and how a long document is made to fit
 
 Docs: https://compresscal.github.io/compresscal/summaries/prompts.html.md"""
 
@@ -12,93 +12,141 @@ import datetime, re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from itertools import dropwhile
 from transformers import PreTrainedTokenizerBase
+from ..core.patching import patch
+from ..core.spelling import no_such
 from ..models.chat import render_chat
 from ..text.installed_text import summary_prompt
-from ..core.spelling import no_such
 
 # %% ../../nbs/summaries/20_prompts.ipynb #c05f482d
 SLOT = '{document}' # Where the document goes
 
 def _check_template(template):
     "Raise where a template has another field than the one there is, or not that one"
-    odd = next((o for o in re.findall(r'\{[^\W\d]\w*\}', template) if o!=SLOT), None)
+    fields = re.findall(r'\{[^\W\d]\w*\}', template)
+    odd = next((o for o in fields if o!=SLOT), None)
     if odd:
-        meant = '.' if not get_close_matches(odd.lower(), [SLOT], 1, .7) else f'; did you mean {SLOT}?'
-        raise ValueError(f"`template` may hold the field {SLOT} and no other, got {odd}{meant} Braces around more than a word stand for themselves.")
-    if template.count(SLOT)!=1: raise ValueError(f"`template` must hold {SLOT} once, got it {template.count(SLOT)} times in {template!r}")
+        close = get_close_matches(odd.lower(), [SLOT], 1, .7)
+        meant = f'; did you mean {SLOT}?' if close else '.'
+        rest = 'Braces around more than a word stand for themselves.'
+        raise ValueError(f"`template` may hold the field {SLOT} and no other, got {odd}{meant} {rest}")
+    n = template.count(SLOT)
+    if n!=1: raise ValueError(f"`template` must hold {SLOT} once, got it {n} times in {template!r}")
 
+# %% ../../nbs/summaries/20_prompts.ipynb #53de8fe0
 @dataclass(frozen=True)
 class Prompt:
     "An instruction with a place for a document"
     name: str                # Short name, used in tables
     template: str            # The instruction, with `{document}` once
-    system: str|None = None  # What a chat model is told before the conversation
+    system: str|None = None  # What a chat model reads before the conversation
     stop: tuple[str,...] = ()# Texts at which an answer ends, where no chat template is used
 
     def __post_init__(self):
         for k in ('name','template'):
-            if not isinstance(v := getattr(self, k), str) or not v: raise ValueError(f"`{k}` must be a text that is not empty, got {v!r}")
+            value = getattr(self, k)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"`{k}` must be a text that is not empty, got {value!r}")
         _check_template(self.template)
-        if self.system is not None and not isinstance(self.system, str): raise ValueError(f"`system` must be a text or None, got {self.system!r}")
+        if self.system is not None and not isinstance(self.system, str):
+            raise ValueError(f"`system` must be a text or None, got {self.system!r}")
         if isinstance(self.stop, str) or not all(isinstance(o, str) and o for o in self.stop):
             raise ValueError(f"`stop` must be a row of texts, none empty, got {self.stop!r}")
         object.__setattr__(self, 'stop', tuple(self.stop))
 
-    def fill(self, document:str)->str: "The template with a document in its place"; return self.template.replace(SLOT, document)
-    def settings(self)->dict: "All fields, ready for JSON"; return asdict(self)|dict(stop=list(self.stop))
+# %% ../../nbs/summaries/20_prompts.ipynb #3fd2d19f
+@patch
+def fill(self:Prompt, document:str)->str:
+    "The template with a document in its place"
+    return self.template.replace(SLOT, document)
+
+@patch
+def settings(self:Prompt)->dict:
+    "All fields, ready for JSON"
+    return asdict(self)|dict(stop=list(self.stop))
 
 # %% ../../nbs/summaries/20_prompts.ipynb #3729f487
 SYSTEM = 'You sum up texts truthfully: a summary says what the text says and adds nothing.'
 
-PROMPTS = {o.name: o for o in (
-    Prompt('after', 'Text:\n{document}\n\nSum up the text above in a few sentences.\n\nSummary:\n', SYSTEM, ('\n\n','\nText:')),
-    Prompt('before', 'Write a short summary of the following text. Leave out what the text does not say.\n\n{document}\n\nThe summary of the text:\n',
-           SYSTEM, ('\n\n',)),
-    Prompt('question', 'Read this text:\n\n{document}\n\nQuestion: What are the main points of the text, in a few sentences?\nAnswer: ',
-           SYSTEM, ('\n\n','\nQuestion:')),
-    Prompt('document', summary_prompt(SLOT), None, ('\n\n',)))}
+_after = 'Text:\n{document}\n\nSum up the text above in a few sentences.\n\nSummary:\n'
+_before = ('Write a short summary of the following text. Leave out what the text does not say.\n\n'
+           '{document}\n\nThe summary of the text:\n')
+_question = ('Read this text:\n\n{document}\n\n'
+             'Question: What are the main points of the text, in a few sentences?\nAnswer: ')
 
+PROMPTS = dict(
+    after=Prompt('after', _after, SYSTEM, ('\n\n','\nText:')),
+    before=Prompt('before', _before, SYSTEM, ('\n\n',)),
+    question=Prompt('question', _question, SYSTEM, ('\n\n','\nQuestion:')),
+    document=Prompt('document', summary_prompt(SLOT), None, ('\n\n',)))
+
+# %% ../../nbs/summaries/20_prompts.ipynb #91d035aa
 def as_prompt(
     prompt:str|Prompt, # A name of `PROMPTS`, a template with `{document}`, or a prompt
 )->Prompt:
     "The prompt that is meant"
     if isinstance(prompt, Prompt): return prompt
-    if not isinstance(prompt, str): raise TypeError(f"`prompt` must be a name, a template or a Prompt, got {type(prompt).__name__}")
+    if not isinstance(prompt, str):
+        raise TypeError(f"`prompt` must be a name, a template or a Prompt, got {type(prompt).__name__}")
     if '{' in prompt or ' ' in prompt.strip(): return Prompt('own', prompt)
     if prompt not in PROMPTS: raise no_such('prompt', prompt, PROMPTS)
     return PROMPTS[prompt]
 
 # %% ../../nbs/summaries/20_prompts.ipynb #f8415297
-_mark,_day = 'thedocumentgoeshere',datetime.datetime(2024, 7, 26)
-_dates = ''.join(f"|replace('{o}', '{_day.strftime(o)}')" for o in ('%Y','%y','%m','%B','%b','%-d','%d','%A','%a','%H','%M','%S'))
-_always = '{% macro strftime_now(format) %}{{format'+_dates+'}}{% endmacro %}' # hides the function of this name that knows what day it is
+_day = datetime.datetime(2024, 7, 26)
+_codes = '%Y','%y','%m','%B','%b','%-d','%d','%A','%a','%H','%M','%S'
+_replaced = ''.join(f"|replace('{o}', '{_day.strftime(o)}')" for o in _codes)
+_same_day = '{% macro strftime_now(format) %}{{format'+_replaced+'}}{% endmacro %}'
 
 def _render(tokenizer, messages, variables):
-    template,variables = tokenizer.get_chat_template(),dict(date_string=_day.strftime('%d %b %Y'))|variables
-    if 'strftime_now' in template: template = _always+template
+    "A conversation as one text, the same on any day"
+    template = tokenizer.get_chat_template()
+    variables = dict(date_string=_day.strftime('%d %b %Y'))|variables
+    if 'strftime_now' in template: template = _same_day+template
     return render_chat(tokenizer, messages, template=template, add_generation_prompt=True, **variables)
 
+# %% ../../nbs/summaries/20_prompts.ipynb #c3e8cadb
+_mark = 'thedocumentgoeshere'
+
+def _lead(prompt): return '' if prompt.system is None else f'{prompt.system}\n\n'
+
+def _conversation(prompt, tokenizer, variables):
+    "The conversation with the mark in it; the system line in the user's turn where a template has no place for it"
+    user = prompt.fill(_mark)
+    if prompt.system is not None:
+        messages = [dict(role='system', content=prompt.system), dict(role='user', content=user)]
+        try: text = _render(tokenizer, messages, variables)
+        except (ValueError,TypeError): text = '' # no such role
+        if text.count(_mark)==1 and prompt.system in text: return text
+    return _render(tokenizer, [dict(role='user', content=_lead(prompt)+user)], variables)
+
+def _check_chat(chat, has_template):
+    "Raise for what cannot say whether to use a chat template"
+    if chat is not None and not isinstance(chat, (bool,Mapping)):
+        raise TypeError(f"`chat` must be True, False, None or variables of the template by name, got {chat!r}")
+    if chat is None or chat is False or has_template: return
+    raise ValueError(f"`chat` must be False or None for a tokenizer without a chat template, got {chat!r}")
+
+# %% ../../nbs/summaries/20_prompts.ipynb #595aedef
 def around(
-    prompt:str|Prompt,                 # What the model is told
+    prompt:str|Prompt,                 # What the model is asked
     tokenizer:PreTrainedTokenizerBase, # Of the model
     chat:bool|Mapping|None=None,       # Use the chat template? None: if there is one; or its variables by name
 )->tuple[str,str,bool]:                # Text before and after the document, and whether a chat template was used
-    "What stands before and after the document"
-    prompt,has = as_prompt(prompt),bool(tokenizer.chat_template)
-    if chat is not None and not isinstance(chat, (bool,Mapping)):
-        raise TypeError(f"`chat` must be True, False, None or variables of the template by name, got {chat!r}")
-    if chat not in (None,False) and not has: raise ValueError(f"`chat` must be False or None for a tokenizer without a chat template, got {chat!r}")
-    lead = '' if prompt.system is None else f'{prompt.system}\n\n'
-    if not (has and chat is not False): return *(lead+prompt.template).split(SLOT),False
-    user,text = prompt.fill(_mark),''
-    variables = chat if isinstance(chat, Mapping) else {}
-    if prompt.system is not None:
-        try: text = _render(tokenizer, [dict(role='system', content=prompt.system), dict(role='user', content=user)], variables)
-        except (ValueError,TypeError): pass # no such role
-    if text.count(_mark)!=1 or prompt.system not in text: text = _render(tokenizer, [dict(role='user', content=lead+user)], variables)
-    if text.count(_mark)!=1: raise ValueError(f"`tokenizer` must have a chat template that shows what the user says once, got it {text.count(_mark)} times")
-    return *text.split(_mark),True
+    "What is before and after the document"
+    prompt,has_template = as_prompt(prompt),bool(tokenizer.chat_template)
+    _check_chat(chat, has_template)
+    if chat is False or not has_template:
+        before,after = (_lead(prompt)+prompt.template).split(SLOT)
+        return before,after,False
+    text = _conversation(prompt, tokenizer, chat if isinstance(chat, Mapping) else {})
+    n = text.count(_mark)
+    if n!=1:
+        rule = '`tokenizer` must have a chat template that shows what the user says once'
+        raise ValueError(f"{rule}, got it {n} times")
+    before,after = text.split(_mark)
+    return before,after,True
 
 # %% ../../nbs/summaries/20_prompts.ipynb #6c085dab
 @dataclass(frozen=True)
@@ -110,37 +158,83 @@ class Fitted:
     chat: bool = False   # Whether a chat template was used
 
     def __len__(self): return len(self.ids)
-    def __repr__(self): return f"Fitted: {len(self.ids):,} tokens, {'the first ' if self.truncated else ''}{len(self.document):,} characters of the document"
+    def __repr__(self):
+        part = 'the first ' if self.truncated else ''
+        return f"Fitted: {len(self):,} tokens, {part}{len(self.document):,} characters of the document"
 
+# %% ../../nbs/summaries/20_prompts.ipynb #28d3e6cf
 def prompt_opening_ids(
     tokenizer:PreTrainedTokenizerBase, # Any tokenizer
 )->list[int]:                          # Most often the beginning token, or nothing
     "The ids that a tokenizer puts before any text"
-    plain,ids = tokenizer('a', add_special_tokens=False)['input_ids'],tokenizer('a')['input_ids']
-    return next((ids[:i] for i in range(len(ids)) if plain and ids[i:i+len(plain)]==plain), [])
+    plain = tokenizer('a', add_special_tokens=False)['input_ids']
+    ids = tokenizer('a')['input_ids']
+    if not plain: return []
+    starts = [i for i in range(len(ids)) if ids[i:i+len(plain)]==plain]
+    return ids[:starts[0]] if starts else []
+
+# %% ../../nbs/summaries/20_prompts.ipynb #4310c3c2
+def _opened_once(ids, opening):
+    "The ids with their opening exactly once"
+    if not opening: return ids
+    while ids[:len(opening)]==opening: ids = ids[len(opening):]
+    return opening+ids
 
 def _encoder(before, after, tokenizer):
     "A function from a document to the ids of the whole prompt"
-    opening,special = prompt_opening_ids(tokenizer),[o for o in tokenizer.all_special_tokens if o]
-    def ids(text, **kwargs): return tokenizer(text, add_special_tokens=False, verbose=False, **kwargs)['input_ids']
+    opening = prompt_opening_ids(tokenizer)
+    marks = [o for o in tokenizer.all_special_tokens if o]
+    def ids(text, **kwargs):
+        return tokenizer(text, add_special_tokens=False, verbose=False, **kwargs)['input_ids']
     def encode(document):
-        if not any(o in document for o in special): out = ids(before+document+after)
-        else: out = ids(before)+ids(document, split_special_tokens=True)+ids(after)
-        if not opening: return out
-        while out[:len(opening)]==opening: out = out[len(opening):]
-        return opening+out
+        if any(o in document for o in marks):
+            found = ids(before)+ids(document, split_special_tokens=True)+ids(after)
+        else: found = ids(before+document+after)
+        return _opened_once(found, opening)
     return encode
 
 # %% ../../nbs/summaries/20_prompts.ipynb #e68a8c00
-_word = 40 # a cut goes back to white space if there is any among so many characters
+def _without_margins(document):
+    "A document without the blank lines before it and the white space after it"
+    return ''.join(dropwhile(str.isspace, document.splitlines(keepends=True))).rstrip()
+
+_reach = 40 # characters in which a cut looks for white space
 
 def _cut(document, end):
     "The beginning of a document, up to `end` or the white space before it"
-    if end<len(document) and not document[end].isspace(): end = max((i for i in range(max(0, end-_word), end) if document[i].isspace()), default=0) or end
+    if end<len(document) and not document[end].isspace():
+        spaces = [i for i in range(max(1, end-_reach), end) if document[i].isspace()]
+        if spaces: end = spaces[-1]
     return document[:end].rstrip()
 
+def _ends(tokenizer, text):
+    "Where each token of a text ends, in characters; where a tokenizer cannot say, spread evenly"
+    plainly = dict(add_special_tokens=False, split_special_tokens=True, verbose=False)
+    found = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **plainly)
+    if tokenizer.is_fast: return [end for _,end in found['offset_mapping']]
+    n = len(found['input_ids'])
+    return [(i+1)*len(text)//n for i in range(n)]
+
+# %% ../../nbs/summaries/20_prompts.ipynb #46fa836e
+def _shortened(document, encode, tokenizer, room):
+    "The beginning of a document that fits, and the ids of the whole prompt with it"
+    ids = encode(document)
+    if len(ids)<=room: return document,ids
+    least = len(encode(''))
+    if least+bool(document)>room:
+        needs = f'{least} tokens without the document, and a part of the document'
+        raise ValueError(f"`room` must hold the prompt, {needs}, got {room}")
+    ends = _ends(tokenizer, document)
+    held,too_many = document,0
+    while len(ids)>room and held:
+        too_many += len(ids)-room
+        held = _cut(document, ends[-too_many-1]) if too_many<len(ends) else ''
+        ids = encode(held)
+    return held,ids
+
+# %% ../../nbs/summaries/20_prompts.ipynb #d6b44024
 def fit(
-    prompt:str|Prompt,                 # What the model is told
+    prompt:str|Prompt,                 # What the model is asked
     tokenizer:PreTrainedTokenizerBase, # Of the model
     document:str,                      # The document; empty gives the prompt without one
     room:int,                          # Tokens the whole prompt may take
@@ -148,23 +242,7 @@ def fit(
 )->Fitted:
     "A prompt with as much of a document as fits"
     if not isinstance(document, str): raise TypeError(f"`document` must be a text, got {type(document).__name__}")
-    *sides,chatting = around(prompt, tokenizer, chat)
-    encode,lines = _encoder(*sides, tokenizer),document.splitlines(keepends=True)
-    full = ''.join(lines[next((i for i,o in enumerate(lines) if o.strip()), len(lines)):]).rstrip()
-    held,ids = full,encode(full)
-    if len(ids)>room:
-        if (least := len(encode('')))+bool(full)>room:
-            raise ValueError(f"`room` must hold the prompt, {least} tokens without the document, and a part of the document, got {room}")
-        ends,over = _ends(tokenizer, full),0
-        while len(ids)>room and held:
-            over += len(ids)-room
-            held = _cut(full, ends[-over-1]) if over<len(ends) else ''
-            ids = encode(held)
-    return Fitted(tuple(ids), held, held!=full, chatting)
-
-def _ends(tokenizer, text):
-    "Where each token of a text ends, in characters; where a tokenizer cannot say, spread evenly"
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, split_special_tokens=True, verbose=False)
-    if tokenizer.is_fast: return [o[1] for o in found['offset_mapping']]
-    n = len(found['input_ids'])
-    return [(i+1)*len(text)//n for i in range(n)]
+    before,after,used_chat = around(prompt, tokenizer, chat)
+    full = _without_margins(document)
+    held,ids = _shortened(full, _encoder(before, after, tokenizer), tokenizer, room)
+    return Fitted(tuple(ids), held, held!=full, used_chat)

@@ -14,105 +14,174 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from ..core.patching import patch
+from ..core.tables import escape_markdown, markdown_table
+from ..statistics.uncertainty import FEWEST, bootstrap_documents, check_level
 from .bertscore import BERTScore
 from .rouge import rouge
-from ..text.sentences import splitter_name
 from .summarize import FLAGS, Summaries, degenerate
-from ..core.tables import escape_markdown, markdown_table
-from ..statistics.intervals import FEWEST, bootstrap_documents, check_level
+from ..text.sentences import splitter_name
 
 # %% ../../nbs/summaries/60_quality.ipynb #5c0e1a02
+def _mean_and_count(values): return (values.mean() if len(values) else math.nan),len(values)
+
 def score_means(
     scores:pd.DataFrame,   # A column for each metric, nan where there is no score, `[documents, metrics]`
     degenerate:np.ndarray, # Which texts are no summaries, `[documents]`
     level:float=.95,       # Of the intervals
-)->pd.DataFrame:           # One row a metric: `mean_all` of `n_all` that have a score; `mean` of the `n` summaries among them, with `low` and `high`
+)->pd.DataFrame: # A row a metric: `mean_all` of `n_all`; `mean` of the `n` summaries among them, `low`, `high`
     "Means over all that have a score and over summaries alone, with an interval over documents"
-    rows,fine = [],~np.asarray(degenerate, dtype=bool)
-    for k in scores:
-        every,own = scores[k].dropna().to_numpy(dtype=float),scores[k][fine].dropna().to_numpy(dtype=float)
-        means = [o.mean() if len(o) else math.nan for o in (every,own)]
+    rows,is_summary = [],~np.asarray(degenerate, dtype=bool)
+    for metric in scores:
+        every = scores[metric].dropna().to_numpy(dtype=float)
+        own = scores[metric][is_summary].dropna().to_numpy(dtype=float)
         ends = bootstrap_documents(own, level=level) if len(own)>=FEWEST else (math.nan,math.nan)
-        rows.append((k, means[0], len(every), means[1], len(own), *ends))
+        rows.append((metric, *_mean_and_count(every), *_mean_and_count(own), *ends))
     return pd.DataFrame(rows, columns=['metric','mean_all','n_all','mean','n','low','high']).set_index('metric')
 
 # %% ../../nbs/summaries/60_quality.ipynb #ae86977e
 @dataclass(frozen=True, eq=False)
 class Quality:
     "How near summaries are to their references"
-    scores: pd.DataFrame     # One row a document: a column for each metric, nan where there is no score, `[documents, metrics]`
-    ids: tuple[str,...]      # Names of the documents
-    flags: tuple[str,...]    # Why a text is no summary; nothing where it may be one
-    without: int             # Documents without a reference
-    settings: dict           # All that decides the scores, ready for JSON
-    level: float = .95       # Of the intervals
+    scores: pd.DataFrame  # A column for each metric, nan where there is no score, `[documents, metrics]`
+    ids: tuple[str,...]   # Names of the documents
+    flags: tuple[str,...] # Why a text is no summary; nothing where it may be one
+    without: int          # Documents without a reference
+    settings: dict        # All that decides the scores, ready for JSON
+    level: float = .95    # Of the intervals
 
-    @property
-    def degenerate(self)->np.ndarray: "Which texts are no summaries, `[documents]`"; return np.array([bool(o) for o in self.flags], dtype=bool)
     def __len__(self): return len(self.ids)
-    def to_pandas(self)->pd.DataFrame:
-        "One row a document"
-        return pd.concat([pd.DataFrame(dict(id=self.ids, flag=self.flags)), self.scores.reset_index(drop=True)], axis=1)
 
-    def means(self)->pd.DataFrame: "One row a metric, as `score_means` gives it"; return score_means(self.scores, self.degenerate, self.level)
+# %% ../../nbs/summaries/60_quality.ipynb #9a2048dc
+@patch(as_prop=True)
+def degenerate(self:Quality)->np.ndarray:
+    "Which texts are no summaries, `[documents]`"
+    return np.array([bool(o) for o in self.flags], dtype=bool)
+
+@patch
+def to_pandas(self:Quality)->pd.DataFrame:
+    "One row a document"
+    names = pd.DataFrame(dict(id=self.ids, flag=self.flags))
+    return pd.concat([names, self.scores.reset_index(drop=True)], axis=1)
+
+@patch
+def means(self:Quality)->pd.DataFrame:
+    "One row a metric, as `score_means` gives it"
+    return score_means(self.scores, self.degenerate, self.level)
 
 # %% ../../nbs/summaries/60_quality.ipynb #5f42206d
-def _head(self):
-    bad = {k: self.flags.count(k) for k in FLAGS if k in self.flags}
-    parts = [f"{len(self):,} documents", f"{sum(bad.values()):,} answers are no summaries"]
-    if bad: parts[1] += f" ({', '.join(f'{n} {k}' for k,n in bad.items())})"
-    return ', '.join(parts+[f'{self.without:,} without a reference']*(self.without>0))
+def _head(quality):
+    "The counts as a sentence"
+    bad = {k: quality.flags.count(k) for k in FLAGS if k in quality.flags}
+    kinds = ', '.join(f'{n} {k}' for k,n in bad.items())
+    answers = f'{sum(bad.values()):,} answers are no summaries' + (f' ({kinds})' if bad else '')
+    parts = [f'{len(quality):,} documents', answers]
+    if quality.without: parts.append(f'{quality.without:,} without a reference')
+    return ', '.join(parts)
 
-def _rows(self):
+def _rows(quality):
+    "What is shown of the F of each metric, a head above it"
+    yield 'F of','summaries',f'{100*quality.level:g} % interval','n','all with a score','n'
     def show(v): return '' if math.isnan(v) else f'{v:.3f}'
-    for name,o in self.means().iterrows():
+    for name,o in quality.means().iterrows():
         if not name.endswith('_f'): continue
         interval = '' if math.isnan(o['high']) else f"{show(o['low'])} to {show(o['high'])}"
-        yield name.removesuffix('_f'),show(o['mean']),interval,f"{o['n']:.0f}",show(o['mean_all']),f"{o['n_all']:.0f}"
+        own,every = (show(o['mean']), interval, f"{o['n']:.0f}"),(show(o['mean_all']), f"{o['n_all']:.0f}")
+        yield name.removesuffix('_f'),*own,*every
 
-def _titles(self): return 'F of','summaries',f'{100*self.level:g} % interval','n','all with a score','n'
-
-def _repr(self):
-    rows = [_titles(self), *_rows(self)]
+# %% ../../nbs/summaries/60_quality.ipynb #8b3ff2a0
+@patch
+def __repr__(self:Quality):
+    rows = list(_rows(self))
     wide = [max(len(o[i]) for o in rows) for i in range(6)]
-    return '\n'.join([_head(self), *('  '.join(v.ljust(w) if i==0 else v.rjust(w) for i,(v,w) in enumerate(zip(o, wide))) for o in rows)])
+    lines = ['  '.join([o[0].ljust(wide[0]), *(v.rjust(w) for v,w in zip(o[1:], wide[1:]))]) for o in rows]
+    return '\n'.join([_head(self), *lines])
 
-def _markdown(self):
-    table = markdown_table([_titles(self), *_rows(self)])
-    return '\n\n'.join([escape_markdown(_head(self)), table, 'The interval is a bootstrap over documents, the model fixed; none for fewer than ten.'])
-
-Quality.__repr__,Quality._repr_markdown_ = _repr,_markdown
+@patch
+def _repr_markdown_(self:Quality):
+    note = 'The interval is a bootstrap over documents, the model fixed; none for fewer than ten.'
+    return '\n\n'.join([escape_markdown(_head(self)), markdown_table(list(_rows(self))), note])
 
 # %% ../../nbs/summaries/60_quality.ipynb #9185556a
-def _pairs(summaries, best):
-    "Texts, references, ids, flags and whence they come"
-    if isinstance(summaries, Summaries):
-        several = [list(o.meta.get('references', ())) if best else [] for o in summaries.documents]
-        references,ids = [a or o.reference for a,o in zip(several, summaries.documents)],[o.id for o in summaries.documents]
-        return list(summaries.texts),references,ids,summaries.flags,summaries.settings
-    if not isinstance(summaries, (tuple,list)) or len(summaries)!=2:
-        raise TypeError(f"`summaries` must be Summaries, or texts and references as a pair, got {type(summaries).__name__}")
-    if odd := [o for o in summaries if isinstance(o, (str, bytes)) or not hasattr(o, '__iter__')]:
-        raise TypeError(f"`summaries` must be a pair of lists, of texts and of references, got {type(odd[0]).__name__} in it")
-    texts,references = map(list, summaries)
-    if len(texts)!=len(references): raise ValueError(f"`summaries` must have as many texts as references, got {len(texts)} and {len(references)}")
+def _of_summaries(summaries, best):
+    "Texts, references, ids, flags and settings of what a model wrote"
+    references = []
+    for o in summaries.documents:
+        several = list(o.meta.get('references', ())) if best else []
+        references.append(several or o.reference)
+    ids = [o.id for o in summaries.documents]
+    return list(summaries.texts),references,ids,summaries.flags,summaries.settings
+
+# %% ../../nbs/summaries/60_quality.ipynb #7f3c2562
+def _check_pair(pair):
+    "Raise for what is no pair of lists"
+    if not isinstance(pair, (tuple,list)) or len(pair)!=2:
+        got = type(pair).__name__
+        raise TypeError(f"`summaries` must be Summaries, or texts and references as a pair, got {got}")
+    for o in pair:
+        if not isinstance(o, (str, bytes)) and hasattr(o, '__iter__'): continue
+        rule = '`summaries` must be a pair of lists, of texts and of references'
+        raise TypeError(f"{rule}, got {type(o).__name__} in it")
+
+def _check_texts(texts, references):
+    "Raise for texts or references that are none"
+    if len(texts)!=len(references):
+        rule = '`summaries` must have as many texts as references'
+        raise ValueError(f"{rule}, got {len(texts)} and {len(references)}")
     for o in texts:
         if not isinstance(o, str): raise TypeError(f"`summaries` must hold texts, got {type(o).__name__}")
     for o in references:
-        several = [] if o is None else o if isinstance(o, (list,tuple)) else [o]
-        if odd := [v for v in several if not isinstance(v, str)]: raise TypeError(f"`summaries` must have texts, lists of texts or None as references, got {type(odd[0]).__name__}")
-    references = [o if o is None or isinstance(o, str) else list(o) if best else next(iter(o), None) for o in references]
+        for one in [] if o is None else o if isinstance(o, (list,tuple)) else [o]:
+            if isinstance(one, str): continue
+            rule = '`summaries` must have texts, lists of texts or None as references'
+            raise TypeError(f"{rule}, got {type(one).__name__}")
+
+# %% ../../nbs/summaries/60_quality.ipynb #7295a23a
+def _of_pair(pair, best):
+    "Texts, references, ids, flags and settings of texts with their references"
+    _check_pair(pair)
+    texts,given = map(list, pair)
+    _check_texts(texts, given)
+    references = []
+    for o in given:
+        if o is None or isinstance(o, str): references.append(o)
+        else: references.append(list(o) if best else next(iter(o), None))
     return texts,references,[str(i) for i in range(len(texts))],tuple(map(degenerate, texts)),None
 
-def _absent(o): return o is None or not (o.strip() if isinstance(o, str) else any(v.strip() for v in o))
+def _filled(reference):
+    "A reference, or those of several that are not empty; None where there is none"
+    if reference is None or isinstance(reference, str): return reference if reference and reference.strip() else None
+    return [o for o in reference if o.strip()] or None
 
+# %% ../../nbs/summaries/60_quality.ipynb #ca54146e
 def _best_bertscore(scorer, texts, references):
     "Precision, recall and F of the reference with the highest F"
-    flat = [(i,t,r) for i,(t,several) in enumerate(zip(texts, references)) for r in ([several] if isinstance(several, str) else several)]
-    found,out = scorer.score([o[1] for o in flat], [o[2] for o in flat]),np.full((len(texts),3), math.nan)
-    for (i,*_),row in zip(flat, found):
-        if not row[2]<=out[i,2] and not math.isnan(row[2]): out[i] = row
-    return out
+    several = [[o] if isinstance(o, str) else o for o in references]
+    pairs = [(i, text, o) for i,(text,some) in enumerate(zip(texts, several)) for o in some]
+    found = scorer.score([text for _,text,_ in pairs], [reference for _,_,reference in pairs])
+    best = np.full((len(texts),3), math.nan)
+    for (i,_,_),row in zip(pairs, found):
+        if math.isnan(row[2]): continue
+        if math.isnan(best[i,2]) or row[2]>best[i,2]: best[i] = row
+    return pd.DataFrame(best, columns=['bertscore_precision','bertscore_recall','bertscore_f'])
+
+def _scored(texts, references, kinds, scorer, how, progress):
+    "A row of all metrics for each text; nan where the text is empty or has no reference"
+    there = [i for i,(text,o) in enumerate(zip(texts, references)) if text.strip() and o]
+    some,theirs = [texts[i] for i in there],[references[i] for i in there]
+    parts = []
+    if kinds: parts.append(rouge(some, theirs, kinds, progress=progress, **how))
+    if scorer is not None: parts.append(_best_bertscore(scorer, some, theirs))
+    return pd.concat(parts, axis=1).set_axis(there, axis=0).reindex(range(len(texts)))
+
+# %% ../../nbs/summaries/60_quality.ipynb #9299287e
+def _settings(summaries, kinds, references, how, scorer):
+    "All that decides the scores, ready for JSON; a scorer knows its layers when it has scored"
+    tokenizer = how['tokenizer']
+    if not isinstance(tokenizer, str): tokenizer = getattr(tokenizer, '__name__', repr(tokenizer))
+    named = dict(stem=how['stem'], splitter=splitter_name(how['splitter']), tokenizer=tokenizer)
+    bertscore = None if scorer is None else scorer.settings()
+    return dict(summaries=summaries, kinds=list(kinds), references=references) | named | dict(bertscore=bertscore)
 
 # %% ../../nbs/summaries/60_quality.ipynb #80410f94
 def quality(
@@ -120,26 +189,22 @@ def quality(
     kinds:Sequence[str]=('rouge1','rouge2','rougeL','rougeLsum'), # Kinds of ROUGE; empty for none
     bertscore:str|Path|BERTScore|None=None, # Model of BERTScore: a folder, a Hub id or `embedded`; None leaves it out
     *,
-    references:str='first',                 # Of several references of a document: `first`, or the `best` for each metric
-    stem:bool=False,                        # Compare stems of English words
-    splitter='rules',                       # Tells sentences apart for `rougeLsum`
-    tokenizer='rouge',                      # Cuts words for ROUGE: as published, `'unicode'` for any script, or a function
-    level:float=.95,                        # Of the intervals
-    progress:bool=True,                     # Show a progress bar
+    references:str='first', # Of several references of a document: `first`, or the `best` for each metric
+    stem:bool=False,        # Compare stems of English words
+    splitter='rules',       # Finds sentences for `rougeLsum`
+    tokenizer='rouge',      # Cuts words for ROUGE: as published, `'unicode'` for any script, or a function
+    level:float=.95,        # Of the intervals
+    progress:bool=True,     # Show a progress bar
 )->Quality:
     "How near summaries are to their references"
     check_level(level)
     if references not in ('first','best'): raise ValueError(f"`references` must be first or best, got {references!r}")
-    texts,refs,ids,flags,source = _pairs(summaries, references=='best')
+    parts = _of_summaries if isinstance(summaries, Summaries) else _of_pair
+    texts,given,ids,flags,source = parts(summaries, references=='best')
     if not kinds and bertscore is None: raise ValueError("`kinds` or `bertscore` must name a metric, got neither")
-    there = [i for i,(t,r) in enumerate(zip(texts, refs)) if t.strip() and not _absent(r)]
-    some,theirs = [texts[i] for i in there],[refs[i] if isinstance(refs[i], str) else [o for o in refs[i] if o.strip()] for i in there]
-    parts = [rouge(some, theirs, kinds, stem=stem, splitter=splitter, tokenizer=tokenizer, progress=progress)] if kinds else []
-    settings = dict(summaries=source, kinds=list(kinds), references=references, stem=stem, splitter=splitter_name(splitter),
-                    tokenizer=tokenizer if isinstance(tokenizer, str) else getattr(tokenizer, '__name__', repr(tokenizer)), bertscore=None)
-    if bertscore is not None:
-        scorer = bertscore if isinstance(bertscore, BERTScore) else BERTScore(bertscore)
-        parts.append(pd.DataFrame(_best_bertscore(scorer, some, theirs), columns=['bertscore_precision','bertscore_recall','bertscore_f']))
-        settings['bertscore'] = scorer.settings()
-    scores = pd.concat(parts, axis=1).set_axis(there, axis=0).reindex(range(len(texts)))
-    return Quality(scores, tuple(ids), tuple(flags), sum(map(_absent, refs)), settings, level)
+    filled = [_filled(o) for o in given]
+    how = dict(stem=stem, splitter=splitter, tokenizer=tokenizer)
+    scorer = bertscore if bertscore is None or isinstance(bertscore, BERTScore) else BERTScore(bertscore)
+    scores = _scored(texts, filled, kinds, scorer, how, progress)
+    settings = _settings(source, kinds, references, how, scorer)
+    return Quality(scores, tuple(ids), tuple(flags), filled.count(None), settings, level)

@@ -44,7 +44,7 @@ def _tokenizer(tokenizer, stem):
 def _counts(tokens, n): return Counter(tokens if n==1 else zip(*(tokens[i:] for i in range(n))))
 
 def _shared_runs(prediction, reference, n):
-    "How many runs of `n` words of the one stand in the other"
+    "How many runs of `n` words of the one are in the other"
     if len(prediction)>len(reference): prediction,reference = reference,prediction
     few = _counts(prediction, n)
     many = Counter(o for o in (reference if n==1 else zip(*(reference[i:] for i in range(n)))) if o in few)
@@ -52,7 +52,7 @@ def _shared_runs(prediction, reference, n):
 
 # %% ../../nbs/summaries/50_rouge.ipynb #a37bc46f
 def _places(tokens):
-    "For each word a number with a bit where it stands"
+    "For each word a number with a bit where it is"
     found = {}
     for i,o in enumerate(tokens): found[o] = found.get(o, 0)|1<<i
     return found
@@ -122,7 +122,7 @@ class RougeCounter:
         self,
         kinds:Sequence[str],     # Of `rouge1` to `rouge9`, `rougeL`, `rougeLsum`
         stem:bool,               # Compare stems of English words
-        splitter:str|Callable,   # Tells sentences apart
+        splitter:str|Callable,   # Finds sentences
         tokenizer:str|Callable,  # Cuts words
     ):
         odd = isinstance(kinds, str) or any(not re.fullmatch(r'rouge([1-9]|L|Lsum)', str(o)) for o in kinds)
@@ -189,7 +189,7 @@ def rouge(
     references:Sequence[str|Sequence[str]], # A text for each, or several: the highest F counts
     kinds:Sequence[str]=ROUGE_KINDS, # Of `rouge1` to `rouge9`, `rougeL`, `rougeLsum`
     *, stem:bool=False, # Compare stems of English words
-    splitter:str|Callable='rules', # Tells sentences apart for `rougeLsum`; `'lines'` as published
+    splitter:str|Callable='rules', # Finds sentences for `rougeLsum`; `'lines'` as published
     tokenizer:str|Callable='rouge', # Cuts words: as published, `'unicode'` for any script, or a function
     progress:bool=True, # Show a progress bar
 )->pd.DataFrame: # A row for each pair; `rouge1_precision`, `rouge1_recall`, `rouge1_f`, ...; nan without words

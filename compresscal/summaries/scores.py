@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 import numpy as np, pandas as pd
+from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
 
 # %% ../../nbs/summaries/05_scores.ipynb #a287ac0e
@@ -22,82 +23,130 @@ class Scores:
     name:str              # Of the metric, such as `summac_zs`
     values:np.ndarray     # A number for each summary, nan where there is none, `[summaries]`
     bounds:tuple[float,float]|None=None # Least and greatest possible value; `None`: there are none
-    higher_is_better:bool|None=True     # Whether a greater number means a better summary; `None`: neither more nor less is better
+    higher_is_better:bool|None=True     # Is a greater number a better summary? `None`: neither more nor less is better
     settings:Mapping[str,Any]=field(default_factory=dict) # All that decides the values, as JSON could hold it
     notes:tuple[str,...]=()             # Sentences that belong beside a table of the values
-    parts:Mapping[str,Sequence]=field(default_factory=dict) # More about each summary, such as scores of its sentences: name to `[summaries]`
+    parts:Mapping[str,Sequence]=field(default_factory=dict) # More of each summary, as scores of its sentences, by name
 
     def __post_init__(self):
         values = _checked_values(self.name, self.values, self.bounds)
         for k,v in self.parts.items():
-            if len(v)!=len(values): raise ValueError(f"`parts` must have one entry for each of {len(values)} summaries, got {len(v)} for {k!r}")
+            if len(v)!=len(values):
+                rule = f'`parts` must have one entry for each of {len(values)} summaries'
+                raise ValueError(f"{rule}, got {len(v)} for {k!r}")
         try: json.dumps(dict(self.settings))
-        except TypeError as e: raise TypeError(f"`settings` must be what JSON can hold, got {self.settings!r}: {e}") from None
+        except TypeError as e:
+            raise TypeError(f"`settings` must be what JSON can hold, got {self.settings!r}: {e}") from None
         object.__setattr__(self, 'values', values)
 
-    def __len__(self): return len(self.values)
-    @property
-    def scored(self)->int: "Number of summaries that have a score"; return int(np.isfinite(self.values).sum())
-    @property
-    def mean(self)->float: "Mean over the summaries that have a score"; return float(np.nanmean(self.values)) if self.scored else float('nan')
+# %% ../../nbs/summaries/05_scores.ipynb #4eacff71
+def _within(name, values, bounds):
+    "Values, put back where rounding took them out of their bounds"
+    low,high = (-np.inf,np.inf) if bounds is None else bounds
+    if not low<high:
+        raise ValueError(f"`bounds` of {name!r} must be two numbers, the lesser first, or None, got {bounds!r}")
+    outside = np.isinf(values) | (values<low-1e-6) | (values>high+1e-6)
+    if outside.any():
+        first = np.flatnonzero(outside)[0]
+        rule = f"`values` of {name!r} must be nan or lie within {bounds or 'what is finite'}"
+        raise ValueError(f"{rule}, got {values[first]:g} for summary {first}")
+    return values if bounds is None else values.clip(low, high)
 
 def _checked_values(name, values, bounds):
-    "Double precision, not to be written to, each finite or nan and within the bounds"
+    "A copy in double precision that cannot be written to"
     try: values = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError): raise TypeError(f"`values` of {name!r} must be numbers, nan where there is none, got {type(values).__name__}") from None
-    if values.ndim!=1: raise ValueError(f"`values` of {name!r} must be one number for each summary, got shape {list(values.shape)}")
-    low,high = (-np.inf,np.inf) if bounds is None else bounds
-    if not low<high: raise ValueError(f"`bounds` of {name!r} must be two numbers, the lesser first, or None, got {bounds!r}")
-    odd = np.flatnonzero(np.isinf(values) | (values<low-1e-6) | (values>high+1e-6))
-    if len(odd): raise ValueError(f"`values` of {name!r} must be nan or lie within {bounds or 'what is finite'}, got {values[odd[0]]:g} for summary {odd[0]}")
-    if bounds is not None: values = values.clip(low, high)
+    except (TypeError, ValueError):
+        got = type(values).__name__
+        raise TypeError(f"`values` of {name!r} must be numbers, nan where there is none, got {got}") from None
+    if values.ndim!=1:
+        raise ValueError(f"`values` of {name!r} must be one number for each summary, got shape {list(values.shape)}")
+    values = _within(name, values, bounds)
     values.flags.writeable = False
     return values
 
+# %% ../../nbs/summaries/05_scores.ipynb #b6255b10
+@patch
+def __len__(self:Scores): return len(self.values)
+
+@patch(as_prop=True)
+def scored(self:Scores)->int:
+    "Number of summaries that have a score"
+    return int(np.isfinite(self.values).sum())
+
+@patch(as_prop=True)
+def mean(self:Scores)->float:
+    "Mean over the summaries that have a score"
+    return float(np.nanmean(self.values)) if self.scored else float('nan')
+
 # %% ../../nbs/summaries/05_scores.ipynb #b532c295
-def _shown(o):
+def _direction(scores):
+    "The scale of scores, and which end of it is better"
+    scale = 'no bounds' if scores.bounds is None else f'{scores.bounds[0]:g} to {scores.bounds[1]:g}'
+    if scores.higher_is_better is None: better = 'neither end'
+    else: better = 'higher' if scores.higher_is_better else 'lower'
+    return f'{scale}, {better} is better'
+
+def _shown(scores):
     "What is said of scores, as text"
-    spread = [f'{v:.4g}' for v in np.nanquantile(o.values, [0, .25, .5, .75, 1])] if o.scored else ['–']*5
-    scale = 'no bounds' if o.bounds is None else f'{o.bounds[0]:g} to {o.bounds[1]:g}'
-    better = 'neither end' if o.higher_is_better is None else 'higher' if o.higher_is_better else 'lower'
-    return {'metric': o.name, 'summaries': f'{len(o):,}', 'scored': f'{o.scored:,}', 'mean': f'{o.mean:.4g}' if o.scored else '–',
-            **dict(zip(('least', 'quarter', 'median', 'three quarters', 'greatest'), spread)), 'scale': f'{scale}, {better} is better'}
+    spread = np.nanquantile(scores.values, [0, .25, .5, .75, 1]) if scores.scored else []
+    spread = [f'{v:.4g}' for v in spread] or ['–']*5
+    counts = dict(summaries=f'{len(scores):,}', scored=f'{scores.scored:,}')
+    mean = f'{scores.mean:.4g}' if scores.scored else '–'
+    names = 'least','quarter','median','three quarters','greatest'
+    shown = dict(metric=scores.name) | counts | dict(mean=mean) | dict(zip(names, spread))
+    return shown | dict(scale=_direction(scores))
 
-def _scores_line(self):
-    return '\n'.join([f"Scores({one_line(self.name)}: mean {_shown(self)['mean']}, {self.scored:,} of {len(self):,} summaries; {_shown(self)['scale']})", *map(plain_text, self.notes)])
+# %% ../../nbs/summaries/05_scores.ipynb #eaa09889
+@patch
+def __repr__(self:Scores):
+    shown = _shown(self)
+    counts = f"mean {shown['mean']}, {self.scored:,} of {len(self):,} summaries"
+    line = f"Scores({one_line(self.name)}: {counts}; {shown['scale']})"
+    return '\n'.join([line, *map(plain_text, self.notes)])
 
-def _scores_table(self):
+@patch
+def _repr_markdown_(self:Scores):
     settings = {k: json.dumps(v, ensure_ascii=False) for k,v in self.settings.items()}
     table = markdown_table([('scores', ''), *(_shown(self) | settings).items()], 2)
     return '\n\n'.join([table, *map(escape_markdown, self.notes)])
 
-def _scores_frame(self)->pd.DataFrame: # Column of the metric's name, and one for each of `parts`
+# %% ../../nbs/summaries/05_scores.ipynb #3c89f745
+@patch
+def to_pandas(
+    self:Scores
+)->pd.DataFrame: # Column of the metric's name, and one for each of `parts`
     "One row for each summary"
-    return pd.DataFrame({self.name: self.values.copy(), **{k: list(v) for k,v in self.parts.items()}}).rename_axis('summary')
-
-Scores.__repr__,Scores._repr_markdown_,Scores.to_pandas = _scores_line,_scores_table,_scores_frame
+    columns = {self.name: self.values.copy()} | {k: list(v) for k,v in self.parts.items()}
+    return pd.DataFrame(columns).rename_axis('summary')
 
 # %% ../../nbs/summaries/05_scores.ipynb #e40d13de
+def _text_list(name, texts):
+    "A list of texts, refused where it is none"
+    if isinstance(texts, (str, bytes, Mapping)) or not hasattr(texts, '__iter__'):
+        raise TypeError(f"`{name}` must be a list of texts, got {type(texts).__name__}")
+    texts = list(texts)
+    for i,text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}` must hold texts only, got {type(text).__name__} at {i}")
+    return texts
+
 def check_pairs(
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
 )->tuple[list[str],list[str]]: # Both as lists
     "Two lists of texts, one for one"
-    both = []
-    for name,texts in (('sources',sources), ('summaries',summaries)):
-        if isinstance(texts, (str, bytes, Mapping)) or not hasattr(texts, '__iter__'): raise TypeError(f"`{name}` must be a list of texts, got {type(texts).__name__}")
-        both.append(texts := list(texts))
-        odd = next((i for i,o in enumerate(texts) if not isinstance(o, str)), None)
-        if odd is not None: raise TypeError(f"`{name}` must hold texts only, got {type(texts[odd]).__name__} at {odd}")
-    if len(both[0])!=len(both[1]): raise ValueError(f"`summaries` must be as many as `sources`, got {len(both[1])} summaries of {len(both[0])} documents")
-    return both[0],both[1]
+    sources,summaries = _text_list('sources', sources),_text_list('summaries', summaries)
+    if len(sources)!=len(summaries):
+        got = f'{len(summaries)} summaries of {len(sources)} documents'
+        raise ValueError(f"`summaries` must be as many as `sources`, got {got}")
+    return sources,summaries
 
 # %% ../../nbs/summaries/05_scores.ipynb #5b2e01ab
 def check_text(
     text:str, # What was given
     name:str, # The argument's name, for the message
 )->str:       # The same
-    "One text, and nothing that merely stands where a text should"
+    "One text, and nothing else in its place"
     if not isinstance(text, str): raise TypeError(f"`{name}` must be a text, got {type(text).__name__}")
     return text
 
@@ -105,7 +154,9 @@ def check_text(
 @runtime_checkable
 class Judge(Protocol):
     "What can score summaries"
-    name:str                          # Of its scores
-    bounds:tuple[float,float]|None    # Of its scores
-    def settings(self)->dict: "All that decides the scores; cheap, no model is loaded for it"
-    def score(self, sources:Sequence[str], summaries:Sequence[str], *, progress:bool=True)->Scores: "Scores of summaries, each against its own document"
+    name:str                       # Of its scores
+    bounds:tuple[float,float]|None # Of its scores
+    def settings(self)->dict:
+        "All that decides the scores; cheap, no model is loaded for it"
+    def score(self, sources:Sequence[str], summaries:Sequence[str], *, progress:bool=True)->Scores:
+        "Scores of summaries, each against its own document"

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from .answers import write_answers
-from ..calibration.sampling import tokenizer_fingerprint
 from ..calibration.generation import Sampling
+from ..calibration.sampling import tokenizer_fingerprint
 from ..core.files import write_atomically
+from ..core.patching import patch
+from ..core.tables import markdown_table, one_line
 from ..models.blocks import context_length, fingerprint
+from .answers import write_answers
 from .prompts import Prompt, around, as_prompt, fit
 from .scores import check_text
 from .summary_sets import SummaryDocument, SummarySet
-from ..core.tables import markdown_table, one_line
 
 # %% ../../nbs/summaries/40_summarize.ipynb #5958f30e
 FLAGS = ('empty','garbled','echo','repeated') # What is wrong with a text, by name
@@ -32,6 +33,12 @@ _word = re.compile(r'[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+'
 
 def _words(text): return [o.lower() for o in _word.findall(text)]
 
+def _in_common(a, b, n):
+    "Do two rows of words share a run of `n`?"
+    runs = {tuple(b[i:i+n]) for i in range(len(b)-n+1)}
+    return any(tuple(a[i:i+n]) in runs for i in range(len(a)-n+1))
+
+# %% ../../nbs/summaries/40_summarize.ipynb #284a027a
 def _looped(units, times=4):
     "The largest share of units in a unit or several that come `times` in a row or more"
     most,n = 0,len(units)
@@ -47,27 +54,36 @@ def _repeats(units, n=4):
     runs = [tuple(units[i:i+n]) for i in range(len(units)-n+1)]
     return 1-len(set(runs))/len(runs) if len(runs)>=2*n else 0
 
-def _in_common(a, b, n):
-    "Do two rows of words share a run of `n`?"
-    runs = {tuple(b[i:i+n]) for i in range(len(b)-n+1)}
-    return any(tuple(a[i:i+n]) in runs for i in range(len(a)-n+1))
+def _stammer(text):
+    "How many letters are in the longest part that says the same letters eight times or more"
+    found = re.finditer(r'(\w.{0,19}?)\1{7,}', text)
+    return max((len(o[0]) for o in found), default=0)
 
 # %% ../../nbs/summaries/40_summarize.ipynb #dabef01d
+def _is_garbled(solid):
+    "Are too many of these characters no text?"
+    kinds = [unicodedata.category(o) for o in solid]
+    odd = sum(c=='\ufffd' or kind in ('Cc','Cn','Co','Cs') for c,kind in zip(solid, kinds))
+    letters = sum(kind[0] in 'LMN' for kind in kinds)
+    if 5*odd>len(solid): return True
+    return letters>0 and len(solid)>=10 and 5*letters<2*len(solid) # without any letter a text is empty
+
+def _is_repeated(text, words):
+    "Does a text say the same again and again?"
+    start = text[:5000]
+    return _looped(words)>=1/3 or _repeats(words)>.5 or 3*_stammer(start)>=len(start)
+
 def degenerate(
-    text:str,            # What a model wrote
-    instruction:str='',  # What it was told, without the document
-)->str:                  # One of `FLAGS`, or nothing if the text may be a summary
+    text:str,           # What a model wrote
+    instruction:str='', # What it was asked, without the document
+)->str:                 # One of `FLAGS`, or nothing if the text may be a summary
     "Why a text is no summary"
     solid = [o for o in check_text(text, 'text') if not o.isspace()]
-    kinds = [unicodedata.category(o) for o in solid]
-    letters,odd = sum(o[0] in 'LMN' for o in kinds),sum(c=='\ufffd' or o in ('Cc','Cn','Co','Cs') for c,o in zip(solid, kinds))
-    if 5*odd>len(solid): return 'garbled'
-    if not letters: return 'empty'
-    if len(solid)>=10 and 5*letters<2*len(solid): return 'garbled'
+    if _is_garbled(solid): return 'garbled'
+    if not any(unicodedata.category(o)[0] in 'LMN' for o in solid): return 'empty'
     words = _words(text)[:1000]
     if _in_common(words, _words(instruction), 6): return 'echo'
-    stammer = max((len(o[0]) for o in re.finditer(r'(\w.{0,19}?)\1{7,}', text[:5000])), default=0)
-    return 'repeated' if _looped(words)>=1/3 or _repeats(words)>.5 or 3*stammer>=min(len(text), 5000) else ''
+    return 'repeated' if _is_repeated(text, words) else ''
 
 # %% ../../nbs/summaries/40_summarize.ipynb #5a057b22
 @dataclass(frozen=True, eq=False)
@@ -82,23 +98,36 @@ class Summaries:
     flags: tuple[str,...]                 # Why a text is no summary, one of `FLAGS`; nothing where it may be one
     settings: dict                        # All that decides them, ready for JSON
 
-    @property
-    def degenerate(self)->np.ndarray: "Which texts are no summaries, `[documents]`"; return np.array([bool(o) for o in self.flags], dtype=bool)
-    @property
-    def references(self)->list[str|None]: "References of the documents"; return [o.reference for o in self.documents]
     def __len__(self): return len(self.texts)
 
-    def to_pandas(self):
-        "One row a document"
-        import pandas as pd
-        rows = [(d.id, d.dataset, t, f, len(t.split()), len(s.split())) for d,t,f,s in zip(self.documents, self.texts, self.flags, self.sources)]
-        more = dict(tokens=self.n_tokens, ended=self.ended, truncated=self.truncated, reference=self.references)
-        return pd.DataFrame(rows, columns=['id','dataset','summary','flag','words','source_words']).assign(**more)
+# %% ../../nbs/summaries/40_summarize.ipynb #47e88b10
+@patch(as_prop=True)
+def degenerate(self:Summaries)->np.ndarray:
+    "Which texts are no summaries, `[documents]`"
+    return np.array([bool(o) for o in self.flags], dtype=bool)
 
-    def counts(self)->dict[str,int]:
-        "How many there are, how many are no summaries and why, how many were cut off, and how many documents were"
-        found = Counter(self.flags)
-        return dict(summaries=len(self))|{k: found[k] for k in FLAGS}|dict(unended=int((~self.ended).sum()), truncated=int(self.truncated.sum()))
+@patch(as_prop=True)
+def references(self:Summaries)->list[str|None]:
+    "References of the documents"
+    return [o.reference for o in self.documents]
+
+@patch
+def counts(self:Summaries)->dict[str,int]:
+    "How many there are, how many have each flag, how many were cut off, and how many documents were"
+    found = Counter(self.flags)
+    cut = dict(unended=int((~self.ended).sum()), truncated=int(self.truncated.sum()))
+    return dict(summaries=len(self))|{k: found[k] for k in FLAGS}|cut
+
+# %% ../../nbs/summaries/40_summarize.ipynb #45ceb011
+@patch
+def to_pandas(self:Summaries):
+    "One row a document"
+    import pandas as pd
+    table = pd.DataFrame(dict(id=[o.id for o in self.documents], dataset=[o.dataset for o in self.documents]))
+    table = table.assign(summary=self.texts, flag=self.flags)
+    table['words'] = [len(o.split()) for o in self.texts]
+    table['source_words'] = [len(o.split()) for o in self.sources]
+    return table.assign(tokens=self.n_tokens, ended=self.ended, truncated=self.truncated, reference=self.references)
 
 # %% ../../nbs/summaries/40_summarize.ipynb #fd35f177
 def _short(text, n=90):
@@ -106,30 +135,33 @@ def _short(text, n=90):
     text = one_line(' '.join(text.split()))
     return text if len(text)<=n else text[:n-3]+'...'
 
-def _line(self):
-    c = self.counts()
+def _line(summaries):
+    "The counts as a sentence"
+    c = summaries.counts()
     bad = ', '.join(f'{c[k]} {k}' for k in FLAGS if c[k])
-    limit = self.settings.get('max_tokens', '?')
+    why = f' ({bad})' if bad else ''
+    limit = summaries.settings.get('max_tokens', '?')
     more = f"{c['unended']:,} cut off at {limit} tokens, {c['truncated']:,} of shortened documents"
-    return f"{len(self):,} summaries: {int(self.degenerate.sum()):,} of them no summaries{f' ({bad})' if bad else ''}, {more}"
+    return f"{len(summaries):,} summaries: {int(summaries.degenerate.sum()):,} of them no summaries{why}, {more}"
 
-def _rows(self, n=8):
+def _rows(summaries, n=8):
     "The first summaries, a head above them"
     yield 'id', 'flag', 'summary'
-    for document,flag,text in zip(self.documents[:n], self.flags, self.texts):
+    for document,flag,text in zip(summaries.documents[:n], summaries.flags, summaries.texts):
         yield _short(document.id, 40), flag, _short(text)
 
-def _repr(self):
+# %% ../../nbs/summaries/40_summarize.ipynb #94ce4e99
+@patch
+def __repr__(self:Summaries):
     rows = list(_rows(self))
     wide = [max(len(o[i]) for o in rows) for i in (0,1)]
     lines = [f'{a:<{wide[0]}}  {b:<{wide[1]}}  {c}'.rstrip() for a,b,c in rows]
     return '\n'.join([_line(self), *lines, *['...']*(len(self)>8)])
 
-def _markdown(self):
+@patch
+def _repr_markdown_(self:Summaries):
     more = [('...', '', '')]*(len(self)>8)
     return f'{_line(self)}\n\n{markdown_table([*_rows(self), *more], words=3)}'
-
-Summaries.__repr__,Summaries._repr_markdown_ = _repr,_markdown
 
 # %% ../../nbs/summaries/40_summarize.ipynb #2ca940dc
 _format = 'compresscal summaries 1'
@@ -169,6 +201,15 @@ def save_summaries(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(_sealed(head)).encode()+b'\n'+body)
 
+# %% ../../nbs/summaries/40_summarize.ipynb #9f9e860b
+@patch
+def save(
+    self:Summaries,
+    path:str|Path, # The file to make or replace
+):
+    "Write summaries as JSON Lines"
+    save_summaries(self, path)
+
 # %% ../../nbs/summaries/40_summarize.ipynb #213625de
 def _object(line):
     "The object that a line of JSON holds; None for anything else"
@@ -178,53 +219,78 @@ def _object(line):
 
 def _other_file(data):
     "Why a file is none of summaries; nothing where it may be one"
-    head,broken,_ = data.partition(b'\n')
+    head,has_more,_ = data.partition(b'\n')
     about = _object(head)
     if not data: return 'which is empty'
     if data[:2]==b'\x1f\x8b': return 'which is compressed with gzip: unpack it first'
-    if about is None and not broken and head.startswith(b'{"format": "compresscal'): return 'which ends within line 1'
-    if about is None: return 'which is not JSON Lines of objects'
-    said = about.get('format')
-    if said is None: return f"which holds other rows, with {', '.join(map(str, list(about)[:5]))}: `compresscal summarize` writes summaries"
-    if said!=_format: return f"which is of the format {said!r}, and this version reads {_format!r}: let the model write them again"
+    if about is None:
+        begins_well = head.startswith(b'{"format": "compresscal')
+        return 'which ends within line 1' if begins_well and not has_more else 'which is not JSON Lines of objects'
+    found = about.get('format')
+    if found==_format: return ''
+    if found is None:
+        names = ', '.join(map(str, list(about)[:5]))
+        return f"which holds other rows, with {names}: `compresscal summarize` writes summaries"
+    return f"which is of the format {found!r}, and this version reads {_format!r}: let the model write them again"
+
+# %% ../../nbs/summaries/40_summarize.ipynb #44110814
+def _changed_line(lines):
+    "The first line that is not as it was written; nothing where all are"
+    for i,line in enumerate(lines, 2):
+        row = _object(line)
+        if row is None: return f'whose line {i} was changed: it is no JSON object'
+        if _was_changed(row): return f'whose line {i} was changed: its hash is another'
     return ''
 
 def _damage(about, body):
     "What was done to the lines of a file; nothing where they are whole"
     *lines,rest = body.split(b'\n')
-    for i,line in enumerate(lines, 2):
-        if (row := _object(line)) is None: return f'whose line {i} was changed: it is no JSON object'
-        if _was_changed(row): return f'whose line {i} was changed: its hash is another'
+    changed = _changed_line(lines)
+    if changed: return changed
     if rest: return f'which ends within line {len(lines)+2}'
-    if len(lines)!=about['documents']: return f"which has {len(lines):,} summaries where its first line says {about['documents']:,}"
+    if len(lines)!=about['documents']:
+        return f"which has {len(lines):,} summaries where its first line says {about['documents']:,}"
     if _was_changed(about): return 'whose line 1 was changed, which holds the settings: its hash is another'
-    if _digest(body)!=about['digest']: return 'in which a line was changed, or the order of lines: their hash is another'
+    if _digest(body)!=about['digest']:
+        return 'in which a line was changed, or the order of lines: their hash is another'
     return ''
 
 # %% ../../nbs/summaries/40_summarize.ipynb #5e49e28f
 def _from_rows(rows, settings):
     "Summaries from what was kept of each"
     documents = tuple(SummaryDocument(o['id'], o['text'], o['reference'], o['dataset'], o['meta']) for o in rows)
+    texts = tuple(o['summary'] for o in rows)
     sources = tuple(o['text'] if o['source'] is None else o['source'] for o in rows)
-    arrays = [np.array([o[k] for o in rows], dtype=int if k=='n_tokens' else bool) for k in _arrays]
-    return Summaries(documents, tuple(o['summary'] for o in rows), sources, *arrays, tuple(o['flag'] for o in rows), settings)
+    kinds = dict(truncated=bool, n_tokens=int, ended=bool)
+    arrays = {k: np.array([o[k] for o in rows], dtype=kind) for k,kind in kinds.items()}
+    return Summaries(documents, texts, sources, flags=tuple(o['flag'] for o in rows), settings=settings, **arrays)
 
+# %% ../../nbs/summaries/40_summarize.ipynb #575b7e85
 def load_summaries(
     path:str|Path, # A file of `save_summaries`
 )->Summaries:
     "Read summaries"
     try: data = Path(path).read_bytes()
-    except OSError as e: raise ValueError(f"`path` must be a file of summaries, got {str(path)!r}: {e.strerror}") from None
-    def refuse(why): return ValueError(f"`path` must be a whole file of summaries, got {str(path)!r}, {why}")
-    if why := _other_file(data): raise refuse(why)
+    except OSError as e:
+        raise ValueError(f"`path` must be a file of summaries, got {str(path)!r}: {e.strerror}") from None
+    def refusal(why): return ValueError(f"`path` must be a whole file of summaries, got {str(path)!r}, {why}")
+    why = _other_file(data)
+    if why: raise refusal(why)
     head,_,body = data.partition(b'\n')
     about = _object(head)
     try:
-        if why := _damage(about, body): raise refuse(why)
+        why = _damage(about, body)
+        if why: raise refusal(why)
         return _from_rows([json.loads(o) for o in body.splitlines()], about['settings'])
-    except (KeyError,TypeError) as e: raise refuse(f'which lacks what every file of summaries has: {e}') from None
+    except (KeyError,TypeError) as e: raise refusal(f'which lacks what every file of summaries has: {e}') from None
 
-Summaries.save,Summaries.load = save_summaries,staticmethod(load_summaries)
+@patch(cls_method=True)
+def load(
+    cls:Summaries,
+    path:str|Path, # A file of `save_summaries`
+)->Summaries:
+    "Read summaries"
+    return load_summaries(path)
 
 # %% ../../nbs/summaries/40_summarize.ipynb #049c6396
 def end_tokens(
@@ -233,43 +299,61 @@ def end_tokens(
 )->list[int]:                          # Ids that end what the model writes
     "The ends that the model's generation settings and its tokenizer name"
     given = getattr(model.generation_config, 'eos_token_id', None)
-    found = {*([given] if isinstance(given, int) else given or []), *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
-    return sorted(i for i in found if 0<=i<len(model.get_input_embeddings().weight))
+    found = {given} if isinstance(given, int) else set(given or [])
+    if tokenizer.eos_token_id is not None: found.add(tokenizer.eos_token_id)
+    size = len(model.get_input_embeddings().weight)
+    return sorted(i for i in found if 0<=i<size)
 
+# %% ../../nbs/summaries/40_summarize.ipynb #309ab2bb
 def cut_at(
-    text:str,           # What a model wrote
-    stops:Sequence[str] # Texts at which an answer ends
-)->tuple[str,bool]:     # What comes before the first of them, without white space around it; whether there was one
+    text:str,            # What a model wrote
+    stops:Sequence[str], # Texts at which an answer ends
+)->tuple[str,bool]:      # What comes before the first of them, without white space around it; whether there was one
     "An answer up to its first stop"
     if isinstance(stops, str): raise TypeError(f"`stops` must be a list of texts, got the text {stops!r}")
     text = check_text(text, 'text').lstrip()
-    at = min((i for o in stops if (i := text.find(o, 1))>0), default=None)
-    return (text if at is None else text[:at]).strip(),at is not None
+    places = [text.find(o, 1) for o in stops]
+    found = [i for i in places if i>0]
+    return (text[:min(found)].strip(),True) if found else (text.strip(),False)
 
 # %% ../../nbs/summaries/40_summarize.ipynb #ea2c90cd
 def _as_documents(documents):
-    "Documents and the name of their set"
+    "Documents and the manifest of their set, if they are of one"
     if isinstance(documents, SummarySet): return documents.documents,documents.manifest
     if isinstance(documents, (str,Mapping)) or not isinstance(documents, Iterable):
-        raise TypeError(f"`documents` must be a SummarySet, documents or texts, got {type(documents).__name__}")
-    found = [o if isinstance(o, SummaryDocument) else SummaryDocument(str(i), o, None, 'texts') for i,o in enumerate(documents)]
-    for i,o in enumerate(found):
-        if not isinstance(o.text, str): raise TypeError(f"`documents` must hold texts or documents, got {type(o.text).__name__} in place {i}")
+        got = type(documents).__name__
+        raise TypeError(f"`documents` must be a SummarySet, documents or texts, got {got}")
+    found = []
+    for i,o in enumerate(documents):
+        document = o if isinstance(o, SummaryDocument) else SummaryDocument(str(i), o, None, 'texts')
+        got = type(document.text).__name__
+        if not isinstance(document.text, str):
+            raise TypeError(f"`documents` must hold texts or documents, got {got} in place {i}")
+        found.append(document)
     return tuple(found),None
-
-def _model_name(model):
-    path = model.config._name_or_path
-    return dict(name=Path(path).name if Path(path).is_dir() else path, fingerprint=fingerprint(model))
 
 def _room(model, tokenizer, max_tokens):
     "Tokens that a prompt may take"
     limit = context_length(model) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9)
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1<=max_tokens<limit:
-        raise ValueError(f"`max_tokens` must be a whole number of 1 to {limit-1}, within the model's context, got {max_tokens!r}")
+        rule = f"`max_tokens` must be a whole number of 1 to {limit-1}, within the model's context"
+        raise ValueError(f"{rule}, got {max_tokens!r}")
     return limit-max_tokens
 
 # %% ../../nbs/summaries/40_summarize.ipynb #3d1b8f97
-def _hash(text): return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _model_facts(model):
+    "Which model it is"
+    path = model.config._name_or_path
+    name = Path(path).name if Path(path).is_dir() else path
+    facts = dict(name=name, fingerprint=fingerprint(model))
+    return dict(model=facts, dtype=str(model.dtype).removeprefix('torch.'))
+
+def _tokenizer_facts(tokenizer, uses_template):
+    "What the tokenizer adds to the texts that a model reads and writes"
+    template = tokenizer.get_chat_template() if uses_template else None
+    digest = None if template is None else hashlib.blake2b(template.encode(), digest_size=16).hexdigest()
+    cleans = bool(getattr(tokenizer, 'clean_up_tokenization_spaces', False))
+    return dict(tokenizer=tokenizer_fingerprint(tokenizer), chat_template=digest, decoding=dict(clean_up=cleans))
 
 def _generation(model):
     "The model's own generation settings"
@@ -277,60 +361,74 @@ def _generation(model):
     given = model.generation_config.to_dict()
     return {k: v for k,v in sorted(given.items()) if v is not None and k not in passing}
 
+def _stops(prompt, stop, uses_template):
+    "Texts at which a summary ends"
+    if stop is not None: return list(Prompt('stop', prompt.template, stop=stop).stop)
+    return [] if uses_template else list(prompt.stop)
+
+# %% ../../nbs/summaries/40_summarize.ipynb #31e44f7e
 def writing_settings(
     model:PreTrainedModel,             # Causal language model
     tokenizer:PreTrainedTokenizerBase, # Its tokenizer
-    prompt:str|Prompt='after',         # What the model is told
+    prompt:str|Prompt='after',         # What the model is asked
     max_tokens:int=128,                # Most tokens of a summary
     sampling:Sampling|None=None,       # How tokens are drawn; None takes the likeliest
     seed:int=0,                        # Of the draws
     chat:bool|Mapping|None=None,       # Use the chat template? None: if there is one; or its variables by name
-    stop:Sequence[str]|None=None,      # Texts at which a summary ends; None: those of the prompt, unless a chat template is used
+    stop:Sequence[str]|None=None,      # Texts at which a summary ends; None: the prompt's, without a chat template
 )->dict:                               # Ready for JSON
     "All that decides a model's summaries, apart from the documents"
     prompt,room = as_prompt(prompt),_room(model, tokenizer, max_tokens)
-    before,after,chatting = around(prompt, tokenizer, chat)
-    if stop is not None: stop = Prompt('stop', prompt.template, stop=stop).stop
-    stops = list(stop if stop is not None else () if chatting else prompt.stop)
+    before,after,uses_template = around(prompt, tokenizer, chat)
+    stops = _stops(prompt, stop, uses_template)
+    asked = dict(prompt=prompt.settings(), before=before, after=after, chat=uses_template)
+    ends = dict(stop=stops, ends=end_tokens(model, tokenizer))
+    limits = dict(generation=_generation(model), max_tokens=max_tokens, room=room)
     drawn = None if sampling is None else sampling.settings()|dict(seed=seed)
-    said = dict(model=_model_name(model), dtype=str(model.dtype).removeprefix('torch.'), prompt=prompt.settings(), before=before, after=after)
-    tokens = dict(tokenizer=tokenizer_fingerprint(tokenizer), chat_template=_hash(tokenizer.get_chat_template()) if chatting else None,
-                  decoding=dict(clean_up=bool(getattr(tokenizer, 'clean_up_tokenization_spaces', False))))
-    ends = dict(stop=stops, ends=end_tokens(model, tokenizer), generation=_generation(model), max_tokens=max_tokens, room=room)
-    return said|dict(chat=chatting)|tokens|ends|dict(sampling=drawn)
+    facts = _model_facts(model)|asked|_tokenizer_facts(tokenizer, uses_template)
+    return facts|ends|limits|dict(sampling=drawn)
 
 # %% ../../nbs/summaries/40_summarize.ipynb #563ddb75
 def _written(documents, texts, fitted, answers, settings):
     "Summaries from what a model saw and wrote"
-    told = f"{settings['before']} {settings['after']}"
-    flags = tuple(degenerate(o, told) for o in texts)
-    truncated,ended = (np.array(o, dtype=bool) for o in ([o.truncated for o in fitted], [o.ended for o in answers]))
-    counts = np.array([len(o.tokens) for o in answers], dtype=int)
-    return Summaries(documents, tuple(texts), tuple(o.document for o in fitted), truncated, counts, ended, flags, settings)
+    instruction = f"{settings['before']} {settings['after']}"
+    return Summaries(
+        documents, tuple(texts), sources=tuple(o.document for o in fitted),
+        truncated=np.array([o.truncated for o in fitted], dtype=bool),
+        n_tokens=np.array([len(o.tokens) for o in answers], dtype=int),
+        ended=np.array([o.ended for o in answers], dtype=bool),
+        flags=tuple(degenerate(o, instruction) for o in texts), settings=settings)
 
 # %% ../../nbs/summaries/40_summarize.ipynb #f2b24a03
+def _write(model, tokenizer, fitted, settings, **how):
+    "Answers to fitted prompts, and their texts up to a stop"
+    stops = settings['stop']
+    def read(ids): return tokenizer.decode(ids, skip_special_tokens=True)
+    def is_over(ids): return cut_at(read(ids), stops)[1]
+    answers = write_answers(model, [o.ids for o in fitted], settings['max_tokens'], settings['ends'],
+                            stop=is_over if stops else None, about=dict(stops=stops), **how)
+    return answers,[cut_at(read(o.tokens), stops)[0] for o in answers]
+
+# %% ../../nbs/summaries/40_summarize.ipynb #9126fce2
 def summarize(
     model:PreTrainedModel,             # Causal language model
     tokenizer:PreTrainedTokenizerBase, # Its tokenizer
     documents:SummarySet|Iterable,     # A set, documents, or texts
     *,
-    prompt:str|Prompt='after',         # What the model is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
-    max_tokens:int=128,                # Most tokens of a summary
-    sampling:Sampling|None=None,       # How tokens are drawn; None takes the likeliest
-    seed:int=0,                        # Of the draws
-    batch_size:int|None=None,          # Documents at a time; None: as many as fit, at most 64
-    chat:bool|Mapping|None=None,       # Use the chat template? None: if there is one; or its variables by name
-    stop:Sequence[str]|None=None,      # Texts at which a summary ends; None: those of the prompt, unless a chat template is used
-    folder:str|Path|None=None,         # Where finished batches are kept and found again
-    progress:bool=True,                # Show a progress bar
+    prompt:str|Prompt='after',    # What the model is asked: a name of `PROMPTS`, a template, or a `Prompt`
+    max_tokens:int=128,           # Most tokens of a summary
+    sampling:Sampling|None=None,  # How tokens are drawn; None takes the likeliest
+    seed:int=0,                   # Of the draws
+    batch_size:int|None=None,     # Documents at a time; None: as many as fit, at most 64
+    chat:bool|Mapping|None=None,  # Use the chat template? None: if there is one; or its variables by name
+    stop:Sequence[str]|None=None, # Texts at which a summary ends; None: the prompt's, without a chat template
+    folder:str|Path|None=None,    # Where finished batches are kept and found again
+    progress:bool=True,           # Show a progress bar
 )->Summaries:
     "Let a model sum up documents; the same texts whatever the batch size"
     documents,manifest = _as_documents(documents)
     settings = writing_settings(model, tokenizer, prompt, max_tokens, sampling, seed, chat, stop)
-    fitted,stops = [fit(prompt, tokenizer, o.text, settings['room'], chat) for o in documents],settings['stop']
-    def read(ids): return tokenizer.decode(ids, skip_special_tokens=True)
-    def is_over(ids): return cut_at(read(ids), stops)[1]
-    found = write_answers(model, [o.ids for o in fitted], max_tokens, settings['ends'], sampling=sampling, seed=seed, batch_size=batch_size,
-                          folder=folder, stop=is_over if stops else None, about=dict(stops=stops), progress=progress)
-    texts = [cut_at(read(o.tokens), stops)[0] for o in found]
-    return _written(documents, texts, fitted, found, settings|dict(documents=manifest))
+    fitted = [fit(prompt, tokenizer, o.text, settings['room'], chat) for o in documents]
+    how = dict(sampling=sampling, seed=seed, batch_size=batch_size, folder=folder, progress=progress)
+    answers,texts = _write(model, tokenizer, fitted, settings, **how)
+    return _written(documents, texts, fitted, answers, settings|dict(documents=manifest))

@@ -9,21 +9,18 @@ __all__ = ['PUBLISHED_SETS', 'SummaryDocument', 'SummarySet', 'choose_documents'
            'PublishedSet', 'fetch_summaries', 'open_summary_set']
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #1991710f
-import hashlib, json, math, random, re, tarfile, urllib.request, zipfile
+import csv, hashlib, json, math, random, re, tarfile, urllib.request, zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from xml.etree import ElementTree
-from ..core.files import file_fingerprint
-from ..core.files import cache_folder, write_atomically
-from ..text.installed_text import SeenTexts, held_out_documents, package_versions, splits
-from ..core.rows import parse_json, read_rows
+from ..core.files import cache_folder, file_fingerprint, write_atomically
+from ..core.patching import patch
 from ..core.spelling import no_such
-from ..compression.names import refuse_unused
 from ..core.tables import markdown_table, one_line
+from ..text.installed_text import SeenTexts, held_out_documents, package_versions, splits
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #0d6c8435
 @dataclass(frozen=True)
@@ -36,38 +33,82 @@ class SummaryDocument:
     meta: Mapping = field(default_factory=dict, repr=False) # What else its row holds: a title, further references
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #83656ce1
-def _words(text): return len(text.split())
-
 @dataclass(frozen=True, eq=False)
 class SummarySet:
     "Documents to sum up, and the facts that say which they are"
-    name: str                                # Short name, used in tables
-    documents: tuple[SummaryDocument,...]    # In a fixed order
-    manifest: dict                           # Where they come from, how they were chosen, and a hash of them
+    name: str                             # Short name, used in tables
+    documents: tuple[SummaryDocument,...] # In a fixed order
+    manifest: dict                        # Where they come from, how they were chosen, and a hash of them
 
-    @property
-    def texts(self)->list[str]: "The documents' texts"; return [o.text for o in self.documents]
-    @property
-    def references(self)->list[str|None]: "Their references"; return [o.reference for o in self.documents]
     def __len__(self): return len(self.documents)
     def __iter__(self): return iter(self.documents)
     def __getitem__(self, i): return self.documents[i]
 
-    def to_pandas(self):
-        "One row a document"
-        import pandas as pd
-        rows = [dict(id=o.id, dataset=o.dataset, words=_words(o.text), reference_words=math.nan if o.reference is None else _words(o.reference),
-                     text=o.text, reference=o.reference) for o in self.documents]
-        return pd.DataFrame(rows)
+# %% ../../nbs/summaries/10_summary_sets.ipynb #10feaaca
+@patch(as_prop=True)
+def texts(self:SummarySet)->list[str]:
+    "The documents' texts"
+    return [o.text for o in self.documents]
 
-    def _facts(self):
-        counts,refs = sorted(_words(o.text) for o in self.documents),[_words(o.reference) for o in self.documents if o.reference is not None]
-        facts = dict(documents=f'{len(self):,}', words=f'{median(counts):,.0f} ({counts[0]:,} to {counts[-1]:,})', references=f'{len(refs):,}')
-        return facts|({'reference words': f'{median(refs):,.0f}'} if refs else {})|{k: f'{v:,}' for k,v in self.manifest.get('left_out', {}).items() if v}
-    def __repr__(self): return f"SummarySet {one_line(self.name)}: "+', '.join(f'{k} {v}' for k,v in self._facts().items())
-    def _repr_markdown_(self): return markdown_table([('', ''), ('set', self.name), *self._facts().items()])
+@patch(as_prop=True)
+def references(self:SummarySet)->list[str|None]:
+    "Their references"
+    return [o.reference for o in self.documents]
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #c270b70d
+def _words(text): return len(text.split())
+
+@patch
+def to_pandas(self:SummarySet):
+    "One row a document"
+    import pandas as pd
+    table = pd.DataFrame(dict(id=[o.id for o in self.documents], dataset=[o.dataset for o in self.documents]))
+    table['words'] = [_words(o) for o in self.texts]
+    table['reference_words'] = [math.nan if o is None else _words(o) for o in self.references]
+    return table.assign(text=self.texts, reference=self.references)
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #8ce5cddb
+def _facts(documents):
+    "What there is to say of a set, as text"
+    counts = sorted(_words(o) for o in documents.texts)
+    references = [_words(o) for o in documents.references if o is not None]
+    words = f'{median(counts):,.0f} ({counts[0]:,} to {counts[-1]:,})'
+    facts = dict(documents=f'{len(documents):,}', words=words, references=f'{len(references):,}')
+    if references: facts['reference words'] = f'{median(references):,.0f}'
+    left_out = documents.manifest.get('left_out', {})
+    return facts | {k: f'{v:,}' for k,v in left_out.items() if v}
+
+@patch
+def __repr__(self:SummarySet):
+    facts = ', '.join(f'{k} {v}' for k,v in _facts(self).items())
+    return f'SummarySet {one_line(self.name)}: {facts}'
+
+@patch
+def _repr_markdown_(self:SummarySet): return markdown_table([('', ''), ('set', self.name), *_facts(self).items()])
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #53d113ca
+def _first_of_each(documents):
+    "Documents that are not empty, each text once, and how many that leaves out"
+    filled = [o for o in documents if o.text.strip()]
+    first = {}
+    for o in filled: first.setdefault(o.text, o)
+    left_out = {'empty left out': len(documents)-len(filled), 'copies left out': len(filled)-len(first)}
+    return list(first.values()), left_out
+
+def _sample(name, documents, n, seed):
+    "The first `n` documents in a random order that are no near copies, and how many copies were passed over"
+    seen = SeenTexts()
+    found,passed = [],0
+    for o in random.Random(seed).sample(documents, len(documents)):
+        if len(found)==n: break
+        if seen.add(o.text): found.append(o)
+        else: passed += 1
+    if len(found)<n:
+        which = f'the documents of {name!r} that are no near copies of each other'
+        raise ValueError(f"`n` must be at most {len(found)}, {which}, got {n}")
+    return found, passed
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #c407549c
 def choose_documents(
     name:str,                            # Short name of the set
     documents:Iterable[SummaryDocument], # All there are, in their own order
@@ -76,62 +117,78 @@ def choose_documents(
     seed:int=0,                          # Decides the sample
 )->SummarySet:
     "A set of documents, no text twice"
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n<1): raise ValueError(f"`n` must be a whole number, 1 or more, or None, got {n!r}")
-    documents = list(documents)
-    filled = [o for o in documents if o.text.strip()]
-    first = {}
-    for o in filled: first.setdefault(o.text, o)
-    found = list(first.values())
-    left_out = {'empty left out': len(documents)-len(filled), 'copies left out': len(filled)-len(found)}
-    if n is not None:
-        seen,order = SeenTexts(),random.Random(seed).sample(found, len(found))
-        found,passed = [],0
-        for o in order:
-            if len(found)==n: break
-            if seen.add(o.text): found.append(o)
-            else: passed += 1
-        if len(found)<n: raise ValueError(f"`n` must be at most {len(found)}, the documents of {name!r} that are no near copies of each other, got {n}")
-        left_out['near copies passed over'] = passed
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n<1):
+        raise ValueError(f"`n` must be a whole number, 1 or more, or None, got {n!r}")
+    found,left_out = _first_of_each(list(documents))
+    if n is not None: found,left_out['near copies passed over'] = _sample(name, found, n, seed)
     if not found: raise ValueError(f"the set {name!r} must hold a document, got none that is not empty")
-    digest = hashlib.blake2b(json.dumps([(o.id,o.text,o.reference) for o in found]).encode(), digest_size=16).hexdigest()
-    return SummarySet(name, tuple(found), manifest|dict(n=n, seed=None if n is None else seed, left_out=left_out, content=digest))
+    content = json.dumps([(o.id, o.text, o.reference) for o in found]).encode()
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    chosen = dict(n=n, seed=None if n is None else seed, left_out=left_out, content=digest)
+    return SummarySet(name, tuple(found), manifest | chosen)
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #a9bfb82f
-_document_columns = ('document','article','text','source','src','original_text','Abstract')
-_reference_columns = ('reference','summary','highlights','target','reference_summary','ref_summs','ref_summ','references','human_summaries')
-_id_columns = ('id','uid','ID','review_id','guid')
+_document_columns = 'document','article','text','source','src','original_text','Abstract'
+_reference_columns = ('reference','summary','highlights','target','reference_summary',
+                      'ref_summs','ref_summ','references','human_summaries')
+_id_columns = 'id','uid','ID','review_id','guid'
 
 def _column(row, given, usual, argument, where):
-    if given is not None and given not in row:
-        raise ValueError(f"{where}: `{argument}` must name a column, got {given!r}; the columns are {', '.join(map(str, row))}")
-    return given if given is not None else next((o for o in usual if o in row), None)
+    "The column that was given, or the first usual name that the row has; None without one"
+    if given is None: return next((o for o in usual if o in row), None)
+    if given in row: return given
+    columns = ', '.join(map(str, row))
+    raise ValueError(f"{where}: `{argument}` must name a column, got {given!r}; the columns are {columns}")
 
+# %% ../../nbs/summaries/10_summary_sets.ipynb #65051440
+def _references(row, column, where):
+    "The references that a row holds"
+    given = None if column is None else row[column]
+    if given is None or isinstance(given, float): return []
+    found = [given] if isinstance(given, str) else list(given)
+    if all(isinstance(o, str) for o in found): return found
+    raise ValueError(f"{where}: column {column!r} must hold a text or several, got {given!r}")
+
+def _is_short(value): return isinstance(value, (str,int,float,bool)) and len(str(value))<=200
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #32cf8a2c
 def read_row(
-    row:Mapping,              # Values by column
-    where:str,                # Place of the row, for errors, and its id if it has none
-    dataset:str,              # Name of the set
-    document:str|None=None,   # Column that holds the document; None takes the first usual name
-    reference:str|None=None,  # Column that holds the reference, likewise; rows may have none
+    row:Mapping,            # Values by column
+    where:str,              # Place of the row, for errors, and its id if it has none
+    dataset:str,            # Name of the set
+    document:str|None=None, # Column that holds the document; None takes the first usual name
+    reference:str|None=None,# Column that holds the reference, likewise; rows may have none
 )->SummaryDocument:
     "A row of a table as a document"
-    if not isinstance(row, Mapping): raise ValueError(f"{where}: a row must be an object with named fields, got {type(row).__name__}")
-    asked = (document,_document_columns,'document'),(reference,_reference_columns,'reference'),(None,_id_columns,'id')
-    a,b,c = (_column(row, *o, where) for o in asked)
-    if a is None: raise ValueError(f"{where}: `document` must name the column with the document; the columns are {', '.join(map(str, row))}")
-    text,given = row[a],None if b is None or b==a else row[b]
-    if not isinstance(text, str): raise ValueError(f"{where}: column {a!r} must hold text, got {type(text).__name__}")
-    several = [given] if isinstance(given, str) else [] if given is None or isinstance(given, float) else list(given)
-    if not all(isinstance(o, str) for o in several): raise ValueError(f"{where}: column {b!r} must hold a text or several, got {given!r}")
-    meta = {str(k): v for k,v in row.items() if k not in (a,b,c) and isinstance(v, (str,int,float,bool)) and len(str(v))<=200}
-    if len(several)>1: meta['references'] = several
-    name = where if c is None or row[c] is None else str(row[c])
-    return SummaryDocument(name, text, several[0] if several and several[0].strip() else None, dataset, meta)
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: a row must be an object with named fields, got {type(row).__name__}")
+    text_in = _column(row, document, _document_columns, 'document', where)
+    reference_in = _column(row, reference, _reference_columns, 'reference', where)
+    id_in = _column(row, None, _id_columns, 'id', where)
+    if text_in is None:
+        columns = ', '.join(map(str, row))
+        raise ValueError(f"{where}: `document` must name the column with the document; the columns are {columns}")
+    text = row[text_in]
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: column {text_in!r} must hold text, got {type(text).__name__}")
+    several = _references(row, reference_in if reference_in!=text_in else None, where)
+    rest = {str(k): v for k,v in row.items() if k not in (text_in, reference_in, id_in) and _is_short(v)}
+    if len(several)>1: rest['references'] = several
+    first = several[0] if several and several[0].strip() else None
+    name = where if id_in is None or row[id_in] is None else str(row[id_in])
+    return SummaryDocument(name, text, first, dataset, rest)
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #da8daa46
-def _placed(path):
-    "Place and row of each row of a file"
-    return ((f'{path.name}:{i}', row) for i,row in read_rows(path))
+def _lines(path):
+    "Place and row of each line of JSON"
+    with path.open(encoding='utf-8') as f:
+        for i,line in enumerate(f, 1):
+            if not line.strip(): continue
+            try: yield f'{path.name}:{i}',json.loads(line)
+            except json.JSONDecodeError as e:
+                raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
 
+# %% ../../nbs/summaries/10_summary_sets.ipynb #ba52db70
 def _with_id(name, row):
     "A row that knows its id"
     if not isinstance(row, dict) or any(o in row for o in _id_columns[1:]): return row
@@ -139,38 +196,55 @@ def _with_id(name, row):
 
 def _objects(path):
     "Place and row of each object of a JSON file"
-    rows = parse_json(path)
+    try: rows = json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}:{e.lineno}: not valid JSON: {e.msg} at column {e.colno}") from None
     if isinstance(rows, dict): return ((k, _with_id(k, v)) for k,v in rows.items())
     if isinstance(rows, list): return ((f'{path.name}:{i}', o) for i,o in enumerate(rows, 1))
     raise ValueError(f"{path}: must hold a list or an object of rows, got {type(rows).__name__}")
 
-# %% ../../nbs/summaries/10_summary_sets.ipynb #60df71fc
-_xml = '{http://schemas.openxmlformats.org/spreadsheetml/2006/main}'
+# %% ../../nbs/summaries/10_summary_sets.ipynb #344b8194
+def _table(path):
+    "Place and row of a CSV file"
+    with path.open(encoding='utf-8', newline='') as f:
+        yield from ((f'{path.name}:{i}', o) for i,o in enumerate(csv.DictReader(f), 2))
 
+def _parquet(path):
+    "Place and row of a Parquet file"
+    from datasets import load_dataset
+    try:
+        rows = load_dataset('parquet', data_files=str(path), split='train', streaming=True)
+        yield from ((f'{path.name}:{i}', o) for i,o in enumerate(rows))
+    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #60df71fc
+def _open_book(path):
+    "A spreadsheet, opened with pandas"
+    import pandas as pd
+    if not zipfile.is_zipfile(path): raise ValueError(f"{path}: not a readable spreadsheet: it is no zip archive")
+    try: return pd.ExcelFile(path, engine='openpyxl')
+    except ImportError:
+        hint = "pip install 'compresscal[summaries]'"
+        raise ImportError(f"spreadsheets are read by the package openpyxl: {hint}") from None
+    except Exception as e: raise ValueError(f"{path}: not a readable spreadsheet: {e}") from None
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #e033938e
 def sheet_rows(
     path:str|Path, # A spreadsheet, .xlsx or .xlsm
     sheet:str,     # Name of a sheet in it
-)->Iterator[dict]: # Values by the names in its first row
+)->Iterator[dict]: # Texts by the names in its first row; None for an empty cell
     "The rows of a spreadsheet"
-    try:
-        with zipfile.ZipFile(path) as z:
-            def parse(name): return ElementTree.fromstring(z.read(name))
-            def text(node): return ''.join(o.text or '' for o in node.iter(f'{_xml}t'))
-            places = {o.get('Id'): o.get('Target') for o in parse('xl/_rels/workbook.xml.rels')}
-            names = {o.get('name'): next(v for k,v in o.attrib.items() if k.endswith('}id')) for o in parse('xl/workbook.xml').iter(f'{_xml}sheet')}
-            if sheet not in names: raise ValueError(f"there is no sheet {sheet!r}; the sheets are {', '.join(names)}")
-            shared = [text(o) for o in parse('xl/sharedStrings.xml').iter(f'{_xml}si')] if 'xl/sharedStrings.xml' in z.namelist() else []
-            place = places[names[sheet]]
-            rows = list(parse(place.lstrip('/') if place.startswith('/') else f'xl/{place}').iter(f'{_xml}row'))
-    except (zipfile.BadZipFile,ElementTree.ParseError,KeyError,StopIteration,ValueError) as e:
-        raise ValueError(f"{path}: not a readable spreadsheet: {e}") from None
-    def value(cell):
-        v = cell.find(f'{_xml}v')
-        if cell.get('t')=='inlineStr': return text(cell)
-        return None if v is None else shared[int(v.text)] if cell.get('t')=='s' else v.text
-    tables = [{re.sub(r'\d', '', o.get('r')): value(o) for o in row.iter(f'{_xml}c')} for row in rows]
-    for o in tables[1:]: yield {name: o.get(at) for at,name in tables[0].items() if name}
+    import pandas as pd
+    with _open_book(path) as book:
+        if sheet not in book.sheet_names:
+            known = ', '.join(map(str, book.sheet_names))
+            raise ValueError(f"{path}: not a readable spreadsheet: there is no sheet {sheet!r}; the sheets are {known}")
+        try: table = pd.read_excel(book, sheet_name=sheet, header=None, dtype=str, na_filter=False)
+        except Exception as e: raise ValueError(f"{path}: not a readable spreadsheet: {e}") from None
+    rows = table.to_numpy().tolist()
+    for row in rows[1:]: yield {name: value or None for name,value in zip(rows[0], row) if name}
 
+# %% ../../nbs/summaries/10_summary_sets.ipynb #3a73893c
 def _segments(path):
     "What PolyTope's annotators saw: the document is `Source`; `Target` is what a model wrote"
     for i,o in enumerate(sheet_rows(path, 'Scores per segment'), 2):
@@ -182,12 +256,17 @@ def trials(
     targets:Iterable[tuple[str,Mapping]], # Place and row: `ReviewID`, `Target`
 )->Iterator[tuple[str,dict]]:             # Reviews of a single trial
     "Join trials with what their review concludes"
-    by = {}
-    for _,o in inputs: by.setdefault(o['ReviewID'], []).append(o)
+    by_review = {}
+    for _,o in inputs: by_review.setdefault(o['ReviewID'], []).append(o)
     for _,o in targets:
-        if len(found := by.get(o['ReviewID'], []))!=1: continue
-        yield o['ReviewID'],dict(id=o['ReviewID'], document=found[0]['Abstract'], reference=o['Target'], title=found[0].get('Title'), pmid=found[0].get('PMID'))
+        review = o['ReviewID']
+        found = by_review.get(review, [])
+        if len(found)!=1: continue
+        trial = found[0]
+        about = dict(title=trial.get('Title'), pmid=trial.get('PMID'))
+        yield review,dict(id=review, document=trial['Abstract'], reference=o['Target'])|about
 
+# %% ../../nbs/summaries/10_summary_sets.ipynb #128ca525
 def stories(
     claims:Iterable[tuple[str,Mapping]],   # Place and row, with the story's `filepath`
     articles:Iterable[tuple[str,Mapping]], # Place and row of CNN/DailyMail: `id`, `article`, `highlights`
@@ -199,56 +278,81 @@ def stories(
         if k in found: yield k,dict(id=k, document=found[k]['article'], reference=found[k]['highlights'])
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #4526a7a6
-_readers = {'.jsonl': _placed, '.json': _objects, '.csv': _placed, '.parquet': _placed, '.xlsx': _segments, '.xlsm': _segments}
+_readers = {'.jsonl': _lines, '.json': _objects, '.csv': _table, '.parquet': _parquet,
+            '.xlsx': _segments, '.xlsm': _segments}
+
+def _is_table(path): return path.suffix.lower() in _readers
 
 def _files(path):
-    "The files that a path stands for"
+    "The files that a path means"
+    kinds = ' '.join(_readers)
     if not path.exists(): raise ValueError(f"{path}: no such file or folder")
-    if path.is_file(): files = [path]
-    else: files = sorted(o for o in path.rglob('*') if o.is_file() and o.suffix.lower() in _readers)
-    if not files: raise ValueError(f"{path}: the folder holds no file of kind {' '.join(_readers)}")
-    for o in files:
-        if o.suffix.lower() not in _readers: raise ValueError(f"{o}: the kind of file must be one of {' '.join(_readers)}, got {o.suffix!r}")
+    if path.is_file():
+        if _is_table(path): return [path]
+        raise ValueError(f"{path}: the kind of file must be one of {kinds}, got {path.suffix!r}")
+    files = sorted(o for o in path.rglob('*') if o.is_file() and _is_table(o))
+    if not files: raise ValueError(f"{path}: the folder holds no file of kind {kinds}")
     return files
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #0563130e
+def _rows_of(file, targets):
+    "Place and row of what a file holds, joined with its targets if it has any"
+    try:
+        if targets is None: yield from _readers[file.suffix.lower()](file)
+        else: yield from trials(_table(file), _table(targets))
+    except UnicodeDecodeError as e: raise ValueError(f"{file}: is not UTF-8 text (byte {e.start})") from None
 
 def _rows(files):
     "Place and row of all that the files hold"
-    pairs = {o.name.removesuffix('-targets.csv'): o for o in files if o.name.endswith('-targets.csv')}
-    for o in files:
-        try:
-            if o.name.endswith('-targets.csv'): continue
-            if (start := o.name.removesuffix('-inputs.csv')) in pairs: yield from trials(_placed(o), _placed(pairs[start]))
-            else: yield from _readers[o.suffix.lower()](o)
-        except UnicodeDecodeError as e: raise ValueError(f"{o}: is not UTF-8 text (byte {e.start})") from None
+    targets = {o.name.removesuffix('-targets.csv'): o for o in files if o.name.endswith('-targets.csv')}
+    for file in files:
+        if file in targets.values(): continue
+        is_input = file.name.endswith('-inputs.csv')
+        yield from _rows_of(file, targets.get(file.name.removesuffix('-inputs.csv')) if is_input else None)
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #e6a4fb57
 @dataclass(frozen=True)
 class PublishedSet:
     "Where a set of documents is published"
-    where: str                    # Hub repository, or addresses
-    kind: str                     # `hub`, `files` (at addresses), `factcc` (claims to be joined with CNN/DailyMail)
-    config: str|None = None       # Configuration on the Hub
-    count: int|None = None        # Documents in the paper on pruned models
-    sha256: str|None = None       # Of the file, where it is known
+    where: str              # Hub repository, or addresses
+    kind: str               # `hub`, `files` (at addresses), `factcc` (claims to be joined with CNN/DailyMail)
+    config: str|None = None # Configuration on the Hub
+    count: int|None = None  # Documents in the paper on pruned models
+    sha256: str|None = None # Of the file, where it is known
     splits: tuple[str,...] = ('test',) # Parts that can be read
 
+# %% ../../nbs/summaries/10_summary_sets.ipynb #8ed60c1a
 _raw = 'https://raw.githubusercontent.com'
-_polytope = 'https://github.com/hddbang/PolyTope/raw/master/outputs_with_human_annotation/Human_Annotation_Summarization_{}.xlsm'
-_systems = 'BART','Bert_Ext','Bert_Ext_Abs','BottomUp','PG','PG_Coverage','Summa','TextRank','seq2seq'
+_legal = f'{_raw}/lauramanor/legal_summarization/9d203292eb188e13523366490863b0cc14c89017/tldrlegal_v1.json'
+_rct = f'{_raw}/casszhao/PruneHall/5715b08644c8dade15d6ad6c25267680e9ad33bb/data/rct_summaries.json'
 _factcc = 'https://storage.googleapis.com/sfr-factcc-data-research/unpaired_annotated_data.tar.gz'
-_three = ('test','validation','train')
+
+_polytope = 'https://github.com/hddbang/PolyTope/raw/master/outputs_with_human_annotation'
+_systems = 'BART','Bert_Ext','Bert_Ext_Abs','BottomUp','PG','PG_Coverage','Summa','TextRank','seq2seq'
+_sheets = ' '.join(f'{_polytope}/Human_Annotation_Summarization_{o}.xlsm' for o in _systems)
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #9702534a
+_three = 'test','validation','train'
 
 PUBLISHED_SETS = dict(
     factcc=PublishedSet(_factcc, 'factcc', count=311, splits=('validation','test')),
-    polytope=PublishedSet(' '.join(map(_polytope.format, _systems)), 'files', count=634),
+    polytope=PublishedSet(_sheets, 'files', count=634),
     summeval=PublishedSet('mteb/summeval', 'hub', count=100),
-    legal=PublishedSet(f'{_raw}/lauramanor/legal_summarization/9d203292eb188e13523366490863b0cc14c89017/tldrlegal_v1.json', 'files', count=85,
+    legal=PublishedSet(_legal, 'files', count=85,
                        sha256='988b3d1330ac2cfcee8dc3010cc3599ad3efc861fc40e87694fe7f06c7b76e29'),
-    rct=PublishedSet(f'{_raw}/casszhao/PruneHall/5715b08644c8dade15d6ad6c25267680e9ad33bb/data/rct_summaries.json', 'files', count=53),
+    rct=PublishedSet(_rct, 'files', count=53),
     cnn_dailymail=PublishedSet('abisee/cnn_dailymail', 'hub', '3.0.0', splits=_three),
     xsum=PublishedSet('EdinburghNLP/xsum', 'hub', splits=_three))
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #5e174f8f
+def _download(address):
+    "What is at an address"
+    try:
+        with closing(urllib.request.urlopen(address, timeout=60)) as f: return f.read()
+    except OSError as e:
+        hint = "Without a connection, use a local copy, or the set 'docstrings'"
+        raise ValueError(f"{address} could not be fetched ({e}). {hint}") from e
+
 def fetch_summaries(
     address:str,          # Where a file is published
     folder:str|Path,      # Where it is kept; made if need be
@@ -256,84 +360,126 @@ def fetch_summaries(
 )->Path:                  # The file
     "A published file, fetched at first use"
     path = Path(folder)/address.rpartition('/')[2]
-    if path.exists(): data,cure = path.read_bytes(),f'; remove {path}, and it will be fetched again'
-    else:
-        try:
-            with closing(urllib.request.urlopen(address, timeout=60)) as f: data,cure = f.read(),''
-        except OSError as e: raise ValueError(f"{address} could not be fetched ({e}). Without a connection, use a local copy, or the set 'docstrings'") from e
-    if sha256 and (got := hashlib.sha256(data).hexdigest())!=sha256: raise ValueError(f"{address} must have sha256 {sha256}, got {got}{cure}")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+    kept = path.exists()
+    data = path.read_bytes() if kept else _download(address)
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and found!=sha256:
+        cure = f'; remove {path}, and it will be fetched again' if kept else ''
+        raise ValueError(f"{address} must have sha256 {sha256}, got {found}{cure}")
+    if kept: return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data)
     return path
 
-def _hub_rows(path, config, split, revision):
-    "Rows of a set on the Hub, and the commit they are read at"
+# %% ../../nbs/summaries/10_summary_sets.ipynb #99e27f8b
+def _stream(path, config, split, revision):
+    "Rows of a set on the Hub or in a folder, and the commit they are read at"
     from datasets import load_dataset
-    try:
-        if Path(path).is_dir(): return load_dataset(path, config, split=split, streaming=True),None
-        from huggingface_hub import HfApi
-        revision = HfApi().dataset_info(path, revision=revision).sha
-        try: return load_dataset(path, config, split=split, revision=revision, streaming=True),revision
-        except RuntimeError: # a script, which is never run
-            revision = HfApi().dataset_info(path, revision='refs/convert/parquet').sha
-            return load_dataset(path, config, split=split, revision=revision, streaming=True),revision
+    if Path(path).is_dir(): return load_dataset(path, config, split=split, streaming=True),None
+    from huggingface_hub import HfApi
+    commit = HfApi().dataset_info(path, revision=revision).sha
+    try: return load_dataset(path, config, split=split, revision=commit, streaming=True),commit
+    except RuntimeError: # a script
+        commit = HfApi().dataset_info(path, revision='refs/convert/parquet').sha
+        return load_dataset(path, config, split=split, revision=commit, streaming=True),commit
+
+def _hub_rows(path, config, split, revision):
+    "As `_stream`; whatever goes wrong is one clear message"
+    try: return _stream(path, config, split, revision)
     except Exception as e:
-        raise ValueError(f"the set {path!r} could not be opened on the Hub ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). "
-            "Without a connection, use local files, or the set 'docstrings'") from e
+        why = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        hint = "Without a connection, use local files, or the set 'docstrings'"
+        raise ValueError(f"the set {path!r} could not be opened on the Hub ({why}). {hint}") from e
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #843626de
+def _check_split(split, name, allowed):
+    "Raise for a part that a set has not"
+    if split not in allowed:
+        raise ValueError(f"`split` of the set {name!r} must be one of {', '.join(allowed)}, got {split!r}")
+
 def _docstrings(split):
-    allowed = tuple(o for o in splits if o!='train')
-    if split not in allowed: raise ValueError(f"`split` of the set 'docstrings' must be one of {', '.join(allowed)}, got {split!r}")
+    "Bodies of docstrings with their first lines"
+    _check_split(split, 'docstrings', [o for o in splits if o!='train'])
     for o in held_out_documents()['summaries'][split]:
         text,_,line = o.text.rpartition('\n\nSummary:\n')
         yield SummaryDocument(o.id, text.removeprefix('Document:\n'), line, 'docstrings')
 
+# %% ../../nbs/summaries/10_summary_sets.ipynb #0eb55b72
+def _numbered(rows, label):
+    "Rows with their place"
+    return ((f'{label}:{i}', o) for i,o in enumerate(rows))
+
+def _factcc_rows(archive, split, revision):
+    "Place and row of the stories of FactCC, and the commits of CNN/DailyMail they come from"
+    part = f"unpaired_annotated_data/{dict(validation='val').get(split, split)}/data-dev.jsonl"
+    with tarfile.open(archive) as tar: lines = tar.extractfile(part).read().decode().splitlines()
+    claims = (('factcc', json.loads(o)) for o in lines if o.strip())
+    news = PUBLISHED_SETS['cnn_dailymail'].where
+    parts = [_hub_rows(news, '3.0.0', o, revision) for o in ('test','validation')]
+    articles = chain.from_iterable(_numbered(rows, '') for rows,_ in parts)
+    return stories(claims, articles),[commit for _,commit in parts]
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #7cd52060
 def _published(name, split, revision):
     "Place and row of what a published set holds, and what its manifest says of it"
     about = PUBLISHED_SETS[name]
-    if split not in about.splits: raise ValueError(f"`split` of the set {name!r} must be one of {', '.join(about.splits)}, got {split!r}")
-    def place(rows, label): return ((f'{label}:{i}', o) for i,o in enumerate(rows))
+    _check_split(split, name, about.splits)
     if about.kind=='hub':
         rows,commit = _hub_rows(about.where, about.config, split, revision)
-        return place(rows, name),dict(kind='hub', path=about.where, config=about.config, split=split, revision=commit)
-    files = [fetch_summaries(o, cache_folder()/'summary_sets'/name, about.sha256) for o in about.where.split()]
-    manifest = dict(kind='files', addresses=about.where.split(), files={o.name: file_fingerprint(o) for o in files}, split=split)
+        manifest = dict(kind='hub', path=about.where, config=about.config, split=split, revision=commit)
+        return _numbered(rows, name),manifest
+    addresses = about.where.split()
+    files = [fetch_summaries(o, cache_folder()/'summary_sets'/name, about.sha256) for o in addresses]
+    fingerprints = {o.name: file_fingerprint(o) for o in files}
+    manifest = dict(kind='files', addresses=addresses, files=fingerprints, split=split)
     if about.kind=='files': return _rows(files),manifest
-    part = f"unpaired_annotated_data/{dict(validation='val').get(split, split)}/data-dev.jsonl"
-    with tarfile.open(files[0]) as tar: lines = tar.extractfile(part).read().decode().splitlines()
-    parts = [_hub_rows(PUBLISHED_SETS['cnn_dailymail'].where, '3.0.0', o, revision) for o in ('test','validation')]
-    return stories(((name, json.loads(o)) for o in lines if o.strip()), chain(*(place(o, '') for o,_ in parts))),manifest|dict(articles=[o for _,o in parts])
+    rows,commits = _factcc_rows(files[0], split, revision)
+    return rows,manifest|dict(articles=commits)
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #5316af36
+def _on_hub(text, split, revision):
+    "Rows, name and manifest of `owner/name[:configuration]`"
+    repository,_,config = text.partition(':')
+    config = config or None
+    rows,commit = _hub_rows(repository, config, split, revision)
+    manifest = dict(kind='hub', path=repository, config=config, split=split, revision=commit)
+    return _numbered(rows, repository),repository.rpartition('/')[2],manifest
+
+def _found(name_or_path, split, revision):
+    "Rows, name and manifest of a set"
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if text in PUBLISHED_SETS:
+        rows,manifest = _published(text, split or PUBLISHED_SETS[text].splits[0], revision)
+        return rows,text,manifest
+    if isinstance(name_or_path, Path) or path.exists() or _is_table(path):
+        from compresscal.compression.names import refuse_unused # takes PyTorch with it
+        refuse_unused('for files', split=split, revision=revision)
+        files = _files(path)
+        return _rows(files),path.stem,dict(kind='files', files={o.name: file_fingerprint(o) for o in files})
+    if re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text): return _on_hub(text, split or 'test', revision)
+    others = 'a file','a folder','owner/name on the Hub'
+    raise no_such('name_or_path', text, ['docstrings', *PUBLISHED_SETS, *others])
+
+# %% ../../nbs/summaries/10_summary_sets.ipynb #04d34c4f
 def open_summary_set(
-    name_or_path:str|Path,    # `docstrings`, a key of `PUBLISHED_SETS`, a file, a folder, or `owner/name[:configuration]` on the Hub
-    n:int|None=None,          # How many documents to sample; None takes all
-    split:str|None=None,      # Part of the set; None takes the first that it has, `test` for most, `validation` for FactCC
-    seed:int=0,               # Decides the sample
+    name_or_path:str|Path,  # `docstrings`, a key of `PUBLISHED_SETS`, a path, or `owner/name[:configuration]`
+    n:int|None=None,        # How many documents to sample; None takes all
+    split:str|None=None,    # Part of the set; None takes its first: `test` of most, `validation` of FactCC
+    seed:int=0,             # Decides the sample
     *,
-    document:str|None=None,   # Column that holds the document; None takes the first usual name
-    reference:str|None=None,  # Column that holds the reference, likewise
-    revision:str|None=None,   # Commit, tag or branch of a set on the Hub
+    document:str|None=None, # Column that holds the document; None takes the first usual name
+    reference:str|None=None,# Column that holds the reference, likewise
+    revision:str|None=None, # Commit, tag or branch of a set on the Hub
 )->SummarySet:
     "Documents to sum up"
-    text = str(name_or_path)
-    if text=='docstrings':
+    if str(name_or_path)=='docstrings':
+        from compresscal.compression.names import refuse_unused # takes PyTorch with it
         refuse_unused("for the set 'docstrings'", document=document, reference=reference, revision=revision)
-        manifest = dict(kind='installed', name=text, split=split or 'test', packages=package_versions())
-        return choose_documents(text, _docstrings(split or 'test'), manifest, n, seed)
-    path,label = Path(text).expanduser(),text
-    if text in PUBLISHED_SETS: rows,manifest = _published(text, split or PUBLISHED_SETS[text].splits[0], revision)
-    elif isinstance(name_or_path, Path) or path.exists() or path.suffix.lower() in _readers:
-        refuse_unused('for files', split=split, revision=revision)
-        files,label = _files(path),path.stem
-        rows,manifest = _rows(files),dict(kind='files', files={o.name: file_fingerprint(o) for o in files})
-    elif re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text):
-        repository,_,config = text.partition(':')
-        found,commit = _hub_rows(repository, config or None, split or 'test', revision)
-        rows,label = ((f'{repository}:{i}', o) for i,o in enumerate(found)),repository.rpartition('/')[2]
-        manifest = dict(kind='hub', path=repository, config=config or None, split=split or 'test', revision=commit)
-    else: raise no_such('name_or_path', text, ['docstrings', *PUBLISHED_SETS, 'a file', 'a folder', 'owner/name on the Hub'])
-    manifest |= dict(name=label, columns=dict(document=document, reference=reference))
-    return choose_documents(label, (read_row(o, where, label, document, reference) for where,o in rows), manifest, n, seed)
+        split = split or 'test'
+        manifest = dict(kind='installed', name='docstrings', split=split, packages=package_versions())
+        return choose_documents('docstrings', _docstrings(split), manifest, n, seed)
+    rows,name,manifest = _found(name_or_path, split, revision)
+    manifest |= dict(name=name, columns=dict(document=document, reference=reference))
+    documents = (read_row(row, where, name, document, reference) for where,row in rows)
+    return choose_documents(name, documents, manifest, n, seed)

@@ -1,5 +1,5 @@
 "Documents to sum up: published formats, the layout of the Hub, addresses, bad files one by one."
-import csv, hashlib, io, json, tarfile, urllib.error, zipfile
+import csv, hashlib, io, json, sys, tarfile, urllib.error, zipfile
 import pandas as pd
 import pytest
 from compresscal.summaries import summary_sets
@@ -14,10 +14,15 @@ def spreadsheet(path, sheets, shared=True):
         if v is None: return ''
         if not shared: return f'<c r="{"ABCDEF"[c]}{r}" t="inlineStr"><is><t>{escape(str(v))}</t></is></c>'
         return f'<c r="{"ABCDEF"[c]}{r}" t="s"><v>{words.index(str(v))}</v></c>'
+    kinds, sheet_kind = 'application/vnd.openxmlformats-officedocument.spreadsheetml', '<Override PartName="/xl/worksheets/sheet{}.xml" ContentType="{}.worksheet+xml"/>'
     with zipfile.ZipFile(path, 'w') as z:
+        z.writestr('[Content_Types].xml', '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+                   f'<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml" ContentType="{kinds}.sheet.main+xml"/>'
+                   +(f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kinds}.sharedStrings+xml"/>' if shared else '')+''.join(sheet_kind.format(i, kinds) for i in range(1, len(sheets)+1))+'</Types>')
+        z.writestr('_rels/.rels', f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="rId1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>')
         z.writestr('xl/workbook.xml', f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'+''.join(f'<sheet name="{n}" sheetId="{i}" r:id="rId{i}"/>' for i,n in enumerate(sheets, 1))+'</sheets></workbook>')
         z.writestr('xl/_rels/workbook.xml.rels', '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
-                   +''.join(f'<Relationship Id="rId{i}" Target="worksheets/sheet{i}.xml"/>' for i,_ in enumerate(sheets, 1))+'</Relationships>')
+                   +''.join(f'<Relationship Id="rId{i}" Type="{office}/worksheet" Target="worksheets/sheet{i}.xml"/>' for i,_ in enumerate(sheets, 1))+'</Relationships>')
         if shared: z.writestr('xl/sharedStrings.xml', f'<sst xmlns="{main}">'+''.join(f'<si><r><t>{escape(o[:3])}</t></r><r><t>{escape(o[3:])}</t></r></si>' for o in words)+'</sst>')
         for i,rows in enumerate(sheets.values(), 1):
             z.writestr(f'xl/worksheets/sheet{i}.xml', f'<worksheet xmlns="{main}"><sheetData>'
@@ -77,6 +82,7 @@ def test_factcc_by_name_joins_stories_and_claims(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('shared_strings', [True, False])
 def test_polytope_spreadsheets(tmp_path, shared_strings):
+    pytest.importorskip('openpyxl')
     for system in ('BART', 'Summa'):
         rows = [['ID', 'Source', 'Target', 'Score'], ['b1-10', 'one article <of> the news', f'by {system}', 3], ['b2-10', 'another & longer article', f'by {system}', 4], [None, None, 'notes', None]]
         spreadsheet(tmp_path/f'Human_Annotation_Summarization_{system}.xlsm', {'Error Log': [['ID', 'Subtypes']], 'Scores per segment': rows}, shared_strings)
@@ -92,6 +98,11 @@ def test_spreadsheets_as_a_library_writes_them(tmp_path):
     for row in (['ID', 'Source'], ['a', 'A text, "quoted".'], ['b', 'Zwei Zeilen\nÜbermut']): book.active.append(row)
     book.save(tmp_path/'a.xlsx')
     assert list(sheet_rows(tmp_path/'a.xlsx', 'Scores per segment'))==[dict(ID='a', Source='A text, "quoted".'), dict(ID='b', Source='Zwei Zeilen\nÜbermut')]
+
+def test_spreadsheets_without_their_library(tmp_path, monkeypatch):
+    spreadsheet(tmp_path/'a.xlsx', {'Scores per segment': [['ID', 'Source'], ['a', 'A text.']]})
+    monkeypatch.setitem(sys.modules, 'openpyxl', None)
+    with pytest.raises(ImportError, match=r"openpyxl: pip install 'compresscal\[summaries\]'"): open_summary_set(tmp_path/'a.xlsx')
 
 def test_rct_reviews_of_a_single_trial(tmp_path):
     with open(tmp_path/'test-inputs.csv', 'w', newline='') as f: csv.writer(f).writerows([['', 'ReviewID', 'PMID', 'Title', 'Abstract'], [0, 'CD1', 11, 'T', 'An abstract,\nof two lines.'],
