@@ -72,12 +72,11 @@ LEFT = dict( # what is still to be mended: a module leaves its list when it keep
          'text.corpora text.installed_text text.sentences',
     private='commands.compressing commands.reducing hallucination.conditional hallucination.entailment models.foldings '
          'models.new_checkpoint summaries.bertscore vocabulary.reduced_checkpoints',
-    unseen='core.marked_text core.plots core.seeds core.spelling evaluation.perplexity evaluation.task_files evaluation.tasks '
-         'hallucination.conditional hallucination.dependence hallucination.hallucination hallucination.judges '
-         'hallucination.reviews hallucination.risk hallucination.summac models.blocks models.loading summaries.answers '
-         'summaries.prompts summaries.quality summaries.summarize summaries.summary_sets text.corpora text.installed_text '
-         'text.sentences vocabulary.counting vocabulary.dropped_mass vocabulary.memory vocabulary.reduced_checkpoints '
-         'vocabulary.reduction vocabulary.token_maps vocabulary.token_tables vocabulary.usage',
+    unseen='core.marked_text core.plots core.seeds core.spelling evaluation.perplexity evaluation.task_files '
+           'evaluation.tasks models.blocks models.loading summaries.answers summaries.prompts summaries.quality '
+           'summaries.summarize summaries.summary_sets text.corpora text.installed_text text.sentences vocabulary.counting '
+           'vocabulary.dropped_mass vocabulary.memory vocabulary.reduced_checkpoints vocabulary.reduction '
+           'vocabulary.token_maps vocabulary.token_tables vocabulary.usage',
     clever='core.marked_text core.plots evaluation.perplexity evaluation.tasks summaries.answers summaries.prompts '
          'summaries.scores summaries.summary_sets text.installed_text vocabulary.token_tables')
 

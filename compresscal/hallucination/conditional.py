@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from ..calibration.sampling import model_identity
 from ..core.patching import patch
 from ..evaluation.perplexity import apply_head, positions_at_once, run_decoder
-from ..models.loading import _bars, _place, _source, load_model
+from ..models.loading import _bars
+from ..models.loading import _place, _source, load_model
 from ..models.blocks import _check_causal, context_length, evaluation_mode, replace_forward
 from ..summaries.prompts import Prompt, as_prompt, fit
 from ..summaries.scores import check_pairs

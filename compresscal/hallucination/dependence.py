@@ -54,7 +54,7 @@ def score(self:Dependence,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # Show a progress bar
-)->Scores: # Nats a token; `parts`: `kl` and `spans` of its tokens, their number, and whether source and summary were cut
+)->Scores: # Nats a token; `parts`: `kl`, `spans` and number of its tokens, and whether source and summary were cut
     "Dependence of summaries, each on its own document; nan where a source or a summary is empty"
     read = self.reader.read(sources, summaries, _divergences, progress=progress, desc=self.name)
     kl, spans = [], []

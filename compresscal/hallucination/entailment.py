@@ -165,7 +165,8 @@ def _from_pretrained(source, revision, dtype, device):
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
     import torch
-    from compresscal.models.loading import _bars, _place
+    from compresscal.models.loading import _bars
+    from compresscal.models.loading import _place
     dtype,device = _place(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     folder = Path(source).expanduser()
     source = str(folder if folder.is_dir() else source)

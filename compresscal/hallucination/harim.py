@@ -104,7 +104,7 @@ class HaRiMDecoder(_HaRiM):
         # Folder or Hub id of a causal language model, `embedded`, or a model and its tokenizer
         model:str|Path|tuple='embedded',
         *,
-        prompt:str|Prompt='after', # What it is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        prompt:str|Prompt='after', # What it reads: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
         chat:bool|Mapping|None=None,     # Use the chat template? None: if there is one; or its variables by name
         lambda_:float=7.,                # Weight of the risk
         form:str='published',            # One of `FORMS`

@@ -47,7 +47,7 @@ _against_reference = [
       for rouge,label in _ROUGE.items() for kind,word in _KINDS.items()),
     *(Metric(f'bertscore_{kind}', f'BERTScore {word} against the reference') for kind,word in _KINDS.items())]
 
-# %% ../../nbs/hallucination/65_risk.ipynb #7e8e161c
+# %% ../../nbs/hallucination/65_risk.ipynb #d078b4e1
 _copied = [
     *(Metric(f'{rouge}_{kind}', f'{label} {word} against the source', (0, 1), None)
       for rouge,label in _ROUGE.items() for kind,word in _KINDS.items()),
@@ -61,7 +61,8 @@ _copied = [
 
 _counted = [
     Metric('degenerate', 'answers that are no summaries', (0, 1), False),
-    *(Metric(f'unsupported_{kind}', f'unsupported {kind}', None, False) for kind in ('names', 'numbers', 'identifiers')),
+    *(Metric(f'unsupported_{what}', f'unsupported {what}', None, False)
+      for what in ('names', 'numbers', 'identifiers')),
     Metric('dependence', 'dependence on the source, nats', None, None)]
 
 METRICS = {m.name: m for m in (*_judged, *_against_reference, *_copied, *_counted)}
