@@ -13,20 +13,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 import numpy as np
 from ..core.patching import patch
-from .conditional import SourceReader
-from ..evaluation.fidelity import divergence
 from ..core.marked_text import COLOURS, Mark, MarkedText
+from ..evaluation.fidelity import divergence
+from .conditional import SourceReader, brief_settings
 from ..summaries.prompts import Prompt
 from ..summaries.scores import Scores
+
+# %% ../../nbs/hallucination/55_dependence.ipynb #e07028ab
+def _divergences(given, without, tokens):
+    "What the source changes at each token, in nats, `[1, tokens]`"
+    return divergence(given, without)[None]
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #c6c0c2b2
 class Dependence:
     "Dependence of summaries on their sources, in the eyes of a model"
     name, bounds, higher_is_better = 'dependence', None, None
     def __init__(self,
-        model:str|Path|tuple='embedded', # Folder, Hub id, `embedded`, or a model and its tokenizer
-        *,
-        prompt:str|Prompt='after',       # What a causal model reads: a name of `PROMPTS`, a template, or a `Prompt`
+        # Folder or Hub id of a causal model or an encoder-decoder, `embedded`, or a model and its tokenizer
+        model:str|Path|tuple='embedded',
+        # What a causal model reads: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        *, prompt:str|Prompt='after',
         chat:bool|Mapping|None=None,     # Use the chat template? None: if there is one; or its variables by name
         source_length:int|None=None, # Most tokens of the source or of the prompt with it; None: what the model can read
         target_length:int=128,           # Most tokens of a summary
@@ -40,15 +46,7 @@ class Dependence:
         "All that decides the numbers, ready for JSON"
         return self.reader.settings()
 
-# %% ../../nbs/hallucination/55_dependence.ipynb #95d5f257
-_UNSAID = ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files') # settings too long for a line
-
-@patch
-def __repr__(self:Dependence):
-    shown = ', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in _UNSAID)
-    return f"Dependence({shown})"
-
-def _divergences(given, without, tokens): return divergence(given, without)[None]
+    def __repr__(self): return f"Dependence({brief_settings(self.settings())})"
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #1257500f
 @patch
@@ -56,23 +54,38 @@ def score(self:Dependence,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     *, progress:bool=True,   # Show a progress bar
-)->Scores: # Nats a token; `parts`: `kl` and `spans` of its tokens, their number
+)->Scores: # Nats a token; `parts`: `kl`, `spans` and number of its tokens, and whether source and summary were cut
     "Dependence of summaries, each on its own document; nan where a source or a summary is empty"
     read = self.reader.read(sources, summaries, _divergences, progress=progress, desc=self.name)
-    own = [None if o is None else np.array(o.own) for o in read.pairs]
-    kl = [np.zeros(0) if o is None else o[0][k] for o,k in zip(read.values, own)]
-    spans = [[] if o is None else [s for s,k in zip(o.spans, o.own) if k] for o in read.pairs]
-    values = [float(o.mean()) if len(o) else math.nan for o in kl]
-    return Scores(self.name, values, None, None, self.settings(), read.notes, dict(kl=kl, spans=spans)|read.parts())
+    kl, spans = [], []
+    for values,pair in zip(read.values, read.pairs):
+        own = [] if pair is None else [i for i,o in enumerate(pair.own) if o]
+        kl.append(values[0][own] if own else np.zeros(0))
+        spans.append([pair.spans[i] for i in own])
+    means = [float(o.mean()) if len(o) else math.nan for o in kl]
+    return Scores(self.name, means, None, None, self.settings(), read.notes, dict(kl=kl, spans=spans)|read.parts())
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #3b4892e9
 STEPS = dict(yellow=.5, green=2.) # Colour -> nats from which a token has it
+
+# %% ../../nbs/hallucination/55_dependence.ipynb #79b0b3c1
+def _check_steps(steps):
+    "Raise for what is no list of colours, the least number first"
+    if not steps or not steps.keys()<=COLOURS.keys() or [*steps.values()]!=sorted(steps.values()):
+        raise ValueError(f"`steps` must lead from colours, of {', '.join(COLOURS)}, to numbers, the least first, got "
+                         f"{dict(steps)}")
+
+def _coloured(values, spans, steps, unit):
+    "A mark for each token that reaches a step"
+    for value,(a,b) in zip(values, spans):
+        reached = [colour for colour,least in steps.items() if value>=least]
+        if reached and a<b: yield Mark(a, b, colour=reached[-1], note=f'{value:.2f} {unit}')
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #0373ea5b
 def mark_tokens(
     text:str,                         # A summary
     values:Sequence[float],           # A number of each of its tokens, `[tokens]`
-    spans:Sequence[tuple[int,int]],   # Where each stands, in characters, `[tokens]`
+    spans:Sequence[tuple[int,int]],   # Where each is, in characters, `[tokens]`
     *, steps:Mapping[str,float]=STEPS,# Colour -> number from which a token has it, the least first
     title:str='',                     # What the text is
     unit:str='nats',                  # Of the numbers
@@ -80,16 +93,11 @@ def mark_tokens(
     "A text with its tokens coloured by a number"
     if len(values)!=len(spans):
         raise ValueError(f"`spans` must be one for each of {len(values)} values, got {len(spans)}")
-    if not steps or not steps.keys()<=COLOURS.keys() or [*steps.values()]!=sorted(steps.values()):
-        raise ValueError(f"`steps` must lead from colours, of {', '.join(COLOURS)}, to numbers, the least first, got "
-                         f"{dict(steps)}")
+    _check_steps(steps)
     if len(text)<max((b for _,b in spans), default=0):
         raise ValueError(f"`spans` must lie within the {len(text)} characters of the text")
-    marks = []
-    for v,(a,b) in zip(values, spans):
-        reached = [k for k,o in steps.items() if v>=o]
-        if reached and a<b: marks.append(Mark(a, b, colour=reached[-1], note=f'{v:.2f} {unit}'))
-    return MarkedText(title, text, marks, legend={k: f'{v:g} {unit} or more' for k,v in steps.items()})
+    legend = {colour: f'{least:g} {unit} or more' for colour,least in steps.items()}
+    return MarkedText(title, text, list(_coloured(values, spans, steps, unit)), legend=legend)
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #28ad6b15
 @patch

@@ -9,19 +9,18 @@ __all__ = ['LABELS', 'TRAINED_LABELS', 'read_labels', 'EntailmentScorer', 'Entai
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #82e762f5
 import hashlib, math, os, re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from tqdm.auto import tqdm
-from ..calibration.sampling import model_identity
 from ..core.patching import patch
-from ..models.transformers_calls import transformers_bars
-from ..models.loading import dtype_and_device
 
-# %% ../../nbs/hallucination/20_entailment.ipynb #41d4fc77
+# %% ../../nbs/hallucination/20_entailment.ipynb #297e36d2
 LABELS = ('entailment', 'neutral', 'contradiction')
 
+# %% ../../nbs/hallucination/20_entailment.ipynb #41d4fc77
 _meanings = dict(entailment='entailment entail entails entailed supports support supported'.split(),
                  neutral=['neutral', 'not enough info', 'not enough information'],
                  contradiction='contradiction contradict contradicts contradicted refutes refute refuted'.split())
@@ -30,20 +29,22 @@ _other = ('not entailment', 'not entailed', 'non entailment', 'no entailment')
 
 def read_labels(
     names:Sequence[str], # Name of each output of a model, in order
-)->tuple[int|None,int|None,int|None]: # Which output is entailment, which neutral, which contradiction
+)->tuple[int|None,int|None,int|None]: # Which output is entailment, neutral, contradiction; None where there is none
     "Which output of a model of natural language inference means what"
     plain = [re.sub(r'[\W_]+', ' ', str(o)).strip().casefold() for o in names]
     found = [[i for i,o in enumerate(plain) if o in _meanings[k]] for k in LABELS]
-    unknown = [o for o,p in zip(names, plain) if p not in _other and not any(p in v for v in _meanings.values())]
-    if unknown or len(plain)<2 or len(found[0])!=1 or any(len(o)>1 for o in found):
+    known = {*_other}.union(*_meanings.values())
+    twice = any(len(o)>1 for o in found)
+    if not {*plain}<=known or len(plain)<2 or len(found[0])!=1 or twice:
         got = ', '.join(map(repr, names))
         raise ValueError("`labels` must name one output entailment, and the others neutral, contradiction or "
-                         f"not_entailment, got {got}: "
-                         "say what they are, in their order, such as labels=('contradiction', 'neutral', 'entailment')")
+                         f"not_entailment, got {got}: say what they are, in their order, such as "
+                         "labels=('contradiction', 'neutral', 'entailment')")
     return tuple(o[0] if o else None for o in found)
 
-# %% ../../nbs/hallucination/20_entailment.ipynb #b6e83e4b
+# %% ../../nbs/hallucination/20_entailment.ipynb #894551d2
 def _key(pair):
+    "16 bytes by which a pair of texts is known"
     try: a,b = pair
     except (TypeError, ValueError): a = b = None
     if isinstance(pair, str) or not isinstance(a, str) or not isinstance(b, str):
@@ -51,18 +52,22 @@ def _key(pair):
     a,b = (o.encode('utf-8', 'surrogatepass') for o in (a, b))
     return hashlib.blake2b(b'%d ' % len(a)+a+b, digest_size=16).digest()
 
+# %% ../../nbs/hallucination/20_entailment.ipynb #b6e83e4b
 def _checked(found, pairs, name):
-    "Probabilities that can be ones: three columns of float64, of which the last two may be absent"
+    "Probabilities of an engine, within 0 and 1, `[pairs, 3]`; raises for what is none"
     found = np.asarray(found, dtype=np.float64)
     if found.shape!=(len(pairs), 3):
         raise ValueError(f"{name} must give 3 probabilities for each of {len(pairs)} pairs, got shape "
                          f"{list(found.shape)}")
-    absent = np.isnan(found).all(0) & [False, True, True]
-    odd = np.argwhere(~((found>=-1e-6) & (found<=1+1e-6)) & ~absent)
+    possible = (found>=-1e-6) & (found<=1+1e-6) # nan is not
+    absent = np.isnan(found).all(0)
+    absent[0] = False # an engine that knows no entailment is of no use
+    odd = np.argwhere(~possible & ~absent)
     if len(odd):
-        (i,j),(a,b) = odd[0],pairs[odd[0,0]]
-        raise ValueError(f"{name} must give probabilities, got {LABELS[j]} {found[i,j]:g} for premise {a[:60]!r} and "
-                         f"hypothesis {b[:60]!r}")
+        i,j = odd[0]
+        premise,hypothesis = pairs[i]
+        raise ValueError(f"{name} must give probabilities, got {LABELS[j]} {found[i,j]:g} for premise "
+                         f"{premise[:60]!r} and hypothesis {hypothesis[:60]!r}")
     return found.clip(0, 1)
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #d7d03caf
@@ -116,11 +121,16 @@ def probabilities(self:EntailmentScorer,
     return self._ask(list(pairs), progress)[:, :3]
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #ab53e052
+def _full_name(function):
+    "Where a function is defined, and what it is called there"
+    called = getattr(function, '__qualname__', type(function).__qualname__)
+    return '.'.join(filter(None, (getattr(function, '__module__', None), called)))
+
 class EntailmentFunction(EntailmentScorer):
     "A scorer made of a function"
     def __init__(self,
-        # Takes a list of pairs of texts, returns three probabilities for each: entailment, neutral,
-        # contradiction; nan: has none
+        # Takes a list of pairs of texts, returns three probabilities for each:
+        # entailment, neutral, contradiction; nan: has none
         function:Callable,
         name:str|None=None,     # What results call it; None: the function's own name
         remember:int=1_000_000, # As in `EntailmentScorer`
@@ -128,16 +138,13 @@ class EntailmentFunction(EntailmentScorer):
         super().__init__(remember)
         if not callable(function):
             raise TypeError(f"`function` must take a list of pairs, got {type(function).__name__}")
-        own = '.'.join(filter(None, (getattr(function, '__module__', None),
-                                     getattr(function, '__qualname__', type(function).__qualname__))))
-        self.function,self.name = function,name or own
+        self.function,self.name = function,name or _full_name(function)
 
     def settings(self)->dict: return dict(model=self.name)
     def __repr__(self): return f'EntailmentFunction({self.name})'
     def _compute(self, pairs, progress):
-        told = np.asarray(self.function(pairs), dtype=np.float64)
-        if told.shape!=(len(pairs), 3): return _checked(told, pairs, self.name)
-        return np.column_stack([told, np.zeros(len(told))])
+        found = _checked(self.function(pairs), pairs, self.name)
+        return np.column_stack([found, np.zeros(len(pairs))]) # none was cut
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #43d13858
 _vitaminc = ('entailment', 'contradiction', 'neutral') # the order in which these were trained
@@ -145,22 +152,28 @@ TRAINED_LABELS = {f'tals/albert-{o}': _vitaminc
                   for o in ('xlarge-vitaminc-mnli', 'base-vitaminc-mnli', 'xlarge-vitaminc')}
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #9bf77f79
+def _from_pretrained(source, revision, dtype, device):
+    "A model whose weights are all there, and its tokenizer"
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    which = dict(revision=revision, trust_remote_code=False)
+    model,info = AutoModelForSequenceClassification.from_pretrained(
+        source, dtype=dtype, attn_implementation='eager', output_loading_info=True, **which)
+    if info['missing_keys']: raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
+    return model.to(device).eval(),AutoTokenizer.from_pretrained(source, **which)
+
+# %% ../../nbs/hallucination/20_entailment.ipynb #27326165
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    dtype,device = dtype_and_device(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    source = str(Path(source).expanduser() if Path(source).expanduser().is_dir() else source)
+    import torch
+    from compresscal.models.loading import _bars
+    from compresscal.models.loading import _place
+    dtype,device = _place(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    folder = Path(source).expanduser()
+    source = str(folder if folder.is_dir() else source)
     try:
-        with transformers_bars(not os.environ.get('IN_TEST'), False):
-            which = dict(revision=revision, trust_remote_code=False)
-            model,info = AutoModelForSequenceClassification.from_pretrained(source, dtype=dtype,
-                attn_implementation='eager', output_loading_info=True, **which)
-            if info['missing_keys']:
-                raise ValueError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}")
-            return model.to(device).eval(),AutoTokenizer.from_pretrained(source, **which)
+        with _bars(not os.environ.get('IN_TEST'), False): return _from_pretrained(source, revision, dtype, device)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        # what transformers says names another package than the one that helps
         if re.search('sentencepiece|tiktoken|protobuf', str(e), re.I):
             raise ImportError(f"the tokenizer of {source!r} needs the packages sentencepiece and protobuf: pip "
                               "install 'compresscal[summaries]'") from e
@@ -169,15 +182,18 @@ def _open(source, revision, dtype, device):
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #02e38cfd
 def _room(model, tokenizer):
-    "Most tokens that a model has positions for"
-    most = getattr(model.config, 'max_position_embeddings', None) or -1
-    taken = [m.padding_idx+1 for k,m in model.named_modules() if k.endswith('position_embeddings')
-             and getattr(m, 'padding_idx', None) is not None]
-    return min(most-max(taken, default=0) if most>0 else math.inf, tokenizer.model_max_length or math.inf)
+    "Most tokens of a pair that a model and its tokenizer can read"
+    positions = getattr(model.config, 'max_position_embeddings', None) or -1
+    tables = [m for name,m in model.named_modules() if name.endswith('position_embeddings')]
+    padding = [m.padding_idx for m in tables if getattr(m, 'padding_idx', None) is not None]
+    taken = max((o+1 for o in padding), default=0)
+    most = positions-taken if positions>0 else math.inf
+    return min(most, tokenizer.model_max_length or math.inf)
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #d7670463
 def _check_loaded(model):
     "Raise for what is no name and no loaded model"
+    import torch
     if isinstance(model, tuple):
         fit = len(model)==2 and isinstance(model[0], torch.nn.Module) and callable(model[1])
         got = ', '.join(type(o).__name__ for o in model)
@@ -196,11 +212,12 @@ class EntailmentModel(EntailmentScorer):
     "A model of natural language inference, in batches"
     def __init__(self,
         model:str|Path|tuple='tals/albert-xlarge-vitaminc-mnli', # Folder, Hub id, or a loaded model and its tokenizer
-        *, labels:Sequence[str]|None=None, # What each output means, by names as in `LABELS`; None: as its configuration
-        max_length:int=500,        # Tokens of a pair; longer ones are cut, the longer text first
+        # What each output means, in order, by names as in `LABELS`; None: as the model's configuration says
+        *, labels:Sequence[str]|None=None,
+        max_length:int=500,        # Tokens of a pair; the longer text is cut. A model with fewer positions cuts earlier
         revision:str|None=None,    # Commit, tag or branch on the Hub
         dtype:str='float32',       # Of the weights; a loaded model keeps its own
-        device:str|None=None,      # Where to compute; None: the accelerator. A loaded model stays where it is
+        device:str|None=None,      # None: the accelerator if there is one. A loaded model stays where it is
         tokens:int=4096,           # About how many tokens a batch holds
         remember:int=1_000_000,    # As in `EntailmentScorer`
     ):
@@ -230,74 +247,98 @@ def __repr__(self:EntailmentModel): return f'EntailmentModel({self.name}, max_le
 def settings(self:EntailmentModel)->dict:
     "All that decides the probabilities, ready for JSON; no model is opened"
     if self._facts is None:
-        given = isinstance(self.model, tuple) # with weights of its own
-        dtype = str(next(self.model[0].parameters()).dtype).removeprefix('torch.') if given else self.dtype
-        self._facts = model_identity(self.model)|dict(dtype=dtype)|(dict(revision=self.revision) if self.revision
-            else {})
+        from compresscal.calibration.sampling import model_identity
+        dtype = self.dtype
+        if isinstance(self.model, tuple): # with weights of its own
+            dtype = str(next(self.model[0].parameters()).dtype).removeprefix('torch.')
+        self._facts = model_identity(self.model)|dict(dtype=dtype)
+        if self.revision: self._facts |= dict(revision=self.revision)
     return self._facts|dict(labels=self.labels and list(self.labels), max_length=self.max_length)
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #cb284950
 @patch
 def _load(self:EntailmentModel):
     "Model, tokenizer, which output means what, most tokens of a pair"
-    if self._loaded is None:
-        model,tokenizer = self.model if isinstance(self.model, tuple) else _open(self.model, self.revision,
-            self.dtype, self.device)
-        named = model.config.id2label
-        names = [str(named[i]) for i in sorted(named)]
-        if all(re.fullmatch(r'LABEL_\d+', o) for o in names): names = TRAINED_LABELS.get(str(self.model), names)
-        if self.labels is not None and len(self.labels)!=len(named):
-            raise ValueError(f"`labels` must name the {len(named)} outputs of {self.name}, got "
-                             f"{len(self.labels)} names")
-        if tokenizer.pad_token_id is None:
-            raise ValueError(f"`model` must have a tokenizer with a token for padding, got {self.name} without one")
-        self._loaded = model,tokenizer,read_labels(self.labels or names),_room(model, tokenizer)
+    if self._loaded: return self._loaded
+    given = isinstance(self.model, tuple)
+    model,tokenizer = self.model if given else _open(self.model, self.revision, self.dtype, self.device)
+    named = model.config.id2label
+    names = [str(named[i]) for i in sorted(named)]
+    if all(re.fullmatch(r'LABEL_\d+', o) for o in names): names = TRAINED_LABELS.get(str(self.model), names)
+    if self.labels is not None and len(self.labels)!=len(named):
+        raise ValueError(f"`labels` must name the {len(named)} outputs of {self.name}, got {len(self.labels)} names")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"`model` must have a tokenizer with a token for padding, got {self.name} without one")
+    self._loaded = model,tokenizer,read_labels(self.labels or names),_room(model, tokenizer)
     return self._loaded
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #732b4b42
 def _batches(lengths, tokens, room):
-    "Length of its rows, which pairs are in it: batches of pairs that are padded to the same length, the longest first"
-    padded = [min(-(-o//8)*8, max(room, o)) for o in lengths]
-    for length,group in groupby(sorted(range(len(padded)), key=lambda i: -padded[i]), key=padded.__getitem__):
-        group,rows = list(group),max(8, tokens//length//8*8)
-        yield from ((length, group[a:a+rows]) for a in range(0, len(group), rows))
+    "Length of the rows of each batch, and which pairs are in it"
+    padded = defaultdict(list)
+    for i,length in enumerate(lengths):
+        multiple = math.ceil(length/8)*8
+        padded[min(multiple, max(room, length))].append(i) # no row is longer than the model has positions for
+    for length in sorted(padded, reverse=True):
+        rows = max(8, tokens//length//8*8)
+        for at in range(0, len(padded[length]), rows): yield length, padded[length][at:at+rows]
 
-def _whole(text):
-    # half a surrogate pair, which no tokenizer takes, becomes a question mark
-    return text.encode('utf-8', 'replace').decode()
+# %% ../../nbs/hallucination/20_entailment.ipynb #eaa09a23
+def _tokenized(tokenizer, pairs, limit, types):
+    "Ids, masks and, where the model distinguishes them, types of the tokens of each pair"
+    sides = ([o.encode('utf-8', 'replace').decode() for o in side] for side in zip(*pairs))
+    return tokenizer(*sides, truncation='longest_first', max_length=limit, return_token_type_ids=types,
+                     return_attention_mask=True)
 
-@torch.inference_mode()
+def _tensors(tokenizer, tokenized, group, length):
+    "Inputs of a model for some of the pairs, in multiples of 8 rows"
+    rows = group+group[-1:]*(-len(group)%8)
+    batch = {k: [v[i] for i in rows] for k,v in tokenized.items()}
+    return tokenizer.pad(batch, padding='max_length', max_length=length, return_tensors='pt')
+
+# %% ../../nbs/hallucination/20_entailment.ipynb #9f8e7700
 def _probabilities(model, batch):
+    "Probability of each output of a model, `[rows, outputs]`"
+    import torch
     was = model.training
-    try: logits = model.eval()(**{k: v.to(model.device) for k,v in batch.items()}).logits
+    model.eval()
+    try:
+        with torch.inference_mode(): logits = model(**{k: v.to(model.device) for k,v in batch.items()}).logits
     finally: model.train(was)
     return logits.cpu().double().softmax(-1).numpy()
+
+# %% ../../nbs/hallucination/20_entailment.ipynb #be710dd5
+@patch
+def _read(self:EntailmentModel, pairs):
+    "For each batch of pairs: which they are, and their probabilities and whether each was cut, `[batch, 4]`"
+    model,tokenizer,columns,room = self._load()
+    limit = min(self.max_length, room)
+    types = (getattr(model.config, 'type_vocab_size', 0) or 0)>1 or None
+    tokenized = _tokenized(tokenizer, pairs, limit, types)
+    lengths = [len(o) for o in tokenized['input_ids']]
+    for length,group in _batches(lengths, self.tokens, room):
+        computed = _probabilities(model, _tensors(tokenizer, tokenized, group, length))
+        rows = np.full((len(group), 4), np.nan)
+        for i,column in enumerate(columns):
+            if column is not None: rows[:, i] = computed[:len(group), column]
+        rows[:, 3] = [lengths[i]>=limit for i in group]
+        yield group, rows
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #8cda2d9e
 @patch
 def _compute(self:EntailmentModel, pairs, progress):
-    model,tokenizer,columns,room = self._load()
-    limit,types = min(self.max_length, room),(getattr(model.config, 'type_vocab_size', 0) or 0)>1 or None
-    out,all_columns = np.full((len(pairs), 4), np.nan),[i for i,o in enumerate(columns) if o is not None]
-    bar = tqdm(total=len(pairs), desc='entailment', unit='pair', leave=False,
-               disable=not progress or bool(os.environ.get('IN_TEST')))
-    with transformers_bars(True, False), bar:
-        for a in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
-            part = pairs[a:a+8192]
-            texts = ([_whole(o) for o in side] for side in zip(*part))
-            found = tokenizer(*texts, truncation='longest_first', max_length=limit, return_token_type_ids=types,
-                              return_attention_mask=True)
-            lengths = [len(o) for o in found['input_ids']]
-            for length,group in _batches(lengths, self.tokens, room):
-                rows = group+group[-1:]*(-len(group)%8)
-                batch = tokenizer.pad({k: [v[i] for i in rows] for k,v in found.items()}, padding='max_length',
-                                      max_length=length, return_tensors='pt')
-                told = _probabilities(model, batch)[:len(group)]
-                at = [a+i for i in group]
-                for i in all_columns: out[at, i] = told[:, columns[i]]
-                out[at, 3] = [lengths[i]>=limit for i in group]
+    "Probabilities of new pairs and whether each was cut, `[pairs, 4]`"
+    from compresscal.models.loading import _bars
+    self._load() # before there is a bar
+    found = np.full((len(pairs), 4), np.nan)
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    with (_bars(True, False),
+          tqdm(total=len(pairs), desc='entailment', unit='pair', leave=False, disable=hidden) as bar):
+        for start in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
+            for group,rows in self._read(pairs[start:start+8192]):
+                found[[start+i for i in group]] = rows
                 bar.update(len(group))
-    return out
+    return found
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #fafa013e
 def as_scorer(
@@ -306,5 +347,6 @@ def as_scorer(
 )->EntailmentScorer:
     "A scorer of entailment"
     if isinstance(model, EntailmentScorer): return model
-    return EntailmentFunction(model) if callable(model) and not isinstance(model,
-        torch.nn.Module) else EntailmentModel(model)
+    import torch
+    is_function = callable(model) and not isinstance(model, torch.nn.Module)
+    return EntailmentFunction(model) if is_function else EntailmentModel(model)

@@ -15,22 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
-import numpy as np
-import pandas as pd
-from scipy import stats
+import numpy as np, pandas as pd
 from ..core.patching import patch
-from ..statistics.correlation import correlate, partial
-from ..statistics.regression import Binned, Regression, binned, regress
+from ..core.plots import Line, Picture, Strip, plot_line_panels, plot_strips
 from ..core.spelling import strength
+from ..core.tables import escape_markdown, markdown_table, one_line
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #18bb8060
-from ..core.plots import Line, Picture, Strip, plot_line_panels, plot_strips
-from ..summaries.quality import score_means
 from .reviews import CONTROLS, Review, review_from
 from .risk import DEGENERATE, metric_words, risk_ratio, risks
-from ..core.tables import escape_markdown, markdown_table, one_line
-from ..statistics.comparisons import holm
-from ..statistics.intervals import COVERS, FEWEST, accuracy_interval, check_level, summarize_values
+from ..statistics.association import Binned, Regression, binned, correlate, partial, regress
+from ..statistics.uncertainty import COVERS, FEWEST, accuracy_interval, check_level, holm, summarize_values
+from ..summaries.quality import score_means
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #508c04f0
 class System(NamedTuple):
@@ -52,16 +48,37 @@ class System(NamedTuple):
 DENSE = System('dense')
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #8a2b9316
+def _as_system(name):
+    "A system from its label, or from its label and its source"
+    if isinstance(name, System): return name
+    return System(name) if isinstance(name, str) else System(*name)
+
 def _as_systems(reviews):
     "Systems and a list of reviews for each"
     made = {}
-    for k,v in reviews.items():
-        k = k if isinstance(k, System) else System(k) if isinstance(k, str) else System(*k)
-        made[k] = list(v) if isinstance(v, (list, tuple)) else [v]
-        for o in made[k]:
+    for name,found in reviews.items():
+        system = _as_system(name)
+        made[system] = list(found) if isinstance(found, (list, tuple)) else [found]
+        for o in made[system]:
             if not isinstance(o, Review):
-                raise TypeError(f"`reviews` must hold reviews, got {type(o).__name__} for {k.name!r}")
+                raise TypeError(f"`reviews` must hold reviews, got {type(o).__name__} for {system.name!r}")
     return made
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #404035dc
+def _check_dense(reviews):
+    "Raise where there is not one dense model"
+    if len(reviews.get(DENSE, ()))==1: return
+    got = ', '.join(o.name for o in reviews) or 'none'
+    raise ValueError(f"`reviews` must hold one review of the system 'dense', got {got}")
+
+def _check_documents(reviews, controls):
+    "Raise where a review is of other documents than the dense model's"
+    same = ['dataset', 'id']
+    documents = reviews[DENSE][0].table[same]
+    named = [(k.name, o) for k,found in reviews.items() for o in found]+list(controls.items())
+    for name,o in named:
+        if not o.table[same].equals(documents):
+            raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #be78de10
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,45 +104,36 @@ class Hallucination:
         "Risk and coverage for each of `judged` whose risk varies"
         return _all_associations(self)
 
-# %% ../../nbs/hallucination/80_hallucination.ipynb #404035dc
-def _check_dense(reviews):
-    "Raise where there is not one dense model"
-    if len(reviews.get(DENSE, ()))==1: return
-    got = ', '.join(o.name for o in reviews) or 'none'
-    raise ValueError(f"`reviews` must hold one review of the system 'dense', got {got}")
-
-def _check_documents(reviews, controls):
-    "Raise where a review is of other documents than the dense model's"
-    same = ['dataset', 'id']
-    documents = reviews[DENSE][0].table[same]
-    named = [(k.name, o) for k,found in reviews.items() for o in found]+list(controls.items())
-    for name,o in named:
-        if not o.table[same].equals(documents):
-            raise ValueError(f"`reviews` must be of the same documents in the same order, got others for {name!r}")
-
-def _all_associations(study):
-    "Risk and coverage, for each judge whose risk varies"
-    found = {}
-    for m in study.judged:
-        try: found[m] = associate(study, m, n_resamples=199)
-        except ValueError: continue
-    return found
-
 # %% ../../nbs/hallucination/80_hallucination.ipynb #441367df
 @patch(as_prop=True)
-def dense(self:Hallucination)->Review: return self.reviews[DENSE][0]
+def dense(self:Hallucination)->Review:
+    "The dense model's review"
+    return self.reviews[DENSE][0]
 
 @patch(as_prop=True)
-def compressed(self:Hallucination)->dict[System,list[Review]]: return {k: v for k,v in self.reviews.items() if k!=DENSE}
+def compressed(self:Hallucination)->dict[System,list[Review]]:
+    "The other systems"
+    return {k: v for k,v in self.reviews.items() if k!=DENSE}
 
 @patch(as_prop=True)
-def datasets(self:Hallucination)->list[str]: return list(dict.fromkeys(self.dense.table.dataset))
+def datasets(self:Hallucination)->list[str]:
+    "Names of the data sets, in the order of the documents"
+    return list(dict.fromkeys(self.dense.table.dataset))
 
 @patch(as_prop=True)
 def judged(self:Hallucination)->list[str]:
     "Columns that say how faithful a summary is: those of judges, and unsupported names and numbers"
     own = [k for k,m in self.dense.metrics.items() if m.higher_is_better is not None]
     return own+['unsupported']*('unsupported' not in own)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a19571c1
+def _means(found, columns, dataset):
+    "A system's means on one data set, '' for all of them: how many sets and documents, share of no summaries, columns"
+    here = [(o.table.dataset==dataset).to_numpy() if dataset else np.full(len(o), True) for o in found]
+    bad = [o.degenerate[rows].mean() for o,rows in zip(found, here)]
+    of_sets = [o.numbers.reindex(columns=columns)[rows & ~o.degenerate].mean() for o,rows in zip(found, here)]
+    return dict(sets=len(found), documents=int(here[0].sum()), degenerate=float(np.mean(bad)),
+                **pd.DataFrame(of_sets).mean())
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #7a1730a6
 def system_means(
@@ -135,42 +143,46 @@ def system_means(
 )->pd.DataFrame:                      # A row for each system, then for each control
     "Means of every system, and of the controls beside it"
     columns, rows = list(columns or study.dense.shown), []
-    every = [*((k, v, '') for k,v in study.reviews.items()),
-             *((System(CONTROLS.get(k, k)), [o], k) for k,o in study.controls.items())]
-    for system,found,control in every:
-        for name in ['', *(study.datasets if datasets and len(study.datasets)>1 else [])]:
-            here = [np.full(len(o), True) if not name else (o.table.dataset==name).to_numpy() for o in found]
-            fine = [h & ~o.degenerate for o,h in zip(found, here)]
-            means = pd.DataFrame([o.numbers.reindex(columns=columns)[f].mean() for o,f in zip(found, fine)]).mean()
-            rows.append(dict(method=system.method, source=system.source, control=control, dataset=name,
-                             sets=len(found), documents=int(here[0].sum()),
-                             degenerate=float(np.mean([o.degenerate[h].mean() for o,h in zip(found, here)])), **means))
+    names = ['', *(study.datasets if datasets and len(study.datasets)>1 else [])]
+    systems = [(system, found, '') for system,found in study.reviews.items()]
+    systems += [(System(CONTROLS.get(k, k)), [o], k) for k,o in study.controls.items()]
+    for system,found,control in systems:
+        for name in names:
+            about = dict(method=system.method, source=system.source, control=control, dataset=name)
+            rows.append(about|_means(found, columns, name))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #77fbb002
+class _Estimate(NamedTuple):
+    "A risk as a row of the table has it"
+    value: float=math.nan
+    low: float=math.nan  # Ends of the interval
+    high: float=math.nan
+    p: float=math.nan    # Of no difference from the dense model
+    reason: str=''       # Why there is no value, or no interval
+
+def _of_one_set(o):
+    "The estimate of a single set, with its interval over documents"
+    low, high = o.interval or (math.nan, math.nan)
+    return _Estimate(o.estimate, low, high, o.p, o.reason)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #0c68d2a8
 def _over_sets(found, level):
-    "From several sets: value, its interval, p, and why there is no interval"
-    nan = math.nan
-    is_ratio = found[0].null==1
-    values = np.array([o.estimate for o in found])
+    "The estimate from several sets: their mean, its interval over sets, and the test of no difference"
+    from scipy import stats
     for o in found:
-        if not math.isfinite(o.estimate): return nan, nan, nan, nan, o.reason
-    if is_ratio and not values.all():
+        if not math.isfinite(o.estimate): return _Estimate(reason=o.reason)
+    estimates, is_ratio = np.array([o.estimate for o in found]), found[0].null==1
+    if is_ratio and not estimates.all():
         why = 'a set has no risk at all, so that its ratio has no logarithm'
-        return float(values.mean()), nan, nan, nan, why
-    if is_ratio: values = np.log(values)
+        return _Estimate(float(estimates.mean()), reason=why)
+    values = np.log(estimates) if is_ratio else estimates
     summary = summarize_values(values, level)
-    p = float(stats.ttest_1samp(values, 0).pvalue) if summary.sd>0 else nan
+    p = float(stats.ttest_1samp(values, 0).pvalue) if summary.sd>0 else math.nan
     numbers = summary.mean, *summary.interval
-    if is_ratio: numbers = map(math.exp, numbers)
-    return *numbers, p, ''
+    return _Estimate(*(map(math.exp, numbers) if is_ratio else numbers), p)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #4e8abce2
-def _one_set(o):
-    "From a single set, the same five: value, its interval, p, and why there is no interval"
-    low, high = o.interval or (math.nan, math.nan)
-    return o.estimate, low, high, o.p, o.reason
-
 def _finite_mean(values):
     "Mean of the numbers that are known; nan where none is"
     known = [v for v in values if not math.isnan(v)]
@@ -179,14 +191,14 @@ def _finite_mean(values):
 def _risk_row(found, level):
     "A row of the table from the risks of each set"
     first, single = found[0], len(found)==1
-    value, low, high, p, reason = _one_set(first) if single else _over_sets(found, level)
-    means = {k: _finite_mean([getattr(o, k) for o in found]) for k in ('dense', 'compressed', 'greater')}
-    degenerate = float(np.mean([o.degenerate[1] for o in found]))
+    estimate = _of_one_set(first) if single else _over_sets(found, level)
+    def mean_of(name): return _finite_mean([getattr(o, name) for o in found])
     return dict(
-        variant=first.variant, n=int(min(o.n for o in found)), dense=means['dense'], compressed=means['compressed'],
-        risk=value, low=low, high=high, p=p, greater=means['greater'],
-        degenerate_dense=first.degenerate[0], degenerate=degenerate, sets=len(found),
-        covers=COVERS[1] if single else COVERS[0], reason=reason, values=tuple(o.estimate for o in found))
+        variant=first.variant, n=int(min(o.n for o in found)), dense=mean_of('dense'), compressed=mean_of('compressed'),
+        risk=estimate.value, low=estimate.low, high=estimate.high, p=estimate.p, greater=mean_of('greater'),
+        degenerate_dense=first.degenerate[0], degenerate=float(np.mean([o.degenerate[1] for o in found])),
+        sets=len(found), covers=COVERS[1] if single else COVERS[0], reason=estimate.reason,
+        values=tuple(o.estimate for o in found))
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #b9a14196
 def _comparison(known, name, degenerate, thresholds):
@@ -196,12 +208,14 @@ def _comparison(known, name, degenerate, thresholds):
     rule = 'keep' if degenerate=='worst' and unbounded else degenerate
     return dict(variant=variant, threshold=thresholds.get(name), degenerate=rule)
 
+# %% ../../nbs/hallucination/80_hallucination.ipynb #e374971b
 def _metric_rows(study, name, how, level):
     "The rows of one metric: each system, then each control that has scores"
     dense = study.dense
     known = dense.metric(name)
-    controls = [(System(k), [o], k) for k,o in study.controls.items() if np.isfinite(o[name]).any()]
-    for system,found,control in [*((k, v, '') for k,v in study.compressed.items()), *controls]:
+    systems = [(system, found, '') for system,found in study.compressed.items()]
+    systems += [(System(k), [o], k) for k,o in study.controls.items() if np.isfinite(o[name]).any()]
+    for system,found,control in systems:
         about = dict(metric=name, label=known.label, method=system.method, source=system.source, control=control)
         made = [risk_ratio(dense[name], o[name], known, flags=(dense.table.flag, o.table.flag), level=level, **how)
                 for o in found]
@@ -209,37 +223,44 @@ def _metric_rows(study, name, how, level):
         for d in made[0].by_dataset:
             yield about|dict(dataset=d)|_risk_row([o.by_dataset[d] for o in made], level)
 
+def _with_holm(frame):
+    "The table with p corrected for all pooled rows of compressed models, those without a p among them"
+    family = frame[(frame.control=='') & (frame.dataset=='')]
+    return frame.assign(p_holm=pd.Series(holm(family.p.to_dict()), dtype=float))
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #5c1f22c4
+def _check_risk_table(study, metrics, degenerate, level):
+    "Raise for what no table of risks can be made of"
+    check_level(level)
+    if degenerate not in DEGENERATE:
+        raise ValueError(f"`degenerate` must be one of {', '.join(DEGENERATE)}, got {degenerate!r}")
+    for m in metrics:
+        if m not in study.dense.table:
+            known = ', '.join(study.dense.numbers)
+            raise ValueError(f"`metrics` must be columns of the reviews, got {m!r}; there are {known}")
+
 # %% ../../nbs/hallucination/80_hallucination.ipynb #8634f224
 def risk_table(
     study:Hallucination,              # Reviews
-    metrics:Sequence[str]|None=None,  # Columns with a better and a worse end; None: `study.judged`
-    *, degenerate:str='paired',       # As in `risk_ratio`; 'keep' for scores without bounds where it is 'worst'
-    thresholds:Mapping[str,float]|None=None, # Metric -> the score below which a summary counts as failed
+    metrics:Sequence[str]|None=None, # Columns with a better and a worse end, the family of the tests; None: `judged`
+    # What becomes of answers that are no summaries, one of `DEGENERATE`; 'keep' for scores without bounds where 'worst'
+    *, degenerate:str='paired',
+    # Metric -> the score below which a summary counts as failed: its risk is the ratio of such shares
+    thresholds:Mapping[str,float]|None=None,
     pool:str='documents',             # Of several data sets: `documents` count alike, or `datasets` do
     level:float=.95,                  # Of the intervals
     n_resamples:int=9999,             # Of the bootstrap over documents
     seed:int=0,                       # Of the draws
 )->pd.DataFrame: # A row for each metric, system or control, and data set; `dataset` is empty where all are pooled
     "Risk of every system against the dense model"
-    check_level(level)
-    if degenerate not in DEGENERATE:
-        raise ValueError(f"`degenerate` must be one of {', '.join(DEGENERATE)}, got {degenerate!r}")
-    dense, rows = study.dense, []
-    names = list(dense.table.dataset) if len(study.datasets)>1 else None
-    for m in (study.judged if metrics is None else metrics):
-        if m not in dense.table:
-            known = ', '.join(dense.numbers)
-            raise ValueError(f"`metrics` must be columns of the reviews, got {m!r}; there are {known}")
-        how = _comparison(dense.metric(m), m, degenerate, thresholds or {})
-        how |= dict(dataset=names, pool=pool, n_resamples=n_resamples, seed=seed)
-        rows += _metric_rows(study, m, how, level)
+    metrics = study.judged if metrics is None else metrics
+    _check_risk_table(study, metrics, degenerate, level)
+    names = list(study.dense.table.dataset) if len(study.datasets)>1 else None
+    again, rows = dict(dataset=names, pool=pool, n_resamples=n_resamples, seed=seed), []
+    for m in metrics:
+        how = _comparison(study.dense.metric(m), m, degenerate, thresholds or {})
+        rows += _metric_rows(study, m, how|again, level)
     return _with_holm(pd.DataFrame(rows))
-
-# %% ../../nbs/hallucination/80_hallucination.ipynb #f206f5bd
-def _with_holm(frame):
-    "The table with p corrected for all pooled rows of compressed models, those without a p among them"
-    family = frame[(frame.control=='') & (frame.dataset=='')]
-    return frame.assign(p_holm=pd.Series(holm(family.p.to_dict()), dtype=float))
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #ab5f6647
 def _usual(study):
@@ -255,18 +276,20 @@ def over_sparsity(
     "Means against the share of weights that are zero"
     columns = _usual(study) if columns is None else [o for o in columns if o in study.dense.table]
     means = system_means(study, columns)
-    means = means[means.control==''].assign(family=[System(a, b).family
-        for a,b in zip(means.method[means.control==''], means.source)])
-    means['sparsity'] = [0. if a=='dense' else strength(a)[2] for a in means.method]
+    means = means[means.control=='']
+    systems = [System(*o) for o in zip(means.method, means.source)]
+    sparsity = [0. if o==DENSE else o.sparsity for o in systems]
+    means = means.assign(family=[o.family for o in systems], sparsity=sparsity)
     patterned = means.method.str.contains(r'\d+:\d+') # another kind of sparsity, not a point of the curve
-    some, dense = means[means.sparsity.notna() & ~patterned & (means.method!='dense')], means[means.method=='dense']
-    parts = [pd.concat([dense.assign(family=k), o]) for k,o in some.groupby('family', sort=False)]
+    is_dense = means.method=='dense'
+    dense, points = means[is_dense], means[means.sparsity.notna() & ~patterned & ~is_dense]
+    curves = [pd.concat([dense.assign(family=k), o]) for k,o in points.groupby('family', sort=False)]
     order = ['family', 'sparsity', 'method', 'source', 'sets', 'degenerate', *columns]
-    return pd.concat(parts)[order].sort_values(['family', 'sparsity'], kind='stable',
-                                               ignore_index=True) if parts else pd.DataFrame(columns=order)
+    if not curves: return pd.DataFrame(columns=order)
+    return pd.concat(curves)[order].sort_values(['family', 'sparsity'], kind='stable', ignore_index=True)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #89e12b9b
-SYSTEMS = 4 # Systems whose means have a correlation worth showing: that of two is always 1 or -1
+_COLUMNS = ['summaries', 'statistic', 'value', 'low', 'high', 'n', 'unit']
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Association:
@@ -277,19 +300,52 @@ class Association:
     regressions: Mapping[str,Regression|None] # `all` and `summaries`; None where nothing can be fitted
     bins: Mapping[str,Binned]          # Risk in bins of overlap, dense and compressed apart
 
-    def to_pandas(self)->pd.DataFrame: return self.table.copy()
+    def to_pandas(self)->pd.DataFrame:
+        "Its table, yours to change"
+        return self.table.copy()
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #a07c545c
+def _lines(o):
+    "Cells of the table, as text"
+    def around(r): return '' if math.isnan(r.low) else f'{r.low:+.3f} to {r.high:+.3f}'
+    return [[r.summaries, r.statistic, f'{r.value:+.3f}', around(r), f'{r.n} {r.unit}'] for r in o.table.itertuples()]
+
+@patch
+def _repr_markdown_(self:Association):
+    head = ['summaries', f'risk by {self.risk} and {self.overlap}', 'value', 'interval', 'over']
+    return markdown_table([head, *_lines(self)], 2)
+
+@patch
+def __repr__(self:Association):
+    head = one_line(f'risk by {self.risk} and {self.overlap}')
+    table = pd.DataFrame(_lines(self), columns=['summaries', 'statistic', 'value', 'interval', 'over'])
+    return head+'\n'+table.to_string(index=False)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #e05f2edc
+def _rows_of(o, risk, overlap):
+    "A row for each summary of a review: risk, overlap, logarithm of length, document, degenerate"
+    words = np.log(np.where(o['words']>0, o['words'], np.nan))
+    documents = o.table.dataset+'/'+o.table.id
+    return pd.DataFrame(dict(risk=risks(o[risk], o.metric(risk)), overlap=o[overlap], words=words,
+                             document=documents, degenerate=o.degenerate))
+
 def _long(study, risk, overlap):
-    "A row for each summary: risk, overlap, length, document, system, degenerate"
-    parts = []
-    for k,found in study.reviews.items():
-        for i,o in enumerate(found):
-            parts.append(pd.DataFrame(dict(risk=risks(o[risk], o.metric(risk)), overlap=o[overlap],
-                                           words=np.log(np.where(o['words']>0, o['words'], np.nan)),
-                document=o.table.dataset+'/'+o.table.id, system=f'{k.name} {i}',
-                kind='dense' if k==DENSE else 'compressed', degenerate=o.degenerate)))
+    "A row for each summary of all systems"
+    parts = [_rows_of(o, risk, overlap).assign(system=f'{system.name} {i}',
+                                               kind='dense' if system==DENSE else 'compressed')
+             for system,found in study.reviews.items() for i,o in enumerate(found)]
     return pd.concat(parts, ignore_index=True)
+
+def _enough(rows, risk):
+    "Rows with all numbers; raises where risk does not vary"
+    rows = rows.dropna(subset=['risk', 'overlap', 'words'])
+    if len(rows)<3 or rows.risk.nunique()<2:
+        raise ValueError(f"`risk` must vary over three summaries or more, got {len(rows)} of {risk!r} with "
+                         f"{rows.risk.nunique()} values")
+    return rows
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #5d92ac50
+SYSTEMS = 4 # Systems whose means have a correlation worth showing
 
 def _estimates(rows, again):
     "Name, value, ends, units of each correlation"
@@ -312,14 +368,6 @@ def _coefficients(fit):
     if not fit: return []
     return [(f'{k}, document fixed', fit[k].value, fit[k].low, fit[k].high, fit.n, 'rows')
             for k in ('overlap', 'words')]
-
-def _enough(rows, risk):
-    "Rows with all numbers; raises where risk does not vary"
-    rows = rows.dropna(subset=['risk', 'overlap', 'words'])
-    if len(rows)<3 or rows.risk.nunique()<2:
-        raise ValueError(f"`risk` must vary over three summaries or more, got {len(rows)} of {risk!r} with "
-                         f"{rows.risk.nunique()} values")
-    return rows
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #20b8ebd5
 def associate(
@@ -347,21 +395,14 @@ def associate(
     table = pd.DataFrame(lines, columns=['summaries', 'statistic', 'value', 'low', 'high', 'n', 'unit'])
     return Association(risk, overlap, table, fits, binnings)
 
-# %% ../../nbs/hallucination/80_hallucination.ipynb #a07c545c
-def _lines(o):
-    "Cells of the table, as text"
-    def around(r): return '' if math.isnan(r.low) else f'{r.low:+.3f} to {r.high:+.3f}'
-    return [[r.summaries, r.statistic, f'{r.value:+.3f}', around(r), f'{r.n} {r.unit}'] for r in o.table.itertuples()]
-
-@patch
-def _repr_markdown_(self:Association):
-    return markdown_table([['summaries', f'risk by {self.risk} and {self.overlap}', 'value', 'interval', 'over'],
-                           *_lines(self)], 2)
-
-@patch
-def __repr__(self:Association):
-    return one_line(f'risk by {self.risk} and {self.overlap}')+'\n'+pd.DataFrame(_lines(self),
-        columns=['summaries', 'statistic', 'value', 'interval', 'over']).to_string(index=False)
+# %% ../../nbs/hallucination/80_hallucination.ipynb #4abc730b
+def _all_associations(study):
+    "Risk and coverage, for each judge whose risk varies"
+    found = {}
+    for m in study.judged:
+        try: found[m] = associate(study, m, n_resamples=199)
+        except ValueError: continue
+    return found
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #79386d26
 def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
@@ -371,9 +412,6 @@ def _label(column):
     return textwrap.fill(metric_words(column), 27)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #a435dd2d
-_RISK_CAPTION = ('Risk of each system against the dense model (dashed). Bar below: 95 % interval over documents, or '
-                'over calibration sets where there are several.')
-
 def _risk_panel(rows, kind):
     "A strip for each row of the table"
     def name(r): return f'control: {r.control}' if r.control else _short(System(r.method, r.source).name)
@@ -381,9 +419,12 @@ def _risk_panel(rows, kind):
     return {name(r): Strip(r.values, kind(r), interval(r)) for r in rows.itertuples()}
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #a1afb75d
+_RISK_CAPTION = ('Risk of each system against the dense model (dashed). Bar below: 95 % interval over documents, or '
+                'over calibration sets where there are several.')
+
 def plot_risk(
     table:pd.DataFrame, # As `risk_table` gives it
-    caption:str='',     # What stands below the figure
+    caption:str='',     # What is written below the figure
 )->Picture:
     "Risk of every system: a panel for each metric and data set"
     several = len({*table.source[table.control=='']}-{'none'})>1 # then a colour for each source
@@ -401,17 +442,22 @@ def plot_risk(
     return plot_strips(panels, references, labels, caption or _RISK_CAPTION, columns=2)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #568202b0
+def _mean_of(o, column):
+    "Mean of a column over the summaries, or the share of those that are none"
+    return float(o.degenerate.mean() if column=='degenerate' else o.numbers[column][~o.degenerate].mean())
+
+def _ends(found, column, values):
+    "Ends of an interval around the means of a system's reviews; None where there is none"
+    if len(found)>1: ends = summarize_values(values).interval
+    elif column=='degenerate': ends = accuracy_interval(int(found[0].degenerate.sum()), len(found[0]))
+    else: ends = score_means(found[0].numbers[[column]], found[0].degenerate).loc[column, ['low', 'high']]
+    low, high = (math.nan, math.nan) if ends is None else ends
+    return None if math.isnan(low) else (low, high)
+
 def _mean_strip(found, column, kind):
-    "Means of a system's reviews, with an interval over documents, or over sets where there are several"
-    if column=='degenerate': values = [float(o.degenerate.mean()) for o in found]
-    else: values = [float(o.numbers[column][~o.degenerate].mean()) for o in found]
-    values = [v for v in values if math.isfinite(v)]
-    if not values: return None
-    if len(found)>1: around = summarize_values(values).interval
-    elif column=='degenerate': around = accuracy_interval(int(found[0].degenerate.sum()), len(found[0]))
-    else: around = score_means(found[0].numbers[[column]], found[0].degenerate).loc[column, ['low', 'high']]
-    return Strip(values, kind, None if around is None
-                 or math.isnan(around.low if hasattr(around, 'low') else around[0]) else tuple(around))
+    "Means of a system's reviews, with an interval; None where there is no mean"
+    values = [v for v in (_mean_of(o, column) for o in found) if math.isfinite(v)]
+    return Strip(values, kind, _ends(found, column, values)) if values else None
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #52904dae
 _MEANS_CAPTION = ('Means over the answers that are summaries, and the share of those that are not. Bar below: 95 % '
@@ -421,17 +467,18 @@ _MEANS_CAPTION = ('Means over the answers that are summaries, and the share of t
 def plot_means(
     study:Hallucination,             # Reviews
     columns:Sequence[str]|None=None, # Numbers; None: what judges say, overlap, length and quality
-    caption:str='',                  # What stands below the figure
+    caption:str='',                  # What is written below the figure
 )->Picture:
     "Means of every system as points with intervals: a panel for each column"
-    panels = {}
-    for k in ('degenerate', *(_usual(study) if columns is None else columns)):
-        made = {}
+    panels, dense = {}, {}
+    for column in ('degenerate', *(_usual(study) if columns is None else columns)):
+        strips = {}
         for system,found in study.reviews.items():
-            strip = _mean_strip(found, k, '' if system==DENSE else system.family)
-            made[_short(system.name)] = strip
-        if any(made.values()): panels[_label(k)] = {name: o for name,o in made.items() if o}
-    dense = {title: sum(o['dense'].values)/len(o['dense'].values) for title,o in panels.items() if 'dense' in o}
+            strip = _mean_strip(found, column, '' if system==DENSE else system.family)
+            if strip: strips[_short(system.name)] = strip
+        if not strips: continue
+        panels[_label(column)] = strips
+        if 'dense' in strips: dense[_label(column)] = sum(strips['dense'].values)/len(strips['dense'].values)
     return plot_strips(panels, dense, 'mean', caption or _MEANS_CAPTION, columns=3)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #00fd7392
@@ -440,7 +487,7 @@ _SPARSITY_CAPTION = ('Means over the answers that are summaries, and the share o
 
 def plot_sweep(
     table:pd.DataFrame, # As `sweep` gives it
-    caption:str='',     # What stands below the figure
+    caption:str='',     # What is written below the figure
 )->Picture:
     "Means against sparsity: a panel for each column"
     columns = [k for k in table.columns[5:] if table[k].notna().any()]
@@ -453,7 +500,7 @@ def plot_sweep(
 # %% ../../nbs/hallucination/80_hallucination.ipynb #1f34d6c8
 def plot_association(
     found:Association, # Risk and overlap
-    caption:str='',    # What stands below the figure
+    caption:str='',    # What is written below the figure
 )->Picture:
     "Risk in bins of overlap, with and without degenerate answers"
     titles = dict(all='all answers', summaries='without degenerate answers')
@@ -464,6 +511,19 @@ def plot_association(
     return plot_line_panels(panels, _label(found.overlap), 'mean risk', said)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #8ca02e0e
+def _cells_of(rows, model, evaluation):
+    "A row of each cell of a model and an evaluation"
+    cells = {}
+    for r in rows:
+        if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']: cells.setdefault(r['cell'], r)
+    return cells
+
+def _system_of(r, several_sizes):
+    "The system of a row"
+    size = f" {r['n_sequences']}x{r['length']}" if several_sizes and r['n_sequences'] else ''
+    return System(r['method'], r['source']+size)
+
+# %% ../../nbs/hallucination/80_hallucination.ipynb #469dfba8
 def kept_reviews(
     rows:Sequence[Mapping],  # Of a study
     records:Callable,        # From a cell's name to its record
@@ -471,18 +531,14 @@ def kept_reviews(
     evaluation:str,          # Name of the evaluation
 )->Hallucination|None:       # None where the dense model's record is not there
     "Reviews that a study has kept, by system, in the order of their sets"
-    cells = {}
-    for r in rows:
-        if (r['model'], r['evaluation'])==(model, evaluation) and not r['replicate']:
-            cells.setdefault(r['cell'], r)
+    cells = _cells_of(rows, model, evaluation)
     sizes = {(r['n_sequences'], r['length']) for r in cells.values() if r['n_sequences']}
-    def named(r):
-        return System(r['method'], r['source']
-                      +(f" {r['n_sequences']}x{r['length']}" if len(sizes)>1 and r['n_sequences'] else ''))
-    found, beside = {named(r): [] for r in cells.values()}, {} # in the order of the rows
-    for key,r in sorted(cells.items(), key=lambda o: o[1]['set']):
-        if (record := records(key)) is None: continue
-        found[named(r)].append(review_from(record))
+    systems = {cell: _system_of(r, len(sizes)>1) for cell,r in cells.items()}
+    found, beside = {o: [] for o in systems.values()}, {} # in the order of the rows
+    for cell in sorted(cells, key=lambda o: cells[o]['set']):
+        record = records(cell)
+        if record is None: continue
+        found[systems[cell]].append(review_from(record))
         beside |= {k: review_from(o) for k,o in record.get('controls', {}).items()}
     return Hallucination({k: v for k,v in found.items() if v}, beside) if found.get(DENSE) else None
 
@@ -549,10 +605,11 @@ def _as_lines(frame):
     head = [k.replace('_', ' ') for k in frame]
     return [head, *([_cell(k, v) for k,v in zip(frame, row)] for row in frame.itertuples(index=False))]
 
-def _words(rows):
+def _word_columns(rows):
     "How many columns, from the first, hold words"
-    def words(column): return any(c[:1].isalpha() for c in column[1:])
-    return next((i for i,column in enumerate(zip(*rows)) if i and not words(column)), len(rows[0]))
+    n = 1
+    while n<len(rows[0]) and any(row[n][:1].isalpha() for row in rows[1:]): n += 1
+    return n
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #e2b76590
 def _shown_tables(study):
@@ -563,15 +620,20 @@ def _shown_tables(study):
 def _repr_markdown_(self:Hallucination):
     parts = []
     for title,note,rows in _shown_tables(self):
-        parts += [f'**{escape_markdown(title)}.** {escape_markdown(note)}', markdown_table(rows, _words(rows))]
+        parts += [f'**{escape_markdown(title)}.** {escape_markdown(note)}', markdown_table(rows, _word_columns(rows))]
     return '\n\n'.join(parts)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #645adb17
+def _plain_table(title, rows):
+    "A title, and rows in columns: the first to the left, the others to the right"
+    rows = [[one_line(cell) for cell in row] for row in rows]
+    first, *widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [one_line(title)]
+    for label,*cells in rows:
+        aligned = [cell.rjust(width) for cell,width in zip(cells, widths)]
+        lines.append('  '.join([label.ljust(first), *aligned]).rstrip())
+    return '\n'.join(lines)
+
 @patch
 def __repr__(self:Hallucination):
-    def part(title, rows):
-        rows = [[*map(one_line, r)] for r in rows]
-        wide = [max(map(len, c)) for c in zip(*rows)]
-        return '\n'.join([one_line(title), *('  '.join([r[0].ljust(wide[0]),
-            *(c.rjust(w) for c,w in zip(r[1:], wide[1:]))]).rstrip() for r in rows)])
-    return '\n\n'.join(part(title, rows) for title,_,rows in _shown_tables(self))
+    return '\n\n'.join(_plain_table(title, rows) for title,_,rows in _shown_tables(self))

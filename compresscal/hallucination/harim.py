@@ -11,9 +11,9 @@ __all__ = ['FORMS', 'token_risks', 'harim_plus', 'HaRiM', 'HaRiMDecoder']
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from ..core.patching import patch
-from .conditional import SourceReader, log_probabilities
+from .conditional import SourceReader, both_log_probabilities, brief_settings
 from ..summaries.prompts import Prompt
 from ..summaries.scores import Scores
 
@@ -39,13 +39,14 @@ def harim_plus(
     if form not in FORMS: raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}")
     return log_likelihood+lambda_*(1-risk/2) if form=='published' else log_likelihood-lambda_*risk
 
-# %% ../../nbs/hallucination/50_harim.ipynb #5c4b1a0e
-def _both(given, without, tokens):
-    return torch.stack([log_probabilities(given, tokens), log_probabilities(without, tokens)])
+# %% ../../nbs/hallucination/50_harim.ipynb #e74a9758
+def _means(log_probabilities):
+    "Mean log-likelihood and mean risk of a summary's tokens, from both readings; nan for a pair that was not read"
+    if log_probabilities is None: return math.nan, math.nan
+    given,without = log_probabilities
+    return float(given.mean()), float(token_risks(given, without).mean())
 
 # %% ../../nbs/hallucination/50_harim.ipynb #c5e124bf
-_UNSAID = ('prompt', 'chat', 'fingerprint', 'tokenizer', 'files') # settings too long for a line
-
 class _HaRiM:
     "What both judges share"
     bounds, higher_is_better = None, True
@@ -60,16 +61,9 @@ class _HaRiM:
         "All that decides the scores, ready for JSON"
         return self.reader.settings()|dict(lambda_=self.lambda_, form=self.form)
 
-    def __repr__(self):
-        shown = ', '.join(f'{k}={v!r}' for k,v in self.settings().items() if k not in _UNSAID)
-        return f"{type(self).__name__}({shown})"
+    def __repr__(self): return f"{type(self).__name__}({brief_settings(self.settings())})"
 
-# %% ../../nbs/hallucination/50_harim.ipynb #e74a9758
-def _means(values):
-    "Mean log-likelihood and mean risk of a summary's tokens; nan for a pair that was not read"
-    if values is None: return math.nan, math.nan
-    return float(values[0].mean()), float(token_risks(*values).mean())
-
+# %% ../../nbs/hallucination/50_harim.ipynb #ac4cd793
 @patch
 def score(self:_HaRiM,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
@@ -77,7 +71,7 @@ def score(self:_HaRiM,
     *, progress:bool=True,   # Show a progress bar
 )->Scores:                   # `parts`: `log_likelihood`, `risk`, `tokens`, and whether source and summary were cut
     "HaRiM+ of summaries, each against its own document; nan where a source or a summary is empty"
-    read = self.reader.read(sources, summaries, _both, progress=progress, desc=self.name)
+    read = self.reader.read(sources, summaries, both_log_probabilities, progress=progress, desc=self.name)
     means = [_means(o) for o in read.values]
     values = [harim_plus(*o, self.lambda_, self.form) for o in means]
     parts = dict(log_likelihood=[o[0] for o in means], risk=[o[1] for o in means])|read.parts()
@@ -110,7 +104,7 @@ class HaRiMDecoder(_HaRiM):
         # Folder or Hub id of a causal language model, `embedded`, or a model and its tokenizer
         model:str|Path|tuple='embedded',
         *,
-        prompt:str|Prompt='after', # What it is told: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
+        prompt:str|Prompt='after', # What it reads: a name of `PROMPTS`, a template with `{document}`, or a `Prompt`
         chat:bool|Mapping|None=None,     # Use the chat template? None: if there is one; or its variables by name
         lambda_:float=7.,                # Weight of the risk
         form:str='published',            # One of `FORMS`

@@ -16,40 +16,38 @@ import numpy as np
 from tqdm.auto import tqdm
 from ..core.files import file_fingerprint
 from ..core.patching import patch
-from .dependence import Dependence
-from .harim import HaRiM, HaRiMDecoder
-from ..summaries.mentions import mentions, unsupported
 from ..core.spelling import no_such
+from ..summaries.mentions import mentions, unsupported
 from ..summaries.scores import Judge, Scores, check_pairs
 from ..text.sentences import split_sentences, splitter_name
-from ..calibration.sources import read_value
 
 # %% ../../nbs/hallucination/60_judges.ipynb #ec1ffc62
+def _number(name, o, i):
+    "What a judge gave for pair `i`, as a number; nan for None"
+    if o is None: return math.nan
+    try: value = float(o)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must give numbers, None where there is none, got {o!r} for pair {i}") from None
+    if math.isfinite(value): return value
+    raise ValueError(f"{name} must give finite numbers, None where there is none, got {value} for pair {i}")
+
 def _numbers(name, found, n, start=0):
-    "What a judge gave, as `n` numbers"
+    "What a judge gave for `n` pairs from pair `start` on, as numbers"
     found = found.tolist() if hasattr(found, 'tolist') else found
     if isinstance(found, (str, Mapping)) or not hasattr(found, '__iter__'):
         raise TypeError(f"{name} must give a list of numbers, got {type(found).__name__}")
     found = list(found)
     if len(found)!=n: raise ValueError(f"{name} must give a score for each of {n} pairs, got {len(found)}")
-    for i,o in enumerate(found):
-        try: value = math.nan if o is None else float(o)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must give numbers, None where there is none, got {o!r} for pair "
-                            f"{start+i}") from None
-        if o is not None and not math.isfinite(value):
-            raise ValueError(f"{name} must give finite numbers, None where there is none, got {value} for pair "
-                             f"{start+i}")
-        found[i] = value
-    return found
+    return [_number(name, o, start+i) for i,o in enumerate(found)]
 
+# %% ../../nbs/hallucination/60_judges.ipynb #b1004bfa
 def _filled(sources, summaries):
-    "Both as lists, the pairs that have text on both sides, and what to say of the others"
+    "Both as lists, the numbers of the pairs that have text on both sides, and what to say of the others"
     sources,summaries = check_pairs(sources, summaries)
     some = [i for i,(a,b) in enumerate(zip(sources, summaries)) if a.strip() and b.strip()]
-    out = len(sources)-len(some)
-    return sources,summaries,some,(f'{out} of {len(sources)} pairs have an empty source or summary, and no score',
-                                   )*bool(out)
+    n,out = len(sources),len(sources)-len(some)
+    notes = (f'{out} of {n} pairs have an empty source or summary, and no score',) if out else ()
+    return sources,summaries,some,notes
 
 # %% ../../nbs/hallucination/60_judges.ipynb #60694a27
 class FunctionJudge:
@@ -90,13 +88,14 @@ def score(self:FunctionJudge,
 )->Scores:                   # nan where a source or a summary is empty
     "Scores of summaries, each against its own document"
     sources,summaries,some,notes = _filled(sources, summaries)
-    values,step = np.full(len(sources), math.nan),self.batch_size or max(1, len(some))
+    values = np.full(len(sources), math.nan)
+    step = self.batch_size or max(1, len(some))
     hidden = not progress or bool(os.environ.get('IN_TEST'))
     with tqdm(total=len(some), desc=self.name, unit='summary', disable=hidden, leave=False) as bar:
         for at in range(0, len(some), step):
             part = some[at:at+step]
-            values[part] = _numbers(self.name, self.f([sources[i] for i in part], [summaries[i] for i in part]),
-                                    len(part), at)
+            given = self.f([sources[i] for i in part], [summaries[i] for i in part])
+            values[part] = _numbers(self.name, given, len(part), at)
             bar.update(len(part))
     return Scores(self.name, values, self.bounds, self.higher_is_better, self.settings(), notes)
 
@@ -105,7 +104,7 @@ class Unsupported:
     "Share of names, numbers and identifiers without support in the source"
     name, bounds, higher_is_better = 'unsupported', (0., 1.), False
     def __init__(self,
-        splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
+        splitter:str|Callable='rules', # Finds sentences, as in `split_sentences`
     ):
         self.splitter = splitter
         splitter_name(splitter) # refuses what is none
@@ -122,9 +121,10 @@ def _distinct(found):
     texts = {}
     for o in found:
         key = o.kind, o.values
-        texts[key] = texts.pop(key, o.text) # put in again, to stand where it was found last
+        texts[key] = texts.pop(key, o.text) # put in again, to be where it was found last
     return list(texts.values())
 
+# %% ../../nbs/hallucination/60_judges.ipynb #5c5bdc2d
 @patch
 def score(self:Unsupported,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
@@ -161,6 +161,7 @@ def _minicheck():
                           f"({e}): {MINICHECK}") from e
     return Scorer
 
+# %% ../../nbs/hallucination/60_judges.ipynb #8de67500
 def _made(what, kind, **settings):
     "An object of another package, and if it cannot be made, why"
     try: return kind(**settings)
@@ -220,8 +221,8 @@ def score(self:AlignScore,
     *, progress:bool=True,   # The package shows its own
 )->Scores:                   # nan where a source or a summary is empty
     "AlignScore of summaries, each against its own document"
-    def f(a, b): return self._load().score(contexts=a, claims=b)
-    found = FunctionJudge(self.name, f, self.bounds).score(sources, summaries, progress=False)
+    def ask(a, b): return self._load().score(contexts=a, claims=b)
+    found = FunctionJudge(self.name, ask, self.bounds).score(sources, summaries, progress=False)
     return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #eef979a5
@@ -235,7 +236,7 @@ class MiniCheck:
         model:str='flan-t5-large',     # One of `CHECKERS`
         *,
         aggregate:str='mean',          # Of the sentences of a summary: `mean` or `min`
-        splitter:str|Callable='rules', # Tells sentences apart, as in `split_sentences`
+        splitter:str|Callable='rules', # Finds sentences, as in `split_sentences`
         cache_dir:str|Path|None=None,  # Where the package keeps the model; None: where it wants
         chunk_size:int|None=None,      # Words of a part of the source that is looked at alone; None: the package's own
     ):
@@ -259,11 +260,11 @@ def settings(self:MiniCheck)->dict:
 def _ask(self:MiniCheck, pairs):
     "Probability that each claim is supported"
     if self._scorer is None:
-        self._scorer = _made('MiniCheck', _minicheck(), model_name=self.model,
-                             **{} if self.cache_dir is None else dict(cache_dir=str(self.cache_dir)))
+        cached = {} if self.cache_dir is None else dict(cache_dir=str(self.cache_dir))
+        self._scorer = _made('MiniCheck', _minicheck(), model_name=self.model, **cached)
     docs,claims = map(list, zip(*pairs))
-    found = self._scorer.score(docs=docs, claims=claims,
-                               **{} if self.chunk_size is None else dict(chunk_size=self.chunk_size))
+    chunked = {} if self.chunk_size is None else dict(chunk_size=self.chunk_size)
+    found = self._scorer.score(docs=docs, claims=claims, **chunked)
     if not isinstance(found, (tuple, list)) or len(found)<2:
         raise ValueError(f"minicheck must give labels and probabilities, got {type(found).__name__}")
     return _numbers('minicheck', found[1], len(pairs))
@@ -282,8 +283,8 @@ def score(self:MiniCheck,
     known = dict(zip(asked, self._ask(asked))) if asked else {}
     parts = [[known[o] for o in claims.get(i, ())] for i in range(len(sources))]
     join = np.mean if self.aggregate=='mean' else np.min
-    return Scores(self.name, [join(o) if o else math.nan for o in parts], self.bounds, True, self.settings(), notes,
-                  dict(sentences=parts))
+    values = [join(o) if o else math.nan for o in parts]
+    return Scores(self.name, values, self.bounds, True, self.settings(), notes, dict(sentences=parts))
 
 # %% ../../nbs/hallucination/60_judges.ipynb #33ab3754
 JUDGES = ('summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder',
@@ -298,9 +299,24 @@ def judge_maker(
         from compresscal.hallucination.summac import SummaCConv, SummaCZS
         kind = SummaCZS if name.startswith('summac_zs') else SummaCConv
         return kind.original if name.endswith(':original') else kind
-    return {'harim': HaRiM, 'harim:decoder': HaRiMDecoder, 'alignscore': AlignScore, 'minicheck': MiniCheck,
-            'unsupported': Unsupported,
-            'dependence': Dependence}[name]
+    if name.startswith('harim'):
+        from compresscal.hallucination.harim import HaRiM, HaRiMDecoder
+        return HaRiM if name=='harim' else HaRiMDecoder
+    if name=='dependence':
+        from compresscal.hallucination.dependence import Dependence
+        return Dependence
+    return dict(alignscore=AlignScore, minicheck=MiniCheck, unsupported=Unsupported)[name]
+
+# %% ../../nbs/hallucination/60_judges.ipynb #7b652e48
+def _parsed(text):
+    "Name of a judge, and its settings"
+    from compresscal.calibration.sources import read_value
+    name,_,rest = text.strip().partition(':')
+    words = [o.strip() for o in rest.split(',') if o.strip()]
+    kinds = [o.lower() for o in words if '=' not in o]
+    settings = [o.partition('=') for o in words if '=' in o]
+    name = ':'.join([name.strip().lower().replace('-', '_'), *kinds])
+    return name, {k.strip(): read_value(value.strip()) for k,_,value in settings}
 
 # %% ../../nbs/hallucination/60_judges.ipynb #6d9f748c
 def parse_judge(
@@ -308,19 +324,15 @@ def parse_judge(
     text:str|Judge,
 )->Judge:           # No model is loaded yet
     "Read a judge and its settings"
-    if not isinstance(text, str):
-        if not isinstance(text, Judge):
-            raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
-        return text
-    name,_,rest = text.strip().partition(':')
-    name,words = name.strip().lower().replace('-', '_'),[o.strip() for o in rest.split(',') if o.strip()]
-    kind = judge_maker(':'.join([name, *(o.lower() for o in words if '=' not in o)]))
-    takes = {k.removesuffix('_'): k for k,o in inspect.signature(kind).parameters.items()
-             if o.kind is not o.VAR_KEYWORD}
-    settings = {k.strip(): read_value(v.strip()) for k,_,v in (o.partition('=') for o in words if '=' in o)}
+    if isinstance(text, Judge): return text
+    if not isinstance(text, str): raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
+    name,settings = _parsed(text)
+    kind = judge_maker(name)
+    parameters = inspect.signature(kind).parameters.values()
+    takes = {o.name.removesuffix('_'): o.name for o in parameters if o.kind is not o.VAR_KEYWORD}
+    takes_others = len(takes)<len(parameters)
     odd = [k for k in settings if k not in takes and k not in takes.values()]
-    if odd and len(takes)==len(inspect.signature(kind).parameters):
-        raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
+    if odd and not takes_others: raise no_such(f'a setting of {kind.__qualname__}', odd[0], takes)
     try: return kind(**{takes.get(k, k): v for k,v in settings.items()})
     except TypeError as e:
         raise ValueError(f"`judge` {text!r} must give {kind.__qualname__} settings that it takes, "

@@ -11,22 +11,22 @@ __all__ = ['CONTROLS', 'ABOUT', 'SHOWN', 'controls', 'Review', 'review', 'review
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-import numpy as np
-import pandas as pd
+import numpy as np, pandas as pd
 from ..core.patching import patch
+from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
 from .judges import parse_judge
+from .risk import Metric, metric_of
 from ..summaries.overlap import overlap
 from ..summaries.quality import quality, score_means
-from .risk import Metric, metric_of
 from ..summaries.scores import Judge
-from ..text.sentences import split_sentences, splitter_name
 from ..summaries.summarize import FLAGS, Summaries, degenerate
-from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
+from ..text.sentences import split_sentences, splitter_name
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #e6621fb7
 CONTROLS = dict(reference='what a person wrote', lead='the first sentences of the document',
                 other="the model's summary of another document", empty='nothing')
 
+# %% ../../nbs/hallucination/70_reviews.ipynb #b17ae13a
 def _turned(datasets, rng):
     "For each document another of its data set, each taken once; -1 where there is no other"
     found = np.full(len(datasets), -1)
@@ -39,31 +39,31 @@ def _turned(datasets, rng):
 def controls(
     summaries:Summaries,           # What a model wrote, most often the dense one
     *, sentences:int=1,            # Of the lead
-    splitter='rules',              # Tells sentences apart
+    splitter='rules',              # Finds sentences
     seed:int=0,                    # Decides whose summary another document gets
 )->dict[str,Summaries]:            # By name, as in `CONTROLS`; the reference only if some document has one
     "Texts in the place of a model's summaries that are no answer, or the best there is"
     if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences<1:
         raise ValueError(f"`sentences` must be a whole number, 1 or more, got {sentences!r}")
-    texts, sources = summaries.texts, summaries.sources
+    texts, n = summaries.texts, len(summaries.texts)
     turned = _turned([o.dataset for o in summaries.documents], np.random.default_rng(seed))
     made = dict(reference=[o or '' for o in summaries.references],
-                lead=[' '.join(split_sentences(o, splitter)[:sentences]) for o in sources],
-                other=['' if i<0 else texts[i] for i in turned], empty=['']*len(texts))
+                lead=[' '.join(split_sentences(o, splitter)[:sentences]) for o in summaries.sources],
+                other=['' if i<0 else texts[i] for i in turned], empty=['']*n)
     if not any(made['reference']): del made['reference']
     about = dict(sentences=sentences, splitter=splitter_name(splitter), seed=seed, of=summaries.settings)
-    n = len(texts)
-    return {k: replace(summaries, texts=tuple(v), n_tokens=np.zeros(n, dtype=int), ended=np.ones(n, dtype=bool),
-                       flags=tuple(map(degenerate, v)),
-                       settings=about|dict(control=k)) for k,v in made.items()}
+    def control(name, texts):
+        return replace(summaries, texts=tuple(texts), flags=tuple(map(degenerate, texts)),
+                       n_tokens=np.zeros(n, dtype=int), ended=np.ones(n, dtype=bool), settings=about|dict(control=name))
+    return {name: control(name, o) for name,o in made.items()}
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #1fb034be
 ABOUT = ('dataset', 'id', 'flag') # Columns that are no numbers
 
-SHOWN = ('unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage',
-         'density', 'compression', 'copied_sentences',
-         # Columns that a table shows, after those of judges
-         'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f', 'bertscore_f', 'dependence')
+# Columns that a table shows, after those of judges
+SHOWN = ('unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage', 'density',
+         'compression', 'copied_sentences', 'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f',
+         'bertscore_f', 'dependence')
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #1474e2ad
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,21 +86,22 @@ class Review:
         return (self.table.flag!='').to_numpy()
     def __len__(self): return len(self.table)
     def __getitem__(self, column)->np.ndarray: return self.table[column].to_numpy()
-    @property
-    def shown(self)->list[str]:
-        "Columns that fit a table: those of judges, then the ones of `SHOWN`"
-        return [*self.metrics, *(o for o in SHOWN if o in self.table and o not in self.metrics)]
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #8029101d
-@patch
-def means(self:Review, level:float=.95)->pd.DataFrame:
-    "One row a number, as `score_means` gives it"
-    return score_means(self.numbers, self.degenerate, level)
+@patch(as_prop=True)
+def shown(self:Review)->list[str]:
+    "Columns that fit a table: those of judges, then the ones of `SHOWN`"
+    return [*self.metrics, *(o for o in SHOWN if o in self.table and o not in self.metrics)]
 
 @patch
 def metric(self:Review, name)->Metric:
     "What is known of a column"
     return self.metrics.get(name) or metric_of(name)
+
+@patch
+def means(self:Review, level:float=.95)->pd.DataFrame:
+    "One row a number, as `score_means` gives it"
+    return score_means(self.numbers, self.degenerate, level)
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #3ba0115d
 def _number(v):
@@ -148,16 +149,16 @@ def _heard(judges):
     return found
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #beb11561
+def _documents(summaries):
+    "The columns of `ABOUT`"
+    return pd.DataFrame(dict(dataset=[o.dataset for o in summaries.documents],
+                             id=[o.id for o in summaries.documents], flag=list(summaries.flags)))
+
 def _against_reference(summaries, bertscore, progress, how):
     "Scores against what a person wrote, ROUGE under a name that says so, and their settings"
     near = quality(summaries, bertscore=bertscore, progress=progress, **how)
     names = {k: k.replace('_', '_reference_', 1) for k in near.scores if k.startswith('rouge')}
     return near.scores.rename(columns=names), near.settings|dict(summaries=None)
-
-def _documents(summaries):
-    "The columns of `ABOUT`"
-    return pd.DataFrame(dict(dataset=[o.dataset for o in summaries.documents],
-                             id=[o.id for o in summaries.documents], flag=list(summaries.flags)))
 
 def _joined(parts, judged):
     "All columns side by side; where a judge has the name of another column, the judge's is kept"
@@ -170,7 +171,7 @@ def review(
     judges:Sequence[str|Judge]=(),     # Who else is asked
     *, bertscore=None, # Model of BERTScore against the reference: a folder, a Hub id or `embedded`; None leaves it out
     stem:bool=False,                   # ROUGE compares stems of English words
-    splitter='rules',                  # Tells sentences apart for overlap and ROUGE-Lsum; judges have their own
+    splitter='rules',                  # Finds sentences for overlap and ROUGE-Lsum; judges have their own
     tokenizer='rouge',                 # Cuts words for ROUGE; `'unicode'` for other scripts
     progress:bool=True,                # Show progress bars
 )->Review:
@@ -214,6 +215,13 @@ def _check_columns(columns):
             raise ValueError(f"{name!r} has {len(values)} rows where 'dataset' has {len(columns['dataset'])}")
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #d12441a3
+def _restored(about, columns):
+    "A review from the two parts of its record"
+    _check_columns(columns)
+    table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in columns.items() if k!='summary'})
+    known = {k: Metric(**m|dict(bounds=m['bounds'] and tuple(m['bounds']))) for k,m in about['metrics'].items()}
+    return Review(table, known, about['settings'], tuple(about['notes']), tuple(columns['summary']))
+
 def review_from(
     record:Mapping, # As `review_record` gives it
 )->Review:
@@ -222,14 +230,7 @@ def review_from(
         if not record.get(name):
             raise ValueError(f"`record` must be that of a review, got one with {', '.join(record)}, which lacks "
                              f"{name!r}")
-    about, columns = record['review'], record['documents']
-    try:
-        _check_columns(columns)
-        table = pd.DataFrame({k: v if k in ABOUT else np.array(v, dtype=float) for k,v in columns.items()
-                              if k!='summary'})
-        known = {k: Metric(**m|dict(bounds=m['bounds'] and tuple(m['bounds']))) for k,m in about['metrics'].items()}
-        return Review(table, known, about['settings'], tuple(about['notes']), tuple(columns['summary']))
-    except KeyError as e:
-        raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
+    try: return _restored(record['review'], record['documents'])
+    except KeyError as e: raise ValueError(f"`record` must be that of a review, got one that lacks {e}") from None
     except (ValueError,TypeError) as e:
         raise ValueError(f"`record` must be that of a review, got one that was changed: {e}") from None

@@ -13,31 +13,36 @@ import hashlib, io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np, pandas as pd, torch
-from safetensors.torch import load as load_tensors
-from ..core.patching import patch
-from .entailment import EntailmentScorer, as_scorer
+import numpy as np, pandas as pd
 from ..core.files import cache_folder
 from ..core.marked_text import Mark, MarkedText, MarkedTexts
+from ..core.patching import patch
+from .entailment import EntailmentScorer, as_scorer
 from ..summaries.scores import Scores, check_pairs
 from ..text.sentences import sentence_spans, splitter_name
-from ..summaries.summary_sets import fetch_summaries
 
 # %% ../../nbs/hallucination/30_summac.ipynb #0c6ba3c7
 GRANULARITIES = ('sentence', 'paragraph', 'document')
 
+# %% ../../nbs/hallucination/30_summac.ipynb #911761c8
 def _paragraphs(text):
+    "Where each paragraph begins and ends, without the space around it"
     joint,at = '\n\n' if '\n\n' in text else '\n',0
     for o in text.split(joint):
         yield at+len(o)-len(o.lstrip()),at+len(o.rstrip())
         at += len(o)+len(joint)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #7e9861f2
+def _check_count(name, value, also=''):
+    "Raise for what is no number of one or more"
+    if isinstance(value, bool) or not isinstance(value, int) or value<1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more{also}, got {value!r}")
+
 @dataclass(frozen=True)
 class Cutting:
     "How texts are cut into the parts that are compared"
     granularity:str|tuple[str,str]='sentence' # One of `GRANULARITIES`, or two: for the source, for the summary
-    splitter:str|Callable='rules'  # Tells sentences apart, as in `split_sentences`
+    splitter:str|Callable='rules'  # Finds sentences, as in `split_sentences`
     shortest:int=1                 # Characters of the shortest sentence or paragraph that counts
     source_limit:int|None=None     # Parts of a source that are read; None: all
     summary_limit:int|None=None    # Parts of a summary that are read; None: all
@@ -54,11 +59,6 @@ class Cutting:
         object.__setattr__(self, 'granularity', tuple(both))
 
 # %% ../../nbs/hallucination/30_summac.ipynb #3dd30b5c
-def _check_count(name, value, also=''):
-    "Raise for what is no number of one or more"
-    if isinstance(value, bool) or not isinstance(value, int) or value<1:
-        raise ValueError(f"`{name}` must be a whole number, 1 or more{also}, got {value!r}")
-
 @patch
 def settings(self:Cutting)->dict:
     "Ready for JSON"
@@ -70,7 +70,7 @@ def settings(self:Cutting)->dict:
 def spans(self:Cutting,
     text:str,          # A source, or a summary
     side:int=0,        # 0 for a source, 1 for a summary
-)->tuple[list[tuple[int,int]],int]: # Where each part stands, and how many more there are that do not count
+)->tuple[list[tuple[int,int]],int]: # Where each part is, in characters, and how many more there are that do not count
     "The parts of a text"
     kind, limit = self.granularity[side], (self.source_limit, self.summary_limit)[side]
     if kind=='document': found = [(0, len(text))]
@@ -86,8 +86,8 @@ class Support:
     "What the parts of a source say of the parts of a summary"
     source:str                             # A document
     summary:str                            # Its summary
-    source_spans:list[tuple[int,int]]      # Where the parts of the source stand
-    summary_spans:list[tuple[int,int]]     # Where the parts of the summary stand
+    source_spans:list[tuple[int,int]]      # Where the parts of the source are
+    summary_spans:list[tuple[int,int]]     # Where the parts of the summary are
     # Of entailment, neutral, contradiction; nan: the engine has none, `[source parts, summary parts, 3]`
     probabilities:np.ndarray
     left_out:tuple[int,int]=(0, 0)         # Parts of source and summary that do not count
@@ -131,14 +131,19 @@ def find_support(
     *, progress:bool=True,     # Show a progress bar
 )->list[Support]:              # One for each summary
     "Ask of each part of each summary whether it follows from each part of its source"
-    (sources,summaries),scorer = check_pairs(sources, summaries),as_scorer(model)
-    parts = [(cutting.spans(a, 0), cutting.spans(b, 1)) for a,b in zip(sources, summaries)]
-    pairs = [(a[i:j], b[k:l]) for a,b,((s,_),(t,_)) in zip(sources, summaries, parts) for i,j in s for k,l in t]
-    told,at,found = scorer._ask(pairs, progress),0,[]
-    for a,b,((s,x),(t,y)) in zip(sources, summaries, parts):
-        rows = told[at:at+len(s)*len(t)]
-        found.append(Support(a, b, s, t, rows[:, :3].reshape(len(s), len(t), 3), (x, y), int(rows[:, 3].sum())))
-        at += len(rows)
+    scorer = as_scorer(model)
+    texts = list(zip(*check_pairs(sources, summaries)))
+    parts = [(cutting.spans(source, 0), cutting.spans(summary, 1)) for source,summary in texts]
+    pairs = [(source[a:b], summary[c:d]) for (source,summary),((of_source,_),(of_summary,_)) in zip(texts, parts)
+             for a,b in of_source for c,d in of_summary]
+    answers = scorer._ask(pairs, progress)
+    found = []
+    for (source,summary),((of_source,more_source),(of_summary,more_summary)) in zip(texts, parts):
+        n = len(of_source)*len(of_summary)
+        rows,answers = answers[:n],answers[n:]
+        probabilities = rows[:, :3].reshape(len(of_source), len(of_summary), 3)
+        found.append(Support(source, summary, of_source, of_summary, probabilities,
+                             (more_source, more_summary), int(rows[:, 3].sum())))
     return found
 
 # %% ../../nbs/hallucination/30_summac.ipynb #f802c884
@@ -165,15 +170,8 @@ def histograms(
     edges:Sequence[float]=EDGES,   # Of the bins; a bin holds its lower edge, the last one both, `[bins+1]`
 )->np.ndarray:                     # `[summary parts, bins]`
     "How many parts of the source entail each part of the summary to which degree"
-    edges,bins = np.asarray(edges, dtype=np.float64),len(edges)-1
-    at = np.minimum(np.searchsorted(edges, entailment, side='right')-1, bins-1)
-    at = at+bins*np.arange(at.shape[1])
-    return np.bincount(at.ravel(), minlength=bins*at.shape[1]).reshape(-1, bins)
-
-# %% ../../nbs/hallucination/30_summac.ipynb #11ec3f9a
-HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/'
-                'c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin')
-HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe'
+    counts = [np.histogram(column, edges)[0] for column in entailment.T]
+    return np.array(counts, dtype=int).reshape(-1, len(edges)-1)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #b87878eb
 @dataclass(frozen=True, eq=False)
@@ -194,13 +192,15 @@ class ConvHead:
                 raise ValueError(f"`{k}` of a head must be finite numbers of shape {list(shape)}, got shape "
                                  f"{list(v.shape)}")
             object.__setattr__(self, k, v)
-    @property
-    def fingerprint(self)->str:
-        "What settings call it"
-        if self.sha256: return f'sha256:{self.sha256}'
-        numbers = [self.weights, self.bias, self.final_weights, self.final_bias, self.edges]
-        return 'blake2b:'+hashlib.blake2b(b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers),
-                                          digest_size=16).hexdigest()
+
+# %% ../../nbs/hallucination/30_summac.ipynb #5cd2abe5
+@patch(as_prop=True)
+def fingerprint(self:ConvHead)->str:
+    "What settings call it"
+    if self.sha256: return f'sha256:{self.sha256}'
+    numbers = [self.weights, self.bias, self.final_weights, self.final_bias, self.edges]
+    data = b''.join(np.asarray(o, dtype='<f8').tobytes() for o in numbers)
+    return 'blake2b:'+hashlib.blake2b(data, digest_size=16).hexdigest()
 
 # %% ../../nbs/hallucination/30_summac.ipynb #1f1cbc3f
 @patch
@@ -211,31 +211,48 @@ def features(self:ConvHead, entailment:np.ndarray)->np.ndarray:
 @patch
 def logits(self:ConvHead, features:np.ndarray)->np.ndarray:
     "Of both classes, the second being support, `[..., 2]`"
-    return np.repeat(np.asarray(features)[..., None], 3, -1)@self.final_weights.T+self.final_bias
+    three_times = np.repeat(np.asarray(features)[..., None], 3, -1)
+    return three_times@self.final_weights.T+self.final_bias
 
-# %% ../../nbs/hallucination/30_summac.ipynb #4630a5dd
-def _second(logits): return 1/(1+np.exp(np.clip(logits[..., 0]-logits[..., 1], -700, 700)))
+def _second(logits):
+    "Probability of the second of two classes"
+    return 1/(1+np.exp(np.clip(logits[..., 0]-logits[..., 1], -700, 700)))
 
-# %% ../../nbs/hallucination/30_summac.ipynb #3c05d22a
-_tensors = {'mlp.weight': (1, -1), 'mlp.bias': (1,), 'layer_final.weight': (2, 3), 'layer_final.bias': (2,)}
+# %% ../../nbs/hallucination/30_summac.ipynb #11ec3f9a
+HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/'
+                'c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin')
+HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe'
 
-# %% ../../nbs/hallucination/30_summac.ipynb #6dda7cf7
 def _fetched_head(sha256):
     "The published head, fetched at first use"
+    from compresscal.summaries.summary_sets import fetch_summaries
     try: return fetch_summaries(HEAD_ADDRESS, cache_folder()/'summac', sha256)
     except ValueError as e:
         if not e.__cause__: raise
         raise ValueError(f"the head of SummaC-Conv could not be fetched ({e.__cause__}): give `head` a local "
                          f"copy of {HEAD_ADDRESS}") from e.__cause__
 
-def _head_tensors(data, path):
-    "Tensors of a file, those of a head among them"
+# %% ../../nbs/hallucination/30_summac.ipynb #6dda7cf7
+_tensors = {'mlp.weight': (1, -1), 'mlp.bias': (1,), 'layer_final.weight': (2, 3), 'layer_final.bias': (2,)}
+
+def _tensors_of(data, path):
+    "Tensors of a file, by name"
+    import torch
+    from safetensors.torch import load
     try:
-        if path.suffix=='.safetensors': return load_tensors(data)
+        if path.suffix=='.safetensors': return load(data)
         return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except Exception as e:
         why = (str(e) or type(e).__name__).splitlines()[0]
         raise ValueError(f"`head` must be a file of tensors, got {path.name}: {why}") from None
+
+def _head_arrays(data, path):
+    "The four arrays of a head"
+    found = _tensors_of(data, path)
+    try: return [found[k].double().reshape(shape).numpy() for k,shape in _tensors.items()]
+    except Exception:
+        wanted = ', '.join(f'{k} {list(o)}' for k,o in _tensors.items())
+        raise ValueError(f"`head` must hold tensors {wanted}, and {path.name} does not") from None
 
 # %% ../../nbs/hallucination/30_summac.ipynb #b4a67f7a
 def open_head(
@@ -251,12 +268,8 @@ def open_head(
     if sha256 not in (None, digest):
         raise ValueError(f"`head` must have sha256 {sha256}, got {digest}; open_head(path, sha256=None) takes a head "
                          "of your own")
-    found = _head_tensors(data, path)
-    try: w,b,v,c = (found[k].double().reshape(shape).numpy() for k,shape in _tensors.items())
-    except Exception:
-        wanted = ', '.join(f'{k} {list(o)}' for k,o in _tensors.items())
-        raise ValueError(f"`head` must hold tensors {wanted}, and {path.name} does not") from None
-    return ConvHead(w[0], b[0], v, c, tuple(edges), digest)
+    weights,bias,final_weights,final_bias = _head_arrays(data, path)
+    return ConvHead(weights[0], bias[0], final_weights, final_bias, tuple(edges), digest)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #9c4d6673
 class _SummaC:
@@ -269,11 +282,32 @@ class _SummaC:
     def _settings(self, **own):
         return dict(nli=self.scorer.settings(), **self.cutting.settings(), empty=self.empty, **own)
 
+    def _prepare(self): "Get ready what is needed only when a summary is scored"
+
     def __repr__(self):
         shown = ', '.join(f'{k}={v}' for k,v in self.settings().items() if k!='nli')
         return f"{type(self).__name__}({self.scorer!r}, {shown})"
 
+# %% ../../nbs/hallucination/30_summac.ipynb #ddb4fd12
+@patch
+def _notes(self:_SummaC, found):
+    "What a reader of the scores should know"
+    empty, cut = sum(o.empty for o in found), sum(o.cut for o in found)
+    pairs = sum(o.entailment.size for o in found)
+    gets = 'has no score' if self.empty=='nan' else 'is scored as one sentence without support'
+    if empty: yield f'{empty} of {len(found)} pairs have no parts on one side; such a pair {gets}'
+    for side,what in enumerate(('sources', 'summaries')):
+        n = sum(o.left_out[side] for o in found)
+        if n: yield f'{n:,} parts of {what} were too short or beyond the limit, and not read'
+    if cut: yield f'{cut:,} of {pairs:,} pairs fill all tokens that the model reads, and may have been cut'
+
 # %% ../../nbs/hallucination/30_summac.ipynb #e8c7af19
+@patch
+def _row(self:_SummaC, support):
+    "What is known of one summary"
+    if not support.empty: return self._judge(support.probabilities)
+    return self._judge(np.zeros((1, 1, 3))) if self.empty=='zero' else self._none
+
 @patch
 def score(self:_SummaC,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
@@ -284,37 +318,23 @@ def score(self:_SummaC,
     sources,summaries = check_pairs(sources, summaries)
     self._prepare()
     found = find_support(sources, summaries, self.scorer, self.cutting, progress=progress)
-    rows = [self._judge(o.probabilities) if not o.empty else self._judge(np.zeros((1, 1, 3))) if self.empty=='zero'
-            else self._none for o in found]
+    rows = [self._row(o) for o in found]
     parts = dict(sentences=[[o.summary[a:b] for a,b in o.summary_spans] for o in found])
     parts |= {k: [o[k] for o in rows] for k in self._none if k!='score'}
     parts |= dict(evidence=[[o.source[slice(*o.source_spans[i])] for i in o.best] for o in found])
     return Scores(self.name, [o['score'] for o in rows], self.bounds, True, self.settings(),
                   tuple(self._notes(found)), parts)
 
-# %% ../../nbs/hallucination/30_summac.ipynb #ddb4fd12
-@patch
-def _notes(self:_SummaC, found):
-    "What a reader of the scores should know"
-    empty,cut,pairs = sum(o.empty for o in found),sum(o.cut for o in found),sum(o.entailment.size for o in found)
-    gets = 'has no score' if self.empty=='nan' else 'is scored as one sentence without support'
-    if empty: yield f'{empty} of {len(found)} pairs have no parts on one side; such a pair {gets}'
-    for side,what in enumerate(('sources', 'summaries')):
-        if n := sum(o.left_out[side] for o in found):
-            yield f'{n:,} parts of {what} were too short or beyond the limit, and not read'
-    if cut: yield f'{cut:,} of {pairs:,} pairs fill all tokens that the model reads, and may have been cut'
-
-# %% ../../nbs/hallucination/30_summac.ipynb #4cd940c5
-_default = 'tals/albert-xlarge-vitaminc-mnli'
-_original = dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
-
 # %% ../../nbs/hallucination/30_summac.ipynb #206099d2
+_default = 'tals/albert-xlarge-vitaminc-mnli'
+
 class SummaCZS(_SummaC):
     "Mean over a summary's sentences of their best support"
     name = 'summac_zs'
     _none = dict(score=np.nan, sentence_scores=[])
     def __init__(self,
-        model:str|tuple|Callable|EntailmentScorer=_default, # As in `as_scorer`; judges with one scorer share its work
+        # What is asked, as in `as_scorer`; judges that are given one scorer share its work
+        model:str|tuple|Callable|EntailmentScorer=_default,
         *, use_entailment:bool=True,     # As in `zero_shot`
         use_contradiction:bool=False,    # As in `zero_shot`
         empty:str='nan',                 # Score of a pair with no parts on one side: `nan`, or `zero`, as the original
@@ -326,22 +346,15 @@ class SummaCZS(_SummaC):
         self.use_entailment, self.use_contradiction = bool(use_entailment), bool(use_contradiction)
         self.bounds = (-1. if self.use_entailment and self.use_contradiction else 0., 1.)
 
-    def _prepare(self): pass
-
 # %% ../../nbs/hallucination/30_summac.ipynb #4db10138
-@patch(cls_method=True)
-def original(cls:SummaCZS, model=_default, **settings):
-    "With the cuts and limits of the published program"
-    return cls(model, **_original|settings)
-
 @patch
 def settings(self:SummaCZS)->dict:
     "All that decides the scores; no model is loaded"
     return self._settings(use_entailment=self.use_entailment, use_contradiction=self.use_contradiction)
 
-# %% ../../nbs/hallucination/30_summac.ipynb #77293a00
 @patch
 def _judge(self:SummaCZS, probabilities):
+    "Score of a summary, and of its sentences"
     each = zero_shot(probabilities, self.use_entailment, self.use_contradiction)
     return dict(score=each.mean(), sentence_scores=each.tolist())
 
@@ -351,8 +364,10 @@ class SummaCConv(_SummaC):
     name, bounds = 'summac_conv', (0., 1.)
     _none = dict(score=np.nan, sentence_scores=[], logits=[np.nan]*2)
     def __init__(self,
-        model:str|tuple|Callable|EntailmentScorer=_default, # As in `as_scorer`; judges with one scorer share its work
-        *, head:ConvHead|str|Path|None=None, # A `ConvHead` or a copy; None: the published one, fetched at first use
+        # What is asked, as in `as_scorer`; judges that are given one scorer share its work
+        model:str|tuple|Callable|EntailmentScorer=_default,
+        # None: the published one, fetched at first use; a local copy of it; or a `ConvHead`
+        *, head:ConvHead|str|Path|None=None,
         empty:str='nan',                 # Score of a pair with no parts on one side: `nan`, or `zero`, as the original
         **cutting,                       # Fields of `Cutting`, such as `granularity` and `splitter`
     ):
@@ -361,22 +376,32 @@ class SummaCConv(_SummaC):
 
     def _prepare(self): self.head = self.head or open_head()
 
-    def _judge(self, probabilities):
-        each = self.head.features(probabilities[..., 0])
-        logits = self.head.logits(each.mean())
-        return dict(score=float(_second(logits)), sentence_scores=_second(self.head.logits(each)).tolist(),
-                    logits=logits.tolist())
-
 # %% ../../nbs/hallucination/30_summac.ipynb #38406753
-@patch(cls_method=True)
-def original(cls:SummaCConv, model=_default, **settings):
-    "With the cuts and limits of the published program"
-    return cls(model, **_original|dict(summary_limit=10)|settings)
-
 @patch
 def settings(self:SummaCConv)->dict:
     "All that decides the scores; no model is loaded"
     return self._settings(head=self.head.fingerprint if self.head else f'sha256:{HEAD_SHA256}')
+
+@patch
+def _judge(self:SummaCConv, probabilities):
+    "Score of a summary with its logits, and the scores of its sentences"
+    each = self.head.features(probabilities[..., 0])
+    logits = self.head.logits(each.mean())
+    of_sentences = _second(self.head.logits(each)).tolist()
+    return dict(score=float(_second(logits)), sentence_scores=of_sentences, logits=logits.tolist())
+
+# %% ../../nbs/hallucination/30_summac.ipynb #4cd940c5
+_original = dict(splitter='punkt', shortest=11, source_limit=100, empty='zero')
+
+@patch(cls_method=True)
+def original(cls:SummaCZS, model=_default, **settings):
+    "With the cuts and limits of the published program"
+    return cls(model, **_original|settings)
+
+@patch(cls_method=True)
+def original(cls:SummaCConv, model=_default, **settings):
+    "With the cuts and limits of the published program"
+    return cls(model, **_original|dict(summary_limit=10)|settings)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #95dedcc5
 VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # With their colours
@@ -386,7 +411,8 @@ VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # W
 class Claims:
     "The sentences of a summary, each with what the source says of it"
     support:Support         # All probabilities
-    threshold:float=.5 # Least entailment of a supported claim, and else least contradiction of a contradicted one
+    # A claim with as much entailment is supported; if not, one with as much contradiction is contradicted
+    threshold:float=.5
     context:int|None=None   # Words of the source shown around each sentence; None shows all
 
     def __post_init__(self):
@@ -417,22 +443,23 @@ def to_pandas(self:Claims)->pd.DataFrame:
     return pd.DataFrame(self.rows(), columns=columns).rename_axis('sentence')
 
 # %% ../../nbs/hallucination/30_summac.ipynb #de68b3c4
+def _marks(spans, rows):
+    "A mark for each claim"
+    for i,((a, b),row) in enumerate(zip(spans, rows), 1):
+        note = f"{row['verdict']}: entailment {row['entailment']:.2f}"
+        if not np.isnan(row['contradiction']): note += f", contradiction {row['contradiction']:.2f}"
+        yield Mark(a, b, str(i), VERDICTS[row['verdict']], note)
+
 @patch(as_prop=True)
 def texts(self:Claims):
     "Summary and source, marked"
     rows,o = self.rows(),self.support
-    def marks(spans):
-        for i,((a, b),row) in enumerate(zip(spans, rows), 1):
-            against = '' if np.isnan(row['contradiction']) else f", contradiction {row['contradiction']:.2f}"
-            yield Mark(a, b, str(i), VERDICTS[row['verdict']],
-                       f"{row['verdict']}: entailment {row['entailment']:.2f}{against}")
     verdicts = [row['verdict'] for row in rows]
-    legend = {VERDICTS[k]: k for k in VERDICTS if k in verdicts}
-    above = MarkedText(f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported", o.summary,
-                       list(marks(o.summary_spans)), legend=legend)
-    return MarkedTexts([above, MarkedText('Source', o.source,
-                                          list(marks([o.source_spans[row['source_part']] for row in rows])),
-                                          self.context)])
+    legend = {colour: verdict for verdict,colour in VERDICTS.items() if verdict in verdicts}
+    title = f"Summary: {verdicts.count('supported')} of {len(rows)} claims supported"
+    summary = MarkedText(title, o.summary, list(_marks(o.summary_spans, rows)), legend=legend)
+    evidence = [o.source_spans[row['source_part']] for row in rows]
+    return MarkedTexts([summary, MarkedText('Source', o.source, list(_marks(evidence, rows)), self.context)])
 
 # %% ../../nbs/hallucination/30_summac.ipynb #761371aa
 @patch
