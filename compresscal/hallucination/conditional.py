@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from ..calibration.sampling import model_identity
 from ..core.patching import patch
 from ..evaluation.perplexity import apply_head, positions_at_once, run_decoder
-from ..models.loading import _bars
-from ..models.loading import _place, _source, load_model
-from ..models.blocks import _check_causal, context_length, evaluation_mode, replace_forward
+from ..models.transformers_calls import transformers_bars
+from ..models.loading import dtype_and_device, load_model, model_source
+from ..models.blocks import check_causal, context_length, evaluation_mode, replace_forward
 from ..summaries.prompts import Prompt, as_prompt, fit
 from ..summaries.scores import check_pairs
 
@@ -135,7 +135,7 @@ def _check_model(model):
     if head is None:
         raise TypeError("`model` must predict tokens, as a causal language model or an encoder-decoder with a "
                         f"language model head does, got {type(model).__name__}")
-    (_check_parts if model.config.is_encoder_decoder else _check_causal)(model)
+    (_check_parts if model.config.is_encoder_decoder else check_causal)(model)
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #55660860
 def _encoder_decoder(source):
@@ -148,11 +148,11 @@ def _encoder_decoder(source):
 def _load(name, device):
     "A model of either kind from a folder or the Hub"
     from transformers import AutoConfig
-    source = _source(name)
+    source = model_source(name)
     try:
         if not AutoConfig.from_pretrained(source, trust_remote_code=False).is_encoder_decoder:
             return load_model(source, device=device)
-        with _bars(not os.environ.get('IN_TEST')): net,tokenizer = _encoder_decoder(source)
+        with transformers_bars(not os.environ.get('IN_TEST')): net,tokenizer = _encoder_decoder(source)
         return net.to(device),tokenizer
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
@@ -171,11 +171,11 @@ def load_conditional(
             raise ValueError(f"`model` must be a name, a folder, or a model and its tokenizer, got {len(model)} things")
         net, tokenizer = model
         _check_model(net)
-        if device is not None: net = net.to(_place(None, device)[1])
+        if device is not None: net = net.to(dtype_and_device(None, device)[1])
         return net, tokenizer
     if not isinstance(model, (str, Path)):
         raise TypeError(f"`model` must be a name, a folder, or a model and its tokenizer, got {type(model).__name__}")
-    device = _place(None, device or ('cuda' if torch.cuda.is_available() else 'cpu'))[1]
+    device = dtype_and_device(None, device or ('cuda' if torch.cuda.is_available() else 'cpu'))[1]
     net, tokenizer = load_model(device=device) if model=='embedded' else _load(model, device)
     _check_model(net)
     return net, tokenizer

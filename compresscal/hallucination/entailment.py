@@ -165,13 +165,13 @@ def _from_pretrained(source, revision, dtype, device):
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
     import torch
-    from compresscal.models.loading import _bars
-    from compresscal.models.loading import _place
-    dtype,device = _place(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    from compresscal.models.transformers_calls import transformers_bars
+    from compresscal.models.loading import dtype_and_device
+    dtype,device = dtype_and_device(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     folder = Path(source).expanduser()
     source = str(folder if folder.is_dir() else source)
     try:
-        with _bars(not os.environ.get('IN_TEST'), False): return _from_pretrained(source, revision, dtype, device)
+        with transformers_bars(not os.environ.get('IN_TEST'), False): return _from_pretrained(source, revision, dtype, device)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         if re.search('sentencepiece|tiktoken|protobuf', str(e), re.I):
@@ -328,11 +328,11 @@ def _read(self:EntailmentModel, pairs):
 @patch
 def _compute(self:EntailmentModel, pairs, progress):
     "Probabilities of new pairs and whether each was cut, `[pairs, 4]`"
-    from compresscal.models.loading import _bars
+    from compresscal.models.transformers_calls import transformers_bars
     self._load() # before there is a bar
     found = np.full((len(pairs), 4), np.nan)
     hidden = not progress or bool(os.environ.get('IN_TEST'))
-    with (_bars(True, False),
+    with (transformers_bars(True, False),
           tqdm(total=len(pairs), desc='entailment', unit='pair', leave=False, disable=hidden) as bar):
         for start in range(0, len(pairs), 8192): # tokens of all pairs would fill the memory
             for group,rows in self._read(pairs[start:start+8192]):

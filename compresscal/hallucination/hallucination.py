@@ -24,8 +24,10 @@ from ..core.tables import escape_markdown, markdown_table, one_line
 # %% ../../nbs/hallucination/80_hallucination.ipynb #18bb8060
 from .reviews import CONTROLS, Review, review_from
 from .risk import DEGENERATE, metric_words, risk_ratio, risks
-from ..statistics.association import Binned, Regression, binned, correlate, partial, regress
-from ..statistics.uncertainty import COVERS, FEWEST, accuracy_interval, check_level, holm, summarize_values
+from ..statistics.correlation import correlate, partial
+from ..statistics.regression import Binned, Regression, binned, regress
+from ..statistics.comparisons import holm
+from ..statistics.intervals import COVERS, FEWEST, accuracy_interval, check_level, summarize_values
 from ..summaries.quality import score_means
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #508c04f0

@@ -15,8 +15,8 @@ import numpy as np, pandas as pd
 from ..core.patching import patch
 from ..core.spelling import no_such
 from ..core.tables import escape_markdown, markdown_table, one_line
-from ..statistics.uncertainty import COVERS, FEWEST, Comparison, Interval
-from ..statistics.uncertainty import bootstrap_documents, check_level, compare_paired, ratio_interval
+from ..statistics.comparisons import Comparison, compare_paired
+from ..statistics.intervals import COVERS, FEWEST, Interval, bootstrap_documents, check_level, ratio_interval
 from ..summaries.scores import Scores
 
 # %% ../../nbs/hallucination/65_risk.ipynb #995f601c

@@ -10,7 +10,6 @@ __all__ = ['BERTScore']
 # %% ../../nbs/summaries/55_bertscore.ipynb #0c8b8759
 import math
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from ..core.files import embedded_folder
@@ -76,19 +75,6 @@ def settings(self:BERTScore)->dict:
     model = Path(self.model).name if Path(self.model).is_dir() else self.model
     return dict(name='bertscore', model=model, layers=self.layers)
 
-# %% ../../nbs/summaries/55_bertscore.ipynb #69f2a2de
-@contextmanager
-def _quiet():
-    "transformers without warnings and progress bars, and afterwards as it was"
-    from transformers import logging
-    shown,level = logging.is_progress_bar_enabled(),logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try: yield
-    finally:
-        if shown: logging.enable_progress_bar()
-        logging.set_verbosity(level)
-
 # %% ../../nbs/summaries/55_bertscore.ipynb #60c2a36d
 @patch
 def _load(self:BERTScore):
@@ -96,10 +82,11 @@ def _load(self:BERTScore):
     if self._scorer is not None: return self._scorer
     package = _package()
     import torch
+    from compresscal.models.transformers_calls import transformers_bars
     name = str(embedded_folder()) if self.model=='embedded' else self.model
     device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        with _quiet():
+        with transformers_bars(False, False):
             self.layers = self.layers or _count_layers(name)
             how = dict(num_layers=self.layers, batch_size=self.batch_size, device=device, use_fast_tokenizer=True)
             found = package.BERTScorer(model_type=name, **how)

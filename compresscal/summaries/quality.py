@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table
-from ..statistics.uncertainty import FEWEST, bootstrap_documents, check_level
+from ..statistics.intervals import FEWEST, bootstrap_documents, check_level
 from .bertscore import BERTScore
 from .rouge import rouge
 from .summarize import FLAGS, Summaries, degenerate

@@ -9,7 +9,7 @@ __all__ = ['PUBLISHED_SETS', 'SummaryDocument', 'SummarySet', 'choose_documents'
            'PublishedSet', 'fetch_summaries', 'open_summary_set']
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #1991710f
-import csv, hashlib, json, math, random, re, tarfile, urllib.request, zipfile
+import hashlib, json, math, random, re, tarfile, urllib.request, zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from ..core.files import cache_folder, file_fingerprint, write_atomically
 from ..core.patching import patch
+from ..core.rows import parse_json, read_rows
 from ..core.spelling import no_such
 from ..core.tables import markdown_table, one_line
 from ..text.installed_text import SeenTexts, held_out_documents, package_versions, splits
@@ -179,14 +180,9 @@ def read_row(
     return SummaryDocument(name, text, first, dataset, rest)
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #da8daa46
-def _lines(path):
-    "Place and row of each line of JSON"
-    with path.open(encoding='utf-8') as f:
-        for i,line in enumerate(f, 1):
-            if not line.strip(): continue
-            try: yield f'{path.name}:{i}',json.loads(line)
-            except json.JSONDecodeError as e:
-                raise ValueError(f"{path}:{i}: not valid JSON: {e.msg} at column {e.colno}") from None
+def _placed(path):
+    "Place and row of each row of a file"
+    return ((f'{path.name}:{i}', row) for i,row in read_rows(path))
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #ba52db70
 def _with_id(name, row):
@@ -196,26 +192,10 @@ def _with_id(name, row):
 
 def _objects(path):
     "Place and row of each object of a JSON file"
-    try: rows = json.loads(path.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{path}:{e.lineno}: not valid JSON: {e.msg} at column {e.colno}") from None
+    rows = parse_json(path)
     if isinstance(rows, dict): return ((k, _with_id(k, v)) for k,v in rows.items())
     if isinstance(rows, list): return ((f'{path.name}:{i}', o) for i,o in enumerate(rows, 1))
     raise ValueError(f"{path}: must hold a list or an object of rows, got {type(rows).__name__}")
-
-# %% ../../nbs/summaries/10_summary_sets.ipynb #344b8194
-def _table(path):
-    "Place and row of a CSV file"
-    with path.open(encoding='utf-8', newline='') as f:
-        yield from ((f'{path.name}:{i}', o) for i,o in enumerate(csv.DictReader(f), 2))
-
-def _parquet(path):
-    "Place and row of a Parquet file"
-    from datasets import load_dataset
-    try:
-        rows = load_dataset('parquet', data_files=str(path), split='train', streaming=True)
-        yield from ((f'{path.name}:{i}', o) for i,o in enumerate(rows))
-    except Exception as e: raise ValueError(f"{path}: not a readable Parquet file: {e}") from None
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #60df71fc
 def _open_book(path):
@@ -278,7 +258,7 @@ def stories(
         if k in found: yield k,dict(id=k, document=found[k]['article'], reference=found[k]['highlights'])
 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #4526a7a6
-_readers = {'.jsonl': _lines, '.json': _objects, '.csv': _table, '.parquet': _parquet,
+_readers = {'.jsonl': _placed, '.json': _objects, '.csv': _placed, '.parquet': _placed,
             '.xlsx': _segments, '.xlsm': _segments}
 
 def _is_table(path): return path.suffix.lower() in _readers
@@ -299,7 +279,7 @@ def _rows_of(file, targets):
     "Place and row of what a file holds, joined with its targets if it has any"
     try:
         if targets is None: yield from _readers[file.suffix.lower()](file)
-        else: yield from trials(_table(file), _table(targets))
+        else: yield from trials(_placed(file), _placed(targets))
     except UnicodeDecodeError as e: raise ValueError(f"{file}: is not UTF-8 text (byte {e.start})") from None
 
 def _rows(files):

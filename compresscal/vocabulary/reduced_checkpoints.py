@@ -19,7 +19,9 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, TrainerCallback
 
 from ..core.files import give_usual_mode, write_atomically
-from ..models.loading import _bars, _checkpoint_tensors, _download, stored_tensors
+from ..models.transformers_calls import transformers_bars
+from ..models.stored_tensors import checkpoint_tensors, stored_tensors
+from ..models.loading import checkpoint_folder
 from ..models.tensor_files import Spliced, new_folder, read_tensor_rows, write_tensors
 from .token_maps import TokenMap
 from .token_tables import Table, change_settings, renumbered_back, tensors_of
@@ -92,7 +94,7 @@ def _read_part(stored, tables, ids, size):
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #75c883d6
 def _fill(empty, tensors, dtype, device):
     "The model, made of tensors"
-    with _bars(False):
+    with transformers_bars(False):
         model = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, dtype=dtype)
     if empty.can_generate(): model.generation_config = empty.generation_config
     return model.to(device or 'cpu')
@@ -114,7 +116,7 @@ def _embedding(model, tables):
 def _load_part(folder, usage, kind, dtype, device, how, fields):
     "A model with the rows that are used, of a checkpoint that holds all"
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **fields)
-    stored = _checkpoint_tensors(folder)
+    stored = checkpoint_tensors(folder)
     empty = _empty(config, kind, _generation_config(folder))
     plan = plan_reduction(empty, usage, **how)
     if plan.whole_head: raise ValueError("`output` must be True for a model that is loaded in part")
@@ -154,7 +156,7 @@ def load_reduced(
     **how,            # `tokenizer`, `unknown` and `keep` of `plan_reduction`
 )->tuple[PreTrainedModel,Reduction]: # The model in evaluation mode, and its reduction; the whole matrix stays on disk
     "Load a model with a part of its vocabulary"
-    folder, fields = _download(folder), config or {}
+    folder, fields = checkpoint_folder(folder), config or {}
     if 'reduced_vocabulary' in json.loads((folder/'config.json').read_text(encoding='utf-8')):
         kept = Path(kept or folder)
         _check_kept(folder, kept, usage is not None or how)
@@ -207,7 +209,7 @@ def _save(model, folder):
     if adapters:
         raise ValueError("`reduction` must be of a model without adapters to be saved, but there is one at "
                          f"{adapters[0]}; merge them first, or save them by themselves")
-    with _bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
+    with transformers_bars(False): model.save_pretrained(folder, max_shard_size='1000TB')
     give_usual_mode(folder)
 
 def save_reduced(
@@ -234,7 +236,8 @@ def _whole_configs(holder, changed, tokens):
 # %% ../../nbs/vocabulary/80_reduced_checkpoints.ipynb #ee616b05
 def _find_whole(full, model, tables, plan, mark):
     "The whole tables of a reduced model in a checkpoint or a file; raises where they are those of another model"
-    stored = stored_tensors(full) if Path(full).is_file() else _checkpoint_tensors(_download(full))
+    a_file = Path(full).is_file()
+    stored = stored_tensors(full) if a_file else checkpoint_tensors(checkpoint_folder(full))
     found = _stored_tables(stored, tables)
     rows = read_tensor_rows(found[_embedding(model, found)].full, plan.tokens.ids)
     if hash_numbers(rows.to(getattr(torch, mark['dtype'])))!=mark['rows']:
@@ -269,7 +272,7 @@ def _load_kept(folder, kept, full, kind, dtype, device, fields):
         raise ValueError("`folder` must hold a model whose settings name tokens that are kept, but they name "
                          f"{len(plan.tokens)-len(tokens)} others")
     kind = type(_empty(config, kind))
-    with _bars(False):
+    with transformers_bars(False):
         model = kind.from_pretrained(folder, config=config, dtype=dtype or 'auto').to(device or 'cpu')
     settings = plan.settings|{k: tuple(v) for k,v in about['settings'].items()}
     tables = _known_whole(full, about['source'], model, _tied_as(model, plan.tables), plan, about['mark'])

@@ -16,7 +16,8 @@ from operator import attrgetter
 import torch
 from torch import nn, Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
-from ..models.loading import StoredTensor
+
+from ..models.stored_tensors import StoredTensor
 from .token_maps import TokenMap
 
 # %% ../../nbs/vocabulary/40_token_tables.ipynb #baeb6f09
