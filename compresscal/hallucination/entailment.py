@@ -165,13 +165,14 @@ def _from_pretrained(source, revision, dtype, device):
 def _open(source, revision, dtype, device):
     "A model and its tokenizer from a folder or the Hub"
     import torch
-    from compresscal.models.transformers_calls import transformers_bars
     from compresscal.models.loading import dtype_and_device
+    from compresscal.models.transformers_calls import transformers_bars
     dtype,device = dtype_and_device(dtype, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     folder = Path(source).expanduser()
     source = str(folder if folder.is_dir() else source)
     try:
-        with transformers_bars(not os.environ.get('IN_TEST'), False): return _from_pretrained(source, revision, dtype, device)
+        shown = not os.environ.get('IN_TEST')
+        with transformers_bars(shown, False): return _from_pretrained(source, revision, dtype, device)
     except (OSError, ImportError, KeyError, RuntimeError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         if re.search('sentencepiece|tiktoken|protobuf', str(e), re.I):

@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from filelock import FileLock
+from .transformers_calls import transformers_bars
 from ..core.files import atomic_folder, cache_folder, file_fingerprint
 
 # %% ../../nbs/models/09_gguf_models.ipynb #41511806
@@ -36,7 +37,9 @@ def gguf_facts(
     fields = dict(architecture='general.architecture', tokenizer='tokenizer.ggml.model', pre='tokenizer.ggml.pre')
     found = {k: reader.fields[o].contents() if o in reader.fields else None for k,o in fields.items()}
     lacks = [o for k,o in fields.items() if k!='pre' and found[k] is None]
-    if lacks: raise ValueError(f"`name_or_path` must be a GGUF file with a tokenizer, got {str(path)!r} without {lacks[0]}")
+    if lacks:
+        raise ValueError(f"`name_or_path` must be a GGUF file with a tokenizer, got {str(path)!r} "
+                         f"without {lacks[0]}")
     types = Counter(o.tensor_type.name for o in reader.tensors)
     return dict(file=Path(path).name, **found, types=dict(types.most_common()))
 
@@ -116,18 +119,11 @@ def _complete_config(model, facts):
 
 # %% ../../nbs/models/09_gguf_models.ipynb #ec964363
 @contextmanager
-def _quiet(bars_too):
-    "Within `with`, transformers says nothing of what is mended here, and shows no bars if they are not wanted"
-    from transformers.utils import logging
-    bars,level = logging.is_progress_bar_enabled(),logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
+def _quiet(hide_bars):
+    "Within `with`, transformers says nothing of what is mended here"
+    with transformers_bars(False, False):
         # one bar of its reader heeds no switch
-        with redirect_stderr(io.StringIO()) if bars_too else nullcontext(): yield
-    finally:
-        if bars: logging.enable_progress_bar()
-        logging.set_verbosity(level)
+        with redirect_stderr(io.StringIO()) if hide_bars else nullcontext(): yield
 
 # %% ../../nbs/models/09_gguf_models.ipynb #a42c08c6
 def _write_tokenizer(path, folder, facts):
