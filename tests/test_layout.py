@@ -65,16 +65,6 @@ def test_a_wrong_import_is_seen(source): assert wrong_imports('core.plots', ast.
 
 # ---- what makes code hard to read
 
-LEFT = dict( # what is still to be mended: a module leaves its list when it keeps the rule, or its test fails
-    long='',
-    private='',
-    unseen='',
-    clever='')
-
-def all_but(rule, names):
-    "Modules as parameters; those that do not keep the rule yet are expected to break it"
-    return [pytest.param(o, marks=pytest.mark.xfail(strict=True, reason='still to be mended')) if o in LEFT[rule].split() else o for o in names]
-
 def exported(notebook):
     "The export cells of a notebook, by id, without their directives"
     for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
@@ -82,7 +72,7 @@ def exported(notebook):
         if c['cell_type']=='code' and re.search(r'^#\|\s*exports?\b', source, re.M):
             yield c['id'], re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip('\n')
 
-@pytest.mark.parametrize('name', all_but('long', notebooks))
+@pytest.mark.parametrize('name', notebooks)
 def test_a_cell_fits_a_screen(name):
     "25 lines, each of at most 120 characters"
     cells = list(exported(notebooks[name][0]))
@@ -90,7 +80,7 @@ def test_a_cell_fits_a_screen(name):
     wide = [f'{i}: {len(l)} characters: {l[:60]}' for i,o in cells for l in o.splitlines() if len(l)>120]
     assert (long, wide)==([], [])
 
-@pytest.mark.parametrize('name', all_but('private', modules))
+@pytest.mark.parametrize('name', modules)
 def test_no_private_name_is_imported(name):
     assert [o for _,inside,o in own_imports(name, modules[name]) if any(p.startswith('_') for p in inside.split('.'))]==[]
 
@@ -121,7 +111,7 @@ def uses(notebook):
     sources = [''.join(c['source']) for c in cells if c['cell_type']=='code']
     return ' '.join(re.sub(r'#.*', '', o) for o in sources if not re.search(r'^#\|\s*(exports?|default_exp|eval:\s*false)\b', o, re.M))
 
-@pytest.mark.parametrize('name', all_but('unseen', notebooks))
+@pytest.mark.parametrize('name', notebooks)
 def test_every_public_name_is_shown(name):
     shown = uses(notebooks[name][0])
     assert [o for o in public(modules[name]) if not re.search(rf'\b{o}\b', shown)]==[]
@@ -134,7 +124,7 @@ def clever(tree):
             for a in [*o.args, *(k.value for k in o.keywords)]:
                 if isinstance(a, ast.NamedExpr): yield o.lineno, 'a walrus inside a call'
 
-@pytest.mark.parametrize('name', all_but('clever', modules))
+@pytest.mark.parametrize('name', modules)
 def test_nothing_is_clever(name): assert list(clever(modules[name]))==[]
 
 # ---- what the package needs and does not do
