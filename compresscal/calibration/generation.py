@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from ..core.arguments import require_whole
 from .batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
 from ..core.files import give_usual_mode
 from ..core.patching import patch
@@ -474,20 +475,17 @@ def _find(folder, run)->dict:
     return found
 
 # %% ../../nbs/calibration/40_generation.ipynb #420ecce3
-def _is_whole(value, least): return isinstance(value, int) and not isinstance(value, bool) and value>=least
-
 def _check_request(model, length, seeds, batch_size):
     "Refuse models that keep no cache, and sizes that do not fit"
     require_model(model)
     if 'past_key_values' not in inspect.signature(model.forward).parameters:
         raise ValueError(f"`model` must take `past_key_values`, which {type(model).__name__} does not")
     limit = context_length(model)
-    if not _is_whole(length, 2): raise ValueError(f"`length` must be a whole number, 2 or more, got {length!r}")
+    require_whole('length', length, 2)
     if limit and length>limit:
         raise ValueError(f"`length` must fit the model's context of {limit} tokens, got {length}")
     if not len(seeds): raise ValueError("`seeds` must have one seed or more, got none")
-    if batch_size is not None and not _is_whole(batch_size, 1):
-        raise ValueError(f"`batch_size` must be a whole number, 1 or more, got {batch_size!r}")
+    if batch_size is not None: require_whole('batch_size', batch_size)
 
 # %% ../../nbs/calibration/40_generation.ipynb #56cb3762
 class _Sequence(NamedTuple):

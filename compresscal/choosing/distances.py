@@ -16,6 +16,7 @@ import numpy as np, pandas as pd, torch
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels
 from .readings import Profile,outlier_channels
@@ -49,8 +50,7 @@ def count_ngrams(
     tokenizer=None,                # Says which tokens are special; `None`: none are
 )->csr_matrix:                     # Counts, `[sequences of all sets, distinct n-grams]`
     "How often each sequence has each n-gram that is found in any"
-    if isinstance(n, bool) or not isinstance(n, int) or n<1:
-        raise ValueError(f"`n` must be a whole number of at least 1, got {n!r}")
+    require_whole('n', n)
     parts = [_ngrams(o, n, tokenizer) for o in sets]
     firsts = np.cumsum([0]+[len(o) for o in sets]) # the number of each set's first sequence
     row = np.concatenate([rows+first for (_,rows),first in zip(parts, firsts)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd, torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from ..core.arguments import require_whole
 from ..compression.input_statistics import InputStatistics,fitting_batch,pad_right
 from ..calibration.calibration_set import CalibrationSet
 from ..models.disk_blocks import is_offloaded
@@ -271,8 +272,7 @@ def by_position(
     bins:int=16, # How many stretches of equal length the positions fall into
 )->pd.DataFrame: # A row a stretch: mean `position`, `loss` and `entropy` in nats, their standard errors, and `tokens`
     "Loss and entropy along the window, padding not counted as position"
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins<1:
-        raise ValueError(f"`bins` must be a whole number of at least 1, got {bins!r}")
+    require_whole('bins', bins)
     position,scored = self.mask.cumsum(1)-1,~self.losses.isnan()
     longest = int(position.max())
     if not longest: raise ValueError("`bins` need a sequence of two tokens or more, got none")

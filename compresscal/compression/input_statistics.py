@@ -11,6 +11,7 @@ __all__ = ['InputStatistics', 'merge', 'pad_right', 'fitting_batch', 'collect']
 from contextlib import suppress
 import torch
 from torch import Tensor
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..models.blocks import Block,Capture,watch_inputs
 
@@ -151,8 +152,7 @@ def fitting_batch(
 )->int:                       # Sequences
     "How many sequences go through a model together"
     if batch_size is None: return max(1, (1024 if device.type=="cpu" else 16384)//length)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size<1:
-        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
+    require_whole('batch_size', batch_size)
     return batch_size
 
 # %% ../../nbs/compression/10_input_statistics.ipynb #d94469f8

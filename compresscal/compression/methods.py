@@ -16,6 +16,7 @@ from numbers import Real
 from typing import ClassVar
 import torch
 from torch import Tensor
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from .input_statistics import InputStatistics
 from .compensation import Factor,factorize
@@ -244,8 +245,7 @@ def damped_factor(
 def _check_solver(method):
     "Settings of the methods that solve for a compensation"
     size,damping = method.block_size,method.damping
-    if isinstance(size, bool) or not isinstance(size, int) or size<1:
-        raise ValueError(f"`block_size` must be a whole number of columns above 0, got {size!r}")
+    require_whole('block_size', size)
     if isinstance(damping, bool) or not isinstance(damping, Real) or not 0<=damping<float('inf'):
         raise ValueError(f"`damping` must be a fraction of at least 0, got {damping!r}")
 
@@ -396,8 +396,7 @@ class AWQ(Quantization):
         if not self.scale and (self.grouped_query or self.search!='block'):
             raise ValueError("`search` and `grouped_query` say how to scale, but `scale` is False; "
                              f"got {self.search!r} and {self.grouped_query}")
-        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens<1):
-            raise ValueError(f"`clip_tokens` must be a whole number above 0, or None for all tokens, got {tokens!r}")
+        require_whole('clip_tokens', tokens, none='all tokens')
 
 # %% ../../nbs/compression/70_methods.ipynb #26a7d882
 @patch

@@ -13,6 +13,7 @@ from numbers import Real
 import numpy as np
 import torch
 from torch import Tensor
+from ..core.arguments import require_whole
 from .compensation import Factor, require_finite, sweep
 
 # %% ../../nbs/compression/30_pruning.ipynb #f72e067f
@@ -149,8 +150,7 @@ def _kept_of_fraction(scores, fraction, exact):
 def _check_sparsegpt(weight, block_size, pattern, order, sparsity):
     "Say what is wrong with the arguments of `sparsegpt`"
     require_finite(weight=weight)
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size<1:
-        raise ValueError(f"`block_size` must be a whole number, 1 or more, got {block_size!r}")
+    require_whole('block_size', block_size)
     if pattern and order is not None:
         raise ValueError(f"`factor` must take the columns from left to right for the pattern {sparsity!r}, "
                          "got an order of its own")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from numbers import Real
 import torch
 from torch import Tensor
+from ..core.arguments import is_whole
 from .compensation import Factor,sweep
 from .grids import (Grid,Quantized,SecondLevel,check_grid,check_rule,check_weight,choose,
                                            choose_grid,dequantize,group_index,quantize,round_to_grid,second_level,
@@ -183,11 +184,10 @@ def check_spqr(
     outlier_threshold:float|None # As in `spqr`
 ):
     "Say what is wrong with the settings of SpQR"
-    def whole(o): return isinstance(o, int) and not isinstance(o, bool)
     for name,o in dict(scale_bits=scale_bits, zero_bits=zero_bits).items():
-        if o is None or whole(o) and 2<=o<=8: continue
+        if o is None or is_whole(o, 2, 8): continue
         raise ValueError(f"`{name}` must be a whole number from 2 to 8, or None for no second level, got {o!r}")
-    if not whole(second_group_size) or second_group_size<2:
+    if not is_whole(second_group_size, 2):
         raise ValueError(f"`second_group_size` must be a whole number, 2 or more, got {second_group_size!r}")
     if outlier_threshold is None: return
     number = isinstance(outlier_threshold, Real) and not isinstance(outlier_threshold, bool)

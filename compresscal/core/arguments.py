@@ -31,6 +31,6 @@ def require_whole(
 ):
     "Raise a `ValueError` where an argument is not a whole number, or too small, or too large"
     if is_whole(value, least, most) or none and value is None: return
-    rule = f'of at least {least}' if most is None else f'from {least} to {most}'
+    rule = f', {least} or more' if most is None else f' from {least} to {most}'
     other = f', or None for {none}' if none else ''
-    raise ValueError(f"`{name}` must be a whole number {rule}{other}, got {value!r}")
+    raise ValueError(f"`{name}` must be a whole number{rule}{other}, got {value!r}")

@@ -22,6 +22,7 @@ from statistics import fmean, stdev
 import pandas as pd, torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.tables import markdown_table, one_line
 from .perplexity import apply_head, positions_at_once, run_decoder
@@ -389,9 +390,7 @@ def _check_kind(argument, task, kind):
 
 def _check_settings(n_fewshot, limit, batch_size=1):
     for name,value,least in (('n_fewshot', n_fewshot, 0), ('limit', limit, 1), ('batch_size', batch_size, 1)):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value>=least):
-            raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+        if value is not None: require_whole(name, value, least)
 
 def _known_config(task):
     "What the harness says of one task; the kind of a task in Python is not in it"

@@ -24,6 +24,7 @@ from types import FunctionType
 import psutil
 from tqdm import tqdm
 
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, ended,
                                           out_of_memory, place, torch_threads)
@@ -51,8 +52,7 @@ def require_numbers(
 ):
     "Refuse settings that are not whole numbers"
     for name,v in values.items():
-        if v is None or isinstance(v, int) and not isinstance(v, bool) and v>=least: continue
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
+        if v is not None: require_whole(name, v, least)
 
 # %% ../../nbs/experiments/70_engines.ipynb #1cfe040a
 def require_seconds(

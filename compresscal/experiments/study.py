@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
+from ..core.arguments import require_whole
 
 # %% ../../nbs/experiments/80_study.ipynb #d529eb8e
 from ..calibration.calibration_set import CalibrationSet
@@ -80,8 +81,7 @@ def _check_numbers(name, values, least):
     "Raise where a field is not a whole number, or several of them where several may be"
     several = isinstance(values, tuple) and name in ('n_sequences', 'length')
     for v in values if several else (values,):
-        if isinstance(v, int) and not isinstance(v, bool) and v>=least: continue
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {v!r}")
+        require_whole(name, v, least)
     if several and not values: raise ValueError(f"`{name}` must hold at least one number, got none")
 
 # %% ../../nbs/experiments/80_study.ipynb #111da96e

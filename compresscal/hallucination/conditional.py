@@ -18,6 +18,7 @@ import numpy as np, torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
+from ..core.arguments import require_whole
 from ..calibration.sampling import model_identity
 from ..core.patching import patch
 from ..evaluation.perplexity import apply_head, positions_at_once, run_decoder
@@ -207,8 +208,7 @@ def _check_rows(contexts, targets, tokens_at_once):
                          f"{lengths}")
     if not all(len(row) for rows in [*contexts, targets] for row in rows):
         raise ValueError("`contexts` and `targets` must hold a token each at least, got one without")
-    if isinstance(tokens_at_once, bool) or not isinstance(tokens_at_once, int) or tokens_at_once<1:
-        raise ValueError(f"`tokens_at_once` must be a whole number, 1 or more, got {tokens_at_once!r}")
+    require_whole('tokens_at_once', tokens_at_once)
     return contexts,targets
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #c6134434
@@ -309,11 +309,6 @@ def _encode(tokenizer, text, room, special):
     return ids, spans, tuple(not o for o in found['special_tokens_mask']), cut
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #7ddc17d7
-def _check_length(name, value):
-    "Raise for what is no number of tokens that a text could have"
-    if isinstance(value, bool) or not isinstance(value, int) or value<8:
-        raise ValueError(f"`{name}` must be a whole number, 8 or more, got {value!r}")
-
 class SourceReader:
     "A model that reads summaries with and without their sources"
     def __init__(self,
@@ -326,8 +321,8 @@ class SourceReader:
         device:str|None=None,          # As in `load_conditional`
         tokens_at_once:int=8192,       # Most tokens in one forward pass
     ):
-        if source_length is not None: _check_length('source_length', source_length)
-        _check_length('target_length', target_length)
+        if source_length is not None: require_whole('source_length', source_length, 8)
+        require_whole('target_length', target_length, 8)
         self.model, self.kind, self.device = model, kind, device
         self.prompt, self.chat, self.tokens_at_once = as_prompt(prompt), chat, tokens_at_once
         self.source_length, self.target_length = source_length, target_length

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
+from ..core.arguments import require_whole
 from ..core.patching import patch
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #297e36d2
@@ -77,8 +78,7 @@ class EntailmentScorer:
     def __init__(self,
         remember:int=1_000_000, # Pairs to remember, at some 250 bytes each; the oldest are forgotten first
     ):
-        if isinstance(remember, bool) or not isinstance(remember, int) or remember<0:
-            raise ValueError(f"`remember` must be a whole number, 0 or more, got {remember!r}")
+        require_whole('remember', remember, 0)
         self.remember,self.asked,self._known = remember,0,{}
 
     def settings(self)->dict:
@@ -203,11 +203,6 @@ def _check_loaded(model):
         raise TypeError("`model` must be a folder, a Hub id, or a loaded model and its tokenizer, got "
                         f"{type(model).__name__}")
 
-def _check_least(name, value, least):
-    "Raise for what is no whole number of some size"
-    if isinstance(value, bool) or not isinstance(value, int) or value<least:
-        raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
-
 # %% ../../nbs/hallucination/20_entailment.ipynb #79b6a1a0
 class EntailmentModel(EntailmentScorer):
     "A model of natural language inference, in batches"
@@ -223,8 +218,8 @@ class EntailmentModel(EntailmentScorer):
         remember:int=1_000_000,    # As in `EntailmentScorer`
     ):
         super().__init__(remember)
-        _check_least('max_length', max_length, 8)
-        _check_least('tokens', tokens, 1)
+        require_whole('max_length', max_length, 8)
+        require_whole('tokens', tokens, 1)
         _check_loaded(model)
         if isinstance(labels, str): raise TypeError(f"`labels` must be a list of names, got {labels!r}")
         if labels is not None: read_labels(labels)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
+from ..core.arguments import require_whole
 from ..core.files import file_fingerprint
 from ..core.patching import patch
 from ..core.spelling import no_such
@@ -64,8 +65,7 @@ class FunctionJudge:
             raise ValueError(f"`name` must be a text that is not empty, got {name!r}")
         if not callable(f):
             raise TypeError(f"`f` must be a function of sources and summaries, got {type(f).__name__}")
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size<1):
-            raise ValueError(f"`batch_size` must be a whole number, 1 or more, or None, got {batch_size!r}")
+        if batch_size is not None: require_whole('batch_size', batch_size)
         Scores(name, [], bounds) # are these bounds?
         self.name, self.f, self.batch_size = name, f, batch_size
         self.bounds, self.higher_is_better = bounds, higher_is_better

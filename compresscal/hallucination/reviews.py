@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import numpy as np, pandas as pd
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
 from .judges import parse_judge
@@ -43,8 +44,7 @@ def controls(
     seed:int=0,                    # Decides whose summary another document gets
 )->dict[str,Summaries]:            # By name, as in `CONTROLS`; the reference only if some document has one
     "Texts in the place of a model's summaries that are no answer, or the best there is"
-    if isinstance(sentences, bool) or not isinstance(sentences, int) or sentences<1:
-        raise ValueError(f"`sentences` must be a whole number, 1 or more, got {sentences!r}")
+    require_whole('sentences', sentences)
     texts, n = summaries.texts, len(summaries.texts)
     turned = _turned([o.dataset for o in summaries.documents], np.random.default_rng(seed))
     made = dict(reference=[o or '' for o in summaries.references],

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
+from ..core.arguments import is_whole
 from ..core.files import cache_folder
 from ..core.marked_text import Mark, MarkedText, MarkedTexts
 from ..core.patching import patch
@@ -35,8 +36,7 @@ def _paragraphs(text):
 # %% ../../nbs/hallucination/30_summac.ipynb #7e9861f2
 def _check_count(name, value, also=''):
     "Raise for what is no number of one or more"
-    if isinstance(value, bool) or not isinstance(value, int) or value<1:
-        raise ValueError(f"`{name}` must be a whole number, 1 or more{also}, got {value!r}")
+    if not is_whole(value, 1): raise ValueError(f"`{name}` must be a whole number, 1 or more{also}, got {value!r}")
 
 @dataclass(frozen=True)
 class Cutting:

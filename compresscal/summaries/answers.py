@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from ..core.arguments import require_whole
 from ..calibration.batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
 from ..calibration.generation import Sampling, draw_tokens, free_device_memory, sequence_uniforms, spread_rows
 from ..core.files import write_atomically
@@ -307,8 +308,7 @@ def _check_settings(model, max_tokens, batch_size):
         raise ValueError(f"`model` must take `past_key_values`, which {type(model).__name__} does not")
     for name,value in dict(max_tokens=max_tokens, batch_size=batch_size).items():
         if name=='batch_size' and value is None: continue
-        if not isinstance(value, int) or isinstance(value, bool) or value<1:
-            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+        require_whole(name, value)
 
 def _check_tokens(model, prompts, max_tokens, ends):
     "Raise for prompts that are empty, too long, or not of the model's vocabulary"

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
+from ..core.arguments import require_whole
 from ..core.files import embedded_folder
 from ..core.patching import patch
 
@@ -57,8 +58,7 @@ class BERTScore:
     ):
         for k,v in dict(batch_size=batch_size, layers=layers).items():
             if k=='layers' and v is None: continue
-            if isinstance(v, bool) or not isinstance(v, int) or v<1:
-                raise ValueError(f"`{k}` must be a whole number, 1 or more, got {v!r}")
+            require_whole(k, v)
         self.model,self.layers,self.batch_size,self.device = str(model),layers,batch_size,device
         self._scorer = None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from ..core.arguments import is_whole
 from ..calibration.generation import Sampling
 from ..calibration.sampling import tokenizer_fingerprint
 from ..core.files import write_atomically
@@ -335,7 +336,7 @@ def _as_documents(documents):
 def _room(model, tokenizer, max_tokens):
     "Tokens that a prompt may take"
     limit = context_length(model) or min(getattr(tokenizer, 'model_max_length', None) or 10**9, 10**9)
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1<=max_tokens<limit:
+    if not is_whole(max_tokens, 1, limit-1):
         rule = f"`max_tokens` must be a whole number of 1 to {limit-1}, within the model's context"
         raise ValueError(f"{rule}, got {max_tokens!r}")
     return limit-max_tokens

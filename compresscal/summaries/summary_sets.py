@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from statistics import median
+from ..core.arguments import require_whole
 from ..core.files import cache_folder, file_fingerprint, write_atomically
 from ..core.patching import patch
 from ..core.rows import parse_json, read_rows
@@ -118,8 +119,7 @@ def choose_documents(
     seed:int=0,                          # Decides the sample
 )->SummarySet:
     "A set of documents, no text twice"
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n<1):
-        raise ValueError(f"`n` must be a whole number, 1 or more, or None, got {n!r}")
+    require_whole('n', n, none='all')
     found,left_out = _first_of_each(list(documents))
     if n is not None: found,left_out['near copies passed over'] = _sample(name, found, n, seed)
     if not found: raise ValueError(f"the set {name!r} must hold a document, got none that is not empty")

@@ -83,7 +83,7 @@ def test_partial_readings():
     with pytest.raises(ValueError, match='at least one'): plot_distances({})
 
 def test_bad_input():
-    with pytest.raises(ValueError, match='`n` must be a whole number of at least 1, got 0'): count_ngrams([text(0)], 0)
+    with pytest.raises(ValueError, match='`n` must be a whole number, 1 or more, got 0'): count_ngrams([text(0)], 0)
     with pytest.raises(ValueError, match='`n` must leave an n-gram in both sets, got 13'): text_distance(text(0), text(1), 13)
     with pytest.raises(ValueError, match="`candidate` must be of the reference's tokenizer x, got y"): distance(text(0, tokenizer='y'), text(1, tokenizer='x'))
     with pytest.raises(ValueError, match='`b` must have the shape of `a`'): hessian_distance(torch.eye(3), torch.eye(2))

@@ -152,7 +152,7 @@ def test_views():
     (dict(method=RTN(4)), ValueError, 'whatever the text'),
     (dict(method=AWQ(4)), ValueError, 'several layers together'),
     (dict(method=Combined(Wanda(.5), AWQ(4))), ValueError, 'several layers together'),
-    (dict(batch_size=0), ValueError, '`batch_size` must be a whole number of at least 1'),
+    (dict(batch_size=0), ValueError, '`batch_size` must be a whole number, 1 or more'),
 ], ids=lambda o: None if not isinstance(o, dict) else '-'.join(f'{k}' for k in o))
 def test_errors(wrong, error, says):
     args = dict(candidates=dict(a=rows()), reference=rows(seed=9))|wrong

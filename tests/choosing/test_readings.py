@@ -127,7 +127,7 @@ def test_bad_input(tiny_model):
     with pytest.raises(ValueError, match="`layers` must match names of layers such as .*, got 'x_proj'"):
         profile(tiny_model, tokens, layers=['q_proj','x_proj'])
     with pytest.raises(ValueError, match='`pool` must be the number of one of 2 blocks, -2 to 1, got 2'): profile(tiny_model, tokens, pool=2)
-    with pytest.raises(ValueError, match='`batch_size` must be a whole number of at least 1, got -1'): profile(tiny_model, tokens, batch_size=-1)
+    with pytest.raises(ValueError, match='`batch_size` must be a whole number, 1 or more, got -1'): profile(tiny_model, tokens, batch_size=-1)
     with pytest.raises(TypeError, match='`calibration` must be a CalibrationSet'): profile(tiny_model, 'docs')
     with pytest.raises(ValueError, match="context of 128 tokens, got 200"): profile(tiny_model, torch.ones(1, 200, dtype=torch.long))
     with pytest.raises(ValueError, match='`input_ids` must lie in'): profile(tiny_model, tokens+250)

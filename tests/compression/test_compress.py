@@ -259,7 +259,7 @@ def test_bad_arguments_change_nothing(tiny_model):
     refused(tiny_model, ValueError, 'not be empty', Wanda(.5), ones[:,:0])
     refused(tiny_model, ValueError, 'context of 128 tokens, got 129', Wanda(.5), torch.ones(2, 129, dtype=torch.long))
     refused(tiny_model, ValueError, '0..258, got 1..259', Wanda(.5), torch.cat([ones, ones*259]))
-    refused(tiny_model, ValueError, '`batch_size` must be a whole number of at least 1, got -1', Wanda(.5), ones, batch_size=-1)
+    refused(tiny_model, ValueError, '`batch_size` must be a whole number, 1 or more, got -1', Wanda(.5), ones, batch_size=-1)
     refused(tiny_model, ValueError, "`skip` must match names of layers such as .*got 'nothing'", Wanda(.5), ones, skip='nothing')
     refused(tiny_model, ValueError, 'must leave a layer', Wanda(.5), ones, skip='*')
     refused(tiny_model, TypeError, 'a CalibrationSet or token ids', Wanda(.5), 'docs')
