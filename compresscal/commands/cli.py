@@ -19,7 +19,7 @@ from .compressing_commands import compress_command, evaluate_command
 from .console import EXIT_CODES, CommandAnswer, as_json, explain, readable_log
 from .diagnosing_command import diagnose_command
 from .drawing_commands import generate_command, sample_command
-from .options import HELP, Run, start
+from .options import HELP, Run, paragraphs, start
 from .reducing_commands import reduce_command, report_command, restore_command
 from .study_command import study_command
 from .summarizing_commands import hallucination_command, summarize_command
@@ -35,7 +35,8 @@ VOCABULARY = dict(report=report_command, reduce=reduce_command, restore=restore_
 # %% ../../nbs/commands/90_cli.ipynb #a51fd6f3
 def _root(
     context:typer.Context,
-    version:Annotated[bool, typer.Option('--version', help='Show the version and leave', show_default=False)]=False,
+    version:Annotated[bool, typer.Option('--version', metavar='', show_default=False,
+                                          help='Show the version and leave')]=False,
 ):
     "Choose, measure and write the calibration text that language models are compressed with."
     if not version: return None if context.invoked_subcommand else CommandAnswer(context.get_help(), {}, 2)
@@ -67,9 +68,10 @@ def command_line(
     for name,function in COMMANDS.items(): app.command(name, context_settings=HELP)(function)
     parts = typer.Typer(**look)
     for name,function in VOCABULARY.items(): parts.command(name, context_settings=HELP)(function)
-    app.add_typer(parts, name='vocabulary', help=_VOCABULARY)
+    app.add_typer(parts, name='vocabulary', help=paragraphs(_VOCABULARY))
     line = typer.main.get_command(app)
-    for o in line.get_params(typer.Context(line, **HELP)): o.default = False # a switch that is off needs no pydantic
+    for group in line, line.commands['vocabulary']:
+        for o in group.get_params(typer.Context(group, **HELP)): o.default = False # what is off needs no pydantic
     return line
 
 # %% ../../nbs/commands/90_cli.ipynb #445a0629
@@ -93,7 +95,7 @@ def _complain(said):
     "Say a mistake, in red where there are colours"
     if not sys.stderr.isatty(): return _note(f'\ncompresscal: {said}')
     from rich.console import Console
-    Console(stderr=True).print(written('\ncompresscal: ', 'bold red')+written(said), soft_wrap=True)
+    Console(stderr=True).print(written('\ncompresscal:', 'bold red'), written(said), soft_wrap=True)
 
 def _fail(error, argv, run):
     "Say what went wrong; the exit code"

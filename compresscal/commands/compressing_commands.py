@@ -58,6 +58,7 @@ def compress_command(run:Run,
 
 # %% ../../nbs/commands/42_compressing_commands.ipynb #16c596b0
 def _compress(run, name, method, out, calibration):
+    "Look at what was asked, and compress"
     folder = check_out_folder(out, new=True)
     run.aside = folder.with_name(f'.{folder.name}.part.partial')
     check_model(name)

@@ -58,6 +58,7 @@ def _check(run, names, reference=None, held_out=(), words=False, method=None, pa
     if figures: check_out_folder(figures, '--figures')
 
 def _diagnose(run, names, reference):
+    "Look at what was asked, and answer"
     _check(run, **run.given)
     from compresscal.commands.diagnosing import diagnose
     from compresscal.experiments.inputs import saved_sets

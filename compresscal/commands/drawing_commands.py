@@ -58,6 +58,7 @@ def sample_command(run:Run,
 
 # %% ../../nbs/commands/22_drawing_commands.ipynb #ec378df6
 def _sample(run, source, out):
+    "Look at what was asked, and draw"
     _begin(run, out)
     check_source_name(source)
     from compresscal.calibration.sources import is_written, parse_recipe

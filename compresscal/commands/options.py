@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/commands/options.html.md"""
 
 # %% auto #0
 __all__ = ['HELP', 'SOURCES', 'METHOD_HELP', 'MEASURE_HELP', 'METHOD_WORDS', 'SOURCE_WORDS', 'MEASURE_WORDS', 'Sets', 'Sequences',
-           'NoBos', 'Device', 'Measures', 'Measured', 'ModelName', 'NewFolder', 'Run', 'command', 'start', 'ask',
-           'presets', 'complete', 'text_argument', 'check_measured', 'check_there']
+           'NoBos', 'Device', 'Measures', 'Measured', 'ModelName', 'NewFolder', 'Run', 'paragraphs', 'command', 'start',
+           'ask', 'presets', 'complete', 'text_argument', 'check_measured', 'check_there']
 
 # %% ../../nbs/commands/16_options.ipynb #14052a04
 import inspect, shlex
@@ -24,15 +24,17 @@ from .console import CommandAnswer
 from .docments import option_help, source_keys, source_parameters
 from .words import in_order, slip
 from ..core.patching import patch
-from ..core.spelling import MEASURE_KINDS, METHOD_NAMES, TEXT_NAMES, missing_path, is_path
-from ..core.spelling import check_measure_name, check_model
+from ..core.spelling import MEASURE_KINDS, METHOD_NAMES, TEXT_NAMES, check_measure_name
+from ..core.spelling import check_model, is_path, missing_path
 
 # %% ../../nbs/commands/16_options.ipynb #1c68d7a7
+def _say_nothing(text): pass
+
 @dataclass
 class Run:
     "One run of a command"
     argv: list[str]                             # What was typed behind `compresscal`
-    say: Callable = field(default=lambda text: None) # Says something beside the result
+    say: Callable = _say_nothing                # Says something beside the result
     name: str = 'compresscal'                   # The command with its part
     given: dict = field(default_factory=dict)   # Parameter -> value, of those that have one
     flags: dict = field(default_factory=dict)   # Parameter -> the option that sets it
@@ -85,7 +87,7 @@ def _filled(name, kind, info, default, known):
     if default not in (None, inspect.Parameter.empty): left_out = default
     info.help = option_help(info.help or said, left_out, said)
     info.show_default = False
-    if bool in _leaves(kind): info.param_decls = info.param_decls or (f"--{name.replace('_', '-')}",)
+    if bool in _leaves(kind): info.param_decls, info.metavar = (f"--{name.replace('_', '-')}",), ''
     else:
         info.parser, argument = reads, isinstance(info, typer.models.ArgumentInfo)
         word = info.metavar or (name.upper() if argument else 'N' if reads else 'NAME')
@@ -121,8 +123,8 @@ _FOR_ALL = dict(json='Write one JSON document and nothing else',
 
 def _for_all(name, said):
     "An option that all commands have"
-    kind = Annotated[bool, Option(f'--{name}', help=said, show_default=False, rich_help_panel='Every command')]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+    info = Option(f'--{name}', metavar='', help=said, show_default=False, rich_help_panel='All commands')
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, info])
 
 _CONTEXT = inspect.Parameter('context', inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
@@ -136,14 +138,21 @@ def _table(function, known):
 def _receive(run, context, json, quiet, values):
     "Keep what was given in the run"
     run.json, run.quiet = json, quiet
-    if quiet: run.say = lambda text: None
+    if quiet: run.say = _say_nothing
     run.flags = {o.name: o.opts[0] for o in context.command.params}
     run.given = {k: v for k,v in values.items() if v is not None}
-    for k in [k for k in run.given if k.startswith('no_')]:
-        run.given[k[3:]] = not run.given.pop(k)
-        run.flags[k[3:]] = run.flags[k]
+    for switch in [k for k in run.given if k.startswith('no_')]:
+        name = switch.removeprefix('no_')
+        run.given[name] = not run.given.pop(switch)
+        run.flags[name] = run.flags[switch]
 
 # %% ../../nbs/commands/16_options.ipynb #35a8b7d2
+def paragraphs(
+    text:str, # As a docstring is written
+)->str:
+    "The paragraphs of a text, each on one line, so that a terminal breaks them where it ends"
+    return '\n\n'.join(' '.join(o.split()) for o in text.split('\n\n'))
+
 def command(
     *work:str, # What does the work, such as `commands.drawing.draw_sets`; the first that knows a parameter describes it
 )->Callable:   # Makes a function a command; its first parameter is the run, the others are options
@@ -155,7 +164,8 @@ def command(
         def called(context, json, quiet, traceback, **values):
             _receive(context.obj, context, json, quiet, values)
             return function(context.obj, **values)
-        called.__name__, called.__doc__, called.__module__ = function.__name__, function.__doc__, function.__module__
+        called.__name__, called.__module__ = function.__name__, function.__module__
+        called.__doc__ = paragraphs(function.__doc__ or '')
         called.__signature__ = inspect.Signature(table)
         called.__annotations__ = {o.name: o.annotation for o in table}
         return called

@@ -20,7 +20,8 @@ from ..core.spelling import check_model
 # %% ../../nbs/commands/52_summarizing_commands.ipynb #160dfc33
 DOCUMENTS = ('docstrings; factcc, polytope, summeval, legal, rct, cnn_dailymail or xsum; a file, a folder, '
              'or owner/name on the Hub')
-_PROMPT = "After, before, question, document (the embedded model's), or a template with {document}"
+_PROMPT = ("What the model is asked: after, before, question, document (the embedded model's), "
+           "or a template with {document}")
 
 # %% ../../nbs/commands/52_summarizing_commands.ipynb #cebe186e
 @command('commands.summarizing.write_summaries')
@@ -51,6 +52,7 @@ def summarize_command(run:Run,
 
 # %% ../../nbs/commands/52_summarizing_commands.ipynb #a40abe89
 def _summarize(run, name, out, documents):
+    "Look at what was asked, and let the model write"
     file = check_out_file(out, new=True)
     run.aside = file.with_name(f'.{file.name}.answers')
     check_model(name)

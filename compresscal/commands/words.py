@@ -37,7 +37,7 @@ def _option_named(word, options, where):
     name = word.partition('=')[0]
     if name in options: return name
     meant = [o for o in options if name.startswith('--') and o.startswith(name)]
-    if len({id(options[o]) for o in meant})==1: return meant[0]
+    if len(meant)==1: return meant[0]
     if meant: raise slip(f"ambiguous option: {name} could match {', '.join(meant)}", where)
     raise slip(f'unrecognized arguments: {word}', where, word, options)
 

@@ -27,7 +27,7 @@ def failure(capsys, *args):
     assert 'Traceback' not in said.err and not said.out
     return code, said.err.strip().splitlines()[-1]
 
-@pytest.mark.parametrize('args', [['--help'], ['generate', '--help'], ['--version']])
+@pytest.mark.parametrize('args', [['--help'], ['study', '--help'], ['generate', '--help'], ['--version']])
 def test_quick_answers(args):
     "Under half a second of computing, so that the machine's load does not matter"
     used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
@@ -37,6 +37,16 @@ def test_quick_answers(args):
         assert call(*args).returncode==0
         spent.append(used()-before)
     assert min(spent)<.5
+
+def test_help_loads_nothing_heavy():
+    code = '''import sys
+from compresscal.commands.cli import main
+for line in (['--help'], ['study', '--help'], ['vocabulary', 'report', '--help']):
+    try: main(line)
+    except SystemExit as e: assert not e.code
+print([o for o in ('torch', 'transformers', 'pandas', 'matplotlib', 'numpy', 'datasets', 'pydantic') if o in sys.modules])'''
+    said = subprocess.run([sys.executable, '-c', code], env=outside_tests(root), capture_output=True, text=True)
+    assert said.stdout.splitlines()[-1]=='[]', said.stderr
 
 def commands(): return command_line().commands
 
