@@ -79,6 +79,12 @@ def _reader(kind):
     return read
 
 # %% ../../nbs/commands/16_options.ipynb #d55beba2
+def _words(word, kind):
+    "The words behind an option, for the help: one, several, or a fixed number"
+    kind = next((o for o in (kind, *get_args(kind)) if get_origin(o) in (list, tuple)), kind)
+    if get_origin(kind) is tuple: return ' '.join([word]*len(get_args(kind)))
+    return f'{word} ...' if get_origin(kind) is list else word
+
 def _filled(name, kind, info, default, known):
     "An option or argument with its help, as Typer reads it"
     info, reads = copy(info), _reader(kind)
@@ -95,12 +101,6 @@ def _filled(name, kind, info, default, known):
     return Annotated[kind, info]
 
 # %% ../../nbs/commands/16_options.ipynb #6a79d7b6
-def _words(word, kind):
-    "The words behind an option, for the help: one, several, or a fixed number"
-    kind = next((o for o in (kind, *get_args(kind)) if get_origin(o) in (list, tuple)), kind)
-    if get_origin(kind) is tuple: return ' '.join([word]*len(get_args(kind)))
-    return f'{word} ...' if get_origin(kind) is list else word
-
 def _option(parameter, known):
     "A parameter of a command with all that Typer reads of it"
     kind, info = parameter.annotation, None
@@ -171,6 +171,9 @@ def command(
         return called
     return made
 
+# %% ../../nbs/commands/16_options.ipynb #2d78535e
+HELP = dict(help_option_names=['-h', '--help']) # How help is asked for
+
 # %% ../../nbs/commands/16_options.ipynb #98a51c5c
 def start(
     line,          # A command or a group of them, as Typer makes it
@@ -178,9 +181,10 @@ def start(
     run:Run,       # Is given to the command
 )->object:         # What the command returns
     "Read the words of a command, and call it"
-    words, run.name = in_order(line, argv)
+    name = run.name
+    words, run.name = in_order(line, argv, name)
     try:
-        with line.make_context('compresscal', words, obj=run) as context: return line.invoke(context)
+        with line.make_context(name, words, obj=run) as context: return line.invoke(context)
     except typer.BadParameter as e:
         said = e.message.removeprefix('Value error, ')
         raise slip(f'argument {e.param.opts[0]}: {said}', run.name) from None
@@ -192,10 +196,8 @@ def ask(
     "What a command answers, outside of a shell"
     app, argv = typer.Typer(add_completion=False, rich_markup_mode=None), shlex.split(line)
     app.command(context_settings=HELP)(function)
-    return start(typer.main.get_command(app), argv, Run(argv))
-
-# %% ../../nbs/commands/16_options.ipynb #2d78535e
-HELP = dict(help_option_names=['-h', '--help']) # How help is asked for
+    name = function.__name__.removesuffix('_command')
+    return start(typer.main.get_command(app), argv, Run([name, *argv], name=f'compresscal {name}'))
 
 # %% ../../nbs/commands/16_options.ipynb #2a03cbc9
 SOURCES = ("docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or "
