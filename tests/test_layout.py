@@ -202,7 +202,7 @@ loaded = f'import sys; heavy = {sorted(heavy)!r}; loaded = lambda: [o for o in h
 
 def test_import_is_light():
     assert python(loaded+'import compresscal; print(compresscal.__version__, loaded())')[0].split()[1]=='[]'
-    assert lightest('import compresscal') < .3
+    assert lightest('import compresscal') < .1
 
 def test_help_is_light():
     code = loaded + """

@@ -23,7 +23,8 @@ from ..calibration.sampling import TooLittleText, tokenizer_fingerprint
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..calibration.windows import Windows, count_text, draw_fitting
 from ..choosing.disjoint import shared_documents
-from .console import CommandAnswer, as_json, check_out_file, check_out_folder, padded
+from .console import CommandAnswer, ResultTable, answer_of, as_json
+from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
 from ..compression.compression_report import StoredCodes, folder_sizes, plot_errors
 from ..compression.methods import Method
@@ -31,7 +32,7 @@ from ..compression.names import parse_method, refuse_unused
 from ..core.files import embedded_folder, give_usual_mode, write_atomically
 from ..core.patching import patch
 from ..core.spelling import parse_mixture
-from ..core.tables import escape_markdown, one_line, plain_text
+from ..core.tables import escape_markdown, one_line
 
 # %% ../../nbs/commands/40_compressing.ipynb #f2fb31f2
 from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets
@@ -278,9 +279,9 @@ def _everything(measures, results):
 
 def _evaluation_answer(results, drawn, dense, out):
     "What `evaluate` answers"
-    text = '\n\n'.join(filter(None, [padded(measure_table(results)), '\n'.join(drawn)]))
+    parts = [ResultTable(measure_table(results)), *(['\n'.join(drawn)] if drawn else [])]
     data = dict(command='evaluate', dense=dense, results=_brief(results), drawn=drawn, file=out)
-    return CommandAnswer(text, data, note=f'Written: {out}' if out else '')
+    return answer_of(parts, data, note=f'Written: {out}' if out else '')
 
 # %% ../../nbs/commands/40_compressing.ipynb #0c5cd59e
 def _save_model(net, tokenizer, report, folder, source):
@@ -446,7 +447,7 @@ def run(self:_Compression, net, tokenizer, chosen, texts, **how):
 # %% ../../nbs/commands/40_compressing.ipynb #1ee0cbe7
 @patch
 def write(self:_Compression, folder, load, how):
-    "Fill a folder; what was found, for people and for programs"
+    "Fill a folder; what was found, as texts and tables for people, and for programs"
     config, tokenizer, net = _load(self.name, self.progress, **load)
     for m in self.measures.values(): m.check(net, tokenizer)
     chosen, texts, said = self.draw(config, tokenizer, net)
@@ -459,9 +460,9 @@ def write(self:_Compression, folder, load, how):
     about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
     about |= dict(files=sizes, drawn=said, command=self.command)
     _write_account(folder, report, about, said)
-    table = [padded(measure_table(results))] if results else []
-    text = '\n\n'.join([plain_text(repr(report)), padded(report.table_rows()), *table, '\n'.join(said)])
-    return text, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about
+    table = [ResultTable(measure_table(results))] if results else []
+    shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
+    return shown, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about
 
 # %% ../../nbs/commands/40_compressing.ipynb #487fd6d1
 def compress_model(name:str,  # The model
@@ -471,14 +472,14 @@ def compress_model(name:str,  # The model
     n_sequences:int|None=None,# Windows to draw from a source; None: 128, or as many as there are
     length:int|None=None,     # Tokens in a window; None: 2,048, or the model's context, or what the text allows
     seed:int|None=None,       # Decides what is drawn; None: 0
-    *, rule:str|None=None,    # `window`, `pack` or `pad`; None: `window`, or `pack` where the text is too short for it
-    chat:bool|None=None,      # Put the text into a user turn?
+    *, rule:str|None=None,    # How text is cut: `window`, `pack` or `pad`; None: `window`, or `pack` for short text
+    chat:bool|None=None,      # Put the text into a user turn of the model's chat template?
     bos:bool|None=None,       # Head every window with the beginning-of-text token? None: if there is one
     column:str|None=None,     # Column that holds the text, in tables
     revision:str|None=None,   # Commit of a set on the Hub
     evaluations=(),           # What to measure before and after, as `parse_measure` reads it
     n_evaluation:int|None=None, # Windows of held-out text from each source; None: 48, or as many as there are
-    skip=(),                  # Patterns of layers to leave alone
+    skip=(),                  # Layers to leave alone, such as `down_proj` or `'model.layers.0.*'`
     offload:bool=False,       # Leave the blocks on disk, and read each when it is needed?
     dtype:str|None=None,      # Number format of the model; None: the checkpoint's own
     forward_dtype:str|None=None, # Number format of forward passes; None: the model's
@@ -504,8 +505,8 @@ def _compress_into(o):
     asked = _Asked(o.n_evaluation, o.length, o.seed, o.command)
     job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress)
     load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
-    with new_folder(o.out) as aside: text, about = job.write(aside, load, forward|dict(skip=tuple(o.skip)))
-    return CommandAnswer(text, dict(command='compress', folder=str(o.out))|about, note=_say_files(o.out, method))
+    with new_folder(o.out) as aside: shown, about = job.write(aside, load, forward|dict(skip=tuple(o.skip)))
+    return answer_of(shown, dict(command='compress', folder=str(o.out))|about, note=_say_files(o.out, method))
 
 def _say_files(out, method):
     "What is in the new folder"

@@ -24,7 +24,7 @@ from ..choosing.predicted_damage import check_stand_in, predicted_damage
 from ..choosing.readings import profile
 
 # %% ../../nbs/commands/30_diagnosing.ipynb #c3af8565
-from .console import CommandAnswer, check_out_file, check_out_folder, padded
+from .console import CommandAnswer, ResultTable, answer_of, check_out_file, check_out_folder
 from ..compression.names import parse_method
 from ..core.files import write_atomically
 from ..core.tables import html_table, render
@@ -208,6 +208,6 @@ def _diagnosis(compared, damage, leaks, read, page, figures):
     tables = _tables(compared, damage, leaks)
     pictures = _pictures(compared, damage, read) if page or figures else {}
     files = _written(page, figures, tables, pictures, compared)
-    parts = [v if isinstance(v, str) else f'{k}\n{padded(v)}' for k,v in tables.items()]
+    parts = [v if isinstance(v, str) else ResultTable(v, k) for k,v in tables.items()]
     note = f"Written: {', '.join(files)}" if files else ''
-    return CommandAnswer('\n\n'.join(parts), _data(compared, damage, leaks, files), note=note)
+    return answer_of(parts, _data(compared, damage, leaks, files), note=note)

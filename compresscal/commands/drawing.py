@@ -122,8 +122,8 @@ def draw_sets(
     length:int|None=None,     # Tokens in a window; None: 2,048, or the model's context if that is shorter
     seed:int=0,               # Decides everything that is drawn
     *,
-    rule:str|None=None,       # `window`, `pack` or `pad`; None: `window`
-    chat:bool|None=None,      # Put the text into a user turn?
+    rule:str|None=None,      # How text is cut: `window` (one of each document), `pack` or `pad`; None: `window`
+    chat:bool|None=None,     # Put the text into a user turn of the model's chat template?
     bos:bool|None=None,       # Head every window with the beginning-of-text token? None: if there is one
     column:str|None=None,     # Column that holds the text, in tables
     revision:str|None=None,   # Commit of a set on the Hub

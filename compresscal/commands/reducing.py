@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from .console import CommandAnswer, check_out_folder, padded
+from .console import CommandAnswer, ResultTable, answer_of, check_out_folder
 from ..core.spelling import check_model
 from ..models.transformers_calls import transformers_bars
 from ..models.loading import checkpoint_folder, dtype_and_device, model_source
@@ -73,8 +73,8 @@ def report_vocabulary(
     columns=None,        # Columns that hold the text, in tables
     keep=('special',),   # What is kept whether it occurs or not: special, bytes, digits, tokens or ids
     max_length:int|None=None, # Tokens after which a row is cut off, as in training
-    optimizer:str='adamw', # As of `memory_report`
-    precision:str='fp32',  # Likewise
+    optimizer:str='adamw', # Optimizer of the training: sgd, momentum, adam, adamw or adamw_8bit
+    precision:str='fp32',  # Numbers of the training: fp32, bf16, autocast or master
     progress:bool=True,  # Show a progress bar
 )->CommandAnswer:
     "What a model would be spared if it had the tokens of some text alone"
@@ -96,7 +96,7 @@ def _compared(reduction, before, after):
     rows = {'tokens': (tokens.full_size, len(tokens)), 'parameters': (count+reduction.saved, count),
             'bytes on disk': (before, after)}
     table = [['', 'whole', 'reduced'], *([k, f'{whole:,}', f'{reduced:,}'] for k,(whole,reduced) in rows.items())]
-    return padded(table), {k.split()[0]: dict(whole=whole, reduced=reduced) for k,(whole,reduced) in rows.items()}
+    return ResultTable(table), {k.split()[0]: dict(whole=whole, reduced=reduced) for k,(whole,reduced) in rows.items()}
 
 # %% ../../nbs/commands/60_reducing.ipynb #f3bd6c91
 def reduce_model(
@@ -138,7 +138,7 @@ def _reduce(folder, usage, tokenizer, unknown, dtype, labels):
 def _reduced_answer(name, out, usage, table, data):
     "What `reduce_model` answers"
     about = dict(command='vocabulary reduce', model=name, folder=str(out), rows=usage.rows, counted=usage.tokens)
-    return CommandAnswer(f'{_said(usage)}\n\n{table}', about|data, note=f'In {out}: {_HINT}')
+    return answer_of([_said(usage), table], about|data, note=f'In {out}: {_HINT}')
 
 # %% ../../nbs/commands/60_reducing.ipynb #9702bdd2
 def restore_model(
@@ -158,4 +158,4 @@ def restore_model(
     save_full(reduction, out, _open_tokenizer(places[0]) if places else None)
     table, data = _compared(reduction, _numbers(out), _numbers(folder))
     about = dict(command='vocabulary restore', model=str(name), folder=str(out), original=reduction.source)
-    return CommandAnswer(table, about|data, note=f'In {out}: the whole model, as transformers loads it')
+    return answer_of([table], about|data, note=f'In {out}: the whole model, as transformers loads it')

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from ..calibration.generation import Sampling
 from ..calibration.sampling import require_positive
-from .console import CommandAnswer, as_json, check_out_file, check_out_folder, padded
+from .console import CommandAnswer, ResultTable, answer_of, as_json
+from .console import check_out_file, check_out_folder
 from ..compression.names import refuse_unused
 from ..core.files import write_atomically
 from ..core.tables import escape_markdown, markdown_table, one_line, render
@@ -68,9 +69,9 @@ def write_summaries(name:str, # The model
     reference:str|None=None,  # Column that holds the reference
     prompt:str='after',       # What the model is asked: a name of `PROMPTS`, or a template with `{document}`
     max_tokens:int=128,       # Most tokens of a summary
-    temperature:float|None=None, # Draw at this temperature; None with `top_k` and `top_p` takes the likeliest token
-    top_k:int|None=None,      # Draw among so many of the likeliest
-    top_p:float|None=None,    # Draw among the likeliest of this probability together
+    temperature:float|None=None, # Draw at this temperature; None: take the likeliest token
+    top_k:int|None=None,      # Draw among so many of the likeliest tokens
+    top_p:float|None=None,    # Draw among the likeliest tokens of this probability together
     batch_size:int|None=None, # Documents at a time; does not change the summaries
     dtype:str|None=None,      # Number format of the model; None: the checkpoint's own
     device:str|None=None,     # Where to compute
@@ -161,13 +162,15 @@ def _review_all(found, judges, bertscore, splitter, progress):
 
 def _comparison(study, tables, files, judges, out, notes):
     "The answer of `compare_summaries`"
-    def padded_frame(frame): return padded([[*map(one_line, row)] for row in frame_lines(frame)[0]])
-    text = '\n\n'.join(f'{one_line(title)}\n{padded_frame(frame)}' for title,_,frame in tables[:2])
+    def table(title, frame):
+        lines, words = frame_lines(frame)
+        return ResultTable(lines, title, words)
+    shown = [table(title, frame) for title,_,frame in tables[:2]]
     data = dict(command='hallucination', files=list(files), judges={o.name: o.settings() for o in judges},
                 folder=out and str(out), systems=system_means(study).to_dict('records'),
                 risk=study.risk.drop(columns='values').to_dict('records'), notes=notes)
     where = [f'In {out}: hallucination.html (all of it on one page), tables, figures, and a row for each summary']
-    return CommandAnswer(text, data, note='\n'.join([*notes, *(where if out else [])]))
+    return answer_of(shown, data, note='\n'.join([*notes, *(where if out else [])]))
 
 # %% ../../nbs/commands/50_summarizing.ipynb #b300a04c
 def compare_summaries(

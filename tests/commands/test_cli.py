@@ -7,8 +7,12 @@ import pytest
 from conftest import outside_tests, root
 
 from compresscal.commands import cli
-from compresscal.commands.cli import COMMANDS, DEFAULTS, MEASURE_HELP, RECIPE, RECIPES, STUDIES, main, make_parser
+from compresscal.commands.cli import COMMANDS, VOCABULARY, command_line, main
 from compresscal.commands.console import EXIT_CODES, PlainLines, as_json, explain, padded, readable_log
+from compresscal.commands.drawing_commands import RecipeOptions
+from compresscal.commands.options import MEASURE_HELP, METHOD_HELP, presets
+from compresscal.commands.study_command import ENGINE, FIELDS, study_presets
+from compresscal.commands.words import in_order
 
 command = [sys.executable, '-c', 'import sys; from compresscal.commands.cli import main; sys.exit(main())']
 
@@ -23,7 +27,7 @@ def failure(capsys, *args):
     assert 'Traceback' not in said.err and not said.out
     return code, said.err.strip().splitlines()[-1]
 
-@pytest.mark.parametrize('args', [['--help'], ['generate', '--help'], ['--version']])
+@pytest.mark.parametrize('args', [['--help'], ['study', '--help'], ['generate', '--help'], ['--version']])
 def test_quick_answers(args):
     "Under half a second of computing, so that the machine's load does not matter"
     used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
@@ -34,41 +38,78 @@ def test_quick_answers(args):
         spent.append(used()-before)
     assert min(spent)<.5
 
-def parsers(): return make_parser()._subparsers._group_actions[0].choices
+def test_help_loads_nothing_heavy():
+    code = '''import sys
+from compresscal.commands.cli import main
+for line in (['--help'], ['study', '--help'], ['vocabulary', 'report', '--help']):
+    try: main(line)
+    except SystemExit as e: assert not e.code
+print([o for o in ('torch', 'transformers', 'pandas', 'matplotlib', 'numpy', 'datasets', 'pydantic') if o in sys.modules])'''
+    said = subprocess.run([sys.executable, '-c', code], env=outside_tests(root), capture_output=True, text=True)
+    assert said.stdout.splitlines()[-1]=='[]', said.stderr
+
+def commands(): return command_line().commands
+
+def words(line): return in_order(command_line(), line.split())[0]
+
+def options(name):
+    "Parameter of a command -> its option, without those that all commands have"
+    command = commands()[name] if name in commands() else commands()['vocabulary'].commands[name]
+    return {o.name: o for o in command.params if o.name not in ('json', 'quiet', 'traceback')}
+
+def help_of(capsys, *line):
+    with pytest.raises(SystemExit): main([*line, '--help'])
+    return ' '.join(capsys.readouterr().out.split())
+
+def works():
+    "Command -> the function that does its work"
+    from compresscal.commands import compressing, diagnosing, drawing, reducing, summarizing
+    return dict(sample=drawing.draw_sets, generate=drawing.write_sets, diagnose=diagnosing.diagnose, compress=compressing.compress_model,
+                evaluate=compressing.evaluate, summarize=summarizing.write_summaries, hallucination=summarizing.compare_summaries,
+                report=reducing.report_vocabulary, reduce=reducing.reduce_model, restore=reducing.restore_model)
 
 def test_help_knows_what_the_package_knows():
     "The command names it without importing the package's modules"
     from compresscal.experiments.measures import kinds
     from compresscal.compression.methods import METHODS
-    from compresscal.experiments.study import STUDY_PRESETS as studies
+    from compresscal.experiments.study import STUDY_PRESETS as studies, Study
     from compresscal.calibration.self_text import RECIPE_PRESETS, Recipe
-    assert all(name in cli.METHOD_HELP for name in METHODS) and all(f'{k}:' in MEASURE_HELP for k in kinds if k!='perplexity')
-    assert tuple(RECIPE_PRESETS)==RECIPES and tuple(studies)==STUDIES and {*RECIPE}=={f.name for f in fields(Recipe)}
+    assert all(name in METHOD_HELP for name in METHODS) and all(f'{k}:' in MEASURE_HELP for k in kinds if k!='perplexity')
+    assert tuple(RECIPE_PRESETS)==presets() and tuple(studies)==study_presets()
+    assert [*RecipeOptions.__annotations__]==[f.name for f in fields(Recipe)] and [*FIELDS]==[f.name for f in fields(Study)]
 
 def test_every_option_reaches_its_function():
-    from compresscal.commands.compressing import compress_model, evaluate
-    from compresscal.commands.diagnosing import diagnose
-    from compresscal.commands.drawing import draw_sets, write_sets
-    taken = dict(sample=draw_sets, generate=write_sets, diagnose=diagnose, compress=compress_model, evaluate=evaluate)
-    assert [*parsers()]==[*COMMANDS]
-    for name,function in taken.items():
-        said = {o.dest for o in parsers()[name]._actions}-{'help', 'json', 'quiet', 'traceback'}-(RECIPE.keys() if name=='generate' else set())
+    assert [*commands()]==[*COMMANDS, 'vocabulary'] and [*commands()['vocabulary'].commands]==[*VOCABULARY]
+    for name,function in works().items():
+        said = {o.removeprefix('no_') for o in options(name)}-(RecipeOptions.__annotations__.keys() if name=='generate' else set())
         assert said<={*inspect.signature(function).parameters}, name
-        assert {*inspect.signature(function).parameters}-said<={'progress', 'command', 'changes', 'n_sets'}, name
-    assert {o.dest for o in parsers()['study']._actions}>=DEFAULTS.keys()
+        assert {*inspect.signature(function).parameters}-said<={'progress', 'command', 'changes'}, name
+    assert {*options('study')}=={*FIELDS, *ENGINE, 'what', 'out', 'save'}
 
-def test_exit_codes_are_in_the_help():
-    said = ' '.join(make_parser().format_help().split())
+def test_exit_codes_are_in_the_help(capsys):
+    said = help_of(capsys)
     assert all(f'{code} {what}' in said for code,what in EXIT_CODES.items())
 
-def test_defaults_are_those_of_study():
+def test_what_is_read_from_the_source_is_what_python_has():
+    "Names and defaults of every function and class behind a command"
+    from compresscal.calibration.self_text import Recipe
+    from compresscal.commands.docments import source_parameters
+    from compresscal.experiments.engines import Pool, Ray
     from compresscal.experiments.study import Study
-    assert {f.name: f.default for f in fields(Study) if f.name!='device'}==DEFAULTS
+    for function in (*works().values(), Recipe, Study, Pool, Ray):
+        place = f"{function.__module__.removeprefix('compresscal.')}.{function.__name__}"
+        there = {k: o for k,o in inspect.signature(function).parameters.items() if o.kind is not o.VAR_KEYWORD}
+        assert {k: o.default for k,o in source_parameters(place).items()}=={k: None if o.default is o.empty else o.default for k,o in there.items()}, place
 
 def test_help_names_every_default(capsys):
-    with pytest.raises(SystemExit): main(['study', '--help'])
-    said = ' '.join(capsys.readouterr().out.split())
-    for d in DEFAULTS.values(): assert d==() or f"(default: {' '.join(d) if isinstance(d, tuple) else d})" in said
+    from compresscal.experiments.study import Study
+    said = help_of(capsys, 'study')
+    for d in (f.default for f in fields(Study)): assert d in ((), None) or f"(default: {' '.join(d) if isinstance(d, tuple) else d})" in said
+
+@pytest.mark.parametrize('name', [*COMMANDS, *VOCABULARY])
+def test_every_option_is_explained(name):
+    "In words that no markup of a terminal can change"
+    for o in options(name).values(): assert o.help and not {'[', '`'} & {*o.help}, o.name
 
 def test_no_command_shows_help(capsys): assert main([])==2 and 'study' in capsys.readouterr().out
 
@@ -77,8 +118,15 @@ def test_version(capsys):
     assert main(['--version'])==0 and compresscal.__version__ in capsys.readouterr().out
 
 def test_lists_are_repeated_or_spaced():
-    a = make_parser().parse_args('study --methods wanda:0.5 magnitude:2:4 --methods wanda:0.7 --sources a,b.txt'.split())
-    assert a.methods==['wanda:0.5', 'magnitude:2:4', 'wanda:0.7'] and a.sources==['a,b.txt']
+    said = words('study --methods wanda:0.5 magnitude:2:4 --methods wanda:0.7 --sources a,b.txt')
+    assert said==['study', '--methods=wanda:0.5', '--methods=magnitude:2:4', '--methods=wanda:0.7', '--sources=a,b.txt', '--']
+
+@pytest.mark.parametrize('line, says', [('sample docs --seed -1', '--seed=-1 -- docs'), ('sample --seed=-1 docs', '--seed=-1 -- docs'), ('summarize embedded --prompt=-x --out o', '--prompt=-x --out=o -- embedded'),
+    ('generate --prefix 2 8 carlini', '--prefix 2 8 -- carlini'), ('diagnose --words docs random', '--words -- docs random'), ('study --eng pool x.toml', '--engine=pool -- x.toml'), ('sample -- -x', '-- -x')])
+def test_words_in_order(line, says): assert words(line)[1:]==says.split()
+
+def test_a_text_may_begin_with_a_dash():
+    assert in_order(command_line(), ['summarize', 'embedded', '--prompt', '- {document} -', '--out', 'o'])[0]==['summarize', '--prompt=- {document} -', '--out=o', '--', 'embedded']
 
 @pytest.mark.parametrize('args, says', [
     (['--methods', 'wonda:0.5'], "did you mean 'wanda'"), (['--methods', 'wanda'], "'wanda:0.5'"), (['--methods', 'wanda:1.5'], '1.5'), (['--methods', 'wanda:4:2'], '4:2'),
@@ -570,24 +618,21 @@ def test_no_device_where_nothing_is_put_on_one(name, capsys):
     assert main([*name.split(), '--device', 'cpu'])==2 and '--device' in capsys.readouterr().err
 
 def test_defaults_are_those_of_the_functions():
-    from compresscal.commands.compressing import compress_model, evaluate
-    from compresscal.commands.diagnosing import diagnose
-    from compresscal.commands.drawing import draw_sets, write_sets
-    from compresscal.commands.summarizing import compare_summaries, write_summaries
+    "Numbers that the help shows are those that Python takes"
     seen = 0
-    for name,function in dict(sample=draw_sets, generate=write_sets, diagnose=diagnose, summarize=write_summaries, hallucination=compare_summaries).items():
-        for o in parsers()[name]._actions:
+    for name,function in works().items():
+        for o in options(name).values():
             said = re.search(r'\(default: (\d+)\)$', o.help or '')
-            if not said or o.default is not None: continue
-            there = inspect.signature(function).parameters[o.dest].default
-            if there is None: there = int(re.search(rf'\b{o.dest}:.*None: ([\d,]+)', inspect.getsource(function))[1].replace(',', ''))
-            assert there==int(said[1]), f'{name} {o.dest}'
+            if not said or o.name not in inspect.signature(function).parameters: continue
+            there = inspect.signature(function).parameters[o.name].default
+            if there is None: there = int(re.search(rf'\b{o.name}:.*None: ([\d,]+)', inspect.getsource(function))[1].replace(',', ''))
+            assert there==int(said[1]), f'{name} {o.name}'
             seen += 1
     assert seen>=10
 
 def test_help_says_what_docs_are(capsys):
-    for name in ('study', 'sample', 'diagnose', 'compress'): assert 'docs (docstrings of the packages installed here)' in ' '.join(parsers()[name].format_help().split())
-    assert 'file=rows.jsonl' in ' '.join(parsers()['evaluate'].format_help().split())
+    for name in ('study', 'sample', 'diagnose', 'compress'): assert 'docs (docstrings of the packages installed here)' in help_of(capsys, name)
+    assert 'file=rows.jsonl' in help_of(capsys, 'evaluate')
 
 @pytest.mark.parametrize('line, says', [('sample texts/stroies.txt', "did you mean 'texts/stories.txt'"), ('sample texts/notes.docx', '.jsonl'), ('diagnose text/stories.txt', "did you mean 'texts/stories.txt'"),
     ('evaluate embedded --evaluate texts/stores.txt', "did you mean 'texts/stories.txt'"), ('evaluate embedded --evaluate kl:texts/notes.docx', '.jsonl'),
