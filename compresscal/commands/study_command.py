@@ -168,8 +168,8 @@ def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
     from compresscal.core.files import write_atomically
     from compresscal.experiments.notebooks import write_notebook
-    from compresscal.experiments.study import whole_place, write_toml
-    text, path = write_toml(study)+f'out = {as_json(whole_place(out))}\n', Path(path).expanduser()
+    from compresscal.experiments.study import write_toml
+    text, path = write_toml(study, out), Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix=='.toml': write_atomically(path, text)
     else: write_notebook(path, text)
