@@ -14,7 +14,7 @@ from typing import Annotated, TypedDict, Unpack
 
 from typer import Argument, Option
 
-from .console import CommandAnswer, ResultTable, as_json, check_out_file, check_out_folder
+from .console import CommandAnswer, ResultTable, check_out_file, check_out_folder
 from .docments import source_keys, source_parameters
 from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Measured, Measures
 from .options import Run, Sets, check_measured, command, complete
