@@ -1,7 +1,8 @@
 "The house rules that can be read from the source: import order, cells and lines, names, metadata, and what a library does not do."
-import ast, json, re, resource, subprocess, sys, tomllib
+import ast, inspect, json, re, resource, subprocess, sys, tomllib
 from collections import defaultdict
 from configparser import ConfigParser
+from importlib import import_module
 from pathlib import Path
 import pytest, yaml
 from conftest import root, source_files
@@ -98,6 +99,22 @@ def test_no_import_is_unused(name): assert unused_imports(modules[name])==[]
 def public(tree):
     "What a module calls public"
     return next((ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and ast.unparse(o.targets[0])=='__all__'), [])
+
+def members(module):
+    "What a module makes public, and the methods of its classes"
+    for name in getattr(module, '__all__', ()):
+        o = getattr(module, name)
+        yield o
+        for k,v in vars(o).items() if inspect.isclass(o) else ():
+            f = getattr(v, '__func__', getattr(v, 'fget', v)) # of class methods and properties
+            if not k.startswith('_') and inspect.isfunction(f): yield f
+
+@pytest.mark.parametrize('name', modules)
+def test_signatures_can_be_shown(name):
+    "The site evaluates annotations, so each must be a name of its module"
+    for o in members(import_module(f'compresscal.{name}')):
+        try: inspect.signature(o, eval_str=True)
+        except (ValueError, TypeError): pass # nothing that is called
 
 def test_a_public_name_means_one_thing():
     places = defaultdict(list)

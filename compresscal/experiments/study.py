@@ -92,7 +92,7 @@ def run(
     engine='local',                   # Where jobs run: `local`, `pool`, `ray`, or an engine with settings
     progress:bool=True,               # Show a progress bar
     command:str|None=None,            # How to make it again, for the report
-)->'Results':                         # Also written into the folder
+)->object:                            # `Results`, also written into the folder
     "Compute what is missing and write the results"
     return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()')
 
@@ -326,7 +326,7 @@ def run_study(
     engine,           # Where jobs run
     progress:bool,    # Show a progress bar
     command:str,      # How to make it again
-)->'Results':         # Also written into the folder
+)->object:            # `Results`, also written into the folder
     "Compute what is missing and write the results"
     from compresscal.experiments.report import write_results
     quiet = not progress or 'IN_TEST' in os.environ
@@ -348,7 +348,7 @@ def run_study(
 
 # %% ../../nbs/experiments/80_study.ipynb #8ba831ac
 def say_what_failed(
-    found:'Results', # Of a study
+    found,         # `Results` of a study
     cells:int,     # How many it has
     out:str|Path,  # Where they were written, so that they can be looked into
 ):

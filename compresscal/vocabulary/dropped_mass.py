@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -46,9 +47,8 @@ class DroppedMass:
 
 # %% ../../nbs/vocabulary/50_dropped_mass.ipynb #9caa918c
 @patch
-def to_pandas(self:DroppedMass)->'pd.DataFrame':
+def to_pandas(self:DroppedMass)->pd.DataFrame:
     "One row"
-    import pandas as pd
     return pd.DataFrame([dict(kept=self.kept, size=self.size, positions=len(self.mass), unseen=self.unseen,
                               mean=self.mean, median=float(np.median(self.mass)), worst=self.worst,
                               full_loss=self.full_loss, reduced_loss=self.reduced_loss, offset=self.offset)])

@@ -11,11 +11,13 @@ __all__ = ['optimizers', 'precisions', 'published_models', 'Optimizer', 'Precisi
 # %% ../../nbs/vocabulary/70_memory.ipynb #6923d7af
 from collections.abc import Mapping
 from dataclasses import dataclass
+import pandas as pd
 import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from ..core.patching import patch
+from ..core.plots import Picture
 from ..core.tables import escape_markdown, markdown_table, one_line
 from .reduction import plan_reduction
 
@@ -89,7 +91,7 @@ def empty_model(
 @dataclass(frozen=True, eq=False, repr=False)
 class MemoryReport:
     "Bytes that training holds, with the whole and with a reduced vocabulary"
-    table:'pd.DataFrame' # A row for each kind of number, columns `full` and `reduced`, bytes
+    table:pd.DataFrame # A row for each kind of number, columns `full` and `reduced`, bytes
     vocab_size:int       # Rows of the whole vocabulary
     kept:int             # Rows that are kept
     parameters:int       # Numbers of the whole model
@@ -117,9 +119,8 @@ def saved(self:MemoryReport)->int:
     return int(self.table.full.sum()-self.table.reduced.sum())
 
 @patch
-def to_pandas(self:MemoryReport)->'pd.DataFrame':
+def to_pandas(self:MemoryReport)->pd.DataFrame:
     "Bytes, the sum below"
-    import pandas as pd
     rows = pd.concat([self.table, self.table.sum().to_frame('total').T])
     return rows.assign(saved=rows.full-rows.reduced, share=lambda o: (o.saved/o.full.where(o.full>0)).fillna(0.))
 
@@ -172,7 +173,6 @@ def _bytes(shapes, optimizer, precision):
 # %% ../../nbs/vocabulary/70_memory.ipynb #2d67d3b7
 def _training_table(model, lost, optimizer, precision):
     "Bytes of each kind of number, full and reduced; `lost`: numbers that each parameter loses"
-    import pandas as pd
     full = [(p.numel(), p.requires_grad) for p in model.parameters()]
     reduced = [(p.numel()-lost.get(k, 0), p.requires_grad) for k,p in model.named_parameters()]
     return pd.DataFrame(dict(full=_bytes(full, optimizer, precision), reduced=_bytes(reduced, optimizer, precision)))
@@ -287,9 +287,8 @@ def compare_models(
     kept=(.5, .2, .1, .05, .01),       # Shares of the vocabulary that are kept
     models:Mapping[str,object]=None,   # Configurations by name; None takes `published_models`
     **settings                         # As in `memory_report`
-)->'pd.DataFrame':                     # A row for each model; one column for each share: how much smaller the model is
+)->pd.DataFrame:                     # A row for each model; one column for each share: how much smaller the model is
     "What reducing the vocabulary saves in many models, from their configurations alone"
-    import pandas as pd
     rows = []
     for name,config in (published_models if models is None else models).items():
         empty = config if isinstance(config, nn.Module) else empty_model(config, settings.get('model_class'))
@@ -301,9 +300,9 @@ def compare_models(
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #ec0c61c3
 def plot_models(
-    table:'pd.DataFrame', # From `compare_models`
+    table:pd.DataFrame, # From `compare_models`
     caption:str='',       # Text below the figure
-)->'Picture':
+)->Picture:
     "Share of the parameters that belong to the vocabulary, and how much smaller each model becomes"
     from compresscal.core.plots import plot_heat
     shown = table.sort_values('embeddings', ascending=False, kind='stable').set_index('model')

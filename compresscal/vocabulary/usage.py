@@ -16,10 +16,12 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 from ..calibration.sampling import tokenizer_fingerprint
 from ..core.files import give_usual_mode
 from ..core.patching import patch
+from ..core.plots import Picture
 from ..core.tables import markdown_table, one_line
 from ..text.corpora import installed_sources
 from .counting import IdCounter, count_block, id_space, row_blocks
@@ -229,9 +231,8 @@ def used_tokens(
 def most_common(self:TokenUsage,
     n:int|None=None, # How many; None gives all that are kept
     tokenizer=None,  # Tokenizer, to show the tokens
-)->'pd.DataFrame':   # Columns `id`, `count`, `share` of all tokens, and `token`
+)->pd.DataFrame:   # Columns `id`, `count`, `share` of all tokens, and `token`
     "Ids by how often they occur, equals by id"
-    import pandas as pd
     order = np.argsort(-self.counts, kind='stable')[:n]
     ids, counts = self.ids[order], self.counts[order]
     table = pd.DataFrame(dict(id=ids, count=counts, share=counts/max(self.tokens, 1)))
@@ -240,7 +241,7 @@ def most_common(self:TokenUsage,
 @patch
 def to_pandas(self:TokenUsage,
     tokenizer=None,  # Tokenizer, to show the tokens
-)->'pd.DataFrame':   # As of `most_common`
+)->pd.DataFrame:   # As of `most_common`
     "All ids, the most frequent first"
     return self.most_common(None, tokenizer)
 
@@ -339,7 +340,7 @@ def only(self:TokenUsage,
 def plot_coverage(
     usages:TokenUsage|Mapping[str,TokenUsage], # One usage, or several by name
     caption:str='',                            # Text below the figure
-)->'Picture':
+)->Picture:
     "Share of the tokens that the most frequent ids cover"
     from compresscal.core.plots import Line, plot_line_panels
     lines = {}
@@ -374,9 +375,8 @@ def unseen_rates(
     tokenizer,                           # Tokenizer of the model
     train:str|Iterable[str]|None=None,   # Training splits; None takes those that begin with `train`
     **kwargs                             # As in `used_tokens`
-)->'pd.DataFrame':                       # A row for each choice of a vocabulary and each held-out split
+)->pd.DataFrame:                       # A row for each choice of a vocabulary and each held-out split
     "How much of each held-out split is unseen, by the splits that the vocabulary is made from"
-    import pandas as pd
     every = used_tokens(source, tokenizer, 'all', **kwargs)
     names = _pick_splits(list(every.parts), train)
     held = [o for o in every.parts if o not in names]
@@ -400,9 +400,8 @@ def usage_growth(
     columns:str|Iterable[str]|None=None, # One or two columns; None takes usual ones
     *, first:int=128,        # Rows at the first point; the others follow by a factor of about 1.4
     **kwargs                 # `vocab_size`, `max_length`, `add_special_tokens` as in `used_tokens`
-)->'pd.DataFrame':           # Columns `rows`, `tokens`, `ids` and `share` of the vocabulary
+)->pd.DataFrame:           # Columns `rows`, `tokens`, `ids` and `share` of the vocabulary
     "Different ids in the first rows of a source, by how many rows"
-    import pandas as pd
     if not isinstance(first, int) or first<1:
         raise ValueError(f"`first` must be a whole number, 1 or more, got {first!r}")
     counter, points, at = IdCounter(tokenizer, **kwargs), [], first
@@ -419,9 +418,9 @@ def usage_growth(
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #f3c1d61f
 def plot_growth(
-    growths:'pd.DataFrame|Mapping[str,pd.DataFrame]', # From `usage_growth`, or several by name
+    growths:pd.DataFrame|Mapping[str,pd.DataFrame], # From `usage_growth`, or several by name
     caption:str='',                                   # Text below the figure
-)->'Picture':
+)->Picture:
     "Share of the vocabulary in use against rows of text"
     from compresscal.core.plots import Line, plot_line_panels
     growths = growths if isinstance(growths, Mapping) else {'': growths}
