@@ -8,13 +8,13 @@ Docs: https://compresscal.github.io/compresscal/calibration/calibration_set.html
 __all__ = ['content_hash', 'CalibrationSet', 'TextCopy']
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #c5a9a5dc
-import hashlib, json, os, re, secrets, shutil
+import hashlib, json, re
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 import torch
 from torch import Tensor
-from ..core.files import give_usual_mode, write_atomically
+from ..core.files import atomic_folder, give_usual_mode, write_atomically
 from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, plain_text
 
@@ -162,15 +162,10 @@ def _write_set(calibration, folder, record):
     "Write the two files into a folder that must not exist yet"
     tensors = dict(tokens=calibration.tokens, mask=calibration.mask)
     from safetensors.torch import save_file
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.part')
-    aside.mkdir()
-    try:
+    with atomic_folder(folder) as aside:
         save_file({k: v.contiguous() for k,v in tensors.items() if v is not None}, aside/'tokens.safetensors')
         give_usual_mode(aside)
         (aside/'manifest.json').write_text(record, encoding='utf-8')
-        os.replace(aside, folder)
-    finally: shutil.rmtree(aside, ignore_errors=True)
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #2e046084
 @patch

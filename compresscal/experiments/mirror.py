@@ -9,7 +9,7 @@ __all__ = ['is_url', 'patiently', 'Place', 'write_whole', 'remove_file', 'prove_
            'fetch_mirrored', 'offer', 'publish']
 
 # %% ../../nbs/experiments/15_mirror.ipynb #d94cbf2b
-import json, re, secrets, shutil, time, warnings
+import json, re, secrets, time, warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from fsspec.core import url_to_fs
 
-from ..core.files import write_atomically
+from ..core.files import atomic_folder, write_atomically
 from ..core.patching import patch
 from ..core.tables import one_line
 
@@ -213,13 +213,10 @@ def fetch_set(
     wanted = set(json.loads(mirror.read([listed])[listed]))
     if not wanted or wanted-members.keys(): return
     contents = mirror.read([members[o] for o in sorted(wanted)])
-    part = mirror.folder/'sets'/f'.{key}.{secrets.token_hex(4)}.part'
-    try:
+    with atomic_folder(mirror.folder/'sets'/key) as part:
         for name in wanted:
             (part/name).parent.mkdir(parents=True, exist_ok=True)
             (part/name).write_bytes(contents[members[name]])
-        part.rename(mirror.folder/'sets'/key)
-    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/experiments/15_mirror.ipynb #0b16697f
 def _fetch_records(mirror, there):

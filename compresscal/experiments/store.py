@@ -9,7 +9,7 @@ __all__ = ['folders', 'content_key', 'take', 'now', 'read_json', 'untouched', 'i
            'keep_sets', 'file_stamp', 'Store', 'local_copy', 'open_store']
 
 # %% ../../nbs/experiments/20_store.ipynb #258a6dbc
-import errno, hashlib, json, os, re, secrets, shutil, socket, time, warnings
+import errno, hashlib, json, os, re, shutil, socket, time, warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from ..calibration.calibration_set import CalibrationSet
 from ..text.corpora import hub_texts, installed_sources
-from ..core.files import cache_folder, write_atomically
+from ..core.files import atomic_folder, cache_folder, write_atomically
 from ..core.patching import patch
 from .mirror import Mirror, fetch_mirrored, is_url, offer, prove_writable, publish
 from ..core.tables import one_line
@@ -195,14 +195,12 @@ def _load_whole(place, n_sets):
 
 def _save_whole(sets, place):
     "Save sets in a folder, all of them or none"
-    part = place.with_name(f'.{place.name}.{secrets.token_hex(4)}.part')
     try:
-        for i,s in enumerate(sets): s.save(part/f'{i:03}')
-        part.rename(place)
+        with atomic_folder(place) as part:
+            for i,s in enumerate(sets): s.save(part/f'{i:03}')
     except SafetensorError as e: # it names the system's error in its text only
         code = int((re.search(r'os error (\d+)', str(e)) or [0, errno.EIO])[1])
         raise OSError(code, os.strerror(code), str(place)) from None
-    finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/experiments/20_store.ipynb #473f2f89
 def keep_sets(

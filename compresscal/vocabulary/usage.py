@@ -9,7 +9,7 @@ __all__ = ['kept_groups', 'kept_ids', 'TokenUsage', 'used_tokens', 'plot_coverag
            'plot_growth']
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #e1ac3b63
-import difflib, json, math, os, re, secrets, shutil
+import difflib, json, math, os, re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from ..calibration.sampling import tokenizer_fingerprint
-from ..core.files import give_usual_mode
+from ..core.files import atomic_folder, give_usual_mode
 from ..core.patching import patch
 from ..core.plots import Picture
 from ..core.tables import markdown_table, one_line
@@ -281,13 +281,7 @@ def save(self:TokenUsage,
     "Write the usage as usage.json and usage.safetensors"
     folder = Path(folder)
     if folder.exists(): raise ValueError(f"`folder` must not exist, got {str(folder)!r}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.part')
-    aside.mkdir()
-    try:
-        _write(self, aside)
-        os.replace(aside, folder)
-    finally: shutil.rmtree(aside, ignore_errors=True)
+    with atomic_folder(folder) as aside: _write(self, aside)
     return folder
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #f130ece7
