@@ -24,6 +24,7 @@ from ..core.patching import patch
 from ..text.corpora import found_path, open_corpus
 from ..text.installed_text import SeenTexts
 from ..models.blocks import fingerprint
+from ..models.loading import named_folder
 from ..core.seeds import check_seed,key_bits,torch_generator
 from .calibration_set import CalibrationSet
 
@@ -96,20 +97,27 @@ def special_tokens(
 # %% ../../nbs/calibration/20_sampling.ipynb #1de00002
 _model_files = ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja')
 
+def _name_of(config):
+    "The name of the folder or file that a model came from, or what the Hub calls it"
+    path = getattr(config, '_name_or_path', '')
+    from_gguf = getattr(config, 'gguf', None)
+    if from_gguf: return from_gguf['file']
+    return Path(path).name if Path(path).is_dir() else path
+
 def model_identity(
     model:str|Path|tuple, # Folder, Hub id, `embedded`, or a model and its tokenizer; nothing is loaded
 )->dict:                  # Its name, and a hash of what is on disk or in memory
     "What says which model it is, ready for JSON"
     if isinstance(model, (tuple, list)):
         net,tokenizer = model
-        path = getattr(net.config, '_name_or_path', '') or type(net).__name__
-        name = Path(path).name if Path(path).is_dir() else path
+        name = _name_of(net.config) or type(net).__name__
         return dict(model=name, fingerprint=fingerprint(net), tokenizer=tokenizer_fingerprint(tokenizer))
-    folder = Path(model).expanduser()
+    folder = named_folder(model)
     if model=='embedded' or not folder.is_dir(): return dict(model=str(model))
     files = sorted(o for o in folder.iterdir() if o.suffix in _model_files)
     listed = ' '.join(f'{o.name} {file_fingerprint(o)}' for o in files)
-    return dict(model=folder.resolve().name, files=hashlib.blake2b(listed.encode(), digest_size=16).hexdigest())
+    name = folder.resolve().name if Path(model).expanduser().is_dir() else Path(model).name
+    return dict(model=name, files=hashlib.blake2b(listed.encode(), digest_size=16).hexdigest())
 
 # %% ../../nbs/calibration/20_sampling.ipynb #6067eba5
 def require_positive(

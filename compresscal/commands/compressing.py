@@ -29,7 +29,7 @@ from ..compression.compress import compress
 from ..compression.compression_report import StoredCodes, folder_sizes, plot_errors
 from ..compression.methods import Method
 from ..compression.names import parse_method, refuse_unused
-from ..core.files import embedded_folder, give_usual_mode, write_atomically
+from ..core.files import give_usual_mode, write_atomically
 from ..core.patching import patch
 from ..core.spelling import parse_mixture
 from ..core.tables import escape_markdown, one_line
@@ -39,6 +39,7 @@ from ..experiments.inputs import check_held_out, check_source, find_model, open_
 from ..experiments.inputs import window_length
 from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
 from ..models.blocks import decoder_blocks, fingerprint
+from ..models.loading import named_folder
 from ..models.transformers_calls import transformers_bars
 from ..models.tensor_files import new_folder
 
@@ -366,10 +367,6 @@ def _calibration(name, tokenizer, config, net, wish, command, progress):
         raise _say_command(e, command, {'--sequences': fits.n_sequences, '--length': fits.length, '--rule': fits.rule})
 
 # %% ../../nbs/commands/40_compressing.ipynb #41e587aa
-def _home(name):
-    "The folder of a model; one that does not exist for a model on the Hub"
-    return embedded_folder() if name=='embedded' else Path(name).expanduser()
-
 def _megabytes(n): return f'{n/1e6:,.1f} MB'
 
 def _say_sizes(sizes, before, report):
@@ -456,7 +453,7 @@ def write(self:_Compression, folder, load, how):
     if not offload: _save_model(net, tokenizer, report, folder, self.name)
     _keep_account(folder, report, chosen, tokenizer)
     sizes = folder_sizes(folder)
-    said.append(_say_sizes(sizes, folder_sizes(_home(self.name))['weights'], report))
+    said.append(_say_sizes(sizes, folder_sizes(named_folder(self.name))['weights'], report))
     about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
     about |= dict(files=sizes, drawn=said, command=self.command)
     _write_account(folder, report, about, said)

@@ -71,7 +71,7 @@ def _compress(run, name, method, out, calibration):
 # %% ../../nbs/commands/42_compressing_commands.ipynb #e94f624b
 @command('commands.compressing.evaluate')
 def evaluate_command(run:Run,
-    names: Annotated[list[str], Argument(metavar='MODEL', help="Folders or Hub ids, or 'embedded'")],
+    names: Annotated[list[str], Argument(metavar='MODEL', help="Folders, GGUF files or Hub ids, 'embedded', 'smollm2'")],
     evaluations: Measures=None,
     dense: Annotated[str|None, Option(metavar='MODEL')]=None,
     n_evaluation: Measured=None,

@@ -234,7 +234,7 @@ Device = Annotated[str|None, Option(help='Where to compute, such as cuda (defaul
 Measures = Annotated[list[str]|None, Option('--evaluate', metavar='MEASURE', help=f'What to measure: {MEASURE_HELP}',
                                             autocompletion=complete(MEASURE_WORDS))]
 Measured = Annotated[int|None, Option('--evaluation-sequences')]
-ModelName = Annotated[str, Argument(metavar='MODEL', help="Folder or Hub id, or 'embedded'")]
+ModelName = Annotated[str, Argument(metavar='MODEL', help="Folder, GGUF file or Hub id, or 'embedded' or 'smollm2'")]
 NewFolder = Annotated[str, Option('--out', metavar='FOLDER', help='Folder for the model, new or empty')]
 
 def text_argument(

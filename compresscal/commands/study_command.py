@@ -29,7 +29,7 @@ _WHAT = (f"FILE.toml for a study that is written down; a grid of the papers, {' 
          'NAME:full or, in a size for one computer, NAME:cpu; or status FOLDER, to see how far a study is')
 _WHAT_WORDS = ['status', *(f'{o}:{size}' for o in study_presets() for size in ('cpu', 'full'))]
 _What = Annotated[list[str]|None, Argument(metavar='WHAT', help=_WHAT, autocompletion=complete(_WHAT_WORDS))]
-_MODELS = "Models: folders or Hub ids, or 'embedded'"
+_MODELS = "Models: folders, GGUF files or Hub ids, 'embedded' or 'smollm2'"
 _Models = Annotated[list[str]|None, Option('--model', metavar='MODEL', help=_MODELS)]
 _Methods = Annotated[list[str]|None, Option(metavar='METHOD', help=METHOD_HELP, autocompletion=complete(METHOD_WORDS))]
 _Sources = Annotated[list[str]|None, Option(metavar='SOURCE', help=f'Calibration text: {SOURCES}',

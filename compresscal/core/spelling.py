@@ -76,32 +76,32 @@ def _check_model_folder(path, argument):
     raise ValueError(f"`{argument}` must be a folder with a config.json, "
                      f"got {str(path)!r}, which holds none{hint}")
 
+_MODEL_NAMES = "'embedded', 'smollm2', a folder, a GGUF file or a Hub id"
+
 def _not_a_file(path, argument):
     "The error for a file where a folder of a model is wanted"
-    meant = f'the folder {str(path.parent)!r}, if it is that of the model'
-    if path.suffix=='.gguf':
-        meant = ('the folder or the Hub id of the model that it was made of, '
-                 'as safetensors: GGUF files are not read yet')
-    return ValueError(f"`{argument}` must be 'embedded', a folder or a Hub id, "
-                      f"got the file {str(path)!r}; give {meant}")
+    return ValueError(f"`{argument}` must be {_MODEL_NAMES}, got the file {str(path)!r}; "
+                      f"give the folder {str(path.parent)!r}, if it is that of the model")
 
 def _check_model_address(name, argument):
     "Raise where a name can be no address on the Hub"
-    wanted = f"`{argument}` must be 'embedded', a folder or a Hub id"
-    if get_close_matches(name, ['embedded'], 1, .8):
-        raise ValueError(f"{wanted}, got {name!r}; did you mean 'embedded'?")
-    if is_path(name): raise missing_path(argument, name, 'folder')
+    wanted = f"`{argument}` must be {_MODEL_NAMES}"
+    close = get_close_matches(name, ['embedded', 'smollm2'], 1, .8)
+    if close: raise ValueError(f"{wanted}, got {name!r}; did you mean {close[0]!r}?")
+    a_file = name.lower().endswith('.gguf')
+    if a_file and re.fullmatch(r'\w[\w.-]*/[\w.-]+/[\w.-][\w./-]*', name): return # on the Hub
+    if a_file or is_path(name): raise missing_path(argument, name, 'GGUF file' if a_file else 'folder')
     if not re.fullmatch(r'\w[\w.-]*(/[\w.-]+)?', name):
         raise ValueError(f"{wanted} such as 'owner/name', got {name!r}")
 
 # %% ../../nbs/core/16_spelling.ipynb #4d7d7260
 def check_model(
-    name:str|Path,         # `embedded`, a folder, or an address on the Hub
+    name:str|Path,         # `embedded`, `smollm2`, a folder, a GGUF file, or an address on the Hub
     argument:str='model',  # What it is called in errors
 ):
     "Raise a `ValueError` where a name can be that of no model"
     path = Path(name).expanduser()
-    if str(name)=='embedded': return
+    if str(name) in ('embedded', 'smollm2') or path.suffix.lower()=='.gguf' and path.is_file(): return
     if path.is_dir(): _check_model_folder(path, argument)
     elif path.exists(): raise _not_a_file(path, argument)
     else: _check_model_address(str(name), argument)

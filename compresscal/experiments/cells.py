@@ -25,11 +25,10 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from ..compression.methods import Method
 from .jobs import Failure, torch_threads
-from ..models.loading import load_model
+from ..models.loading import load_model, named_folder
 from .measures import Measure
 from ..models.blocks import decoder_blocks, fingerprint
 from .store import content_key
-from ..core.files import embedded_folder
 from ..core.patching import patch
 from ..core.tables import one_line
 
@@ -360,12 +359,11 @@ def weights_size(
     name:str, # Name on the Hub, folder or file
 )->int:       # Bytes
     "What a judge's weights take: as much as their files, where these are here"
-    path = Path(name).expanduser()
+    path = named_folder(name)
     if path.is_file(): return path.stat().st_size
     kept = Path(HF_HUB_CACHE)/f"models--{name.replace('/', '--')}"/'snapshots'
     snapshots = sorted(kept.glob('*'), key=os.path.getmtime)
-    if name=='embedded': folder = embedded_folder()
-    else: folder = snapshots[-1] if snapshots else path
+    folder = snapshots[-1] if snapshots else path
     for kind in ('safetensors', 'bin', 'ckpt'): # a model that is there in two forms is loaded once
         files = [*folder.glob(f'*.{kind}')]
         if files: return sum(o.stat().st_size for o in files)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..calibration.sampling import model_identity
 from ..calibration.sources import read_value
-from ..core.files import embedded_folder
+from ..models.loading import named_folder
 from ..core.patching import patch
 from ..core.spelling import parse_mixture
 from .inputs import file_places, hub_place, local_files, require_people, text_places
@@ -373,7 +373,7 @@ def weights_identity(
     revision:str|None=None, # Of a model on the Hub
 )->dict:                    # Ready for JSON
     "What says with which weights a model judges"
-    folder = embedded_folder() if name=='embedded' else Path(name).expanduser()
+    folder = named_folder(name)
     if folder.is_dir(): return dict(files=model_identity(folder)['files'])
     return dict(commit=hub_commit(str(name), revision))
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from filelock import FileLock
 from .transformers_calls import transformers_bars
-from ..core.files import atomic_folder, cache_folder, file_fingerprint
+from ..core.files import atomic_folder, cache_folder, file_fingerprint, give_usual_mode
 
 # %% ../../nbs/models/09_gguf_models.ipynb #41511806
 _MISSING = 'a GGUF file is read with gguf and accelerate; install them: pip install "compresscal[gguf]"'
@@ -166,4 +166,5 @@ def gguf_checkpoint(
         steps = tqdm((_write_tokenizer, _write_model), desc=f'reading {path.name}', unit='part', disable=hidden)
         with _quiet(hidden), atomic_folder(folder) as aside:
             for write in steps: write(path, aside, facts)
+            give_usual_mode(aside)
     return folder
