@@ -60,7 +60,7 @@ def test_evaluate_refuses_what_does_nothing(tiny_checkpoint):
 def test_a_file_of_another_kind_is_no_missing_folder(tmp_path, capsys):
     (tmp_path/'model.gguf').write_bytes(b'GGUF')
     code, _, said = run(capsys, 'evaluate', tmp_path/'model.gguf')
-    assert code==2 and 'GGUF' in said and 'no such folder' not in said and 'safetensors' in said
+    assert code==2 and 'must be a whole GGUF file' in said and 'no such folder' not in said
 
 # ---- As much text as there is
 

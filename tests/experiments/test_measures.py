@@ -208,9 +208,10 @@ def summaries(tmp_path, **settings):
 def test_weights_of_judges_decide(tiny_checkpoint, tmp_path, monkeypatch):
     "Those of BERTScore's folder, of the embedded model, of a judge's folder, and a commit of the Hub"
     from compresscal.experiments import measures
+    from compresscal.models import loading
     asked = [dict(bertscore=str(tiny_checkpoint)), dict(judges='harim:decoder'), dict(judges=f'harim:decoder;model={tiny_checkpoint}'), dict(judges='harim')]
     def told(): return [[m.settings(), m.identity()] for m in (summaries(tmp_path, **o) for o in asked)]
-    monkeypatch.setattr(measures, 'embedded_folder', lambda: tiny_checkpoint)
+    monkeypatch.setattr(loading, 'embedded_folder', lambda: tiny_checkpoint)
     monkeypatch.setattr(measures, 'hub_commit', lambda name, revision: 'a'*40)
     first, same = told(), told()
     (tiny_checkpoint/'config.json').write_text((tiny_checkpoint/'config.json').read_text()+' ')

