@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..core.files import atomic_file
-from .stored_tensors import StoredTensor
+from .stored_tensors import NUMBER_TYPES, StoredTensor
 
 # %% ../../nbs/models/20_tensor_files.ipynb #f0e9215e
 def check_rows(
@@ -104,9 +104,7 @@ def _fill(file, o, chunk):
         file.seek(end)
 
 # %% ../../nbs/models/20_tensor_files.ipynb #13d2833f
-_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
-          torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8',
-          torch.uint8: 'U8', torch.bool: 'BOOL'}
+_names = {number_type: name for name,number_type in NUMBER_TYPES.items()}
 
 def _header(tensors, metadata):
     "What comes before the numbers of a safetensors file"
