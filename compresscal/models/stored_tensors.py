@@ -39,8 +39,9 @@ class StoredTensor:
         return t
 
 # %% ../../nbs/models/05_stored_tensors.ipynb #26db96eb
-NUMBER_TYPES = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, # Name in a file -> type
-                    I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool)
+NUMBER_TYPES = dict( # Name in a file -> type
+    F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16,
+    I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool)
 
 # %% ../../nbs/models/05_stored_tensors.ipynb #ceaa835c
 def _read_header(file):
