@@ -54,7 +54,7 @@ def _check_mask(mask, shape):
 class CalibrationSet:
     "Token windows and the manifest that says which text they are"
     tokens: Tensor            # Token ids, int64, `[sequences, length]`
-    manifest: dict            # Where the tokens come from; JSON values only
+    manifest: dict            # Where the tokens come from, as `sampling.sample_sets` writes it; JSON values only
     mask: Tensor|None = None  # True at real tokens, False at padding; None where all are real
     hash: str = field(init=False, default='') # Content hash of tokens and mask
 

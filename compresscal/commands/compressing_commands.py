@@ -69,9 +69,11 @@ def _compress(run, name, method, out, calibration):
     return compress_model(**run.given, progress=run.progress, command=run.line)
 
 # %% ../../nbs/commands/42_compressing_commands.ipynb #e94f624b
+_MODELS = "Folders, GGUF files or Hub ids, 'embedded' or 'smollm2'"
+
 @command('commands.compressing.evaluate')
 def evaluate_command(run:Run,
-    names: Annotated[list[str], Argument(metavar='MODEL', help="Folders, GGUF files or Hub ids, 'embedded', 'smollm2'")],
+    names: Annotated[list[str], Argument(metavar='MODEL', help=_MODELS)],
     evaluations: Measures=None,
     dense: Annotated[str|None, Option(metavar='MODEL')]=None,
     n_evaluation: Measured=None,

@@ -112,7 +112,7 @@ def permuted(
 def threads_of(
     replicate:int, # Its number
 )->int|None:       # The same on every machine; `None` for those that leave the number alone
-    "How many processor threads a replicate is computed with"
+    "How many processor threads a replicate is computed with: every second one shows what their number changes"
     if not replicate or replicate%2: return None
     return 2 if replicate%4 else 1
 
@@ -184,7 +184,7 @@ def decide(
     job:Job,      # A compressed model
     measure:dict, # What is measured on it, as `identify_measure` gives it
     text:CalibrationSet|None, # Held-out text, if the measure needs any
-)->dict:          # What `Store` makes the cell's name of
+)->dict:          # `content_key` in `experiments.store` makes the cell's name of it
     "Everything that decides the result of a cell"
     method = job.method and job.method.settings()|dict(code=code_of(job.method))
     return dict(format=FORMAT, model=model, method=method, calibration=job.calibration and job.calibration.hash,
@@ -253,6 +253,7 @@ def apart(
 # %% ../../nbs/experiments/35_cells.ipynb #230cf5f3
 def keep_freed_memory():
     "Have memory of freed tensors kept for the next ones, where the C library decides by what it has seen"
+    # glibc raises its limit to the largest block it has seen freed, below 32 MiB, its upper bound
     torch.empty(2**25-2**14, dtype=torch.uint8) # freed at once
 
 # %% ../../nbs/experiments/35_cells.ipynb #3d9e8046

@@ -170,9 +170,9 @@ def compare_unpaired(
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #0001abbe
 def holm(
-    p_values:Mapping, # p by name of the comparison; nan for one that could not be computed
+    p_values:Mapping, # p by name of the comparison; nan for one that could not be computed, which counts as 1
 )->dict:              # Adjusted p by name
-    "Adjust the p values of a family"
+    "Adjust the p values of a family; which comparisons of a study are one, `experiments.findings` decides"
     from statsmodels.stats.multitest import multipletests # here, for it takes a second to import
     p = np.array([float(v) for v in p_values.values()])
     if ((p<0) | (p>1)).any(): raise ValueError(f"`p_values` must be between 0 and 1, got {p.min():g} to {p.max():g}")
