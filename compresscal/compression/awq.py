@@ -1,4 +1,4 @@
-"""Scale the loud inputs up before their weights are rounded, and undo it where nobody is rounded
+"""Scale the loud inputs up before their weights are rounded, and undo it where nothing is rounded
 
 Docs: https://compresscal.github.io/compresscal/compression/awq.html.md"""
 
