@@ -488,7 +488,7 @@ _SPARSITY_CAPTION = ('Means over the answers that are summaries, and the share o
                      'share of weights that are zero; the dense model at zero.')
 
 def plot_sweep(
-    table:pd.DataFrame, # As `sweep` gives it
+    table:pd.DataFrame, # As `over_sparsity` gives it
     caption:str='',     # What is written below the figure
 )->Picture:
     "Means against sparsity: a panel for each column"
