@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..models.chat import chat_frame
+from ..core.arguments import require_whole
 from ..core.files import file_fingerprint
 from ..core.patching import patch
 from ..text.corpora import found_path, open_corpus
@@ -125,8 +126,7 @@ def require_positive(
 ):
     "Refuse settings that are not whole numbers of 1 or more"
     for name,value in values.items():
-        if not isinstance(value, int) or value<1:
-            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}")
+        require_whole(name, value)
 
 # %% ../../nbs/calibration/20_sampling.ipynb #cd9c42ce
 ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens',

@@ -7,9 +7,6 @@ Docs: https://compresscal.github.io/compresscal/core/arguments.html.md"""
 # %% auto #0
 __all__ = ['is_whole', 'require_whole']
 
-# %% ../../nbs/core/13_arguments.ipynb #262b29eb
-from numbers import Integral
-
 # %% ../../nbs/core/13_arguments.ipynb #64831803
 def is_whole(
     value,               # Anything
@@ -17,7 +14,7 @@ def is_whole(
     most:int|None=None,  # Largest
 )->bool:
     "Is a value a whole number, neither too small nor too large?"
-    if isinstance(value, bool) or not isinstance(value, Integral): return False
+    if isinstance(value, bool) or not isinstance(value, int): return False
     return (least is None or value>=least) and (most is None or value<=most)
 
 # %% ../../nbs/core/13_arguments.ipynb #759a9018

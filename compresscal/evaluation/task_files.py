@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
+from ..core.arguments import require_whole
 from ..core.rows import read_rows
 from ..text.corpora import open_corpus
 from ..core.seeds import check_seed
@@ -234,8 +235,7 @@ def _questions(cut, n, n_choices, seed):
 def _check_least(**limits):
     "Raise where a setting, given with the least that it may be, is no whole number or less"
     for name,(value,least) in limits.items():
-        if not isinstance(value, int) or value<least:
-            raise ValueError(f"`{name}` must be a whole number, {least} or more, got {value!r}")
+        require_whole(name, value, least)
 
 # %% ../../nbs/evaluation/30_task_files.ipynb #6ffcad5a
 def continuation_rows(

@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.plots import Picture
 from ..core.tables import escape_markdown, markdown_table, one_line
@@ -190,8 +191,7 @@ def _kept(usage, size):
 def _check_counts(**counts):
     "Raise for what is given and no whole number"
     for name,v in counts.items():
-        if v is not None and (not isinstance(v, int) or v<1):
-            raise ValueError(f"`{name}` must be a whole number, 1 or more, got {v!r}")
+        if v is not None: require_whole(name, v)
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #2c5c94c4
 def _report(model, plan, n, cells, optimizer, precision, named):
