@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/core/spelling.html.md"""
 
 # %% auto #0
 __all__ = ['TEXT_FILES', 'METHOD_NAMES', 'TEXT_NAMES', 'MEASURE_KINDS', 'no_such', 'nearest_path', 'missing_path', 'is_path',
-           'check_model', 'check_method_name', 'parse_mixture', 'check_text_name', 'check_source_name',
+           'hub_gguf', 'check_model', 'check_method_name', 'parse_mixture', 'check_text_name', 'check_source_name',
            'check_measure_name', 'strength']
 
 # %% ../../nbs/core/16_spelling.ipynb #ee398a5e
@@ -67,6 +67,14 @@ def is_path(
     if has_magic(name) or path.suffix.lower() in TEXT_FILES: return True
     return '/' in name and path.parent.is_dir() and nearest_path(name) is not None
 
+# %% ../../nbs/core/16_spelling.ipynb #ebb28d4e
+def hub_gguf(
+    name:str, # As it was typed
+)->tuple[str,str]|None: # Repository and file in it; None for what is no such address
+    "The parts of `owner/name/file.gguf`, an address on the Hub"
+    found = re.fullmatch(r'(\w[\w.-]*/[\w.-]+)/([\w.-][\w./-]*\.gguf)', name, re.I)
+    return found and found.groups()
+
 # %% ../../nbs/core/16_spelling.ipynb #db43eab6
 def _check_model_folder(path, argument):
     "Raise where a folder holds no model, with one below it that does"
@@ -89,7 +97,7 @@ def _check_model_address(name, argument):
     close = get_close_matches(name, ['embedded', 'smollm2'], 1, .8)
     if close: raise ValueError(f"{wanted}, got {name!r}; did you mean {close[0]!r}?")
     a_file = name.lower().endswith('.gguf')
-    if a_file and re.fullmatch(r'\w[\w.-]*/[\w.-]+/[\w.-][\w./-]*', name): return # on the Hub
+    if hub_gguf(name): return
     if a_file or is_path(name): raise missing_path(argument, name, 'GGUF file' if a_file else 'folder')
     if not re.fullmatch(r'\w[\w.-]*(/[\w.-]+)?', name):
         raise ValueError(f"{wanted} such as 'owner/name', got {name!r}")

@@ -13,6 +13,7 @@ from contextlib import contextmanager,suppress
 from pathlib import Path
 import torch
 from ..core.files import embedded_folder
+from ..core.spelling import hub_gguf
 from .transformers_calls import model_settings,transformers_bars
 from .structure import check_weights,find_blocks
 from .stored_tensors import shard_names
@@ -42,10 +43,10 @@ def _no_folder(path, text):
 def _gguf_source(path, text):
     "The checkpoint that a GGUF file becomes, fetched from the Hub if it is not here"
     if path.is_file(): return str(gguf_checkpoint(path))
-    on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)/([\w.-][\w./-]*)", text)
+    on_hub = hub_gguf(text)
     if not on_hub: raise ValueError(f"`name_or_path` must be a GGUF file, got {text!r}, {_no_folder(path, text)}")
     from huggingface_hub import hf_hub_download
-    with _explain(text, on_hub[1]): file = hf_hub_download(on_hub[1], on_hub[2])
+    with _explain(text, on_hub[0]): file = hf_hub_download(*on_hub)
     return str(gguf_checkpoint(file))
 
 # %% ../../nbs/models/10_loading.ipynb #54aaeb04
@@ -169,16 +170,19 @@ def _may_show_bars(name_or_path):
     "Are progress bars of use? Not for the embedded model, which is small, nor in tests"
     return name_or_path is not None and not os.environ.get("IN_TEST")
 
-def load_tokenizer(
-    name_or_path:str|Path|None=None, # Folder or Hub id; the embedded model if not given
-)->tuple:                            # The model's configuration, and its tokenizer
-    "What is known of a language model without its weights"
+def _read_tokenizer(name_or_path, source):
+    "The configuration and the tokenizer that are in a source"
     from transformers import AutoConfig,AutoTokenizer
-    source = model_source(name_or_path)
     with _explain(name_or_path, source), transformers_bars(_may_show_bars(name_or_path)):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.is_encoder_decoder: raise ValueError(f"{config.model_type} models have an encoder")
         return config,AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+def load_tokenizer(
+    name_or_path:str|Path|None=None, # Folder or Hub id; the embedded model if not given
+)->tuple:                            # The model's configuration, and its tokenizer
+    "What is known of a language model without its weights"
+    return _read_tokenizer(name_or_path, model_source(name_or_path))
 
 # %% ../../nbs/models/10_loading.ipynb #f44284b3
 def _check_indexes(source):
@@ -221,7 +225,7 @@ def load_model(
     dtype,device = dtype_and_device(dtype, device)
     source = model_source(name_or_path)
     if name_or_path is None: dtype = dtype or torch.float32
-    config,tokenizer = load_tokenizer(name_or_path)
+    config,tokenizer = _read_tokenizer(name_or_path, source)
     with _explain(name_or_path, source), transformers_bars(_may_show_bars(name_or_path), warnings=False):
         if offload: return offloaded_model(Checkpoint(checkpoint_folder(source), config, dtype, device)),tokenizer
         model = _load_whole(source, dtype)
