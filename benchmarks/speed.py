@@ -28,7 +28,7 @@ def with_compresscal(model, tokens, method, forward_dtype=None, **settings):
     import compresscal.compression.compress as c, compresscal.compression.methods as m
     method = dict(sparsegpt='SparseGPT', gptq='GPTQ', wanda='Wanda', awq='AWQ')[method]
     extra = {} if forward_dtype is None else dict(forward_dtype=forward_dtype)
-    return c.compress(model, getattr(m, method)(**settings), tokens, progress=False, **extra)
+    return c.compress(model, getattr(m, method).original(**settings), tokens, progress=False, **extra)
 
 def competitors(method:str, peer:bool)->dict:
     "Name -> (who, settings) of those that run under `method`"

@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/compression/compress.html.md"""
 __all__ = ['capture_batches', 'compress']
 
 # %% ../../nbs/compression/90_compress.ipynb #9c1ebfb2
-import json,os
+import json,os,warnings
 from contextlib import contextmanager,nullcontext
 from functools import partial
 from time import perf_counter
@@ -126,7 +126,10 @@ def _compress_layer(block, name, method, statistics, errors):
     new = result.dense.to(layer.weight.dtype) # as the model will hold it
     if not new.isfinite().all():
         raise ValueError(f"{block.name}.{name} would get weights that are not finite from {method.label}")
-    row = dict(block=block.name, layer=name, **describe(layer.weight, new, statistics, codes, errors, result.damping))
+    known = errors and statistics is not None and statistics.moments is not None
+    rounded = method.rounding(layer.weight) if known else None
+    row = dict(block=block.name, layer=name,
+               **describe(layer.weight, new, statistics, codes, errors, result.damping, rounded))
     layer.weight.copy_(new)
     return row|dict(raised=result.raised, seconds=perf_counter()-started),codes
 
@@ -214,14 +217,14 @@ def _walk(blocks, chosen, method, batches, precision, device, errors, writer, re
     "Compress block after block; the report grows with each"
     last = max(chosen)
     for block in bar(blocks[:last+1]):
-        to_come,dense_past = block.index<last,method.dense_past and block.index in chosen
+        to_come,dense_inputs = block.index<last,method.dense_inputs and block.index in chosen
         finished = writer is not None and block.index in writer.done
-        dense = writer.original(block) if finished and dense_past else nullcontext()
+        dense = writer.original(block) if finished and dense_inputs else nullcontext()
         with dense, _present(block, device):
-            if to_come and dense_past: _each_batch(batches, precision, lambda o: o.look_ahead(block))
+            if to_come and dense_inputs: _each_batch(batches, precision, lambda o: o.look_ahead(block))
             if not _finished(block, writer, report) and block.index in chosen:
                 _replace_block(block, chosen[block.index], method, batches, precision, errors, writer, report)
-            if to_come: _each_batch(batches, precision, lambda o: o.go_on() if dense_past else o.step(block))
+            if to_come: _each_batch(batches, precision, lambda o: o.go_on() if dense_inputs else o.step(block))
 
 # %% ../../nbs/compression/90_compress.ipynb #47e2957d
 def _text(calibration, method, output_errors):
@@ -249,6 +252,13 @@ def _how_far(report, chosen)->str:
            "Load `model` again before another try."
 
 # %% ../../nbs/compression/90_compress.ipynb #7d2d6204
+def _warn_of_rounding(report):
+    "Say so where the method was no better than doing without it"
+    worse = report.worse_than_rounding
+    if not worse: return
+    warnings.warn(f"{report.method.label} moves the output of {len(worse)} of {len(report.rows)} layers, such as "
+                  f"{worse[0]}, more than plain rounding would; `worse_than_rounding` of the report names them", stacklevel=6)
+
 def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, settings,
          progress):
     "Open what is needed, walk, and say how far it went if it breaks off"
@@ -262,6 +272,7 @@ def _run(model, method, calibration, chosen, blocks, batch_size, device, memory,
         except Exception as e:
             if writer is None: e.add_note(_how_far(report, chosen))
             raise
+    _warn_of_rounding(report)
     return report
 
 # %% ../../nbs/compression/90_compress.ipynb #8bf9b0bf

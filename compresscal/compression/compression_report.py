@@ -53,15 +53,18 @@ def describe(
     quantized:Quantized|None=None,   # What the new weight is made of
     errors:bool=True,                # Compute the error of the output, where second moments are known?
     damping:float|None=None,         # What was added to the Hessian's diagonal, as a part of its mean
+    rounded:Quantized|None=None,     # What plain rounding would have given
 )->dict:                             # Columns of the report
     "What compression did to a layer"
     old,new,seen = old.float(),new.float(),statistics is not None
     weight_error = float((new-old).square().sum()/old.square().sum().clamp(min=1e-38))
+    plain = rounded.dequantize().float() if errors and rounded is not None else None
     return dict(outputs=old.shape[0], inputs=old.shape[1],
                 sparsity=float((new==0).float().mean()),
                 bits=None if quantized is None else quantized.bits_per_weight,
                 weight_error=weight_error,
                 output_error=output_error(old, new, statistics) if errors else None,
+                rounding_error=None if plain is None else output_error(old, plain, statistics),
                 damping=damping,
                 tokens=statistics.tokens if seen else None,
                 dead_inputs=int((statistics.squares==0).sum()) if seen else None)
@@ -185,6 +188,14 @@ def raised(self:CompressionReport)->list[str]:
     "Layers whose Hessian needed more damping than was asked for"
     return _names(self, lambda o: o['raised'])
 
+@patch(as_prop=True)
+def worse_than_rounding(self:CompressionReport)->list[str]:
+    "Layers whose output moves more than if each weight had been rounded to the nearest level"
+    def worse(row):
+        plain = row.get("rounding_error")
+        return plain is not None and row["output_error"]>plain*(1+1e-6) # sums differ in the last digits
+    return _names(self, worse)
+
 # %% ../../nbs/compression/80_compression_report.ipynb #c381cd7b
 @patch
 def __repr__(self:CompressionReport):
@@ -193,6 +204,7 @@ def __repr__(self:CompressionReport):
     if self.bits: said.append(f"{self.bits:.2f} bits per weight")
     if self.unseen: said.append(f"no token reached {len(self.unseen)} of them")
     if self.raised: said.append(f"more damping was needed in {len(self.raised)} of them")
+    if self.worse_than_rounding: said.append(f"{len(self.worse_than_rounding)} are worse than plain rounding")
     text = f' on {self.calibration}' if self.calibration else ''
     return one_line(f"{self.method.label}{text}: {len(self.rows)} layers in {blocks} blocks, {'; '.join(said)}")
 
@@ -204,8 +216,8 @@ def _kinds(report:CompressionReport)->pd.DataFrame:
     d['depth'] = d.block.str.extract(r'(\d+)$', expand=False).astype(int)
     return d
 
-_looks = dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', damping='{:.3g}',
-              seconds='{:.2f}')
+_looks = dict(sparsity='{:.1%}', bits='{:.2f}', weight_error='{:.2%}', output_error='{:.2%}', rounding_error='{:.2%}',
+              damping='{:.3g}', seconds='{:.2f}')
 
 @patch
 def table_rows(self:CompressionReport)->list[list[str]]:
@@ -224,7 +236,9 @@ def _about_errors(report:CompressionReport)->str:
     "What the output errors of a report are, or why there are none"
     if any(o['output_error'] is not None for o in report.rows):
         text = f', on {escape_markdown(report.errors_on)}' if report.errors_on else ''
-        return f"Output error: squared change of a layer's output over its square{text}."
+        said = f"Output error: squared change of a layer's output over its square{text}."
+        plain = any(o.get("rounding_error") is not None for o in report.rows)
+        return said+" Rounding error: the same, had each weight been rounded to the nearest level."*plain
     return "Output errors were not measured: they take second moments of all inputs. " \
            "Ask `compress` for them with `output_errors=True`."
 

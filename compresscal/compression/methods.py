@@ -34,8 +34,9 @@ NEEDS = ('nothing','norms','moments','magnitudes') # What it may need to know of
 class Method:
     "Settings of a compression method"
     needs:ClassVar[str] = 'nothing'         # What it must know of a layer's input, one of `NEEDS`
+    published:ClassVar[Mapping] = {}        # Settings of the published rule that are not the defaults
     true_sequential = False  # Does an input see the layers before it in its block compressed already?
-    dense_past = False       # Do a block's inputs come from the uncompressed model?
+    dense_inputs = False     # Do a block's inputs come from the uncompressed model?
 
     def __post_init__(self):
         for f in fields(self):
@@ -84,13 +85,23 @@ def compress_layer(self:Method,
 @patch
 def settings(self:Method)->dict: # To be written as JSON
     "Name and settings, as a record of a result holds them"
-    found = {f.name: getattr(self, f.name) for f in fields(self)}
+    found = {f.name: getattr(self, f.name) for f in fields(self)
+             if f.name!="dense_inputs" or self.dense_inputs!=f.default}
     for k,v in found.items():
         if not callable(v): continue
         raise ValueError(f"`{k}` must not be a function where settings are recorded; "
                          f"name layers by patterns, got {v!r}")
     found = {k: v.settings() if isinstance(v, Method) else v for k,v in found.items()}
     return dict(name=type(self).__name__, **found)
+
+# %% ../../nbs/compression/70_methods.ipynb #f9e399a0
+@patch(cls_method=True)
+def original(cls:Method,
+    *args,     # Settings by place
+    **settings # Settings by name, which come before the published ones
+)->'Method':   # The same method
+    "The method by the rule that was published, where the defaults are others"
+    return cls(*args, **(cls.published|settings))
 
 # %% ../../nbs/compression/70_methods.ipynb #8e8f71ca
 @patch
@@ -129,6 +140,14 @@ def prepare_block(self:Method,
 )->list[dict]: # What was done, for the report
     "Change a block before its layers are compressed; called once a block"
     return []
+
+# %% ../../nbs/compression/70_methods.ipynb #adf39cb0
+@patch
+def rounding(self:Method,
+    weight:Tensor, # Weight of a layer, `[out, in]`
+)->Quantized|None: # What rounding to the nearest level of such a grid gives; `None` where that is no measure
+    "The plain way, which this method must not be worse than"
+    return None
 
 # %% ../../nbs/compression/70_methods.ipynb #cfc54f9f
 def matches(name:str, pattern:str)->bool:
@@ -218,6 +237,7 @@ class Wanda(Pruning):
     "Remove from each output the weights that are small or read a quiet input"
     needs:ClassVar[str] = 'norms'
     ragged:bool = False # Accept n:m where it does not divide? See `mask_n_m`
+    dense_inputs:bool = False # Let each block see what the uncompressed model gives?
 
     def compress_layer(self, weight, statistics):
         norms = statistics.norms if statistics.tokens else torch.ones_like(statistics.norms)
@@ -262,6 +282,7 @@ class SparseGPT(Pruning):
     true_sequential:bool = False  # Let each input see the layers before it in the block pruned already?
     exact:bool = False            # Remove exactly the fraction, instead of all scores up to the threshold's?
     ragged:bool = False           # Accept n:m where it does not divide?
+    dense_inputs:bool = False     # Let each block see what the uncompressed model gives?
 
     def __post_init__(self):
         super().__post_init__()
@@ -311,9 +332,10 @@ class RTN(Quantization):
 class GPTQ(Quantization):
     "Round weights and let the others of their row compensate for the error"
     needs:ClassVar[str] = 'moments'
+    published:ClassVar[Mapping] = dict(act_order=False, static_groups=False)
     symmetric:bool = False       # Levels symmetric around zero?
-    act_order:bool = False       # Round the loudest inputs first?
-    static_groups:bool = False   # Choose all groups' scales beforehand, from the original weights in their order?
+    act_order:bool = True        # Round the loudest inputs first?
+    static_groups:bool = True    # Choose all groups' scales beforehand, from the original weights in their order?
     mse:bool = False             # Search the range of a group with the smallest error?
     damping:float = 0.01         # Added to the Hessian's diagonal, as a fraction of its mean
     block_size:int = 128         # Columns that are compensated together
@@ -321,6 +343,7 @@ class GPTQ(Quantization):
     refresh:bool = False         # Choose a group's scales from the weights as they are when it begins? See `gptq`
     rule:str = 'gptq'            # Whose grid, a key of `RULES`
     round_dead:bool = False      # Round weights of inputs that never fire, instead of setting them to 0?
+    dense_inputs:bool = False    # Let each block see what the uncompressed model gives?
 
     def __post_init__(self):
         super().__post_init__()
@@ -340,6 +363,12 @@ def compress_layer(self:GPTQ, weight, statistics, keep=None):
                round_dead=self.round_dead)
     return _solved(new, factor, self)
 
+# %% ../../nbs/compression/70_methods.ipynb #a7cae9f2
+@patch
+def rounding(self:GPTQ, weight):
+    "Codes and grids of plain rounding"
+    return rtn(weight, self.bits, self.group_size, self.symmetric, rule=self.rule)
+
 # %% ../../nbs/compression/70_methods.ipynb #b9cb18c1
 @dataclass(frozen=True)
 class SpQR(Quantization):
@@ -356,6 +385,7 @@ class SpQR(Quantization):
     block_size:int = 128             # Columns that are compensated together
     true_sequential:bool = False     # Let each input see the layers before it in the block quantized already?
     round_dead:bool = False          # Round weights of inputs that never fire, instead of rounding 0 in their place?
+    dense_inputs:bool = False        # Let each block see what the uncompressed model gives?
 
     def __post_init__(self):
         super().__post_init__()
@@ -375,6 +405,12 @@ def compress_layer(self:SpQR, weight, statistics):
                simplified_outliers=self.simplified_outliers, block_size=self.block_size, round_dead=self.round_dead)
     return _solved(new, factor, self)
 
+# %% ../../nbs/compression/70_methods.ipynb #22a92876
+@patch
+def rounding(self:SpQR, weight):
+    "Codes and grids of plain rounding"
+    return rtn(weight, self.bits, self.group_size, rule='spqr')
+
 # %% ../../nbs/compression/70_methods.ipynb #a9db5129
 @dataclass(frozen=True)
 class AWQ(Quantization):
@@ -386,7 +422,7 @@ class AWQ(Quantization):
     search:str = 'block'          # Score by the module around the layers, as the original, or the layers, `'linear'`
     grouped_query:bool = False    # Scale output projections behind grouped-query attention, too?
     clip_tokens:int|None = 512    # About how many tokens decide the clipping; `None`: all of them
-    dense_past:bool = True        # Let a block see the uncompressed past?
+    dense_inputs:bool = True      # Let each block see what the uncompressed model gives?
 
     def __post_init__(self):
         super().__post_init__()
@@ -429,6 +465,12 @@ def compress_layer(self:AWQ, weight, statistics, keep=None):
         weight = clip_weight(weight, maxima, self.group_size)
     return rtn(weight, self.bits, self.group_size, symmetric, rule='awq', keep=keep)
 
+# %% ../../nbs/compression/70_methods.ipynb #58b1e3fc
+@patch
+def rounding(self:AWQ, weight):
+    "Codes and grids of plain rounding, of the weight as scaling has left it"
+    return rtn(weight, self.bits, self.group_size, not self.zero_point, rule='awq')
+
 # %% ../../nbs/compression/70_methods.ipynb #99be8f03
 _GRID = 'bits','group_size','symmetric','mse','rule' # Settings that say which grid, and nothing else
 
@@ -469,7 +511,7 @@ class Combined(Method):
     @property
     def true_sequential(self): return self.pruning.true_sequential or self.quantization.true_sequential
     @property
-    def dense_past(self): return self.pruning.dense_past or self.quantization.dense_past
+    def dense_inputs(self): return self.pruning.dense_inputs or self.quantization.dense_inputs
     @property
     def prepares(self): return self.pruning.prepares or self.quantization.prepares
     @property

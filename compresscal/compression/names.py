@@ -16,15 +16,15 @@ from ..calibration.sources import read_value
 from ..core.spelling import no_such
 
 # %% ../../nbs/compression/75_names.ipynb #c31231ba
-def _settings(kind, name, rest, text):
-    "A method of this kind, from the text of its settings"
+def _settings(kind, make, name, rest, text):
+    "What `make` makes of a method of this kind, from the text of its settings"
     takes = [f.name for f in fields(kind)]
     parts = [p.strip().rpartition('=') for p in rest.split(',')] if rest else []
     odd = [k for k,_,_ in parts if k and k not in takes]
     if odd: raise no_such(f'a setting of {kind.__name__}', odd[0], takes)
     positional = [read_value(v) for k,_,v in parts if not k]
     named = {k: read_value(v) for k,_,v in parts if k}
-    try: return kind(*positional, **named)
+    try: return make(*positional, **named)
     except TypeError as e:
         if not rest:
             raise ValueError(f"`method` must name its settings, such as '{name}:0.5' or '{name}:2:4', "
@@ -44,9 +44,11 @@ def parse_method(
                          f"got {text!r}")
     if len(parts)==2: return Combined(*map(parse_method, parts))
     name, _, rest = text.strip().partition(':')
-    kind = METHODS.get(name.strip().lower())
+    plain = name.strip().lower().removesuffix('-original')
+    kind = METHODS.get(plain)
     if kind is None: raise no_such('method', name, METHODS)
-    return _settings(kind, name, rest, text)
+    make = kind.original if plain!=name.strip().lower() else kind
+    return _settings(kind, make, name, rest, text)
 
 # %% ../../nbs/compression/75_names.ipynb #16a4ebbd
 def spell_method(

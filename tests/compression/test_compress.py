@@ -53,7 +53,7 @@ def near(got, original):
     "Share of weights that are equal up to the last bits"
     return float(((got-original).abs()<=1e-5*original.abs().max()).float().mean())
 
-@pytest.mark.parametrize('name,method,on_self,on_hand', [('gptq4_ch_asym',GPTQ(4, None),4.3987,3.6765), ('gptq4_g32_asym',GPTQ(4, 32),4.2973,3.7632)])
+@pytest.mark.parametrize('name,method,on_self,on_hand', [('gptq4_ch_asym',GPTQ.original(4, None),4.3987,3.6765), ('gptq4_g32_asym',GPTQ.original(4, 32),4.2973,3.7632)])
 def test_gptq_whole_model(shared, name, method, on_self, on_hand):
     model,report,original,found = oracle_run(shared, name, method)
     got = model.state_dict()

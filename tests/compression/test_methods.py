@@ -5,6 +5,7 @@ import pytest, torch
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.methods import RTN
 from compresscal.compression.compress import compress
+from compresscal.compression.quantization import rtn
 from compresscal.compression.methods import AWQ, GPTQ, METHODS, Combined, Magnitude, SparseGPT, SpQR, Wanda
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.names import parse_method
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 METHODS_TRIED = dict(
     magnitude=Magnitude(.5), wanda=Wanda('2:4'), sparsegpt=SparseGPT(.5, block_size=20), sparsegpt_pattern=SparseGPT('3:5', block_size=20, ragged=True),
     rtn=RTN(4, 10), gptq=GPTQ(4, 10, block_size=20), gptq_all=GPTQ(3, 10, True, True, True, True, block_size=20, true_sequential=True),
-    gptq_channel=GPTQ(8, None, refresh=True, act_order=True), spqr=SpQR(4, 10), spqr_simple=SpQR(3, 16, second_group_size=5, act_order=False, simplified_outliers=True),
-    awq=AWQ(4, 10), awq_linear=AWQ(3, None, zero_point=False, search='linear', grouped_query=True, clip_tokens=None, dense_past=False),
+    gptq_channel=GPTQ.original(8, None, refresh=True, act_order=True), gptq_original=GPTQ.original(4, 10, block_size=20), spqr=SpQR(4, 10), spqr_simple=SpQR(3, 16, second_group_size=5, act_order=False, simplified_outliers=True),
+    awq=AWQ(4, 10), awq_linear=AWQ(3, None, zero_point=False, search='linear', grouped_query=True, clip_tokens=None, dense_inputs=False),
     joint=Combined(SparseGPT(.5), GPTQ(4, 10), joint=True), both=Combined(Wanda('2:4'), GPTQ(4, 10)), awq_pruned=Combined(Wanda('2:4'), AWQ(4, 10)),
     awq_sequential=Combined(SparseGPT(.5, block_size=20, true_sequential=True), AWQ(4, 10)))
 
@@ -41,7 +42,7 @@ def check(family, method, tokens, **kwargs):
 # Beyond their inputs' statistics methods see little of a family: whether weights lie transposed or are fused, experts that get no tokens, widths that differ from block to block
 STRUCTURES = ('llama', 'gpt2', 'falcon_40b', 'qwen3_moe', 'gpt_oss', 'gemma4')
 # What a family must provide: nothing, norms, second moments, inputs read layer after layer, features that can be scaled, those of outputs too
-KINDS = (('magnitude','rtn'), ('wanda',), ('sparsegpt','sparsegpt_pattern','gptq','gptq_channel','spqr','spqr_simple','joint','both'), ('gptq_all',), ('awq','awq_pruned'), ('awq_linear',), ('awq_sequential',))
+KINDS = (('magnitude','rtn'), ('wanda',), ('sparsegpt','sparsegpt_pattern','gptq','gptq_channel','gptq_original','spqr','spqr_simple','joint','both'), ('gptq_all',), ('awq','awq_pruned'), ('awq_linear',), ('awq_sequential',))
 PAIRS = [(o, m) for o in STRUCTURES for m in METHODS_TRIED] + [(o, kind[i%len(kind)]) for i,o in enumerate(o for o in families if o not in STRUCTURES) for kind in KINDS]
 
 def test_pairs_cover():
@@ -169,12 +170,12 @@ def test_clipping_decides_on_the_same_tokens_on_each_run():
 def test_both_methods_may_prepare_a_block():
     @dataclass(frozen=True)
     class Noting(Wanda):
-        dense_past = True
+        dense_inputs:bool = True
         def prepare_block(self, block, batches, statistics): return [dict(block=block.name, layers=sorted(statistics))]
     dense,model = make('llama'),make('llama')
     report = compress(model, Combined(Noting(.5), RTN(4, 10)), rows())
     assert [o['block'] for o in report.notes]==[f'model.layers.{i}' for i in range(3)] and len(report.notes[0]['layers'])==7
-    assert report.method.dense_past
+    assert report.method.dense_inputs
 
 def test_raised_damping_is_told_of_each_method():
     "One of two methods had to help itself, the other asks for as much from the start"
@@ -185,8 +186,56 @@ def test_one_factor_for_layers_that_share_an_input(monkeypatch):
     import compresscal.compression.methods as methods
     calls,original = [],methods.factorize
     monkeypatch.setattr(methods, 'factorize', lambda *a, **k: calls.append(k) or original(*a, **k))
-    compress(make('llama'), Combined(SparseGPT(.5), GPTQ(4, 10)), rows())
+    compress(make('llama'), Combined(SparseGPT(.5), GPTQ.original(4, 10)), rows())
     assert len(calls)==3*4
+
+# inputs from the dense model, and the published rule
+
+@pytest.mark.parametrize('kind', [Wanda, SparseGPT])
+def test_dense_inputs_do_not_depend_on_what_earlier_blocks_became(kind):
+    "The last block is the same whether those before it were pruned or not"
+    def last(sparsity, dense_inputs):
+        model = make('llama')
+        compress(model, kind(sparsity, dense_inputs=dense_inputs), rows())
+        return model.model.layers[2].mlp.down_proj.weight
+    alone = {'model.layers.2.*': .5}
+    assert torch.equal(last(.5, True), last(alone, True))
+    assert not torch.equal(last(.5, False), last(alone, False))
+
+@pytest.mark.parametrize('kind', [GPTQ, SpQR])
+def test_dense_inputs_of_quantizers(kind):
+    "The first block sees no difference, the last one does"
+    models = [make('llama'), make('llama')]
+    for model,dense_inputs in zip(models, (False, True)): compress(model, kind(3, 8, dense_inputs=dense_inputs), rows())
+    equal = [torch.equal(a.mlp.down_proj.weight, b.mlp.down_proj.weight) for a,b in zip(*(o.model.layers for o in models))]
+    assert equal==[True, False, False]
+
+def test_records_made_before_a_setting_came_keep_their_address():
+    assert 'dense_inputs' not in Wanda(.5).settings() and 'dense_inputs' not in AWQ().settings()
+    assert Wanda(.5, dense_inputs=True).settings()['dense_inputs'] is True
+    assert AWQ(dense_inputs=False).settings()['dense_inputs'] is False
+
+def test_the_published_rule():
+    plain = GPTQ.original(3, symmetric=True)
+    assert (plain.bits,plain.symmetric,plain.act_order,plain.static_groups)==(3,True,False,False)
+    assert GPTQ.original(act_order=True).act_order and SparseGPT.original('2:4')==SparseGPT('2:4')
+    with pytest.raises(TypeError): SparseGPT.original()
+
+def test_a_method_that_is_worse_than_rounding_says_so():
+    @dataclass(frozen=True)
+    class Careless(GPTQ):
+        def compress_layer(self, weight, statistics, keep=None): return rtn(weight, self.bits-1, self.group_size)
+    with pytest.warns(UserWarning, match='Careless 4-bit g8 moves the output of 21 of 21 layers, such as model.layers.0'):
+        report = compress(make('llama'), Careless(4, 8), rows())
+    assert len(report.worse_than_rounding)==21 and '21 are worse than plain rounding' in repr(report)
+    found = report.to_pandas()
+    assert (found.output_error>found.rounding_error).all()
+
+@pytest.mark.filterwarnings('error')
+def test_a_method_that_rounds_is_not_worse_than_rounding():
+    report = compress(make('llama'), AWQ(4, 8, scale=False, clip=False), rows())
+    assert report.worse_than_rounding==[] and report.to_pandas().rounding_error.notna().all()
+    assert all(o['rounding_error'] is None for o in compress(make('llama'), GPTQ(4, 8), rows(), output_errors=False).rows)
 
 # settings
 
@@ -219,7 +268,7 @@ def test_patterns_must_match():
     (lambda: AWQ(clip_tokens=True), ValueError, '`clip_tokens` must be a whole number'),
     (lambda: RTN(rule='spqr', symmetric=True), ValueError, "`symmetric` must be False with rule 'spqr'"), (lambda: GPTQ(rule='spqr', symmetric=True), ValueError, '`symmetric` must be False'),
     (lambda: Combined(Wanda(.5), RTN(rule='spqr')), ValueError, "`quantization` must have a rule whose grids hold 0, got 'spqr'"),
-    (lambda: Combined(SparseGPT(.5), GPTQ(4, act_order=True), joint=True), ValueError, '`quantization` must only say which grid where `joint` is set, got act_order=True'),
+    (lambda: Combined(SparseGPT(.5), GPTQ(4, act_order=False), joint=True), ValueError, '`quantization` must only say which grid where `joint` is set, got act_order=False'),
     (lambda: SparseGPT('2:4', exact=True), ValueError, "`exact` must be False for a pattern.*got True with '2:4'"),
     (lambda: GPTQ(refresh=True, static_groups=True), ValueError, '`refresh` must be False where `static_groups` is set'),
     (lambda: SpQR(outlier_threshold=None, simplified_outliers=True), ValueError, '`simplified_outliers` must be False'),
