@@ -332,11 +332,11 @@ class RTN(Quantization):
 class GPTQ(Quantization):
     "Round weights and let the others of their row compensate for the error"
     needs:ClassVar[str] = 'moments'
-    published:ClassVar[Mapping] = dict(act_order=False, static_groups=False)
+    published:ClassVar[Mapping] = dict(act_order=False, static_groups=False, mse=False)
     symmetric:bool = False       # Levels symmetric around zero?
     act_order:bool = True        # Round the loudest inputs first?
     static_groups:bool = True    # Choose all groups' scales beforehand, from the original weights in their order?
-    mse:bool = False             # Search the range of a group with the smallest error?
+    mse:bool = True              # Search the range of a group with the smallest error?
     damping:float = 0.01         # Added to the Hessian's diagonal, as a fraction of its mean
     block_size:int = 128         # Columns that are compensated together
     true_sequential:bool = False # Let each input see the layers before it in the block quantized already?

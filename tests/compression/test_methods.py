@@ -217,7 +217,7 @@ def test_records_made_before_a_setting_came_keep_their_address():
 
 def test_the_published_rule():
     plain = GPTQ.original(3, symmetric=True)
-    assert (plain.bits,plain.symmetric,plain.act_order,plain.static_groups)==(3,True,False,False)
+    assert (plain.bits,plain.symmetric,plain.act_order,plain.static_groups,plain.mse)==(3,True,False,False,False)
     assert GPTQ.original(act_order=True).act_order and SparseGPT.original('2:4')==SparseGPT('2:4')
     with pytest.raises(TypeError): SparseGPT.original()
 
@@ -266,7 +266,7 @@ def test_patterns_must_match():
     *((lambda k=k,o=o: k(**{o: 'no'}), ValueError, f"`{o}` of {k.__name__} must be True or False, got 'no'") for k,o in ((RTN,'symmetric'), (GPTQ,'act_order'), (SpQR,'round_dead'), (AWQ,'scale'))),
     (lambda: Wanda('2:4', ragged=1), ValueError, '`ragged` of Wanda'), (lambda: Combined(SparseGPT(.5), RTN(), RTN()), ValueError, '`joint` of Combined must be True or False, got RTN'),
     (lambda: AWQ(clip_tokens=True), ValueError, '`clip_tokens` must be a whole number'),
-    (lambda: RTN(rule='spqr', symmetric=True), ValueError, "`symmetric` must be False with rule 'spqr'"), (lambda: GPTQ(rule='spqr', symmetric=True), ValueError, '`symmetric` must be False'),
+    (lambda: RTN(rule='spqr', symmetric=True), ValueError, "`symmetric` must be False with rule 'spqr'"), (lambda: GPTQ(rule='spqr', mse=False, symmetric=True), ValueError, '`symmetric` must be False'),
     (lambda: Combined(Wanda(.5), RTN(rule='spqr')), ValueError, "`quantization` must have a rule whose grids hold 0, got 'spqr'"),
     (lambda: Combined(SparseGPT(.5), GPTQ(4, act_order=False), joint=True), ValueError, '`quantization` must only say which grid where `joint` is set, got act_order=False'),
     (lambda: SparseGPT('2:4', exact=True), ValueError, "`exact` must be False for a pattern.*got True with '2:4'"),
