@@ -22,6 +22,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from .cells import Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
 from ..core.files import give_usual_mode
+from ..core.spelling import bare_path
 from .inputs import is_far, open_sets, saved_sets, text_names
 from ..models.loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
@@ -42,7 +43,7 @@ def named(
 def _short_name(value):
     "The last part of a path, the name of a thing that has one"
     if value is None: return 'embedded'
-    if isinstance(value, (str, Path)) and os.path.exists(value): return Path(value).name
+    if isinstance(value, (str, Path)) and os.path.exists(bare_path(value)): return Path(bare_path(value)).name
     return getattr(value, 'name', str(value))
 
 # %% ../../nbs/experiments/65_preparation.ipynb #13e57254
