@@ -400,8 +400,10 @@ def _about(report, chosen, results):
     "What was done, ready for JSON"
     used = chosen and dict(name=chosen.name, hash=chosen.hash, sequences=len(chosen), length=chosen.length)
     found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
-    return dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity, bits=report.bits,
-                calibration=used, results=found, version=version('compresscal'))
+    before = report.quantized_before
+    about = dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity,
+                 bits=report.bits, calibration=used, results=found, version=version('compresscal'))
+    return about|dict(quantized_before=before) if before else about
 
 # %% ../../nbs/commands/40_compressing.ipynb #2d9fae56
 @dataclass(frozen=True)

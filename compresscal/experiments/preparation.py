@@ -27,6 +27,7 @@ from .inputs import is_far, open_sets, saved_sets, text_names
 from ..models.loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
 from ..models.blocks import context_length, decoder_blocks, fingerprint
+from ..models.quantized_before import quantized_before
 from ..calibration.sources import calibration_sets, is_written, set_settings
 from .store import Store, content_key, file_stamp
 
@@ -238,6 +239,7 @@ class Prepared:
     texts: dict         # Held-out text by measure
     shown: list         # Name, first words, and set, for the report
     memory: int         # Bytes that a worker needs
+    quantized: dict|None=None # How its weights were quantized before, as `models.quantized_before` says it
 
     @property
     def mark(self)->str:
@@ -274,7 +276,8 @@ def prepare(
     memory = memory_needed(model, jobs, [*texts.values()], [m for m,_ in asked.values()])
     if not here and isinstance(source, tuple): source = keep_model(store.folder, content_key(identity), *source)
     if here and len(named(study.models))==1: source = model, tokenizer # it need not be loaded twice
-    return Prepared(name, source, identity, measures, jobs, texts, first_words(sets, texts, tokenizer), memory)
+    shown, before = first_words(sets, texts, tokenizer), quantized_before(model)
+    return Prepared(name, source, identity, measures, jobs, texts, shown, memory, before)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #a6fa74e5
 def first_words(
