@@ -29,6 +29,7 @@ def _begin(run, out):
     check_out_folder(out)
     run.aside = Path(out).expanduser()/'.written'
     check_measured(run)
+    if 'text' in run.given: check_text_name(run.given['text'], 'text')
 
 # %% ../../nbs/commands/22_drawing_commands.ipynb #99f9313e
 @command('commands.drawing.draw_sets')
@@ -108,6 +109,5 @@ def generate_command(run:Run,
 
     What is written is kept as it comes: stopped at any moment, the same command goes on where it was."""
     _begin(run, out)
-    if 'text' in run.given: check_text_name(run.given['text'], 'text')
     from compresscal.commands.drawing import write_sets
     return write_sets(**run.given, progress=run.progress)

@@ -201,8 +201,9 @@ def ask(
 
 # %% ../../nbs/commands/16_options.ipynb #2a03cbc9
 SOURCES = ("docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or "
-           "files, folders and patterns, with text: before one whose suffix is not that of text; random or random:docs for tokens drawn at random; self or self:carlini for "
-           "text that the model writes; 'docs=0.7+code=0.3' for a mixture")
+           "files, folders and patterns, with text: before one whose suffix is not that of text; random or random:docs "
+           "for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a "
+           "mixture")
 METHOD_HELP = ("magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', "
                "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'")
 MEASURE_HELP = ("'docs' or another source for perplexity on held-out text, 'kl:docs' for the distance from the dense "

@@ -501,7 +501,8 @@ def _known_text(text):
     "Can this be the name of a source? Nothing is opened to find out"
     if text in (*installed_sources, *hub_texts) or text.partition(':')[0] in ('self', 'random'): return True
     if parse_mixture(text) is not None or local_files(text): return True
-    return bool(Path(text).expanduser().exists() or not is_path(text) and re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
+    if is_path(text): return Path(text).expanduser().exists()
+    return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
 def _unknown(name, known, what):
     "The error for a name that is not known, with the nearest that is"

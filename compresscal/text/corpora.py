@@ -168,7 +168,7 @@ def _files_of(path, plain):
         raise ValueError(f"{path}: the folder holds no file of kind {' '.join(TEXT_FILES)}")
     if not files: raise missing_path('source', path)
     for o in files:
-        if not o.is_file(): raise ValueError(f"`source` must be files or one folder, got the folder {str(o)!r} among them")
+        if not o.is_file(): raise ValueError(f"`source` must be files or one folder, got {str(o)!r} among them")
         if not plain: _check_kind(o)
         if not o.stat().st_size: raise ValueError(f"{o}: is empty")
     return files
