@@ -371,9 +371,10 @@ def _address(source, folders):
     if source['kind'] in ('installed', 'hub'): return source['name'],None
     if 'path' not in source: return None,'# texts: those that were passed in memory'
     given,absolute = source['path'],source.get('absolute')
-    if not folders: return _without_folder(given),None
-    if absolute in (None, given): return given,None
-    return absolute,f'# called {given!r} where it was made; this address holds from any folder of that machine'
+    said = f"{source['format']}:" if source.get('format') else ''
+    if not folders: return said+_without_folder(given),None
+    if absolute in (None, given): return said+given,None
+    return said+absolute,f'# called {given!r} where it was made; this address holds from any folder of that machine'
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #810aac74
 def _call(manifest, folders)->list[str]:
