@@ -325,7 +325,7 @@ def _short_files(files)->str:
 def _short_value(key, value)->str|None:
     "A setting as text; None for one that is not shown"
     if key=='files' and isinstance(value, dict): return _short_files(value)
-    if key=='packages' and isinstance(value, dict): return ', '.join(f'{p} {n}' for p,n in value.items())
+    if key in ('packages', 'types') and isinstance(value, dict): return ', '.join(f'{p} {n}' for p,n in value.items())
     if isinstance(value, (list, tuple)): return _short_list(value)
     if key=='absolute' or value is None or value=='': return None # `absolute` is shown in the call below
     return f'{value:,}' if type(value) is int and 'seed' not in key else _without_folder(value)
@@ -334,7 +334,7 @@ def _setting_rows(settings, before=''):
     "Names and short values, nested ones with both names"
     for key,value in settings.items():
         name = before+key.replace('_', ' ')
-        if isinstance(value, dict) and key not in ('files', 'packages', 'absolute'):
+        if isinstance(value, dict) and key not in ('files', 'packages', 'types', 'absolute'):
             yield from _setting_rows(value, name+': ')
             continue
         text = _short_value(key, value)
@@ -371,9 +371,10 @@ def _address(source, folders):
     if source['kind'] in ('installed', 'hub'): return source['name'],None
     if 'path' not in source: return None,'# texts: those that were passed in memory'
     given,absolute = source['path'],source.get('absolute')
-    if not folders: return _without_folder(given),None
-    if absolute in (None, given): return given,None
-    return absolute,f'# called {given!r} where it was made; this address holds from any folder of that machine'
+    said = f"{source['format']}:" if source.get('format') else ''
+    if not folders: return said+_without_folder(given),None
+    if absolute in (None, given): return said+given,None
+    return said+absolute,f'# called {given!r} where it was made; this address holds from any folder of that machine'
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #810aac74
 def _call(manifest, folders)->list[str]:

@@ -21,6 +21,7 @@ from .sampling import (Apart, require_positive, sample_apart, special_tokens,
 from ..models.chat import chat_frame
 from .generation import STREAMS, Sampling, Script, generate, sequence_uniforms
 from ..models.blocks import context_length, fingerprint
+from ..models.quantized_before import quantized_before
 from ..core.patching import patch
 from ..core.seeds import check_seed, torch_generator
 
@@ -336,10 +337,11 @@ def _self_manifest(model, tokenizer, order, opening, forbidden):
     if recipe.start=='text': sampling['apart'] = asdict(order.apart)
     made_with = dict(torch=torch.__version__, transformers=transformers.__version__,
         device=model.device.type, dtype=str(model.dtype))
-    tokens = _token_settings(tokenizer, recipe, opening.script, forbidden)
-    return dict(kind='self', name=recipe_name(recipe), model=fingerprint(model),
+    tokens,before = _token_settings(tokenizer, recipe, opening.script, forbidden),quantized_before(model)
+    found = dict(kind='self', name=recipe_name(recipe), model=fingerprint(model),
         tokenizer=tokenizer_fingerprint(tokenizer), recipe=asdict(recipe), tokens=tokens,
         sampling=sampling, made_with=made_with)|opening.about
+    return found|dict(quantized=before) if before else found
 
 # %% ../../nbs/calibration/50_self_text.ipynb #386c5329
 def _token_settings(tokenizer, recipe, script, forbidden):

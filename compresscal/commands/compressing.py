@@ -31,7 +31,7 @@ from ..compression.methods import Method
 from ..compression.names import parse_method, refuse_unused
 from ..core.files import give_usual_mode, write_atomically
 from ..core.patching import patch
-from ..core.spelling import parse_mixture
+from ..core.spelling import bare_path, parse_mixture
 from ..core.tables import escape_markdown, one_line
 
 # %% ../../nbs/commands/40_compressing.ipynb #f2fb31f2
@@ -349,7 +349,8 @@ def _sized(chosen): return f'{len(chosen):,} windows of {chosen.length:,} tokens
 # %% ../../nbs/commands/40_compressing.ipynb #bb0a3837
 def _calibration(name, tokenizer, config, net, wish, command, progress):
     "The set to calibrate on, and a sentence that says what was drawn"
-    what = f'calibration text {one_line(Path(name).name if Path(name).expanduser().exists() else name)}'
+    path = Path(bare_path(name))
+    what = f'calibration text {one_line(path.name if path.expanduser().exists() else name)}'
     if saved_sets(name):
         kept = _kept_set(name, tokenizer)
         return kept, f'{what}: {_sized(kept)}, as they are kept'
@@ -399,8 +400,10 @@ def _about(report, chosen, results):
     "What was done, ready for JSON"
     used = chosen and dict(name=chosen.name, hash=chosen.hash, sequences=len(chosen), length=chosen.length)
     found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
-    return dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity, bits=report.bits,
-                calibration=used, results=found, version=version('compresscal'))
+    before = report.quantized_before
+    about = dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity,
+                 bits=report.bits, calibration=used, results=found, version=version('compresscal'))
+    return about|dict(quantized_before=before) if before else about
 
 # %% ../../nbs/commands/40_compressing.ipynb #2d9fae56
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Annotated, TypedDict, Unpack
 from typer import Argument, Option
 
 from .console import check_out_file, check_out_folder
-from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Measured, Measures
-from .options import ModelName, NewFolder, NoBos, Run, Sequences, check_measured, command, complete
+from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Format, Measured
+from .options import Measures, ModelName, NewFolder, NoBos, Run, Sequences, check_measured
+from .options import command, complete
 from ..core.spelling import check_method_name, check_model, check_source_name
 
 # %% ../../nbs/commands/42_compressing_commands.ipynb #9c068cf1
@@ -24,6 +25,7 @@ _Text = Annotated[str|None, Option(metavar='SOURCE', help=_TEXT, autocompletion=
 
 class Drawing(TypedDict):
     "How the calibration text is drawn from its source"
+    format: Format
     n_sequences: Sequences
     length: int|None
     seed: int|None
@@ -63,7 +65,8 @@ def _compress(run, name, method, out, calibration):
     run.aside = folder.with_name(f'.{folder.name}.part.partial')
     check_model(name)
     check_method_name(method)
-    if calibration: check_source_name(calibration, 'calibration')
+    run.say_format('calibration')
+    if calibration: check_source_name(run.given['calibration'], 'calibration')
     check_measured(run)
     from compresscal.commands.compressing import compress_model
     return compress_model(**run.given, progress=run.progress, command=run.line)

@@ -19,7 +19,7 @@ from ..calibration.self_text import find_recipe, recipe_name, self_calibration_s
 from ..calibration.sources import calibration_sets, is_written, parse_recipe
 from .console import CommandAnswer, check_out_folder
 from ..core.files import write_atomically
-from ..core.spelling import TEXT_FILES, parse_mixture
+from ..core.spelling import PLAIN_FILES, TEXT_FILES, bare_path, check_text_name, parse_mixture
 from ..experiments.inputs import check_source, find_model, saved_sets, window_length
 from ..experiments.store import file_stamp
 from ..text.corpora import hub_texts, installed_sources
@@ -72,7 +72,7 @@ def _of_sets(command, out, sets, **more):
     return CommandAnswer('\n'.join(map(repr, sets)), data, note=note)
 
 # %% ../../nbs/commands/20_drawing.ipynb #1a810a2e
-def _matches(name): return iglob(expanduser(name), recursive=True)
+def _matches(name): return iglob(expanduser(bare_path(name)), recursive=True)
 
 def _is_hub(name):
     "Is a source a set on the Hub?"
@@ -80,10 +80,10 @@ def _is_hub(name):
 
 def _has_columns(name):
     "May a source be read from tables?"
-    if name in installed_sources: return False
+    if name in installed_sources or name.startswith('text:'): return False
     found = [Path(o) for o in _matches(name)]
     files = [p for o in found for p in (o.rglob('*') if o.is_dir() else [o])]
-    return not files or any(o.suffix.lower() in TEXT_FILES and o.suffix.lower()!='.txt' for o in files)
+    return not files or any(o.suffix.lower() in {*TEXT_FILES}-{*PLAIN_FILES} for o in files)
 
 def _check_reading(source, reading):
     "Raise where a setting says how to read what is not read, or not so"
@@ -168,12 +168,13 @@ def _find_recipe(recipe, changes):
         raise ValueError(f"`recipe` must be one recipe, got the mixture {recipe!r}; draw it as a sample")
     how = find_recipe(parse_recipe(name), **changes)
     _check_changes(how, changes)
+    if how.start=='text': check_text_name(how.text, 'text')
     return how
 
 # %% ../../nbs/commands/20_drawing.ipynb #5e4d336e
 def _write(how, model, tokenizer, size, out, batch_size, device, progress):
     "Sets that a model writes by a recipe, kept in a folder"
-    files = [file_stamp(o) for o in (model, how.text) if o and Path(o).exists()]
+    files = [file_stamp(o) for o in (model, how.text) if o and Path(bare_path(o)).exists()]
     def make(folder):
         net = find_model(model, device=device)[2]
         aside = dict(batch_size=batch_size, folder=folder, progress=progress)

@@ -15,9 +15,9 @@ from typer import Argument, Option
 
 from .console import check_out_folder
 from .docments import source_keys, source_parameters
-from .options import SOURCE_WORDS, Device, NoBos, Run, Sequences, Sets, check_measured, command
-from .options import complete, presets, text_argument
-from ..core.spelling import check_source_name
+from .options import SOURCE_WORDS, Device, Format, NoBos, Run, Sequences, Sets, check_measured
+from .options import command, complete, presets, text_argument
+from ..core.spelling import check_source_name, check_text_name
 
 # %% ../../nbs/commands/22_drawing_commands.ipynb #6a231439
 _MODEL = 'Folder or Hub id of the model whose tokenizer is used and that writes, where text is written'
@@ -29,11 +29,13 @@ def _begin(run, out):
     check_out_folder(out)
     run.aside = Path(out).expanduser()/'.written'
     check_measured(run)
+    if 'text' in run.given: check_text_name(run.given['text'], 'text')
 
 # %% ../../nbs/commands/22_drawing_commands.ipynb #99f9313e
 @command('commands.drawing.draw_sets')
 def sample_command(run:Run,
     source: Annotated[str, text_argument()],
+    format: Format=None,
     rule: str|None=None,
     chat: bool|None=None,
     column: str|None=None,
@@ -54,12 +56,14 @@ def sample_command(run:Run,
     with a datasheet for publication.
 
     Text that a model writes is kept as it comes: stopped at any moment, the same command goes on where it was."""
-    return _sample(run, source, out)
+    return _sample(run, out)
 
 # %% ../../nbs/commands/22_drawing_commands.ipynb #ec378df6
-def _sample(run, source, out):
+def _sample(run, out):
     "Look at what was asked, and draw"
     _begin(run, out)
+    run.say_format('source')
+    source = run.given['source']
     check_source_name(source)
     from compresscal.calibration.sources import is_written, parse_recipe
     from compresscal.commands.drawing import draw_sets

@@ -6,8 +6,8 @@ Docs: https://compresscal.github.io/compresscal/commands/options.html.md"""
 
 # %% auto #0
 __all__ = ['HELP', 'SOURCES', 'METHOD_HELP', 'MEASURE_HELP', 'METHOD_WORDS', 'SOURCE_WORDS', 'MEASURE_WORDS', 'Sets', 'Sequences',
-           'NoBos', 'Device', 'Measures', 'Measured', 'ModelName', 'NewFolder', 'Run', 'paragraphs', 'command', 'start',
-           'ask', 'presets', 'complete', 'text_argument', 'check_measured', 'check_there']
+           'NoBos', 'Device', 'Measures', 'Measured', 'ModelName', 'Format', 'NewFolder', 'Run', 'paragraphs',
+           'command', 'start', 'ask', 'presets', 'complete', 'text_argument', 'check_measured', 'check_there']
 
 # %% ../../nbs/commands/16_options.ipynb #14052a04
 import inspect, shlex
@@ -25,7 +25,7 @@ from .docments import option_help, source_keys, source_parameters
 from .words import in_order, slip
 from ..core.patching import patch
 from ..core.spelling import MEASURE_KINDS, METHOD_NAMES, TEXT_NAMES, check_measure_name
-from ..core.spelling import check_model, is_path, missing_path
+from ..core.spelling import bare_path, check_model, is_path, missing_path, say_format
 
 # %% ../../nbs/commands/16_options.ipynb #1c68d7a7
 def _say_nothing(text): pass
@@ -201,8 +201,9 @@ def ask(
 
 # %% ../../nbs/commands/16_options.ipynb #2a03cbc9
 SOURCES = ("docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or "
-           "files, folders and patterns; random or random:docs for tokens drawn at random; self or self:carlini for "
-           "text that the model writes; 'docs=0.7+code=0.3' for a mixture")
+           "files, folders and patterns, with text: before one whose suffix is not that of text; random or random:docs "
+           "for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a "
+           "mixture")
 METHOD_HELP = ("magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', "
                "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'")
 MEASURE_HELP = ("'docs' or another source for perplexity on held-out text, 'kl:docs' for the distance from the dense "
@@ -223,8 +224,8 @@ def complete(
     return completed
 
 METHOD_WORDS = [f'{o}:' for o in METHOD_NAMES]
-SOURCE_WORDS = [*TEXT_NAMES, 'random', 'random:', 'self', *(f'self:{o}' for o in presets())]
-MEASURE_WORDS = [*TEXT_NAMES, *(f'{o}:' for o in MEASURE_KINDS if o!='perplexity')]
+SOURCE_WORDS = [*TEXT_NAMES, 'text:', 'random', 'random:', 'self', *(f'self:{o}' for o in presets())]
+MEASURE_WORDS = [*TEXT_NAMES, 'text:', *(f'{o}:' for o in MEASURE_KINDS if o!='perplexity')]
 
 # %% ../../nbs/commands/16_options.ipynb #ce5c5634
 Sets = Annotated[int|None, Option('--sets')]
@@ -235,6 +236,7 @@ Measures = Annotated[list[str]|None, Option('--evaluate', metavar='MEASURE', hel
                                             autocompletion=complete(MEASURE_WORDS))]
 Measured = Annotated[int|None, Option('--evaluation-sequences')]
 ModelName = Annotated[str, Argument(metavar='MODEL', help="Folder, GGUF file or Hub id, or 'embedded' or 'smollm2'")]
+Format = Annotated[str|None, Option(metavar='text', help='Read all files as plain text, as text: before a path does')]
 NewFolder = Annotated[str, Option('--out', metavar='FOLDER', help='Folder for the model, new or empty')]
 
 def text_argument(
@@ -243,6 +245,16 @@ def text_argument(
 )->typer.models.ArgumentInfo:
     "An argument that names text"
     return Argument(metavar=metavar, help=before+SOURCES, autocompletion=complete(SOURCE_WORDS))
+
+# %% ../../nbs/commands/16_options.ipynb #c441a105
+@patch
+def say_format(self:Run,
+    argument:str, # Parameter that names text
+):
+    "Let the name of text say what its files are, if an option does"
+    said = self.given.pop('format', None)
+    if said and not self.given.get(argument): raise ValueError("`--format` has no effect without text; leave it out")
+    if said: self.given[argument] = say_format(self.given[argument], said)
 
 # %% ../../nbs/commands/16_options.ipynb #e5e91ea8
 def check_measured(
@@ -259,6 +271,6 @@ def check_there(
 ):
     "Raise where one of several paths leads nowhere"
     for o in names:
-        path = Path(o).expanduser()
+        path = Path(bare_path(o)).expanduser()
         found = path.exists() or list(path.parent.glob(path.name))
-        if is_path(o) and not found: raise missing_path(argument, o, what)
+        if is_path(o) and not found: raise missing_path(argument, bare_path(o), what)

@@ -182,8 +182,9 @@ _NO_SOURCE = 'A method without a source uses no calibration text: its one cell s
 
 def _note(study, results, out):
     "What is said beside the results"
-    from compresscal.experiments.report import held_out
+    from compresscal.experiments.report import earlier_quantization, held_out
     said = f'{_NO_SOURCE} {held_out(results)}\n'
+    if results.quantized: said += f'{earlier_quantization(results)}\n'
     if {'docs', 'code'} & {*map(str, (*study.sources, *study.evaluations))}:
         said += 'docs are docstrings of the packages installed here, code is their source.\n'
     return said+f'In {out}: {_FOUND}'

@@ -25,6 +25,7 @@ from ..models.blocks import Block,capture,decoder_blocks
 from .compression_report import CompressionReport,StoredCodes,describe
 from ..models.hidden_states import HiddenStore,spill
 from ..models.new_checkpoint import ShardWriter
+from ..models.quantized_before import quantized_before
 
 # %% ../../nbs/compression/90_compress.ipynb #7eb41ef3
 def _check_skip(skip, names):
@@ -267,7 +268,7 @@ def _run(model, method, calibration, chosen, blocks, batch_size, device, memory,
     with _output(model, out, settings) as writer, HiddenStore(memory) as store:
         batches = [] if calibration is None else capture_batches(model, calibration, batch_size, store, device)
         seen,codes = None if method.needs=='nothing' else text,{} if writer is None else StoredCodes(writer)
-        report = CompressionReport(method, seen, [], codes, errors_on=text)
+        report = CompressionReport(method, seen, [], codes, errors_on=text, quantized_before=quantized_before(model))
         try: _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar)
         except Exception as e:
             if writer is None: e.add_note(_how_far(report, chosen))

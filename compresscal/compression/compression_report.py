@@ -20,6 +20,7 @@ from .grids import Quantized
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_lines
 from ..core.tables import escape_markdown,markdown_table,one_line
+from ..models.quantized_before import QUANTIZED_CAVEAT,said_quantized
 from ..models.tensor_files import write_tensors
 
 # %% ../../nbs/compression/80_compression_report.ipynb #017c5403
@@ -149,6 +150,7 @@ class CompressionReport:
     quantized:Mapping[str,Quantized] = field(default_factory=dict) # Codes and grids of quantized layers, by name
     notes:list[dict] = field(default_factory=list) # What was done to whole blocks, such as scales folded into norms
     errors_on:str|None = None # Name and hash of the set on which output errors are measured, if they are
+    quantized_before:dict|None = None # How the weights were quantized before, as `models.quantized_before` says it
 
     def to_pandas(self)->pd.DataFrame: # One row for each compressed layer; columns as in `describe`, and `seconds`
         "All rows; columns that say nothing are left out"
@@ -205,6 +207,7 @@ def __repr__(self:CompressionReport):
     if self.unseen: said.append(f"no token reached {len(self.unseen)} of them")
     if self.raised: said.append(f"more damping was needed in {len(self.raised)} of them")
     if self.worse_than_rounding: said.append(f"{len(self.worse_than_rounding)} are worse than plain rounding")
+    if self.quantized_before: said.append(said_quantized(self.quantized_before))
     text = f' on {self.calibration}' if self.calibration else ''
     return one_line(f"{self.method.label}{text}: {len(self.rows)} layers in {blocks} blocks, {'; '.join(said)}")
 
@@ -246,7 +249,8 @@ def _about_errors(report:CompressionReport)->str:
 def _repr_markdown_(self:CompressionReport)->str:
     "What was done, the table, and what its errors are"
     head = f"**{escape_markdown(repr(self))}**"
-    return '\n\n'.join([head, markdown_table(self.table_rows()), _about_errors(self)])
+    caveat = [QUANTIZED_CAVEAT] if self.quantized_before else []
+    return '\n\n'.join([head, markdown_table(self.table_rows()), *caveat, _about_errors(self)])
 
 # %% ../../nbs/compression/80_compression_report.ipynb #df868455
 def plot_errors(

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from ..calibration.calibration_set import CalibrationSet
 from ..core.patching import patch
+from ..core.spelling import PLAIN_FILES,bare_path
 from ..core.tables import markdown_table,plain_text
 from ..text.corpora import Corpus, hub_texts, open_corpus, row_text
 from ..models.blocks import context_length,evaluation_mode,replace_forward
@@ -297,7 +298,7 @@ def _windows(texts, length, stride, bos):
             yield window,stop-begin,count and count(begin+skip, stop+skip)
 
 # %% ../../nbs/evaluation/10_perplexity.ipynb #663030e2
-_line_kinds = ('.txt','.raw','.tokens') # files whose rows are lines
+_line_kinds = (*PLAIN_FILES,'.raw','.tokens') # files whose rows are lines
 
 def _article_rows(name, split):
     "The rows of WikiText or the like, as the Hub gives them"
@@ -320,8 +321,9 @@ def _rows_of(source, split):
     "The rows of a text, one by one; nothing is read before you ask for it"
     if _has_articles(source): return iter(_article_rows(source, split))
     if isinstance(source, (str,Path)):
-        path = Path(source).expanduser()
-        if path.is_file() and path.suffix in _line_kinds: return _lines(path)
+        path = Path(bare_path(source)).expanduser()
+        plain = path.suffix in _line_kinds or bare_path(source)!=str(source)
+        if plain and path.is_file(): return _lines(path)
     if isinstance(source, (str,Path,Corpus)): return (o.text for o in open_corpus(source, split=split).read())
     return (row_text(getattr(o, 'text', o), None, f'row {i}') for i,o in enumerate(source))
 

@@ -20,9 +20,9 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from ..text.corpora import HubText, hub_texts, installed_sources
 from ..models.loading import load_model, load_tokenizer
-from ..core.spelling import parse_mixture
+from ..core.spelling import bare_path, parse_mixture
 from ..calibration.sources import calibration_sets, parse_recipe
-from ..core.spelling import check_model, check_source_name
+from ..core.spelling import check_model, check_source_name, check_text_name
 from ..calibration.self_text import RECIPE_PRESETS, Recipe
 
 # %% ../../nbs/experiments/10_inputs.ipynb #146b00eb
@@ -70,10 +70,11 @@ def check_source(
 
 def _check_recipe(name):
     "Raise where a recipe is not known, with the nearest that is"
-    try: parse_recipe(name)
+    try: recipe = parse_recipe(name)
     except (ValueError, TypeError) as e:
         hint = _nearest_word(name)
         raise ValueError(f"`source` {name!r}: {e}{hint}") from None
+    if recipe and recipe.start=='text': check_text_name(recipe.text, 'text')
 
 def _nearest_word(name):
     "What the first misspelt word of a recipe was probably meant to be, as the end of a message"
@@ -116,7 +117,8 @@ def open_sets(
     if kept: return _load_sets(kept, tokenizer)
     check_source(name)
     sets = calibration_sets(name, tokenizer, n_sets, n_sequences, length, seed, **kwargs)
-    short = Path(name).name if Path(name).expanduser().exists() else name
+    path = Path(bare_path(name))
+    short = path.name if path.expanduser().exists() else name
     return {f'{short} {i}' if n_sets>1 else short: s for i,s in enumerate(sets)}
 
 # %% ../../nbs/experiments/10_inputs.ipynb #fe7d7dac
@@ -169,7 +171,7 @@ def local_files(
     path:str|Path, # A file, a folder, or a pattern
 )->list[str]:      # Files, in the order of their names; none if nothing is there
     "The files that a name means"
-    found = sorted(glob(expanduser(str(path)), recursive=True))
+    found = sorted(glob(expanduser(bare_path(path)), recursive=True))
     inside = [o for p in found for o in ([p] if os.path.isfile(p) else sorted(Path(p).rglob('*')))]
     return [str(o) for o in inside if os.path.isfile(o)]
 
@@ -253,7 +255,9 @@ def whole_name(
     if kind=='random' and rest: return f'random:{whole_name(rest)}'
     if kind=='self' and rest: return 'self:'+','.join(map(_whole_setting, rest.split(',')))
     known = isinstance(name, str) and (name in installed_sources or name in hub_texts or name in ('self', 'random'))
-    return text if known else whole_address(text)
+    if known: return text
+    address = whole_address(bare_path(text))
+    return f'text:{address}' if text.startswith('text:') else address
 
 def _whole_setting(setting):
     "A setting of a recipe, such as `text=lines.txt`, with its address made absolute"

@@ -23,7 +23,7 @@ from ..calibration.sampling import model_identity
 from ..calibration.sources import read_value
 from ..models.loading import named_folder
 from ..core.patching import patch
-from ..core.spelling import parse_mixture
+from ..core.spelling import bare_path, is_path, missing_path, parse_mixture
 from .inputs import file_places, hub_place, local_files, require_people, text_places
 from .inputs import whole_address, whole_name
 from ..models.blocks import fingerprint
@@ -170,6 +170,7 @@ def settings(self:GPTQPerplexityMeasure)->dict:
     "Protocol, source and length, and a limit only where there is one"
     source = _source_files(self.source) or self.source
     found = dict(measure='perplexity', protocol='gptq', source=source, length=self.length)
+    if bare_path(self.source)!=self.source: found['format'] = 'text'
     return found|dict(limit=self.limit) if self.limit else found
 
 @patch
@@ -499,9 +500,9 @@ kinds = dict(perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexi
 def _known_text(text):
     "Can this be the name of a source? Nothing is opened to find out"
     if text in (*installed_sources, *hub_texts) or text.partition(':')[0] in ('self', 'random'): return True
-    if parse_mixture(text) is not None or Path(text).expanduser().exists(): return True
-    is_pattern = any(o in text for o in '*?[')
-    return is_pattern or bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
+    if parse_mixture(text) is not None or local_files(text): return True
+    if is_path(text): return Path(text).expanduser().exists()
+    return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
 def _unknown(name, known, what):
     "The error for a name that is not known, with the nearest that is"
@@ -512,6 +513,7 @@ def _unknown(name, known, what):
 def _check_source(text, texts, what):
     "Raise where a text is neither brought by the caller nor the name of a source"
     if text in texts or _known_text(text): return
+    if is_path(text): raise missing_path('evaluation', bare_path(text))
     raise _unknown(text, [*texts, *installed_sources, *hub_texts], what)
 
 # %% ../../nbs/experiments/25_measures.ipynb #4aafa2c7
@@ -542,7 +544,7 @@ def parse_measure(
     name = str(name)
     kind, colon, rest = name.partition(':')
     if name not in texts and colon and kind in kinds: return _with_settings(kind, rest, texts)
-    if colon and name not in texts and not _known_text(name):
+    if colon and name not in texts and not _known_text(name) and not is_path(name):
         raise _unknown(name, [f'{k}:{rest}' for k in kinds], "a measure and what it is of")
     _check_source(name, texts, "a source of held-out text, a file, or a measure such as 'kl:docs'")
     return PerplexityMeasure(name)

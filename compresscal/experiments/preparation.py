@@ -22,10 +22,12 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from .cells import Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
 from ..core.files import give_usual_mode
+from ..core.spelling import bare_path
 from .inputs import is_far, open_sets, saved_sets, text_names
 from ..models.loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
 from ..models.blocks import context_length, decoder_blocks, fingerprint
+from ..models.quantized_before import quantized_before
 from ..calibration.sources import calibration_sets, is_written, set_settings
 from .store import Store, content_key, file_stamp
 
@@ -42,7 +44,7 @@ def named(
 def _short_name(value):
     "The last part of a path, the name of a thing that has one"
     if value is None: return 'embedded'
-    if isinstance(value, (str, Path)) and os.path.exists(value): return Path(value).name
+    if isinstance(value, (str, Path)) and os.path.exists(bare_path(value)): return Path(bare_path(value)).name
     return getattr(value, 'name', str(value))
 
 # %% ../../nbs/experiments/65_preparation.ipynb #13e57254
@@ -237,6 +239,7 @@ class Prepared:
     texts: dict         # Held-out text by measure
     shown: list         # Name, first words, and set, for the report
     memory: int         # Bytes that a worker needs
+    quantized: dict|None=None # How its weights were quantized before, as `models.quantized_before` says it
 
     @property
     def mark(self)->str:
@@ -273,7 +276,8 @@ def prepare(
     memory = memory_needed(model, jobs, [*texts.values()], [m for m,_ in asked.values()])
     if not here and isinstance(source, tuple): source = keep_model(store.folder, content_key(identity), *source)
     if here and len(named(study.models))==1: source = model, tokenizer # it need not be loaded twice
-    return Prepared(name, source, identity, measures, jobs, texts, first_words(sets, texts, tokenizer), memory)
+    shown, before = first_words(sets, texts, tokenizer), quantized_before(model)
+    return Prepared(name, source, identity, measures, jobs, texts, shown, memory, before)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #a6fa74e5
 def first_words(

@@ -10,8 +10,8 @@ __all__ = ['RESULT_COLUMNS', 'rows_to_csv', 'rows_from_csv', 'plain_table', 'lat
 
 # %% ../../nbs/experiments/45_results.ipynb #f6676d72
 import csv, io, textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
@@ -125,6 +125,7 @@ class Results:
     records: Callable[[str], dict|None]|None = None # From a cell's name to its record with the scores of every document
     family: Sequence[tuple[str, str]] = () # Comparisons declared before the run: two methods or two sources each
     whole: Sequence[dict]|None = None # Rows these were selected from, which decide the size of the family; None: all
+    quantized: Mapping[str, dict] = field(default_factory=dict) # How weights were quantized before, by model
 
     def __post_init__(self): object.__setattr__(self, 'family', distinct_pairs(self.family, 'family'))
 

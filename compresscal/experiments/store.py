@@ -25,6 +25,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..text.corpora import hub_texts, installed_sources
 from ..core.files import atomic_folder, cache_folder, write_atomically
 from ..core.patching import patch
+from ..core.spelling import bare_path
 from .mirror import Mirror, fetch_mirrored, is_url, offer, prove_writable, publish
 from ..core.tables import one_line
 
@@ -226,7 +227,7 @@ def file_stamp(
     "What a local source looks like from outside"
     if source in installed_sources or source in hub_texts: return []
     stamps = []
-    for path in glob(os.path.expanduser(source), recursive=True):
+    for path in glob(os.path.expanduser(bare_path(source)), recursive=True):
         inside = [path] if os.path.isfile(path) else Path(path).rglob('*')
         for file in inside:
             stat = os.stat(file)

@@ -317,7 +317,8 @@ def _all_results(study, store, ready, keys, results):
     failed = [kept[k]|dict(error=f"{kept[k]['type']}: {kept[k]['message']}") for k in keys if k in kept]
     rows = [row for r in ready for row in rows_of(study, r, results)]
     shown = [o for r in ready for o in r.shown]
-    return Results(rows, shown, failed, store.get, study.comparisons)
+    before = {r.name: r.quantized for r in ready if r.quantized}
+    return Results(rows, shown, failed, store.get, study.comparisons, quantized=before)
 
 # %% ../../nbs/experiments/80_study.ipynb #c50d000a
 def run_study(

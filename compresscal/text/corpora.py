@@ -19,7 +19,7 @@ from pathlib import Path
 from ..core.files import file_fingerprint
 from ..core.patching import patch
 from ..core.rows import read_rows
-from ..core.spelling import TEXT_FILES
+from ..core.spelling import PLAIN_FILES, TEXT_FILES, bare_path, is_path, missing_path
 from .installed_text import Document, held_out_documents, license_documents, package_versions
 from .installed_text import splits, training_hashes
 
@@ -125,11 +125,12 @@ def cut_text(
 def _check_kind(path):
     "Raise where a file is of a kind that is not read"
     if path.suffix.lower() not in TEXT_FILES:
-        raise ValueError(f"{path}: the kind of file must be one of {' '.join(TEXT_FILES)}, got {path.suffix!r}")
+        raise ValueError(f"{path}: the kind of file must be one of {' '.join(TEXT_FILES)}, got {path.suffix!r}; "
+                         f"if that is text, say so: {f'text:{path}'!r}")
 
-def _numbered_rows(path):
+def _numbered_rows(path, plain):
     "Numbers and rows of a file; the rows of a text file are its parts"
-    if path.suffix.lower()!='.txt': return read_rows(path)
+    if not plain and path.suffix.lower() not in PLAIN_FILES: return read_rows(path)
     try: text = path.read_text(encoding='utf-8')
     except UnicodeDecodeError as e: raise ValueError(f"{path}: is not UTF-8 text (byte {e.start})") from None
     return enumerate(cut_text(text), 1)
@@ -138,11 +139,12 @@ def _numbered_rows(path):
 def read_file(
     path:Path,            # A file of a known kind
     column:str|None=None, # Column that holds the text
+    plain:bool=False,     # Is it text, whatever its suffix says?
 )->Iterator[Document]:    # Its documents, in order; empty texts are left out
     "The documents of one file"
     path, found = Path(path), False
-    _check_kind(path)
-    for i,row in _numbered_rows(path):
+    if not plain: _check_kind(path)
+    for i,row in _numbered_rows(path, plain):
         text = row_text(row, column, f'{path}:{i}')
         if '\0' in text[:4096]: raise ValueError(f"{path}: holds binary data, not text")
         if not text.strip(): continue
@@ -151,32 +153,45 @@ def read_file(
     if not found: raise ValueError(f"{path}: is empty")
 
 # %% ../../nbs/text/20_corpora.ipynb #5b214f8d
-def _files_of(path):
+def _text_in(folder):
+    "The files in a folder that are read"
+    found = [o for o in folder.rglob('*') if o.suffix.lower() in TEXT_FILES and o.is_file()]
+    if all(o.suffix.lower() in PLAIN_FILES for o in found): return found
+    return [o for o in found if o.suffix.lower() not in PLAIN_FILES or o.suffix.lower()=='.txt']
+
+def _files_of(path, plain):
     "The files of an address, none of them empty"
-    if path.is_dir():
-        files = sorted(o for o in path.rglob('*') if o.suffix.lower() in TEXT_FILES and o.is_file())
-    else: files = sorted(map(Path, glob.glob(str(path), recursive=True))) or [path]
-    if not files: raise ValueError(f"{path}: the folder holds no file of kind {' '.join(TEXT_FILES)}")
+    if not path.is_dir(): files = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    elif plain: files = sorted(o for o in path.rglob('*') if o.is_file())
+    else: files = sorted(_text_in(path))
+    if not files and path.is_dir():
+        raise ValueError(f"{path}: the folder holds no file of kind {' '.join(TEXT_FILES)}")
+    if not files: raise missing_path('source', path)
     for o in files:
-        if not o.is_file(): raise ValueError(f"{o}: no such file")
-        _check_kind(o)
+        if not o.is_file(): raise ValueError(f"`source` must be files or one folder, got {str(o)!r} among them")
+        if not plain: _check_kind(o)
         if not o.stat().st_size: raise ValueError(f"{o}: is empty")
     return files
 
+# %% ../../nbs/text/20_corpora.ipynb #0b69a307
 def file_corpus(
-    path:str|Path,        # A file, a folder (searched through) or a glob
+    path:str|Path,        # A file, a folder (searched through) or a glob; `text:` before it: of plain text
     column:str|None=None, # Column that holds the text
 )->Corpus:
     "A corpus of local files, one shard a file"
-    path = Path(path).expanduser()
-    files = _files_of(path)
+    if str(path)=='text:': raise missing_path('source', path, 'file or folder behind `text:`')
+    plain, path = bare_path(path)!=str(path), Path(bare_path(path)).expanduser()
+    files = _files_of(path, plain)
     marks = {str(o): file_fingerprint(o) for o in files}
     manifest = dict(kind='files', path=str(path), absolute=os.path.abspath(path), column=column, files=marks)
+    if plain and any(o.suffix.lower() not in PLAIN_FILES for o in files): manifest['format'] = 'text'
     name = path.stem.replace('*', '') or path.parent.name
-    return Corpus(name, manifest, {str(o): partial(read_file, o, column) for o in files})
+    return Corpus(name, manifest, {str(o): partial(read_file, o, column, plain) for o in files})
 
 # %% ../../nbs/text/20_corpora.ipynb #678b06b0
-def _any_file(path): return Path(path).exists() or bool(glob.glob(str(path), recursive=True))
+def _any_file(path):
+    path = bare_path(path)
+    return Path(path).exists() or bool(glob.glob(path, recursive=True))
 
 def _same_files(path, files):
     "Does an address mean files of these contents?"
@@ -188,7 +203,8 @@ def found_path(
     source:dict, # Manifest of a corpus of files
 )->str:          # Where its files are now, as far as can be said; else as it was written
     "The address of local files that a manifest names"
-    given,absolute = source['path'],source.get('absolute')
+    said = f"{source['format']}:" if source.get('format') else ''
+    given,absolute = (o and f'{said}{o}' for o in (source['path'], source.get('absolute')))
     for path in (given, absolute): # the same files, or at least files
         if path and _same_files(path, source['files']): return path
     return absolute if absolute and _any_file(absolute) and not _any_file(given) else given
@@ -265,7 +281,8 @@ def hub_corpus(
     try: stream, revision, license = _open_hub_set(text, revision)
     except Exception as e:
         said = f'{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}'
-        raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({said}). "
+        raise ValueError(f"`source` {name!r}: the set {text.path!r} could not be opened on the Hub ({said}), "
+            "and there is no file or folder of this name. "
             "Without a connection, use local files or one of: docs, code, licenses") from e
     column = column or text.column
     manifest = dict(kind='hub', name=name, path=text.path, config=text.config or None, split=text.split,
@@ -312,11 +329,6 @@ def _texts_corpus(source, column):
     return Corpus('texts', dict(kind='texts', fingerprint=fingerprint), {'texts': read})
 
 # %% ../../nbs/text/20_corpora.ipynb #cfaa02b4
-def _is_local(text):
-    "Does a name mean files?"
-    path = Path(text)
-    return path.expanduser().exists() or path.suffix.lower() in TEXT_FILES or any(o in text for o in '*?[')
-
 def _is_address(text): return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
 def _no_source(text):
@@ -325,9 +337,9 @@ def _no_source(text):
         return ValueError(f"`source` {text!r} is not read but made: `calibration_sets` gives sets of it")
     known = [*installed_sources, 'random', 'self', *hub_texts]
     close = ' or '.join(map(repr, difflib.get_close_matches(text, known)))
-    hint = f"; did you mean {close}?" if close else ''
-    return ValueError("`source` must be a known name, a file or folder, or a Hub address `owner/name`, "
-                      f"got {text!r}{hint} Known names: {', '.join(known)}")
+    hint = f"; did you mean {close}?" if close else '.'
+    return ValueError("`source` must be a known name, a file or folder, or a Hub address `owner/name`, got "
+                      f"{text!r}; there is no file or folder of this name{hint} Known names: {', '.join(known)}")
 
 # %% ../../nbs/text/20_corpora.ipynb #35ba4a3f
 def open_corpus(
@@ -343,7 +355,7 @@ def open_corpus(
     text = str(source)
     if source in installed_sources: return installed_corpus(source, split)
     if source in hub_texts: return hub_corpus(source, column, revision)
-    if isinstance(source, Path) or _is_local(text): return file_corpus(text, column)
+    if isinstance(source, Path) or is_path(text): return file_corpus(text, column)
     if _is_address(text): return hub_corpus(text, column, revision)
     raise _no_source(text)
 
@@ -371,7 +383,7 @@ def _hub_identity(name, column, revision):
 def _names_hub(source):
     "Is this the name of a set on the Hub, as `open_corpus` reads names?"
     if not isinstance(source, str) or source in installed_sources: return False
-    return source in hub_texts or not _is_local(source) and _is_address(source)
+    return source in hub_texts or not is_path(source) and _is_address(source)
 
 def source_identity(
     source,                  # As `open_corpus` takes it

@@ -143,3 +143,12 @@ def test_random_vocabulary_is_uniform(bytewise):
     chi = ((counts-counts.mean())**2/counts.mean()).sum()
     assert 150<chi<400 # 255 degrees of freedom
     assert o==calibration_sets('random', bytewise, 1, 200, 256)[0]
+
+def test_text_of_any_suffix_can_be_regenerated(tmp_path, tiny_tokenizer):
+    (tmp_path/'a.tex').write_text('\n\n'.join(f'Paragraph {i} of a book, of {i*i} words. '*40 for i in range(30)))
+    made = sample_sets(f"text:{tmp_path/'a.tex'}", tiny_tokenizer, 1, 2, 16)[0]
+    assert made.manifest['source']['format']=='text' and str(tmp_path) in made.manifest['source']['path']
+    assert regenerate(made.manifest, tiny_tokenizer, expected=made.hash)==made
+    call = [o for o in made.datasheet(tiny_tokenizer).splitlines() if o.startswith('calibration = ')][0].removeprefix('calibration = ')
+    assert eval(call, dict(sample_sets=sample_sets, tokenizer=tiny_tokenizer))==made
+    assert "'text:a.tex'" in made.datasheet(tiny_tokenizer, folders=False)

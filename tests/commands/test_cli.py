@@ -82,6 +82,7 @@ def test_every_option_reaches_its_function():
     assert [*commands()]==[*COMMANDS, 'vocabulary'] and [*commands()['vocabulary'].commands]==[*VOCABULARY]
     for name,function in works().items():
         said = {o.removeprefix('no_') for o in options(name)}-(RecipeOptions.__annotations__.keys() if name=='generate' else set())
+        said -= {'format'} # is written into the name of the source
         assert said<={*inspect.signature(function).parameters}, name
         assert {*inspect.signature(function).parameters}-said<={'progress', 'command', 'changes'}, name
     assert {*options('study')}=={*FIELDS, *ENGINE, 'what', 'out', 'save'}
@@ -698,3 +699,34 @@ def test_a_failed_check_has_a_code(capsys, tmp_path, tiny_checkpoint, monkeypatc
     monkeypatch.setattr(results.Results, 'failed_checks', lambda self: [type(self.checks()[0])('noise', False, 'too loud')])
     said = document(capsys, *study('--model', tiny_checkpoint, '--methods', 'magnitude:0.5', '--sources', 'random', '--sets', 1, '--replicates', 0, '--out', tmp_path/'s'), code=3)
     assert said['failed_checks']==[dict(name='noise', sentence='too loud')]
+
+_OF_TEXT = ('sample {}', 'compress smollm2 wanda:2:4 --calibration {}', 'compress smollm2 wanda:2:4 --calibration docs --evaluate kl:{}',
+            'evaluate smollm2 --evaluate {}', 'evaluate smollm2 --evaluate gptq:{}', 'diagnose {} --model smollm2', 'diagnose docs --reference {}',
+            'diagnose docs --leakage {}', 'study --model smollm2 --sources {}', 'study --model smollm2 --evaluate {}', 'generate --start text --text {}',
+            'vocabulary report smollm2 {}', 'vocabulary reduce smollm2 {}')
+
+@pytest.mark.parametrize('name', ['no/such.utf8', 'nothing.foo', 'text:no/such'])
+def test_missing_text_is_seen_before_a_model_is_loaded(name, tmp_path, capsys, monkeypatch):
+    from compresscal.models import loading
+    def load(*args, **kwargs): raise AssertionError('a model is looked for')
+    monkeypatch.setattr(loading, 'named_folder', load)
+    for line in _OF_TEXT:
+        out = [] if line.startswith(('evaluate', 'diagnose', 'vocabulary report')) else ['--out', str(tmp_path/'new')]
+        assert main([*line.format(name).split(), *out])==2, line
+        said = capsys.readouterr().err
+        assert f"must be a file or folder that exists, got {name.removeprefix('text:')!r}, where there is none" in said, (line, said)
+    assert not (tmp_path/'new').exists()
+
+def test_text_of_any_suffix_is_drawn_by_either_spelling(tmp_path, capsys):
+    book = '\n\n'.join(f'Paragraph {i} of a book, with a few words of its own: {i*i}.'*40 for i in range(40))
+    for o in ('a.utf8', 'a.foo'): (tmp_path/o).write_text(book)
+    found = {}
+    for i,words in enumerate((['a.utf8'], ['a.utf8', '--format', 'text'], ['text:a.foo'], ['a.foo', '--format', 'text'])):
+        kind, words[0] = words[0][-4:], words[0].replace('a.', f'{tmp_path}/a.')
+        assert main(['sample', *words, '--sets', '2', '--sequences', '2', '--length', '32', '--out', str(tmp_path/str(i)), '--json'])==0
+        found.setdefault(kind, []).append([o['hash'] for o in json.loads(capsys.readouterr().out)['sets']])
+    for a,b in found.values(): assert a==b # windows are drawn by the names of documents, so a.utf8 and a.foo differ
+    assert main(['sample', f'{tmp_path}/a.foo', '--out', str(tmp_path/'x')])==2
+    assert 'if that is text, say so' in capsys.readouterr().err
+    assert main(['sample', 'docs', '--format', 'text', '--out', str(tmp_path/'x')])==2
+    assert main(['sample', f'text:{tmp_path}/a.foo', '--column', 'text', '--out', str(tmp_path/'x')])==2

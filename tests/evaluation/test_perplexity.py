@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.text.corpora import Document, open_corpus
-from compresscal.evaluation.perplexity import cut_windows, perplexity, token_losses
+from compresscal.evaluation.perplexity import cut_windows, perplexity, text_rows, token_losses
 from test_blocks import families
 
 def make(config):
@@ -231,7 +231,6 @@ def test_gptq_protocol_equals_a_plain_loop(tiny_model, tiny_tokenizer, special):
 
 def test_gptq_protocol_on_wikitext(shared, tmp_path):
     "Lines of the file are rows: blank ones empty, others with their line break"
-    from compresscal.evaluation.perplexity import text_rows
     from compresscal.models.loading import load_model
     model,tokenizer = load_model(shared/'data'/'model_stories260K'/'transformers')
     lines = (shared/'data'/'text_wikitext2'/'wiki.valid.txt').read_text(encoding='utf-8').split('\n')[:60]
@@ -283,3 +282,8 @@ def test_a_protocol_shows_that_it_is_at_work(tiny_model, tiny_tokenizer, monkeyp
     monkeypatch.setattr(module, 'tqdm', lambda *a, **k: bars.append((k['desc'], k['disable'])) or real(*a, **k|dict(disable=True)))
     for progress in (True, False): perplexity(tiny_model, ['Some words. '*20], tiny_tokenizer, protocol='gptq', length=40, progress=progress)
     assert bars==[('reading', False), ('perplexity', False), ('reading', True), ('perplexity', True)]
+
+def test_rows_of_plain_text_do_not_depend_on_its_suffix(tmp_path):
+    for o in ('a.txt', 'a.utf8', 'a.tex'): (tmp_path/o).write_text('one\n\ntwo\n')
+    rows = text_rows(tmp_path/'a.txt')
+    assert rows==['one\n', '', 'two\n']==text_rows(tmp_path/'a.utf8')==text_rows(f"text:{tmp_path/'a.tex'}")

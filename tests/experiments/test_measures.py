@@ -5,7 +5,7 @@ import pytest, torch
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.evaluation.perplexity import perplexity
 from compresscal.evaluation.fidelity import fidelity
-from compresscal.experiments.inputs import text_places
+from compresscal.experiments.inputs import file_places, text_places, whole_name
 from compresscal.experiments.measures import (FidelityMeasure, GPTQPerplexityMeasure, Measure, PerplexityMeasure, SummariesMeasure, TaskMeasure, file_content,
                                   parse_measure)
 from test_fidelity import disturb
@@ -246,3 +246,15 @@ def test_names_hold_elsewhere(tmp_path, monkeypatch):
     for name in ('kl:docs', 'docs', 'gptq:wikitext', 'task:piqa', 'summaries:docstrings,n=3,judges=harim+unsupported'): assert parse_measure(name).elsewhere().name==name
     for name in ('a.jsonl', 'kl:{}', 'gptq:{},length=64', 'task:mine,limit=2,file={}', 'summaries:{},judges=harim:decoder;model={}+unsupported,bertscore={}'):
         assert parse_measure(name.replace('{}', 'a.jsonl')).elsewhere().name==name.replace('{}', str(path)).replace('a.jsonl', str(path) if name=='a.jsonl' else 'a.jsonl')
+
+def test_text_of_any_suffix_is_measured_as_text(tmp_path):
+    (tmp_path/'a.tex').write_text('A text.')
+    (tmp_path/'a.txt').write_text('A text.')
+    said = f"text:{tmp_path/'a.tex'}"
+    assert parse_measure(said).text==said and parse_measure(f'gptq:{said},length=64').source==said
+    assert parse_measure(f'gptq:{said}').settings()['format']=='text'
+    assert 'format' not in parse_measure(f"gptq:{tmp_path/'a.txt'}").settings()
+    assert text_places(said)==file_places(tmp_path/'a.tex')
+    assert whole_name(f'random:{said}=0.5+docs=0.5')==f'random:{said}=0.5+docs=0.5'
+    for name in ('no/such.utf8', 'kl:nothing.foo', 'gptq:text:nothing'):
+        with pytest.raises(ValueError, match='where there is none'): parse_measure(name)

@@ -677,3 +677,16 @@ def test_the_command_is_killed(tmp_path):
     run(tmp_path/'killed')
     run(tmp_path/'whole')
     assert table(tmp_path/'killed')==table(tmp_path/'whole') and seen.items() <= state(tmp_path/'killed').items() and not parts(tmp_path/'killed')
+
+def test_the_report_says_which_weights_were_quantized_before(small, tmp_path):
+    small.run(tmp_path/'plain', progress=False)
+    small.models['tiny'][0].config.gguf = dict(file='a<b>.gguf', types=dict(F32=5, Q4_1=14))
+    found = small.run(tmp_path/'quantized', progress=False)
+    assert found.quantized==dict(tiny=dict(file='a<b>.gguf', types=dict(Q4_1=14)))
+    for folder,says in (('plain', False), ('quantized', True)):
+        about = json.loads((tmp_path/folder/'provenance.json').read_text())
+        assert ('quantized' in about)==says
+        for page in ('report.html', 'tables.md', 'tables.tex'):
+            text = (tmp_path/folder/page).read_text()
+            assert ('quantized before' in text)==('are compared with a bias' in text)==says, page
+        assert 'a<b>' not in (tmp_path/folder/'report.html').read_text()

@@ -1,9 +1,11 @@
 "Sources of text: bad files one by one, seeded reading in bounded memory, the layout of Hub sets."
 import json
+from pathlib import Path
 from itertools import islice
 import pandas as pd
 import pytest
 from datasets import Dataset
+from compresscal.core.spelling import PLAIN_FILES
 from compresscal.text.corpora import HubText, Reading, dataset_revision, file_corpus, found_path, hub_texts, open_corpus, read_file, source_identity
 from compresscal.text.installed_text import Document
 
@@ -19,7 +21,7 @@ def test_bad_files(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message): list(file_corpus(tmp_path/name).read(0))
 
 def test_bad_paths(tmp_path):
-    with pytest.raises(ValueError, match='no such file'): open_corpus(tmp_path/'absent.txt')
+    with pytest.raises(ValueError, match='where there is none'): open_corpus(tmp_path/'absent.txt')
     with pytest.raises(ValueError, match='holds no file of kind'): open_corpus(str(tmp_path))
 
 def test_every_kind_of_file_gives_the_same_texts(tmp_path):
@@ -124,3 +126,37 @@ def test_addresses_hold_from_another_folder(tmp_path, monkeypatch):
     (tmp_path/'my'/'my').mkdir()
     (tmp_path/'my'/'my'/'notes.txt').write_text('Other notes.')
     assert found_path(made)==str(tmp_path/'my'/'notes.txt') # not the other file of that name
+
+def test_text_of_any_suffix_gives_the_same_documents(tmp_path):
+    book = 'A chapter of many words.\n\n'*900
+    names = [f'book{o}' for o in (*PLAIN_FILES, '.tex', '.json', '.MD', '')]
+    for o in names: (tmp_path/o).write_text(book)
+    wanted = [o.text for o in read_file(tmp_path/'book.txt')]
+    assert len(wanted)==3
+    for o in names: assert [d.text for d in open_corpus(f'text:{tmp_path/o}').shards[str(tmp_path/o)]()]==wanted, o
+    for o in (*PLAIN_FILES, '.MD'): assert [d.text for d in read_file(tmp_path/f'book{o}')]==wanted, o
+    with pytest.raises(ValueError, match='if that is text, say so: .text:'): open_corpus(tmp_path/'book.tex')
+    assert len(open_corpus(f'text:{tmp_path}').shards)==len(names)
+
+def test_the_same_text_by_either_spelling_is_one_text(tmp_path):
+    for o in ('a.txt', 'a.tex', 'a.json'): (tmp_path/o).write_text('["A text."]')
+    plain, said = open_corpus(tmp_path/'a.txt'), open_corpus(f"text:{tmp_path/'a.txt'}")
+    assert plain.manifest==said.manifest and 'format' not in plain.manifest
+    table, text = tmp_path/'a.json', f"text:{tmp_path/'a.json'}"
+    assert source_identity(table)!=source_identity(text) and source_identity(text)['format']=='text'
+    assert [o.text for o in open_corpus(text).read()]==['["A text."]']
+    assert found_path(open_corpus(text).manifest)==text and found_path(open_corpus(table).manifest)==str(table)
+
+def test_what_describes_tables_is_no_text(tmp_path):
+    (tmp_path/'README.md').write_text('About the rows.')
+    (tmp_path/'a.txt').write_text('A text.')
+    assert [Path(o).name for o in open_corpus(tmp_path).shards]==['README.md', 'a.txt']
+    (tmp_path/'rows.jsonl').write_text('{"text": "first"}')
+    assert [Path(o).name for o in open_corpus(tmp_path).shards]==['a.txt', 'rows.jsonl']
+
+@pytest.mark.parametrize('name', ['no/such.utf8', './nothing', 'nothing.foo', 'text:no/such', 'text:', 'here/there/nothing'])
+def test_what_is_missing_is_said_to_be_missing(name):
+    with pytest.raises(ValueError, match='where there is none'): open_corpus(name)
+
+def test_a_word_that_is_nothing_may_have_been_a_path():
+    with pytest.raises(ValueError, match='there is no file or folder of this name'): open_corpus('nothing')
