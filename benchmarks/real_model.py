@@ -1,7 +1,7 @@
 """What a pretrained model scores: WikiText-2 by two protocols, and seven zero-shot tasks, dense and compressed.
 
 `python benchmarks/real_model.py --data FOLDER --calibration c4.txt` reads the files that `FILES` names below FOLDER and
-appends a line for each score to `records/real_model.jsonl`; what is there is not computed again."""
+appends a line for each score to `nbs/studies/real_model_scores.jsonl`; what is there is not computed again."""
 import argparse, json, time
 from pathlib import Path
 import torch
@@ -12,7 +12,7 @@ from compresscal.compression.names import parse_method
 from compresscal.evaluation.harness_perplexity import harness_word_perplexity
 from compresscal.evaluation.tasks import evaluate_tasks
 
-RECORDS = Path(__file__).with_name('records')/'real_model.jsonl'
+RECORDS = Path(__file__).parents[1]/'nbs'/'studies'/'real_model_scores.jsonl'
 TASKS = dict(arc_easy='eval_arc/ARC-Easy.jsonl', hellaswag='eval_hellaswag/hellaswag_first2000.jsonl',
              openbookqa='eval_openbookqa/openbookqa.jsonl', winogrande='eval_winogrande/winogrande.jsonl',
              copa='eval_copa/copa-dev.xml', lambada_openai='eval_lambada/lambada_test.jsonl', boolq='eval_boolq/boolq_dev.jsonl')
@@ -70,7 +70,6 @@ def main(args=None):
     p.add_argument('--articles', type=int, help='articles of the harness\'s; all by default')
     o = p.parse_args(args)
     torch.set_num_threads(1)
-    RECORDS.parent.mkdir(exist_ok=True)
     lines = RECORDS.read_text().splitlines() if RECORDS.exists() else []
     done = {(r['method'],r['score']) for r in map(json.loads, lines)}
     for method in o.methods.split(';'):

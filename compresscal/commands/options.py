@@ -205,7 +205,8 @@ SOURCES = ("docs (docstrings of the packages installed here), code (their source
            "for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a "
            "mixture")
 METHOD_HELP = ("magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', "
-               "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'")
+               "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'; 'gptq-original:4' and "
+               "'spqr-original:4' for the published rule")
 MEASURE_HELP = ("'docs' or another source for perplexity on held-out text, 'kl:docs' for the distance from the dense "
                 "model, 'gptq:wikitext' for perplexity by GPTQ's protocol, 'task:arc_easy,limit=100' for a task of "
                 "lm-evaluation-harness (with file=rows.jsonl its rows are read from that file), "

@@ -374,12 +374,13 @@ def rounding(self:GPTQ, weight):
 class SpQR(Quantization):
     "Round weights in small groups whose scales are rounded too, and keep outliers as they are"
     needs:ClassVar[str] = 'moments'
+    published:ClassVar[Mapping] = dict(damping=1.0)
     group_size:int|None = 16         # Neighbouring inputs that share a scale; `None`: all inputs of an output
     scale_bits:int|None = 3          # Width of a scale's code; `None`: scales in full precision
     zero_bits:int|None = 3           # Width of a zero's code; `None`: zeros in full precision
     second_group_size:int = 16       # Neighbouring outputs whose scales share a grid
     outlier_threshold:float|None = 0.2 # Weights that cost more than this share of the mean are outliers; `None`: none
-    damping:float = 1.0              # Added to the Hessian's diagonal, as a fraction of its mean
+    damping:float = 0.01             # Added to the Hessian's diagonal, as a fraction of its mean
     act_order:bool = True            # Round the loudest inputs first?
     simplified_outliers:bool = False # Judge a weight by its own error, instead of by what the group gains without it?
     block_size:int = 128             # Columns that are compensated together

@@ -51,6 +51,11 @@ def parse_method(
     return _settings(kind, make, name, rest, text)
 
 # %% ../../nbs/compression/75_names.ipynb #16a4ebbd
+def _changed(method, published)->dict:
+    "Settings of a method that are not those it has by itself, or by its published rule"
+    values = {f.name: (getattr(method, f.name), published.get(f.name, f.default)) for f in fields(method)}
+    return {k: v for k,(v,usual) in values.items() if v!=usual or usual is MISSING}
+
 def spell_method(
     method:Method, # A method of the library
 )->str:            # As `parse_method` reads it
@@ -58,14 +63,15 @@ def spell_method(
     if isinstance(method, Combined) and not method.joint:
         return '+'.join(map(spell_method, (method.pruning, method.quantization)))
     names = [k for k,v in METHODS.items() if v is type(method)]
-    values = {f.name: (getattr(method, f.name), f.default) for f in fields(method)}
-    changed = {k: v for k,(v,default) in values.items() if v!=default or default is MISSING}
+    changed,from_published = _changed(method, {}),_changed(method, method.published)
+    original = len(from_published)<len(changed) # the shorter name
+    if original: changed = from_published
     odd = [k for k,v in changed.items() if not isinstance(v, (int, float, str, type(None)))]
     if not names or odd:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)} with plain settings to be written as a name, "
                          f"got {method!r}")
     settings = ','.join(f'{k}={v if isinstance(v, str) else str(v).lower()}' for k,v in changed.items())
-    return f'{names[0]}:{settings}' if settings else names[0]
+    return names[0]+'-original'*original+(f':{settings}' if settings else '')
 
 # %% ../../nbs/compression/75_names.ipynb #691a8902
 def refuse_unused(

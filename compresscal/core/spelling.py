@@ -128,12 +128,12 @@ def check_model(
 METHOD_NAMES = ('magnitude', 'wanda', 'sparsegpt', 'rtn', 'gptq', 'awq', 'spqr')
 
 def check_method_name(
-    text:str, # Such as `wanda:0.5` or `sparsegpt:2:4+gptq:4`
+    text:str, # Such as `wanda:0.5` or `sparsegpt:2:4+gptq-original:4`
 ):
     "Raise a `ValueError` where a method has a name that is not known"
     for part in re.split(r'\+(?=\s*[a-zA-Z])', text):
         name = part.partition(':')[0].strip()
-        if name.lower() not in METHOD_NAMES: raise no_such('method', name, METHOD_NAMES)
+        if name.lower().removesuffix('-original') not in METHOD_NAMES: raise no_such('method', name, METHOD_NAMES)
 
 # %% ../../nbs/core/16_spelling.ipynb #4520b27c
 TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',

@@ -451,11 +451,11 @@ _IMPACT = dict(
         models=(*(f'huggyllama/llama-{o}' for o in ('7b', '13b', '30b')),
                 *(f'lmsys/vicuna-{o}-v1.3' for o in ('7b', '13b', '33b')),
                 *(f'facebook/opt-{o}' for o in ('6.7b', '13b', '30b'))),
-        methods=('gptq:4', 'spqr:4', 'sparsegpt:2:4', 'wanda:2:4'),
+        methods=('gptq-original:4', 'spqr-original:4', 'sparsegpt:2:4', 'wanda:2:4'),
         sources=('c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia'),
         evaluations=('gptq:wikitext', *_TASKS)),
     cpu=dict(_CPU,
-        methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq:3', 'awq:3', 'spqr:3'),
+        methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq-original:3', 'awq:3', 'spqr-original:3'),
         sources=('docs', 'code', 'docs=0.5+code=0.5', 'self', 'random')))
 
 # %% ../../nbs/experiments/80_study.ipynb #96fd2dad
@@ -463,11 +463,11 @@ _SELF_CALIBRATION = dict(
     full=dict(_PAPER,
         models=('google/gemma-2b', 'microsoft/phi-2', 'facebook/opt-6.7b', 'mistralai/Mistral-7B-v0.3',
                 'meta-llama/Llama-3.1-8B'),
-        methods=('awq:4,group_size=128', 'gptq:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'),
+        methods=('awq:4,group_size=128', 'gptq-original:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'),
         sources=('c4', 'wikitext', 'cosmopedia', 'random', 'self'),
         evaluations=_TASKS),
     cpu=dict(_CPU,
-        methods=('awq:3', 'gptq:3', 'sparsegpt:2:4', 'wanda:2:4'),
+        methods=('awq:3', 'gptq-original:3', 'sparsegpt:2:4', 'wanda:2:4'),
         sources=('docs', 'code', 'random', 'random:docs', 'self')))
 
 # %% ../../nbs/experiments/80_study.ipynb #3b903bf6
@@ -481,7 +481,7 @@ _HALLUCINATION = dict(
                           for d in ('factcc', 'polytope', 'summeval', 'legal', 'rct'))),
     cpu=dict(_CPU, n_sets=2, sources=('docs',),
         methods=(*(f'{m}:{s/10}' for m in ('wanda', 'sparsegpt') for s in range(1, 9)),
-                 'wanda:2:4', 'sparsegpt:2:4', 'gptq:4', 'gptq:3', 'rtn:4', 'rtn:3'),
+                 'wanda:2:4', 'sparsegpt:2:4', 'gptq-original:4', 'gptq-original:3', 'rtn:4', 'rtn:3'),
         evaluations=('docs', 'summaries:docstrings,n=200,prompt=document,max_tokens=32,'
                              'judges=harim:decoder;prompt=document')))
 
