@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from ..core.files import atomic_folder, give_usual_mode, write_atomically
 from ..core.patching import patch
+from ..models.opening import opening_token
 from ..core.tables import escape_markdown, markdown_table, plain_text
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #2cd8b1d2
@@ -466,9 +467,10 @@ def _counted(calibration, tokenizer)->list:
     rows = [('content hash', calibration.hash), ('sequences', f'{len(tokens):,}'),
         ('length', f'{calibration.length:,} tokens'), ('tokens', f'{len(real):,}{padding}'),
         ('distinct tokens', f'{len(real.unique()):,}')]
-    if tokenizer is not None and tokenizer.bos_token_id is not None:
-        heads = int((tokens[:,0]==tokenizer.bos_token_id).sum())
-        rows.append(('beginning-of-text token', f'heads {heads:,} of {len(tokens):,} sequences'))
+    opening = None if tokenizer is None else opening_token(tokenizer)
+    if opening is not None:
+        said = f'{plain_text(tokenizer.decode([opening]))} heads {int((tokens[:,0]==opening).sum()):,}'
+        rows.append(('opening token', f'{said} of {len(tokens):,} sequences'))
     return rows
 
 def _samples(calibration, tokenizer, samples, characters):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..models.chat import chat_frame
+from ..models.opening import closing_token,opening_token
 from ..core.arguments import require_whole
 from ..core.files import file_fingerprint
 from ..core.patching import patch
@@ -65,10 +66,10 @@ def window_frame(
         if not getattr(tokenizer, 'chat_template', None):
             raise ValueError("`chat` must be False for a tokenizer without a chat template, got True")
         return tuple(tokenizer(o, add_special_tokens=False)['input_ids'] for o in chat_frame(tokenizer))
-    known = tokenizer.bos_token_id is not None
-    if bos and not known:
+    head = opening_token(tokenizer)
+    if bos and head is None:
         raise ValueError("`bos` must be False or None for a tokenizer without a beginning-of-text token, got True")
-    return [tokenizer.bos_token_id] if known and bos is not False else [],[]
+    return [] if head is None or bos is False else [head],[]
 
 # %% ../../nbs/calibration/20_sampling.ipynb #bbf82bc1
 def tokenizer_fingerprint(
@@ -93,7 +94,9 @@ def special_tokens(
     tokenizer # Tokenizer of the model
 )->dict:      # Ids of the tokens that begin, end and fill a text; None where there is none
     "Which tokens a tokenizer puts where"
-    return {k: getattr(tokenizer, f'{k}_token_id', None) for k in ('bos', 'eos', 'pad')}
+    found = {k: getattr(tokenizer, f'{k}_token_id', None) for k in ('bos', 'eos', 'pad')}
+    opening,closing = opening_token(tokenizer),closing_token(tokenizer)
+    return found if opening==found['bos'] else found|dict(opening=opening, closing=closing)
 
 # %% ../../nbs/calibration/20_sampling.ipynb #1de00002
 _model_files = ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja')
@@ -241,7 +244,7 @@ def _check_sampling(tokenizer, length, rule, frame):
     if rule not in window_rules:
         raise ValueError(f"`rule` must be one of {', '.join(window_rules)}, got {rule!r}")
     if length<=frame: raise ValueError(f"`length` must exceed the {frame} tokens around the text, got {length}")
-    if rule=='pack' and tokenizer.eos_token_id is None:
+    if rule=='pack' and closing_token(tokenizer) is None:
         raise ValueError("`rule` must not be 'pack' for a tokenizer without an end-of-text token")
     return length-frame
 
@@ -278,7 +281,8 @@ def _draw_sets(corpus, tokenizer, sizes, size, frame, how, apart):
     documents = _new_documents(reading, how['near_duplicates'], how['contained'], counts)
     stream = _tokenized(documents, tokenizer, counts, left)
     rule,n_sets,n_sequences = window_rules[how['rule']],sizes['n_sets'],sizes['n_sequences']
-    def next_set(): return list(islice(rule(stream, size, sizes['seed'], tokenizer.eos_token_id), n_sequences))
+    end = closing_token(tokenizer)
+    def next_set(): return list(islice(rule(stream, size, sizes['seed'], end), n_sequences))
     drawn = [next_set() for _ in range(n_sets)]
     if len(drawn[-1])<n_sequences: raise _too_little(corpus, how['rule'], n_sets, n_sequences, size, counts)
     sampling = sizes|how|dict(bos=frame[0][0] if frame[0] and not how['chat'] else None)

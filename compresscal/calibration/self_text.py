@@ -19,6 +19,7 @@ from .calibration_set import CalibrationSet
 from .sampling import (Apart, require_positive, sample_apart, special_tokens,
     template_fingerprint, tokenizer_fingerprint, window_frame)
 from ..models.chat import chat_frame
+from ..models.opening import closing_token, opening_token
 from .generation import STREAMS, Sampling, Script, generate, sequence_uniforms
 from ..models.blocks import context_length, fingerprint
 from ..models.quantized_before import quantized_before
@@ -177,7 +178,7 @@ def opening_ids(
     prompt:str='',  # Text that opens every document
 )->tuple[int,...]:  # Token ids
     "What opens a document that the model is to write"
-    known = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+    known = [i for i in (opening_token(tokenizer), tokenizer.eos_token_id) if i is not None]
     opening = (*known[:1], *tokenizer(prompt, add_special_tokens=False)['input_ids'])
     if not opening:
         raise ValueError("`prompt` must be given for a tokenizer without a beginning-of-text "
@@ -191,7 +192,8 @@ def end_ids(
     "The tokens that end a text or a turn"
     configured = getattr(getattr(model, 'generation_config', None), 'eos_token_id', None)
     configured = configured if isinstance(configured, (list, tuple)) else [configured]
-    return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *configured) if i is not None))
+    found = tokenizer.eos_token_id,closing_token(tokenizer),*configured
+    return tuple(dict.fromkeys(int(i) for i in found if i is not None))
 
 # %% ../../nbs/calibration/50_self_text.ipynb #b1eb73e2
 def chat_script(
@@ -300,7 +302,7 @@ def _openings(order, model, tokenizer)->_Opening:
     heads,about = window_prefixes(recipe, tokenizer, n, order.seed, order.apart)
     heads = heads or [list(script.segments[0])]*n
     if before: heads = [o if o[0]==before[0] else before+o for o in heads]
-    announces = heads[0][0] in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    announces = heads[0][0] in (opening_token(tokenizer), tokenizer.eos_token_id)
     lent = not before and announces and recipe.start not in ('reply', 'dialogue')
     return _Opening(script, heads, lent, about)
 
@@ -331,7 +333,7 @@ def _kept_set(written, k, order, lent, manifest)->CalibrationSet:
 def _self_manifest(model, tokenizer, order, opening, forbidden):
     "What all sets of an order have in common"
     recipe,first = order.recipe,opening.heads[0][0]
-    opened = first==tokenizer.bos_token_id and not opening.lent
+    opened = first==opening_token(tokenizer) and not opening.lent
     sampling = dict(n_sets=order.n_sets, n_sequences=order.n_sequences, length=order.length, seed=order.seed,
         bos=first if opened else None, streams=STREAMS)
     if recipe.start=='text': sampling['apart'] = asdict(order.apart)
@@ -439,7 +441,7 @@ def write_again(
     "The set that a manifest describes, written again"
     _check_same(manifest, model, tokenizer)
     s = manifest['sampling']
-    bos = None if s['bos'] is not None or tokenizer.bos_token_id is None else False
+    bos = None if s['bos'] is not None or opening_token(tokenizer) is None else False
     apart = Apart(**s['apart']) if 'apart' in s else None
     sizes = s['n_sets'],s['n_sequences'],s['length'],s['seed']
     order = _order(Recipe(**manifest['recipe']), *sizes, bos, apart)

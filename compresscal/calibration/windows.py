@@ -11,6 +11,7 @@ __all__ = ['Windows', 'TextCounts', 'count_text', 'fit_windows', 'draw_fitting']
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from .sampling import TooLittleText, window_frame
+from ..models.opening import closing_token
 from ..text.corpora import open_corpus
 from ..text.installed_text import SeenTexts
 
@@ -65,7 +66,7 @@ def count_text(
     for document in open_corpus(source, **kwargs).read():
         if seen.add(document.text): lengths.append(len(tokenizer(document.text, **how)['input_ids']))
     around = sum(map(len, window_frame(tokenizer, bos, chat)))
-    return TextCounts(tuple(sorted(o for o in lengths if o)), around, tokenizer.eos_token_id is not None)
+    return TextCounts(tuple(sorted(o for o in lengths if o)), around, closing_token(tokenizer) is not None)
 
 # %% ../../nbs/calibration/65_windows.ipynb #4d0cfd46
 def _cuts(counts, wanted, fixed):

@@ -17,6 +17,7 @@ import numpy as np, pandas as pd, torch
 from scipy.optimize import brentq
 from .distances import SetDistance,count_ngrams,distance
 from ..core.patching import patch
+from ..models.opening import closing_token,opening_token
 from ..core.plots import Line,Picture,plot_line_panels,plot_lines
 from .readings import Profile,profile
 from ..calibration.calibration_set import CalibrationSet
@@ -99,7 +100,7 @@ def written_by_model(
 # %% ../../nbs/choosing/40_description.ipynb #12e48a99
 def _edges(calibration, tokenizer):
     "Counts of special tokens, and of texts that were cut"
-    tokens,bos,eos = calibration.tokens,tokenizer.bos_token_id,tokenizer.eos_token_id
+    tokens,bos,eos = calibration.tokens,opening_token(tokenizer),closing_token(tokenizer)
     mask = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
     head,found = mask & (mask.cumsum(1)==1),{}
     if bos is not None:

@@ -25,6 +25,7 @@ from ..core.spelling import PLAIN_FILES,bare_path
 from ..core.tables import markdown_table,plain_text
 from ..text.corpora import Corpus, hub_texts, open_corpus, row_text
 from ..models.blocks import context_length,evaluation_mode,replace_forward
+from ..models.opening import opening_token
 
 # %% ../../nbs/evaluation/10_perplexity.ipynb #88bf25dd
 def run_decoder(
@@ -281,7 +282,7 @@ def _settle(model, source, tokenizer, length, bos, split):
     if isinstance(source, CalibrationSet): tokens,mask = source.tokens,source.mask
     if tokens is None and tokenizer is None:
         raise ValueError("`tokenizer` must be given where `source` holds texts, got None")
-    head = (model.config.get_text_config() if tokenizer is None else tokenizer).bos_token_id
+    head = model.config.get_text_config().bos_token_id if tokenizer is None else opening_token(tokenizer)
     if bos is None: bos = tokens is None and head is not None
     if bos and head is None: raise ValueError("`bos` must be False where there is no BOS token, got True")
     length = _window_length(model, tokens, length, bos)
