@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 
 # ---- Models and text
 
@@ -18,6 +19,13 @@ def random_llama(width:int=768, inner:int=2048, blocks:int=4, heads:int=12, kv_h
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+def read_model(name:str, blocks:int):
+    "The first blocks of a model that `load_model` knows"
+    from compresscal import load_model
+    model,_ = load_model(name, dtype='float32')
+    model.model.layers,model.config.num_hidden_layers = model.model.layers[:blocks],blocks
+    return model
 
 def random_tokens(sequences:int, length:int, vocabulary:int, seed:int=1)->Tensor:
     "Token ids, `[sequences, length]`"
@@ -43,26 +51,30 @@ def describe_machine()->dict:
     names = [o.partition(':')[2].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
     return dict(processor=names[0] if names else platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
 
-def gemm_speed(m:int, k:int, n:int, dtype=torch.float32, seconds:float=.4)->float:
-    "FLOP a second of an `[m, k]` by `[n, k]` product as `nn.Linear` makes it: the best of several"
-    a,b = torch.randn(m, k).to(dtype),torch.randn(n, k).to(dtype)
+def one_dnn_linear(x, weight): return torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [], '')
+
+def gemm_speed(m:int, k:int, n:int, dtype=torch.float32, seconds:float=.4, clock:str='wall')->float:
+    "FLOP a second of an `[m, k]` by `[n, k]` product: the best of several, each as `nn.Linear` makes it or by oneDNN"
+    a,b,now = torch.randn(m, k).to(dtype),torch.randn(n, k).to(dtype),CLOCKS[clock]
+    best,products = float('inf'),[torch.nn.functional.linear]+[one_dnn_linear]*torch.backends.mkldnn.is_available()
     with torch.inference_mode():
-        torch.nn.functional.linear(a, b)
-        best,end = float('inf'),time.perf_counter()+seconds
-        while time.perf_counter()<end:
-            start = time.perf_counter()
-            torch.nn.functional.linear(a, b)
-            best = min(best, time.perf_counter()-start)
+        for product in products:
+            product(a, b)
+            end = time.perf_counter()+seconds/len(products)
+            while time.perf_counter()<end:
+                start = now()
+                product(a, b)
+                best = min(best, now()-start)
     return 2*m*k*n/best
 
-def machine_speeds(width:int, inner:int, length:int, seconds:float=.4)->dict:
+def machine_speeds(width:int, inner:int, length:int, seconds:float=.4, clock:str='wall')->dict:
     "GEMM speeds in FLOP/s by precision, for the shapes of a layer; each the best of one sequence, 1,024 and 4,096 tokens at a time"
     rows = sorted({length, 1024, 4096})
-    def best(k, n, dtype): return max(gemm_speed(m, k, n, dtype, seconds) for m in rows)
+    def best(k, n, dtype): return max(gemm_speed(m, k, n, dtype, seconds, clock) for m in rows)
     found = {}
     for name,dtype in (('fp32',torch.float32), ('bf16',torch.bfloat16)):
         found[name] = dict(attention=best(width, width, dtype), up=best(width, inner, dtype), down=best(inner, width, dtype))
-    for key,n in (('narrow',width), ('wide',inner)): found['fp32'][key] = max(gemm_speed(n, m, n, torch.float32, seconds) for m in rows)
+    for key,n in (('narrow',width), ('wide',inner)): found['fp32'][key] = max(gemm_speed(n, m, n, torch.float32, seconds, clock) for m in rows)
     return found
 
 def floor(speeds:dict, tokens:int, length:int, width:int, inner:int, kv_width:int=None, forward:str='fp32')->dict:
@@ -87,17 +99,17 @@ def floor(speeds:dict, tokens:int, length:int, width:int, inner:int, kv_width:in
 
 class Phases:
     "Seconds spent in functions of other modules, each without what is spent in those it calls"
-    def __init__(self): self.seconds,self._stack = {},[]
+    def __init__(self, clock:str='wall'): self.seconds,self._stack,self.now = {},[],CLOCKS[clock]
 
     def timed(self, label, f):
         @wraps(f)
         def _f(*args, **kwargs):
-            now = time.perf_counter()
+            now = self.now()
             if self._stack: self._add(self._stack[-1], now)
             self._stack.append([label,now])
             try: return f(*args, **kwargs)
             finally:
-                end = time.perf_counter()
+                end = self.now()
                 self._add(self._stack.pop(), end)
                 if self._stack: self._stack[-1][1] = end
         return _f
@@ -145,7 +157,7 @@ class Peer:
         if 'error' in answer: raise RuntimeError(f"llm-compressor failed: {answer['error']}")
         return answer
 
-    def run(self, **request)->dict: # `model`, `tokens`, `method`, `settings`, `out`: see llmcompressor_server.py
+    def run(self, **request)->dict: # `model`, `tokens`, `method`, `settings`, `out`, `clock`: see llmcompressor_server.py
         "`seconds` of a whole run, and `layers`, seconds of each block between two ends"
         self.process.stdin.write(json.dumps({k: str(v) if isinstance(v, Path) else v for k,v in request.items()})+'\n')
         self.process.stdin.flush()
