@@ -1,5 +1,5 @@
 "What the benchmarks share: random models, the machine's speed, timing of phases from outside, and llm-compressor as a process of its own"
-import json, os, platform, subprocess, sys, time
+import json, os, platform, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -146,16 +146,21 @@ class Peer:
     def __init__(self, python:str, threads:int=None):
         env = {k: v for k,v in os.environ.items() if k!='PYTHONPATH'}|dict(HF_HUB_OFFLINE='1')
         command = [python, str(Path(__file__).with_name('llmcompressor_server.py'))]+([str(threads)] if threads else [])
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE if not os.environ.get('BENCHMARK_DEBUG') else None,
-                                        text=True, env=env)
+        self.said = None if os.environ.get('BENCHMARK_DEBUG') else tempfile.TemporaryFile('w+') # a pipe that nobody reads would fill up, and halt it
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=env)
         self.versions = self._read()
 
     def _read(self):
         line = self.process.stdout.readline()
-        if not line: raise RuntimeError(f"llm-compressor did not answer: {self.process.stderr.read()[-2000:] if self.process.stderr else ''}")
+        if not line: raise RuntimeError(f"llm-compressor did not answer: {self._last_words()}")
         answer = json.loads(line)
         if 'error' in answer: raise RuntimeError(f"llm-compressor failed: {answer['error']}")
         return answer
+
+    def _last_words(self):
+        if self.said is None: return ''
+        self.said.seek(0)
+        return self.said.read()[-2000:]
 
     def run(self, **request)->dict: # `model`, `tokens`, `method`, `settings`, `out`, `clock`: see llmcompressor_server.py
         "`seconds` of a whole run, and `layers`, seconds of each block between two ends"

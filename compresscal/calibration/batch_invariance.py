@@ -149,7 +149,7 @@ def row_linear(
     bias:Tensor|None=None, # `[out]`
 )->Tensor:                 # `[..., out]`
     "A linear layer, by oneDNN where that can compute it"
-    form = product if weight.is_contiguous() else nn.functional.linear # to turn it round would take time with every token
+    form = product if weight.is_contiguous() else nn.functional.linear # others would be copied each time
     return form(x, weight, bias)
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #3923d6ef
