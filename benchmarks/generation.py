@@ -7,7 +7,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 import harness
 
-CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 BOUNDS = {('restart','embedded'): {16: 1.5, 64: 1.5}, ('suppress','embedded'): {16: 1., 64: 1.25}} # at least so many times `generate`
 
 # ---- Who writes
@@ -37,9 +36,9 @@ def measure(model, special, length, batch, eos, rounds, clock):
     for write in WRITERS.values(): write(model, special, 8, batch, eos, 0) # first calls count for nobody
     for i in range(rounds):
         for name in list(WRITERS)[::1 if i%2 else -1]:
-            start = CLOCKS[clock]()
+            start = harness.CLOCKS[clock]()
             n = WRITERS[name](model, special, length, batch, eos, i)
-            found[name].append(n/(CLOCKS[clock]()-start))
+            found[name].append(n/(harness.CLOCKS[clock]()-start))
     return found
 
 # ---- What a token cannot do without
@@ -48,23 +47,23 @@ def bandwidth(megabytes=256, clock='wall')->float:
     "Bytes a second that can be read: the best of several sums over a large tensor"
     x,best = torch.ones(megabytes<<18),float('inf')
     for _ in range(6):
-        start = CLOCKS[clock]()
+        start = harness.CLOCKS[clock]()
         x.sum()
-        best = min(best, CLOCKS[clock]()-start)
+        best = min(best, harness.CLOCKS[clock]()-start)
     return x.nbytes/best
 
 def product_seconds(rows, k, n, clock='wall', seconds=.1)->float:
     "Seconds of an `[rows, k]` by `[n, k]` product in fp32: the best of many, by MKL or oneDNN"
     x,w,best = torch.randn(rows, k),torch.randn(n, k),float('inf')
-    products = [torch.nn.functional.linear]+([lambda x,w: torch.ops.mkldnn._linear_pointwise(x, w, None, 'none', [], '')] if torch.backends.mkldnn.is_available() else [])
+    products = [torch.nn.functional.linear]+[harness.one_dnn_linear]*torch.backends.mkldnn.is_available()
     with torch.inference_mode():
         for product in products:
             product(x, w)
             end = time.perf_counter()+seconds
             while time.perf_counter()<end:
-                start = CLOCKS[clock]()
+                start = harness.CLOCKS[clock]()
                 product(x, w)
-                best = min(best, CLOCKS[clock]()-start)
+                best = min(best, harness.CLOCKS[clock]()-start)
     return best
 
 def floor(model, rows, length, clock='wall', seconds=.1)->dict:
@@ -126,7 +125,7 @@ def parse(args=None):
     p.add_argument('--batches', default='16,64', type=lambda o: [int(i) for i in o.split(',')]); p.add_argument('--length', type=int, default=512); p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--width', type=int, default=768); p.add_argument('--inner', type=int, default=2048); p.add_argument('--heads', type=int, default=12); p.add_argument('--blocks', type=int, default=12)
     p.add_argument('--vocabulary', type=int, default=16000); p.add_argument('--llama-length', type=int, default=96, help='tokens of a sequence of the random Llama')
-    p.add_argument('--clock', choices=CLOCKS, default='wall', help='cpu: processor time, which a busy machine changes less; for one thread'); p.add_argument('--threads', type=int)
+    p.add_argument('--clock', choices=harness.CLOCKS, default='wall', help='cpu: processor time, which a busy machine changes less; for one thread'); p.add_argument('--threads', type=int)
     p.add_argument('--gemm-seconds', type=float, default=.1); p.add_argument('--check', action='store_true', help='end with an error where a bound is missed')
     p.add_argument('--out', help='folder for generation.md and generation.json')
     return p.parse_args(args)

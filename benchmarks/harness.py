@@ -1,5 +1,5 @@
 "What the benchmarks share: random models, the machine's speed, timing of phases from outside, and llm-compressor as a process of its own"
-import json, os, platform, subprocess, sys, time
+import json, os, platform, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 
 # ---- Models and text
 
@@ -18,6 +19,13 @@ def random_llama(width:int=768, inner:int=2048, blocks:int=4, heads:int=12, kv_h
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+def read_model(name:str, blocks:int):
+    "The first blocks of a model that `load_model` knows"
+    from compresscal import load_model
+    model,_ = load_model(name, dtype='float32')
+    model.model.layers,model.config.num_hidden_layers = model.model.layers[:blocks],blocks
+    return model
 
 def random_tokens(sequences:int, length:int, vocabulary:int, seed:int=1)->Tensor:
     "Token ids, `[sequences, length]`"
@@ -43,26 +51,30 @@ def describe_machine()->dict:
     names = [o.partition(':')[2].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
     return dict(processor=names[0] if names else platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
 
-def gemm_speed(m:int, k:int, n:int, dtype=torch.float32, seconds:float=.4)->float:
-    "FLOP a second of an `[m, k]` by `[n, k]` product as `nn.Linear` makes it: the best of several"
-    a,b = torch.randn(m, k).to(dtype),torch.randn(n, k).to(dtype)
+def one_dnn_linear(x, weight): return torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [], '')
+
+def gemm_speed(m:int, k:int, n:int, dtype=torch.float32, seconds:float=.4, clock:str='wall')->float:
+    "FLOP a second of an `[m, k]` by `[n, k]` product: the best of several, each as `nn.Linear` makes it or by oneDNN"
+    a,b,now = torch.randn(m, k).to(dtype),torch.randn(n, k).to(dtype),CLOCKS[clock]
+    best,products = float('inf'),[torch.nn.functional.linear]+[one_dnn_linear]*torch.backends.mkldnn.is_available()
     with torch.inference_mode():
-        torch.nn.functional.linear(a, b)
-        best,end = float('inf'),time.perf_counter()+seconds
-        while time.perf_counter()<end:
-            start = time.perf_counter()
-            torch.nn.functional.linear(a, b)
-            best = min(best, time.perf_counter()-start)
+        for product in products:
+            product(a, b)
+            end = time.perf_counter()+seconds/len(products)
+            while time.perf_counter()<end:
+                start = now()
+                product(a, b)
+                best = min(best, now()-start)
     return 2*m*k*n/best
 
-def machine_speeds(width:int, inner:int, length:int, seconds:float=.4)->dict:
+def machine_speeds(width:int, inner:int, length:int, seconds:float=.4, clock:str='wall')->dict:
     "GEMM speeds in FLOP/s by precision, for the shapes of a layer; each the best of one sequence, 1,024 and 4,096 tokens at a time"
     rows = sorted({length, 1024, 4096})
-    def best(k, n, dtype): return max(gemm_speed(m, k, n, dtype, seconds) for m in rows)
+    def best(k, n, dtype): return max(gemm_speed(m, k, n, dtype, seconds, clock) for m in rows)
     found = {}
     for name,dtype in (('fp32',torch.float32), ('bf16',torch.bfloat16)):
         found[name] = dict(attention=best(width, width, dtype), up=best(width, inner, dtype), down=best(inner, width, dtype))
-    for key,n in (('narrow',width), ('wide',inner)): found['fp32'][key] = max(gemm_speed(n, m, n, torch.float32, seconds) for m in rows)
+    for key,n in (('narrow',width), ('wide',inner)): found['fp32'][key] = max(gemm_speed(n, m, n, torch.float32, seconds, clock) for m in rows)
     return found
 
 def floor(speeds:dict, tokens:int, length:int, width:int, inner:int, kv_width:int=None, forward:str='fp32')->dict:
@@ -87,17 +99,17 @@ def floor(speeds:dict, tokens:int, length:int, width:int, inner:int, kv_width:in
 
 class Phases:
     "Seconds spent in functions of other modules, each without what is spent in those it calls"
-    def __init__(self): self.seconds,self._stack = {},[]
+    def __init__(self, clock:str='wall'): self.seconds,self._stack,self.now = {},[],CLOCKS[clock]
 
     def timed(self, label, f):
         @wraps(f)
         def _f(*args, **kwargs):
-            now = time.perf_counter()
+            now = self.now()
             if self._stack: self._add(self._stack[-1], now)
             self._stack.append([label,now])
             try: return f(*args, **kwargs)
             finally:
-                end = time.perf_counter()
+                end = self.now()
                 self._add(self._stack.pop(), end)
                 if self._stack: self._stack[-1][1] = end
         return _f
@@ -134,18 +146,23 @@ class Peer:
     def __init__(self, python:str, threads:int=None):
         env = {k: v for k,v in os.environ.items() if k!='PYTHONPATH'}|dict(HF_HUB_OFFLINE='1')
         command = [python, str(Path(__file__).with_name('llmcompressor_server.py'))]+([str(threads)] if threads else [])
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE if not os.environ.get('BENCHMARK_DEBUG') else None,
-                                        text=True, env=env)
+        self.said = None if os.environ.get('BENCHMARK_DEBUG') else tempfile.TemporaryFile('w+') # a pipe that nobody reads would fill up, and halt it
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=env)
         self.versions = self._read()
 
     def _read(self):
         line = self.process.stdout.readline()
-        if not line: raise RuntimeError(f"llm-compressor did not answer: {self.process.stderr.read()[-2000:] if self.process.stderr else ''}")
+        if not line: raise RuntimeError(f"llm-compressor did not answer: {self._last_words()}")
         answer = json.loads(line)
         if 'error' in answer: raise RuntimeError(f"llm-compressor failed: {answer['error']}")
         return answer
 
-    def run(self, **request)->dict: # `model`, `tokens`, `method`, `settings`, `out`: see llmcompressor_server.py
+    def _last_words(self):
+        if self.said is None: return ''
+        self.said.seek(0)
+        return self.said.read()[-2000:]
+
+    def run(self, **request)->dict: # `model`, `tokens`, `method`, `settings`, `out`, `clock`: see llmcompressor_server.py
         "`seconds` of a whole run, and `layers`, seconds of each block between two ends"
         self.process.stdin.write(json.dumps({k: str(v) if isinstance(v, Path) else v for k,v in request.items()})+'\n')
         self.process.stdin.flush()

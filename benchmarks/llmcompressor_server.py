@@ -1,7 +1,8 @@
 """Runs llm-compressor on request: a line of JSON in, a line of JSON out.
 
 Started by harness.Peer with a Python that has llmcompressor; imports nothing of compresscal. A request names `model` (folder of a checkpoint), `tokens` (safetensors
-file with `tokens`, `[sequences, length]`), `method`, its `settings`, and perhaps `out`, where the linear weights of the first block go."""
+file with `tokens`, `[sequences, length]`), `method`, its `settings`, perhaps `out`, where the linear weights of the first block go,
+and `clock`, 'wall' or 'cpu' (processor time)."""
 import json, os, sys, time
 answers = os.fdopen(os.dup(1), 'w') # what the library prints must not get between the answers
 os.dup2(2, 1)
@@ -24,7 +25,7 @@ def recipe(method, bits=4, group_size=128, symmetric=False, sparsity=.5, pattern
     if method=='awq': return [AWQModifier(), QuantizationModifier(**scheme)]
     raise ValueError(f"no method {method!r}")
 
-def run(model, tokens, method, settings=None, out=None):
+def run(model, tokens, method, settings=None, out=None, clock='wall'):
     "Compress a checkpoint; seconds of the whole, and of each block from one block's end to the next"
     from llmcompressor import oneshot
     from llmcompressor.core import LifecycleCallbacks
@@ -32,21 +33,22 @@ def run(model, tokens, method, settings=None, out=None):
     from safetensors.torch import load_file, save_file
     from torch.utils.data import DataLoader
     from transformers import AutoModelForCausalLM
+    now = dict(wall=time.perf_counter, cpu=time.process_time)[clock]
     model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     tokens = load_file(tokens)['tokens']
     data = DataLoader([dict(input_ids=o, attention_mask=torch.ones_like(o)) for o in tokens], batch_size=1)
     own,ends,pin = LifecycleCallbacks.__dict__['sequential_epoch_end'],[],IntermediatesCache.pin_memory
     def ended(cls, *args, **kwargs):
         result = own.__func__(cls, *args, **kwargs)
-        ends.append(time.perf_counter())
+        ends.append(now())
         return result
     LifecycleCallbacks.sequential_epoch_end = classmethod(ended)
     if not torch.accelerator.is_available(): IntermediatesCache.pin_memory = lambda *args, **kwargs: None # 0.14 pins without asking, which fails on a CPU
-    modifiers,start = recipe(method, **(settings or {})),time.perf_counter()
+    modifiers,start = recipe(method, **(settings or {})),now()
     try: oneshot(model=model, dataset=data, recipe=modifiers, num_calibration_samples=len(tokens), max_seq_length=tokens.shape[1],
                  shuffle_calibration_samples=False, processor=object())
     finally: LifecycleCallbacks.sequential_epoch_end,IntermediatesCache.pin_memory = own,pin
-    seconds,blocks = time.perf_counter()-start,model.config.num_hidden_layers
+    seconds,blocks = now()-start,model.config.num_hidden_layers
     if out: save_file({k: v.contiguous() for k,v in model.model.layers[0].state_dict().items() if k.endswith('proj.weight')}, out)
     return dict(seconds=seconds, layers=[b-a for a,b in zip(ends[:blocks], ends[1:blocks])])
 

@@ -1,13 +1,11 @@
 """Documents summed up a second, as ratios in one run: compresscal and transformers' `generate` at the same batch size.
 
 `python benchmarks/summarization.py --help` lists the options; README.md says what is measured."""
-import argparse, random, sys, time
+import argparse, random, sys
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 import harness
-
-CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 
 # ---- Who writes
 
@@ -40,9 +38,9 @@ def measure(model, prompts, o, ends, batch):
     for write in WRITERS.values(): write(model, prompts[:batch], argparse.Namespace(tokens=4), ends, batch) # first calls count for nobody
     for i in range(o.rounds):
         for name in list(WRITERS)[::1 if i%2 else -1]:
-            start = CLOCKS[o.clock]()
+            start = harness.CLOCKS[o.clock]()
             answers[name] = WRITERS[name](model, prompts, o, ends, batch)
-            found[name].append(CLOCKS[o.clock]()-start)
+            found[name].append(harness.CLOCKS[o.clock]()-start)
     return found,answers
 
 # ---- Who is asked
@@ -85,7 +83,7 @@ def parse(args=None):
     p.add_argument('--width', type=int, default=512); p.add_argument('--inner', type=int, default=1408); p.add_argument('--heads', type=int, default=8); p.add_argument('--blocks', type=int, default=8)
     p.add_argument('--vocabulary', type=int, default=16000); p.add_argument('--llama-documents', type=int, default=32)
     p.add_argument('--shortest', type=int, default=60); p.add_argument('--longest', type=int, default=400)
-    p.add_argument('--clock', choices=CLOCKS, default='wall', help='cpu: processor time, which a busy machine changes less; for one thread'); p.add_argument('--threads', type=int)
+    p.add_argument('--clock', choices=harness.CLOCKS, default='wall', help='cpu: processor time, which a busy machine changes less; for one thread'); p.add_argument('--threads', type=int)
     p.add_argument('--check', action='store_true', help='end with an error where `generate` is faster'); p.add_argument('--out', help='folder for summarization.md and summarization.json')
     return p.parse_args(args)
 

@@ -137,6 +137,12 @@ def test_speed(method, tmp_path, capsys):
     assert (tmp_path/'speed.md').read_text().startswith('### Seconds of a block') and 'Phases of compresscal' in capsys.readouterr().out
     if method in ('sparsegpt','gptq'): assert {'forward','statistics','factorize','sweep'} <= set(data[method]['phases']['compresscal'])
 
+def test_speed_of_a_named_model(shared, tmp_path):
+    named = ['--model', str(shared/'data'/'model_stories260K'/'transformers'), '--blocks','2','--sequences','4','--length','64','--rounds','1','--gemm-seconds','.002','--clock','cpu']
+    assert speed.main([*named, '--methods','sparsegpt24,wanda24', '--only','baseline;compresscal', '--out', str(tmp_path)]) # masks of 2:4 are those of the baseline
+    data = json.loads((tmp_path/'speed.json').read_text())
+    assert data['options']['width']==64 and data['options']['kv_heads']==4 and {'sparsegpt24','wanda24'} <= set(data)
+
 def test_quality_of_searches():
     found = speed.quality(sequences=2, length=64, windows=4)
     errors = {o['search']: o['mean block error'] for o in found['awq']}

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, DynamicCache, get_layer_types_and_kwargs
 from transformers.masking_utils import causal_mask_function, eager_mask
 from ..models.structure import find_blocks
+from ..models.products import product
 from ..models.blocks import replace_forward
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #428b6e59
@@ -137,8 +138,6 @@ def _in_reach(mask_function, batch_size, q_offset, kv_offset, kv_length, device)
     return mask_function(rows, head, query, keys)
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #40398e8d
-_has_one_dnn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
-
 def _is_float_linear(m):
     "Whether a module is a plain linear layer of fp32 numbers"
     plain = type(m).forward is nn.Linear.forward and 'forward' not in m.__dict__
@@ -150,9 +149,8 @@ def row_linear(
     bias:Tensor|None=None, # `[out]`
 )->Tensor:                 # `[..., out]`
     "A linear layer, by oneDNN where that can compute it"
-    fits = _has_one_dnn and weight.device.type=='cpu' and weight.is_contiguous()
-    if not fits: return nn.functional.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, 'none', [], '')
+    form = product if weight.is_contiguous() else nn.functional.linear # others would be copied each time
+    return form(x, weight, bias)
 
 # %% ../../nbs/calibration/30_batch_invariance.ipynb #3923d6ef
 _piece = 32768 # numbers that PyTorch gives to one thread

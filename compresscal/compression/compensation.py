@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from ..core.patching import patch
+from ..models.products import product
 
 # %% ../../nbs/compression/20_compensation.ipynb #e6e9087d
 def require_finite(
@@ -40,31 +41,38 @@ class Factor:
         return f"Factor({len(self.upper)} columns {order}, {int(self.dead.sum())} dead, damping {self.damping:g})"
 
 # %% ../../nbs/compression/20_compensation.ipynb #1b9d469b
-def _inverse_lower(
-    lower:Tensor,  # Lower triangular matrix
-    base:int=256,  # Size from which on it is not divided further
-)->Tensor:
-    "Invert a triangle by its two halves, nearly all of it matrix products"
-    n = len(lower)
-    if n<=base:
-        one = torch.eye(n, dtype=lower.dtype, device=lower.device)
-        return torch.linalg.solve_triangular(lower, one, upper=False)
-    half,inverse = n//2,torch.zeros_like(lower)
-    first,last = inverse[:half,:half],inverse[half:,half:] # views
-    first.copy_(_inverse_lower(lower[:half,:half], base))
-    last.copy_(_inverse_lower(lower[half:,half:], base))
-    inverse[half:,:half] = -(last @ (lower[half:,:half] @ first))
-    return inverse
+def _small_factors(
+    hessian:Tensor, # Positive definite, `[n, n]` fp32
+)->tuple[Tensor,Tensor]: # `R` and its inverse `U`; `R` is zero where there is no factorization
+    "Factorize a small matrix in reverse"
+    lower,info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    lower = lower.masked_fill(info!=0, 0)
+    one = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+    return lower.flip(0, 1),torch.linalg.solve_triangular(lower, one, upper=False).flip(0, 1)
+
+def _factors(
+    hessian:Tensor, # Positive definite, `[n, n]` fp32
+    base:int=256,   # Size from which on it is not divided further
+)->tuple[Tensor,Tensor]: # `R` and its inverse `U`
+    "Factorize a matrix by halves, nearly all of it products"
+    if len(hessian)<=base: return _small_factors(hessian)
+    half,whole = len(hessian)//2,(torch.zeros_like(hessian),torch.zeros_like(hessian))
+    last,last_inverse = _factors(hessian[half:,half:], base)
+    above = torch.linalg.solve_triangular(last, hessian[half:,:half], upper=True).T
+    first,first_inverse = _factors(hessian[:half,:half]-product(above, above), base)
+    corner = -product(first_inverse, product(last_inverse.T, above))
+    for new,*parts in zip(whole, (first,first_inverse), (above,corner), (last,last_inverse)):
+        new[:half,:half],new[:half,half:],new[half:,half:] = parts
+    return whole
 
 # %% ../../nbs/compression/20_compensation.ipynb #ff19b296
 def _try_inverse(
     hessian:Tensor, # Damped Hessian, `[in, in]` fp32
 )->Tensor|None:     # `U`, or nothing if the matrix is singular to working precision
     "Upper triangular `U` with `U.T@U` the inverse of a matrix"
-    lower,info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
-    pivots = lower.diagonal().square()/hessian.diagonal().flip(0)
-    if info or not (pivots>8*torch.finfo(pivots.dtype).eps).all(): return
-    upper = _inverse_lower(lower).flip(0, 1)
+    factor,upper = _factors(hessian)
+    pivots = factor.diagonal().square()/hessian.diagonal()
+    if not (pivots>8*torch.finfo(pivots.dtype).eps).all(): return
     return upper if upper.sum().isfinite() else None
 
 # %% ../../nbs/compression/20_compensation.ipynb #42ca410d
@@ -229,5 +237,5 @@ def sweep(
         torch.stack(decided, out=rest[start:stop])
         if stop==n: break
         losses = block.errors[:stop-start]/corner.diagonal()[:,None]
-        rest[stop:].addmm_(right.T, losses, alpha=-1)
+        rest[stop:] -= product(right.T, losses.T)
     return _from_rows(rest, factor)

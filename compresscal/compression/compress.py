@@ -21,6 +21,7 @@ from .grids import Quantized
 from .methods import NEEDS,LayerResult,Method,matches
 from ..models.structure import require_model
 from ..models.disk_blocks import is_offloaded
+from ..models.products import FastProducts
 from ..models.blocks import Block,capture,decoder_blocks
 from .compression_report import CompressionReport,StoredCodes,describe
 from ..models.hidden_states import HiddenStore,spill
@@ -106,11 +107,11 @@ def capture_batches(
 
 # %% ../../nbs/compression/90_compress.ipynb #d592b754
 def _precision(device, dtype):
-    "A context in which forward passes run in another number format"
+    "A context in which forward passes run in another number format, or take the faster products of their own"
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in (None,torch.float32,torch.bfloat16,torch.float16):
         raise ValueError(f"`forward_dtype` must be 'bfloat16', 'float16' or None, got {dtype!r}")
-    if found in (None,torch.float32): return nullcontext
+    if found in (None,torch.float32): return FastProducts if device.type=='cpu' else nullcontext
     return lambda: torch.autocast(device.type, found, cache_enabled=False) # a cache would not see that weights change
 
 # %% ../../nbs/compression/90_compress.ipynb #1f10664b

@@ -21,6 +21,7 @@ from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_lines
 from ..core.tables import escape_markdown,markdown_table,one_line
 from ..models.quantized_before import QUANTIZED_CAVEAT,said_quantized
+from ..models.products import product
 from ..models.tensor_files import write_tensors
 
 # %% ../../nbs/compression/80_compression_report.ipynb #017c5403
@@ -32,8 +33,9 @@ def output_energy(
     if statistics is None or statistics.moments is None or not statistics.tokens: return None
     total,m,panel = 0.,statistics.moments,256
     for i in range(0, w.shape[1], panel):
-        here = w[:,i:i+panel]
-        total += ((here@m[i:i+panel,i:i+panel])*here).sum()+2*((here@m[i:i+panel,i+panel:])*w[:,i+panel:]).sum()
+        here,after = w[:,i:i+panel],w[:,i+panel:]
+        shares = product(here, m[i:,i:i+panel]) # in order of the later features; `m` is symmetric
+        total += (shares[:,:panel]*here).sum()+2*(shares[:,panel:]*after).sum()
     return float(total)
 
 # %% ../../nbs/compression/80_compression_report.ipynb #f16708ca

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from ..core.arguments import require_whole
 from ..core.patching import patch
+from ..models.products import product
 from ..models.blocks import Block,Capture,watch_inputs
 
 # %% ../../nbs/compression/10_input_statistics.ipynb #8bae2a3e
@@ -20,8 +21,9 @@ _PANEL = 256 # Columns of a panel of second moments
 
 def _add_moments(upper:Tensor, x:Tensor):
     "Add the second moments of the rows of `x`, panels on and above the diagonal only"
+    columns = x.T.contiguous()
     for i in range(0, len(upper), _PANEL):
-        upper[i:i+_PANEL,i:].addmm_(x[:,i:i+_PANEL].T, x[:,i:])
+        upper[i:i+_PANEL,i:] += product(columns[i:i+_PANEL], columns[i:])
 
 def _mirror(upper:Tensor)->Tensor:
     "Fill in what is below the diagonal"
