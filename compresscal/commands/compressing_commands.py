@@ -48,6 +48,7 @@ def compress_command(run:Run,
     n_evaluation: Measured=None,
     dtype: str|None=None,
     device: Device=None,
+    dry_run: bool=False,
     **drawing: Unpack[Drawing],
 ):
     """Compress a model into a folder
