@@ -48,7 +48,7 @@ def compress_command(run:Run,
     n_evaluation: Measured=None,
     dtype: str|None=None,
     device: Device=None,
-    dry_run: bool=False,
+    dry_run: bool|None=None,
     **drawing: Unpack[Drawing],
 ):
     """Compress a model into a folder

@@ -91,15 +91,22 @@ def copy_block(
     return replace(block, module=module, linears=linears)
 
 # %% ../../nbs/compression/85_estimate.ipynb #90b953c5
+def _finish_work():
+    "Wait for what a GPU was told to do"
+    if torch.cuda.is_available() and torch.cuda.is_initialized(): torch.cuda.synchronize()
+
 class Stopwatch:
     "Wall time and processor time, summed"
     def __init__(self): self.wall,self.cpu = 0.,0.
 
     def __enter__(self):
+        _finish_work()
         self.wall,self.cpu = self.wall-perf_counter(),self.cpu-process_time()
         return self
 
-    def __exit__(self, *_): self.wall,self.cpu = self.wall+perf_counter(),self.cpu+process_time()
+    def __exit__(self, *_):
+        _finish_work()
+        self.wall,self.cpu = self.wall+perf_counter(),self.cpu+process_time()
 
     @property
     def both(self)->Tensor:

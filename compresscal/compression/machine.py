@@ -55,11 +55,11 @@ def idle_cores(
     return sum(1-used[i]/100 for i in allowed if i<len(used))
 
 def warn_of_busy_cores(
-    device:torch.device, # Where to compute; the processor is not looked at for a GPU
+    device:torch.device|str, # Where to compute; the processor is not looked at for a GPU
 ):
     "Warn where products are to run in more threads than there are idle cores"
     threads = torch.get_num_threads()
-    if threads==1 or device.type!="cpu": return
+    if threads==1 or torch.device(device).type!="cpu": return
     idle = idle_cores()
     if threads<idle+1: return # less than a core is missing
     warnings.warn(f"products run in {threads} threads, and other processes leave {idle:.1f} cores idle; threads that wait "
