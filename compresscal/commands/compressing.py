@@ -26,6 +26,7 @@ from ..choosing.disjoint import shared_documents
 from .console import CommandAnswer, ResultTable, answer_of, as_json
 from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
+from ..compression.estimate import Estimate, Stopwatch
 from ..compression.compression_report import StoredCodes, folder_sizes, plot_errors
 from ..compression.methods import Method
 from ..compression.names import parse_method, refuse_unused
@@ -464,6 +465,21 @@ def write(self:_Compression, folder, load, how):
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
     return shown, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about
 
+# %% ../../nbs/commands/40_compressing.ipynb #2aae3d72
+@patch
+def try_out(self:_Compression, load, how):
+    "What loading, compressing and saving will take; nothing is written"
+    with Stopwatch() as loading: config, tokenizer, net = _load(self.name, self.progress, **load)
+    chosen, _, said = self.draw(config, tokenizer, net)
+    out = 'not written' if load['offload'] else None
+    found = compress(net, self.method, chosen, dry_run=True, out=out, **how)
+    weights = sum(t.numel()*t.element_size() for t in net.state_dict().values())
+    rest = Estimate(2*loading.wall, 2*loading.cpu, 0, 0 if load['offload'] else weights)
+    total = found+rest
+    parts = [f'compressing: {found!r}', f'with loading and saving: {total!r}', *said]
+    unmeasured = ['The time of measuring is not in this.'] if self.measures else []
+    return answer_of(parts+unmeasured, dict(command='compress', dry_run=True, compressing=vars(found), total=vars(total)))
+
 # %% ../../nbs/commands/40_compressing.ipynb #487fd6d1
 def compress_model(name:str,  # The model
     method:str,               # How, as `parse_method` reads it
@@ -485,6 +501,7 @@ def compress_model(name:str,  # The model
     forward_dtype:str|None=None, # Number format of forward passes; None: the model's
     batch_size:int|None=None, # Sequences in one forward pass; None: as many as suit the device
     device:str|None=None,     # Where to compute
+    dry_run:bool=False,       # Say what it will take, and write nothing?
     command:str='',           # How to make it again, for the record
     progress:bool=True,       # Show progress bars
 )->CommandAnswer:
@@ -505,7 +522,9 @@ def _compress_into(o):
     asked = _Asked(o.n_evaluation, o.length, o.seed, o.command)
     job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress)
     load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
-    with new_folder(o.out) as aside: shown, about = job.write(aside, load, forward|dict(skip=tuple(o.skip)))
+    how = forward|dict(skip=tuple(o.skip))
+    if o.dry_run: return job.try_out(load, how)
+    with new_folder(o.out) as aside: shown, about = job.write(aside, load, how)
     return answer_of(shown, dict(command='compress', folder=str(o.out))|about, note=_say_files(o.out, method))
 
 def _say_files(out, method):

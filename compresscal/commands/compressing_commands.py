@@ -50,6 +50,7 @@ def compress_command(run:Run,
     n_evaluation: Measured=None,
     dtype: str|None=None,
     device: Device=None,
+    dry_run: bool|None=None,
     **drawing: Unpack[Drawing],
 ):
     """Compress a model into a folder

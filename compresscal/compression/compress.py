@@ -23,6 +23,9 @@ from ..models.structure import require_model
 from ..models.disk_blocks import is_offloaded
 from ..models.products import FastProducts
 from ..models.blocks import Block,capture,decoder_blocks
+from .estimate import (Estimate,Stopwatch,copy_block,memory_in_use,peak_growth,
+                                                 probe_block,reckon)
+from .machine import warn_of_busy_cores,warn_of_slow_format
 from .compression_report import CompressionReport,StoredCodes,describe
 from ..models.hidden_states import HiddenStore,spill
 from ..models.new_checkpoint import ShardWriter
@@ -277,6 +280,61 @@ def _run(model, method, calibration, chosen, blocks, batch_size, device, memory,
     _warn_of_rounding(report)
     return report
 
+# %% ../../nbs/compression/90_compress.ipynb #25c18486
+def _warn_of_slowness(blocks, forward_dtype, device):
+    "Warn of a number format that is slow here, and of more threads than idle cores"
+    dtype = getattr(torch, forward_dtype) if isinstance(forward_dtype, str) else forward_dtype
+    layer = max(blocks[0].linears, key=lambda o: o.weight.numel())
+    outputs,inputs = layer.weight.shape
+    warn_of_slow_format(dtype, layer.weight.dtype, inputs, outputs, device)
+    warn_of_busy_cores(device)
+
+# %% ../../nbs/compression/90_compress.ipynb #b74582f7
+def _some_batches(model, calibration, batch_size, store, device, most=4):
+    "A few batches at the first block, how many times as much text there is, and the time and memory they took"
+    if calibration is None: return [],0.,Stopwatch(),0
+    size = fitting_batch(calibration.tokens.shape[1], device, batch_size)
+    some = calibration[:most*size]
+    with Stopwatch() as capturing, peak_growth(device) as growth:
+        batches = capture_batches(model, some, batch_size, store, device)
+    return batches,len(calibration)/len(some),capturing,growth[0]
+
+# %% ../../nbs/compression/90_compress.ipynb #dff81a34
+def _try_block(block, methods, method, batches, precision, device, errors):
+    "Compress a copy of a block; what that costs, bytes of its codes, time to have its weights at hand"
+    with Stopwatch() as reading, _present(block, device): copied = copy_block(block)
+    saved,codes = copied.module.state_dict(),{}
+    dense = {k: t.clone() for k,t in saved.items()}
+    def work(some):
+        for k,t in saved.items(): t.copy_(dense[k]) # the second time as the first
+        codes.update(_compress_block(copied, methods, method, some, precision, errors)[1])
+    def forward(batch): _each_batch([batch], precision, lambda o: o.run(copied))
+    costs = probe_block(work, forward, batches, device, method.prepares)
+    tensors = (t for o in codes.values() for t in vars(o).values() if isinstance(t, Tensor))
+    return costs,sum(t.nbytes for t in tensors),reading
+
+# %% ../../nbs/compression/90_compress.ipynb #650463b9
+def _weights_in(block, methods): return sum(block[name].weight.numel() for name in methods)
+
+def _bytes_of(model): return sum(t.numel()*t.element_size() for t in model.state_dict().values())
+
+def _estimate(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, looking):
+    "What a run would take, from the work of one block"
+    middle,start = sorted(chosen)[len(chosen)//2],memory_in_use(device)
+    with Stopwatch() as whole, HiddenStore(memory) as store:
+        batches,times,capturing,capture_growth = _some_batches(model, calibration, batch_size, store, device)
+        block = blocks[middle]
+        costs,codes,reading = _try_block(block, chosen[middle], method, batches, precision, device, errors)
+        hidden = int(times*sum(o.hidden.nbytes for o in batches))*(2 if method.dense_past else 1)
+    share = sum(_weights_in(blocks[i], o) for i,o in chosen.items())/_weights_in(block, chosen[middle])
+    last = max(chosen)
+    reads = (last+1)*(1 if out is None else 2)*(reading.both if out is not None else 0) # writing counts like reading
+    times_spent = looking.both+times*capturing.both+reads+reckon(costs, share, last, times*len(batches))
+    held = min(hidden, memory)+(int(share*codes) if out is None else 0)
+    peak = start+max(capture_growth, held+costs.growth)
+    files = max(0, hidden-memory)+(0 if out is None else _bytes_of(model))
+    return Estimate(*times_spent.tolist(), peak, files, whole.wall)
+
 # %% ../../nbs/compression/90_compress.ipynb #8bf9b0bf
 @torch.inference_mode(False)
 @torch.no_grad()
@@ -294,12 +352,18 @@ def compress(
     out=None,            # Folder for the new checkpoint of a model loaded with `offload=True`
     output_errors:bool|None=None, # Measure how far outputs move? `None`: where second moments are summed anyway
     progress:bool=True,  # Show a progress bar?
-)->CompressionReport:    # What was done to each layer
+    dry_run:bool=False,  # Change nothing, and say in a few seconds what the run will take?
+)->CompressionReport|Estimate: # What was done to each layer
     "Compress the linear layers of a model, block by block"
     text = _checked(model, method, calibration, output_errors)
     device = model.get_input_embeddings().weight.device if device is None else torch.device(device)
-    precision,blocks = _precision(device, forward_dtype),blocks or decoder_blocks(model)
+    precision,known = _precision(device, forward_dtype),blocks is not None
+    with Stopwatch() as looking: blocks = blocks or decoder_blocks(model)
     chosen,text_hash = _choose(blocks, method, skip),None if text is None else text.hash
+    if not known: _warn_of_slowness(blocks, forward_dtype, device)
+    if dry_run:
+        return _estimate(model, method, text, chosen, blocks, batch_size, device, memory, out, precision, output_errors,
+                         looking)
     def settings(): return [method.settings(), text_hash, skip, batch_size, str(forward_dtype), output_errors]
     return _run(model, method, text, chosen, blocks, batch_size, device, memory, out, precision, output_errors,
                 settings, progress)

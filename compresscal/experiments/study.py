@@ -22,6 +22,7 @@ from ..core.arguments import require_whole
 
 # %% ../../nbs/experiments/80_study.ipynb #d529eb8e
 from ..calibration.calibration_set import CalibrationSet
+from ..compression.machine import warn_of_busy_cores
 from ..compression.methods import Method
 from ..compression.names import parse_method, spell_method
 from ..core.checks import CheckFailed
@@ -333,6 +334,7 @@ def run_study(
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
     if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
+    if isinstance(engine, Local): warn_of_busy_cores(study.device or 'cpu')
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
         ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}

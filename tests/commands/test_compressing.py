@@ -162,3 +162,9 @@ def test_a_measure_without_progress_is_served(tiny_checkpoint):
         def settings(self): return {}
         def measure(self, model, tokenizer, text=None, reference=None): return dict(metrics=dict(size=1.), counts={}, documents={})
     assert evaluate([str(tiny_checkpoint)], [Size()]).data['results']['tiny']['size']['metrics']==dict(size=1.)
+
+def test_a_dry_run_writes_nothing(tmp_path, tiny_checkpoint, capsys):
+    mine = notes(tmp_path/'notes.jsonl', 40)
+    before = sorted(tmp_path.rglob('*'))
+    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'wanda:0.5', '--calibration', mine, '--out', tmp_path/'out', '--dry-run')
+    assert code==0 and 'with loading and saving: about' in text and 'GiB of memory' in text and sorted(tmp_path.rglob('*'))==before
