@@ -26,7 +26,7 @@ from ..choosing.disjoint import shared_documents
 from .console import CommandAnswer, ResultTable, answer_of, as_json
 from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
-from ..compression.estimate import Estimate, Stopwatch
+from ..compression.estimate import RunEstimate, Stopwatch
 from ..compression.compression_report import StoredCodes, folder_sizes, plot_errors
 from ..compression.methods import Method
 from ..compression.names import parse_method, refuse_unused
@@ -474,11 +474,12 @@ def try_out(self:_Compression, load, how):
     out = 'not written' if load['offload'] else None
     found = compress(net, self.method, chosen, dry_run=True, out=out, **how)
     weights = sum(t.numel()*t.element_size() for t in net.state_dict().values())
-    rest = Estimate(2*loading.wall, 2*loading.cpu, 0, 0 if load['offload'] else weights)
+    rest = RunEstimate(2*loading.wall, 2*loading.cpu, 0, 0 if load['offload'] else weights)
     total = found+rest
     parts = [f'compressing: {found!r}', f'with loading and saving: {total!r}', *said]
     unmeasured = ['The time of measuring is not in this.'] if self.measures else []
-    return answer_of(parts+unmeasured, dict(command='compress', dry_run=True, compressing=vars(found), total=vars(total)))
+    data = dict(command='compress', dry_run=True, compressing=vars(found), total=vars(total))
+    return answer_of(parts+unmeasured, data)
 
 # %% ../../nbs/commands/40_compressing.ipynb #487fd6d1
 def compress_model(name:str,  # The model
@@ -502,8 +503,7 @@ def compress_model(name:str,  # The model
     batch_size:int|None=None, # Sequences in one forward pass; None: as many as suit the device
     device:str|None=None,     # Where to compute
     dry_run:bool=False,       # Say what it will take, and write nothing?
-    command:str='',           # How to make it again, for the record
-    progress:bool=True,       # Show progress bars
+    command:str='', progress:bool=True, # How to make it again, for the record; show progress bars?
 )->CommandAnswer:
     "Compress a model into a new folder"
     return _compress_into(SimpleNamespace(**locals()))

@@ -12,6 +12,7 @@ import json,os,warnings
 from contextlib import contextmanager,nullcontext
 from functools import partial
 from time import perf_counter
+from types import SimpleNamespace
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,7 +24,7 @@ from ..models.structure import require_model
 from ..models.disk_blocks import is_offloaded
 from ..models.products import FastProducts
 from ..models.blocks import Block,capture,decoder_blocks
-from .estimate import (Estimate,Stopwatch,copy_block,memory_in_use,peak_growth,
+from .estimate import (RunEstimate,Stopwatch,copy_block,memory_in_use,peak_growth,
                                                  probe_block,reckon)
 from .machine import warn_of_busy_cores,warn_of_slow_format
 from .compression_report import CompressionReport,StoredCodes,describe
@@ -333,7 +334,21 @@ def _estimate(model, method, calibration, chosen, blocks, batch_size, device, me
     held = min(hidden, memory)+(int(share*codes) if out is None else 0)
     peak = start+max(capture_growth, held+costs.growth)
     files = max(0, hidden-memory)+(0 if out is None else _bytes_of(model))
-    return Estimate(*times_spent.tolist(), peak, files, whole.wall)
+    return RunEstimate(*times_spent.tolist(), peak, files, whole.wall)
+
+# %% ../../nbs/compression/90_compress.ipynb #936ee304
+def _start(o):
+    "Look at what was asked for, then run or estimate; `o` holds the arguments of `compress`"
+    text,known = _checked(o.model, o.method, o.calibration, o.output_errors),o.blocks is not None
+    device = o.model.get_input_embeddings().weight.device if o.device is None else torch.device(o.device)
+    precision = _precision(device, o.forward_dtype)
+    with Stopwatch() as looking: blocks = o.blocks or decoder_blocks(o.model)
+    chosen,text_hash = _choose(blocks, o.method, o.skip),None if text is None else text.hash
+    if not known: _warn_of_slowness(blocks, o.forward_dtype, device)
+    how = (o.model, o.method, text, chosen, blocks, o.batch_size, device, o.memory, o.out, precision, o.output_errors)
+    if o.dry_run: return _estimate(*how, looking)
+    def settings(): return [o.method.settings(), text_hash, o.skip, o.batch_size, str(o.forward_dtype), o.output_errors]
+    return _run(*how, settings, o.progress)
 
 # %% ../../nbs/compression/90_compress.ipynb #8bf9b0bf
 @torch.inference_mode(False)
@@ -353,17 +368,6 @@ def compress(
     output_errors:bool|None=None, # Measure how far outputs move? `None`: where second moments are summed anyway
     progress:bool=True,  # Show a progress bar?
     dry_run:bool=False,  # Change nothing, and say in a few seconds what the run will take?
-)->CompressionReport|Estimate: # What was done to each layer
+)->CompressionReport|RunEstimate: # What was done to each layer
     "Compress the linear layers of a model, block by block"
-    text = _checked(model, method, calibration, output_errors)
-    device = model.get_input_embeddings().weight.device if device is None else torch.device(device)
-    precision,known = _precision(device, forward_dtype),blocks is not None
-    with Stopwatch() as looking: blocks = blocks or decoder_blocks(model)
-    chosen,text_hash = _choose(blocks, method, skip),None if text is None else text.hash
-    if not known: _warn_of_slowness(blocks, forward_dtype, device)
-    if dry_run:
-        return _estimate(model, method, text, chosen, blocks, batch_size, device, memory, out, precision, output_errors,
-                         looking)
-    def settings(): return [method.settings(), text_hash, skip, batch_size, str(forward_dtype), output_errors]
-    return _run(model, method, text, chosen, blocks, batch_size, device, memory, out, precision, output_errors,
-                settings, progress)
+    return _start(SimpleNamespace(**locals()))

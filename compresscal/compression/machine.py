@@ -62,6 +62,6 @@ def warn_of_busy_cores(
     if threads==1 or torch.device(device).type!="cpu": return
     idle = idle_cores()
     if threads<idle+1: return # less than a core is missing
-    warnings.warn(f"products run in {threads} threads, and other processes leave {idle:.1f} cores idle; threads that wait "
-                  f"for a core make all of it slower. Call torch.set_num_threads({max(1, int(idle))}), or set "
+    warnings.warn(f"products run in {threads} threads, and other processes leave {idle:.1f} cores idle; threads that "
+                  f"wait for a core make all of it slower. Call torch.set_num_threads({max(1, int(idle))}), or set "
                   f"OMP_NUM_THREADS={max(1, int(idle))} before you start")

@@ -290,6 +290,7 @@ def sent_to_workers(
 # %% ../../nbs/experiments/80_study.ipynb #0da6eb4f
 def _prepare_all(study, store, engine, bar, quiet):
     "Every model of a study, ready to be compressed"
+    if isinstance(engine, Local): warn_of_busy_cores(study.device or 'cpu')
     ready = []
     for name,source in named(study.models).items():
         bar.set_description(one_line(f'{name}: gathering text'))
@@ -334,7 +335,6 @@ def run_study(
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
     if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
-    if isinstance(engine, Local): warn_of_busy_cores(study.device or 'cpu')
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
         ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}

@@ -3,7 +3,7 @@ import copy, warnings
 import pytest, torch
 from compresscal.compression import machine
 from compresscal.compression.compress import compress
-from compresscal.compression.estimate import BlockCosts, Estimate, peak_growth, reckon
+from compresscal.compression.estimate import BlockCosts, RunEstimate, peak_growth, reckon
 from compresscal.compression.methods import AWQ, GPTQ, RTN, Combined, SparseGPT, SpQR, Wanda
 from compresscal.models.loading import load_model
 
@@ -21,7 +21,7 @@ def bits(model): return [t.clone().view(torch.int32) for t in model.state_dict()
 def test_no_bit_of_the_model_moves(model, method):
     before = bits(model)
     found = compress(model, method, None if method.needs=='nothing' else tokens(40), dry_run=True)
-    assert isinstance(found, Estimate) and found.seconds>0 and found.cpu_seconds>0 and found.memory>2**26
+    assert isinstance(found, RunEstimate) and found.seconds>0 and found.cpu_seconds>0 and found.memory>2**26
     assert all(map(torch.equal, before, bits(model)))
 
 def test_a_dry_run_refuses_what_the_run_would(model):
