@@ -263,7 +263,7 @@ def _warn_of_rounding(report):
     worse = report.worse_than_rounding
     if not worse: return
     warnings.warn(f"{report.method.label} moves the output of {len(worse)} of {len(report.rows)} layers, such as "
-                  f"{worse[0]}, more than plain rounding would; `worse_than_rounding` of the report names them", stacklevel=6)
+                  f"{worse[0]}, more than plain rounding would; `worse_than_rounding` of the report names them", stacklevel=7)
 
 def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, settings,
          progress):
