@@ -262,8 +262,8 @@ def _warn_of_rounding(report):
     "Say so where the method was no better than doing without it"
     worse = report.worse_than_rounding
     if not worse: return
-    said = f"{report.method.label} moves the output of {len(worse)} of {len(report.rows)} layers, such as {worse[0]}, " \
-           "more than plain rounding would; `worse_than_rounding` of the report names them"
+    said = f"{report.method.label} moves the output of {len(worse)} of {len(report.rows)} layers, " \
+           f"such as {worse[0]}, more than plain rounding would; `worse_than_rounding` of the report names them"
     warnings.warn(said, stacklevel=7) # where `compress` was called
 
 def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, settings,
