@@ -327,7 +327,7 @@ def _estimate(model, method, calibration, chosen, blocks, batch_size, device, me
         batches,times,capturing,capture_growth = _some_batches(model, calibration, batch_size, store, device)
         block = blocks[middle]
         costs,codes,reading = _try_block(block, chosen[middle], method, batches, precision, device, errors)
-        hidden = int(times*sum(o.hidden.nbytes for o in batches))*(2 if method.dense_past else 1)
+        hidden = int(times*sum(o.hidden.nbytes for o in batches))*(2 if method.dense_inputs else 1)
     share = sum(_weights_in(blocks[i], o) for i,o in chosen.items())/_weights_in(block, chosen[middle])
     last = max(chosen)
     reads = (last+1)*(1 if out is None else 2)*(reading.both if out is not None else 0) # writing counts like reading
