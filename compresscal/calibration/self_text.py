@@ -291,9 +291,14 @@ class _Opening(NamedTuple):
     lent: bool             # Is the first of them taken away afterwards?
     about: dict            # What the manifest says of them
 
+def _head(tokenizer, recipe):
+    "What heads windows: where turns are written, what the template may begin with"
+    return tokenizer.bos_token_id if recipe.start in ('reply', 'dialogue') else opening_token(tokenizer)
+
 def _openings(order, model, tokenizer)->_Opening:
     "How each window of an order begins"
     recipe,(before,_) = order.recipe,window_frame(tokenizer, order.bos)
+    before = before and [_head(tokenizer, recipe)]
     script = recipe_script(recipe, model, tokenizer)
     if recipe.start=='text' and recipe.prefix[1]>=order.length-1:
         raise ValueError(f"`prefix` must leave room to write: at most {order.length-2} tokens of real text "
@@ -302,7 +307,7 @@ def _openings(order, model, tokenizer)->_Opening:
     heads,about = window_prefixes(recipe, tokenizer, n, order.seed, order.apart)
     heads = heads or [list(script.segments[0])]*n
     if before: heads = [o if o[0]==before[0] else before+o for o in heads]
-    announces = heads[0][0] in (opening_token(tokenizer), tokenizer.eos_token_id)
+    announces = heads[0][0] in (_head(tokenizer, recipe), tokenizer.eos_token_id)
     lent = not before and announces and recipe.start not in ('reply', 'dialogue')
     return _Opening(script, heads, lent, about)
 
@@ -333,7 +338,7 @@ def _kept_set(written, k, order, lent, manifest)->CalibrationSet:
 def _self_manifest(model, tokenizer, order, opening, forbidden):
     "What all sets of an order have in common"
     recipe,first = order.recipe,opening.heads[0][0]
-    opened = first==opening_token(tokenizer) and not opening.lent
+    opened = first==_head(tokenizer, recipe) and not opening.lent
     sampling = dict(n_sets=order.n_sets, n_sequences=order.n_sequences, length=order.length, seed=order.seed,
         bos=first if opened else None, streams=STREAMS)
     if recipe.start=='text': sampling['apart'] = asdict(order.apart)

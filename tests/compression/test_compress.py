@@ -66,7 +66,7 @@ def test_spqr_whole_model(shared):
     """Every block equals the original's if the blocks before it do. Left to itself the walk leaves the original's path at one code: in the
     down projection of block 1 a zero lies 2.500004 steps up its grid, half-way between two codes to six digits, and all that follows differs."""
     folder,tokens = shared/'data'/'model_stories260K'/'transformers',load_file(shared/'oracles'/'tokens_stories260K.safetensors')
-    original,method = load_file(shared/'oracles'/'whole_model'/'spqr3_g16.safetensors'),SpQR(3, second_group_size=4, act_order=False)
+    original,method = load_file(shared/'oracles'/'whole_model'/'spqr3_g16.safetensors'),SpQR.original(3, second_group_size=4, act_order=False)
     for i in range(5):
         model,_ = load_model(folder)
         model.load_state_dict({k: o for k,o in original.items() if k.endswith('.weight') and int(k.split('.')[2])<i}, strict=False)
