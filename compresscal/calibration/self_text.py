@@ -283,6 +283,11 @@ def _order(recipe, n_sets, n_sequences, length, seed, bos, apart)->_Order:
     apart = apart or Apart('prefix', n_sets, n_sequences, length, seed, bos)
     return _Order(recipe, n_sets, n_sequences, length, seed, bos, apart)
 
+# %% ../../nbs/calibration/50_self_text.ipynb #5efb994a
+def _head(tokenizer, recipe):
+    "What heads windows: where turns are written, what the template may begin with"
+    return tokenizer.bos_token_id if recipe.start in ('reply', 'dialogue') else opening_token(tokenizer)
+
 # %% ../../nbs/calibration/50_self_text.ipynb #17fbbb34
 class _Opening(NamedTuple):
     "How the windows of an order begin"
@@ -290,10 +295,6 @@ class _Opening(NamedTuple):
     heads: list[list[int]] # First tokens of each window
     lent: bool             # Is the first of them taken away afterwards?
     about: dict            # What the manifest says of them
-
-def _head(tokenizer, recipe):
-    "What heads windows: where turns are written, what the template may begin with"
-    return tokenizer.bos_token_id if recipe.start in ('reply', 'dialogue') else opening_token(tokenizer)
 
 def _openings(order, model, tokenizer)->_Opening:
     "How each window of an order begins"
