@@ -181,11 +181,11 @@ def test_rows_of_the_study_made_again():
     assert {table.source[o.hash]: o.hash for o in sets.values()}=={k: o.hash for k,o in sets.items()}
     for k,reference in references.items():
         found = predicted_damage(model, sets, reference).to_pandas()
-        by_name = predicted_damage(model, sets, reference, method=GPTQ(3, None)).to_pandas().damage
+        by_name = predicted_damage(model, sets, reference, method=GPTQ.original(3, None)).to_pandas().damage
         for name,o in sets.items():
             assert found.loc[name,['choice','repair']].tolist()==pytest.approx(table.loc[o.hash,[f'choice {k}',f'repair {k}']].tolist(), rel=2e-3)
             assert by_name[name]==pytest.approx(table.at[o.hash,f'GPTQ by {k}'], rel=1e-2)
-    for name,method in {'docs': SparseGPT(.6), 'code': GPTQ(3, None), 'random tokens': Wanda(.6)}.items():
+    for name,method in {'docs': SparseGPT(.6), 'code': GPTQ.original(3, None), 'random tokens': Wanda(.6)}.items():
         compressed = copy.deepcopy(model)
         compress(compressed, method, sets[name])
         for k,o in tests.items(): assert perplexity(compressed, o).value==pytest.approx(table.at[sets[name].hash,f'{type(method).__name__} {k}'], rel=1e-2)
