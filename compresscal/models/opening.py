@@ -30,9 +30,9 @@ def opening_token(
     tokenizer, # Tokenizer of the model
 )->int|None:   # Token id; `None` where there is none
     "What opens a document of plain text"
-    if tokenizer.bos_token_id is None or not _marks_turns(tokenizer): return tokenizer.bos_token_id
-    if _between in tokenizer.all_special_tokens: return tokenizer.convert_tokens_to_ids(_between)
-    return tokenizer.eos_token_id
+    bos = tokenizer.bos_token_id
+    if bos is None or not _marks_turns(tokenizer): return bos
+    return tokenizer.convert_tokens_to_ids(_between) if _between in tokenizer.all_special_tokens else bos
 
 # %% ../../nbs/models/16_opening.ipynb #8d78b77c
 def closing_token(

@@ -102,10 +102,6 @@ def test_a_reply_follows_the_frame(tiny_model, chatty):
     assert all(o.startswith('<s>user:</s><s>bot:') for o in chatty.batch_decode(s.tokens))
     assert (s.tokens[:,1]!=0).all() # no second opening token
 
-def test_a_text_of_a_model_whose_turns_begin_with_bos_opens_as_its_documents_do(tiny_model, chatty):
-    assert (write(tiny_model, chatty).tokens[:,0]==chatty.eos_token_id).all()
-    assert (write(tiny_model, chatty, start='reply').tokens[:,0]==chatty.bos_token_id).all()
-
 def test_a_dialogue_has_both_turns(tiny_model, chatty):
     "The model closes the user's turn; the frame of the reply follows at once"
     with torch.no_grad(): tiny_model.lm_head.weight[1] = tiny_model.lm_head.weight.mean(0)+.3*torch.randn(32, generator=torch.Generator().manual_seed(0))
