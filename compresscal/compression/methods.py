@@ -20,7 +20,8 @@ from ..core.arguments import require_whole
 from ..core.patching import patch
 from .input_statistics import InputStatistics
 from .compensation import Factor,factorize
-from .grids import Quantized,check_grid,check_rule,choose_grid,round_to_grid
+from .grids import (Quantized,check_grid,check_rule,check_scale_dtype,choose_grid,
+                                           round_to_grid)
 from ..models.blocks import Block,Capture
 from .pruning import (magnitude_scores,mask_matrix,mask_n_m,mask_rows,parse_sparsity,sparsegpt,
                                              wanda_scores)
@@ -82,11 +83,13 @@ def compress_layer(self:Method,
     raise NotImplementedError(f"{type(self).__name__} must define compress_layer")
 
 # %% ../../nbs/compression/70_methods.ipynb #2864d2db
+_ADDED = 'dense_inputs','scale_dtype' # Settings that records do not name where they are as ever
+
 @patch
 def settings(self:Method)->dict: # To be written as JSON
     "Name and settings, as a record of a result holds them"
     found = {f.name: getattr(self, f.name) for f in fields(self)
-             if f.name!="dense_inputs" or self.dense_inputs!=f.default}
+             if f.name not in _ADDED or getattr(self, f.name)!=f.default}
     for k,v in found.items():
         if not callable(v): continue
         raise ValueError(f"`{k}` must not be a function where settings are recorded; "
@@ -319,13 +322,15 @@ class RTN(Quantization):
     symmetric:bool = False # Levels symmetric around zero?
     mse:bool = False       # Search the range of a group with the smallest error?
     rule:str = 'gptq'      # Whose grid, a key of `RULES`
+    scale_dtype:str|None = None # Type that scales are stored as, such as `float16`; `None`: single precision
 
     def __post_init__(self):
         super().__post_init__()
         check_rule(self.rule, self.mse, self.symmetric)
+        check_scale_dtype(self.scale_dtype)
 
     def compress_layer(self, weight, statistics=None, keep=None):
-        return rtn(weight, self.bits, self.group_size, self.symmetric, self.mse, self.rule, keep)
+        return rtn(weight, self.bits, self.group_size, self.symmetric, self.mse, self.rule, keep, self.scale_dtype)
 
 # %% ../../nbs/compression/70_methods.ipynb #a70892f8
 @dataclass(frozen=True)
@@ -344,11 +349,13 @@ class GPTQ(Quantization):
     rule:str = 'gptq'            # Whose grid, a key of `RULES`
     round_dead:bool = False      # Round weights of inputs that never fire, instead of setting them to 0?
     dense_inputs:bool = False    # Let each block see what the uncompressed model gives?
+    scale_dtype:str|None = None  # Type that scales are stored as, such as `float16`; `None`: single precision
 
     def __post_init__(self):
         super().__post_init__()
         _check_solver(self)
         check_rule(self.rule, self.mse, self.symmetric)
+        check_scale_dtype(self.scale_dtype)
         if self.refresh and self.static_groups:
             raise ValueError("`refresh` must be False where `static_groups` is set, got True")
 
@@ -360,14 +367,14 @@ def compress_layer(self:GPTQ, weight, statistics, keep=None):
     factor = damped_factor(statistics, damping=self.damping, order=order)
     new = gptq(weight, factor, self.bits, self.group_size, symmetric=self.symmetric, static_groups=self.static_groups,
                mse=self.mse, block_size=self.block_size, refresh=self.refresh, keep=keep, rule=self.rule,
-               round_dead=self.round_dead)
+               round_dead=self.round_dead, scale_dtype=self.scale_dtype)
     return _solved(new, factor, self)
 
 # %% ../../nbs/compression/70_methods.ipynb #a7cae9f2
 @patch
 def rounding(self:GPTQ, weight):
     "Codes and grids of plain rounding"
-    return rtn(weight, self.bits, self.group_size, self.symmetric, rule=self.rule)
+    return rtn(weight, self.bits, self.group_size, self.symmetric, rule=self.rule, scale_dtype=self.scale_dtype)
 
 # %% ../../nbs/compression/70_methods.ipynb #b9cb18c1
 @dataclass(frozen=True)
@@ -424,6 +431,7 @@ class AWQ(Quantization):
     grouped_query:bool = False    # Scale output projections behind grouped-query attention, too?
     clip_tokens:int|None = 512    # About how many tokens decide the clipping; `None`: all of them
     dense_inputs:bool = True      # Let each block see what the uncompressed model gives?
+    scale_dtype:str|None = None   # Type that scales are stored as, such as `float16`; `None`: single precision
 
     def __post_init__(self):
         super().__post_init__()
@@ -434,6 +442,7 @@ class AWQ(Quantization):
             raise ValueError("`search` and `grouped_query` say how to scale, but `scale` is False; "
                              f"got {self.search!r} and {self.grouped_query}")
         require_whole('clip_tokens', tokens, none='all tokens')
+        check_scale_dtype(self.scale_dtype)
 
 # %% ../../nbs/compression/70_methods.ipynb #26a7d882
 @patch
@@ -464,16 +473,16 @@ def compress_layer(self:AWQ, weight, statistics, keep=None):
         rows,moments = statistics.sample,statistics.moments
         maxima = clip_search(weight, self.bits, self.group_size, symmetric, rows=rows, moments=moments)
         weight = clip_weight(weight, maxima, self.group_size)
-    return rtn(weight, self.bits, self.group_size, symmetric, rule='awq', keep=keep)
+    return rtn(weight, self.bits, self.group_size, symmetric, rule='awq', keep=keep, scale_dtype=self.scale_dtype)
 
 # %% ../../nbs/compression/70_methods.ipynb #58b1e3fc
 @patch
 def rounding(self:AWQ, weight):
     "Codes and grids of plain rounding, of the weight as scaling has left it"
-    return rtn(weight, self.bits, self.group_size, not self.zero_point, rule='awq')
+    return rtn(weight, self.bits, self.group_size, not self.zero_point, rule='awq', scale_dtype=self.scale_dtype)
 
 # %% ../../nbs/compression/70_methods.ipynb #99be8f03
-_GRID = 'bits','group_size','symmetric','mse','rule' # Settings that say which grid, and nothing else
+_GRID = 'bits','group_size','symmetric','mse','rule','scale_dtype' # Settings that say which grid, and nothing else
 
 def _check_types(pruning, quantization, joint):
     "Raise where a part is of a kind that does not go with the other"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from ..core.arguments import is_whole
 from .compensation import Factor,sweep
-from .grids import (Grid,Quantized,SecondLevel,check_grid,check_rule,check_weight,choose,
-                                           choose_grid,dequantize,group_index,quantize,round_to_grid,second_level,
-                                           spqr_levels)
+from .grids import (Grid,Quantized,SecondLevel,check_grid,check_rule,check_scale_dtype,
+                                           check_weight,choose,choose_grid,dequantize,group_index,quantize,
+                                           round_to_grid,second_level,spqr_levels)
 from ..core.patching import patch
 
 # %% ../../nbs/compression/50_quantization.ipynb #174e6ee1
@@ -38,12 +38,13 @@ def rtn(
     mse:bool=False,          # Search for the range with the smallest rounding error?
     rule:str='gptq',         # Whose grid: a key of `RULES`
     keep:Tensor|None=None,   # `False` at pruned weights, which become 0, `[out, in]`
+    scale_dtype:str|None=None, # Type that scales are stored as, a key of `SCALE_TYPES`
 )->Quantized:                # Codes and grid
     "Round each weight to the nearest level"
     w = check_weight(weight)
     _check_keep(keep, w, rule)
     if keep is not None: w = w.masked_fill(~keep.to(w.device), 0)
-    return round_to_grid(w, choose_grid(w, bits, group_size, symmetric, mse, rule))
+    return round_to_grid(w, choose_grid(w, bits, group_size, symmetric, mse, rule, scale_dtype=scale_dtype))
 
 # %% ../../nbs/compression/50_quantization.ipynb #4d329a18
 class _Columns:
@@ -86,6 +87,17 @@ def assemble(self:_Columns, **more):
     return Quantized(self.codes[back].T.contiguous(), scale, zero, self.groups[back], self.bits, **more)
 
 # %% ../../nbs/compression/50_quantization.ipynb #3e146ba3
+def _checked(group_size, bits, symmetric, mse, rule, scale_dtype):
+    "How grids are chosen, if there is such a way"
+    check_grid(bits, group_size)
+    check_rule(rule, mse, symmetric)
+    check_scale_dtype(scale_dtype)
+    return bits,symmetric,mse,rule,scale_dtype
+
+def _whole_grid(w, group_size, bits, symmetric, mse, rule, scale_dtype):
+    "The grid of the whole matrix, chosen at once"
+    return choose_grid(w, bits, group_size, symmetric, mse, rule, scale_dtype=scale_dtype)
+
 def _prepare(weight, factor, group_size, keep, round_dead):
     "The weights that the sweep begins with, and its factor"
     if keep is not None: weight = weight.masked_fill(~keep.to(weight.device), 0)
@@ -101,14 +113,14 @@ def _groups_from(place, every, size, n):
 # %% ../../nbs/compression/50_quantization.ipynb #d0ff1b7d
 def _sweep_columns(done, w, factor, group_size, keep, grid, choice, block_size, refresh):
     "Round all columns, to a grid that is given or to grids that are chosen as their groups begin"
-    n,(bits,symmetric,mse,rule) = w.shape[1],choice
+    n,(bits,symmetric,mse,rule,scale_dtype) = w.shape[1],choice
     size,every = min(group_size or n, n),block_size
     if grid is not None: done.place_grid(grid)
     if refresh and size%block_size: every,block_size = size,size*max(1, block_size//size)
     def begin(place, columns):
         for first in _groups_from(place, every, size, n):
             group = columns[first-place:first-place+size]
-            scale,zero = choose(group, bits, symmetric, mse, rule, dim=0)
+            scale,zero = choose(group, bits, symmetric, mse, rule, 0, scale_dtype=scale_dtype)
             done.scales.append(scale)
             done.zeros.append(zero)
     def decide(values, place): return done.nearest(values, place, None if keep is None else keep[place])
@@ -128,18 +140,18 @@ def gptq(
     keep:Tensor|None=None,   # `False` at pruned weights, which stay 0, `[out, in]`
     rule:str='gptq',         # Whose grid: a key of `RULES`
     round_dead:bool=False,   # Round weights of inputs that are never activated, instead of setting them to 0?
+    scale_dtype:str|None=None, # Type that scales are stored as, a key of `SCALE_TYPES`
 )->Quantized:                # Codes and grids
     "Round one column after the other; those that follow compensate for the errors"
-    check_grid(bits, group_size)
-    check_rule(rule, mse, symmetric)
-    w,choice = check_weight(weight),(bits, symmetric, mse, rule)
+    choice = _checked(group_size, bits, symmetric, mse, rule, scale_dtype)
+    w = check_weight(weight)
     _check_keep(keep, w, rule)
     done = _Columns(w, factor, bits, group_size or w.shape[1], rule!='spqr')
     w,factor = _prepare(w, factor, group_size, keep, round_dead)
     if keep is not None: keep = done.in_order(keep.to(w.device).T)
-    grid = choose_grid(w, bits, group_size, *choice[1:]) if group_size is None or static_groups else None
+    grid = _whole_grid(w, group_size, *choice) if group_size is None or static_groups else None
     _sweep_columns(done, w, factor, group_size, keep, grid, choice, block_size, refresh)
-    return done.assemble(symmetric=symmetric)
+    return done.assemble(symmetric=symmetric, scale_dtype=scale_dtype)
 
 # %% ../../nbs/compression/50_quantization.ipynb #702d210c
 def column_rounding(
