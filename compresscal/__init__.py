@@ -43,6 +43,7 @@ _names = {
     'vocabulary.reduction': 'reduce_vocabulary',
     'vocabulary.memory': 'memory_report',
     'vocabulary.reduced_checkpoints': 'load_reduced save_full save_reduced VocabularyCallback',
+    'checkpoints.saving': 'save check_format Saved',
     'experiments.measures': 'Measure parse_measure',
     'experiments.results': 'Results',
     'experiments.progress': 'status',

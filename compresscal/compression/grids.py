@@ -82,7 +82,8 @@ def gptq_levels(
     flat = (high-low)/top==0
     low,high = low.masked_fill(flat, -1),high.masked_fill(flat, 1)
     scale = stored_scale((high-low)/top, scale_dtype)
-    return scale,torch.full_like(scale, (top+1)/2) if symmetric else ((0-low)/scale).round_()
+    if symmetric: return scale,torch.full_like(scale, (top+1)/2)
+    return scale,((0-low)/scale).round_().clamp_(max=top) # a scale that was rounded down asks for more
 
 # %% ../../nbs/compression/40_grids.ipynb #29d963f5
 def awq_levels(

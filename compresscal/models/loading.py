@@ -192,16 +192,36 @@ def _check_indexes(source):
     if not isinstance(config, (str,Path)): return # not fetched yet, and the Hub's client writes to no other folder
     for index in sorted(Path(config).parent.glob("*.index.json")): shard_names(index)
 
-def _load_whole(source, dtype):
+def _load_whole(source, dtype, packed=None):
     "A model with all its weights, and none but its own"
     from transformers import AutoModelForCausalLM
     _check_indexes(source)
     asked = dict(dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True)
+    if packed is not None: asked["config"] = packed
     model,info = AutoModelForCausalLM.from_pretrained(source, **asked, **model_settings)
     blocks,modules = find_blocks(model)
     differs = info["missing_keys"],info["unexpected_keys"],info["mismatched_keys"]
     check_weights(type(model), blocks, len(modules), *differs)
+    if packed is not None: _note_packed(model)
     return model
+
+# %% ../../nbs/models/10_loading.ipynb #d54245f8
+def _unpacking(config, offload):
+    "The configuration that lets packed weights be unpacked; `None` where they are plain"
+    kept = getattr(config, "quantization_config", None)
+    if not isinstance(kept, dict) or kept.get("quant_method")!="compressed-tensors": return None
+    if offload: raise ValueError("its weights are packed, so that its blocks cannot stay on disk; load it as a whole")
+    if len(kept.get("config_groups") or ())>1:
+        raise ValueError("its layers are packed in several ways, which transformers does not unpack rightly")
+    config.quantization_config = kept|dict(dequantize=True)
+    return config
+
+def _note_packed(model):
+    "Let a model that was packed be one of plain weights, which remembers what it was"
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer = None
+    model.config.quantized_before = dict(method="compressed-tensors")
+
 
 # %% ../../nbs/models/10_loading.ipynb #c932c155
 def checkpoint_folder(
@@ -227,6 +247,7 @@ def load_model(
     if name_or_path is None: dtype = dtype or torch.float32
     config,tokenizer = _read_tokenizer(name_or_path, source)
     with _explain(name_or_path, source), transformers_bars(_may_show_bars(name_or_path), warnings=False):
+        packed = _unpacking(config, offload)
         if offload: return offloaded_model(Checkpoint(checkpoint_folder(source), config, dtype, device)),tokenizer
-        model = _load_whole(source, dtype)
+        model = _load_whole(source, dtype, packed)
     return model.to(device).eval(),tokenizer

@@ -28,7 +28,8 @@ def quantized_before(
     if isinstance(facts, dict):
         types = Counter({k: n for k,n in facts.get('types', {}).items() if k not in _WHOLE})
         if types: return dict(file=facts.get('file') or 'a GGUF file', types=dict(types.most_common()))
-    return dict(method=_method(kept)) if kept else None
+    if kept: return dict(method=_method(kept))
+    return getattr(config, 'quantized_before', None)
 
 # %% ../../nbs/models/02_quantized_before.ipynb #5456be79
 def said_quantized(
