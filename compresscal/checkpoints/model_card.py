@@ -62,7 +62,7 @@ def card_head(
     if base and about.get('bits'): fields |= dict(base_model_relation='quantized')
     return '\n'.join(['---', *(f'{k}: {json.dumps(v)}' for k,v in fields.items()), '---'])
 
-# %% ../../nbs/checkpoints/70_model_card.ipynb #100c2f03
+# %% ../../nbs/checkpoints/70_model_card.ipynb #f42d13ee
 def sqnr(
     weight_error:float, # Squared change over squared weight
 )->float:               # In decibels
@@ -78,10 +78,11 @@ def layer_rows(
     rows = [['layer', 'count', 'weight error', 'SQNR, dB', 'output error']]
     for name,own in frame.groupby('layer', sort=False):
         error, moved = own.weight_error.mean(), own.get('output_error', pd.Series(dtype=float)).mean()
-        rows.append([name, f'{len(own)}', f'{error:.2%}', f'{sqnr(error):.1f}', '' if pd.isna(moved) else f'{moved:.2%}'])
+        output = '' if pd.isna(moved) else f'{moved:.2%}'
+        rows.append([name, f'{len(own)}', f'{error:.2%}', f'{sqnr(error):.1f}', output])
     return rows
 
-# %% ../../nbs/checkpoints/70_model_card.ipynb #849d7c8d
+# %% ../../nbs/checkpoints/70_model_card.ipynb #60261b2f
 def _result_rows(results):
     "What was measured, a row for each number, a column for each model"
     names = dict.fromkeys((n, k) for found in results.values() for n,metrics in found.items() for k in metrics)
@@ -94,8 +95,8 @@ def _said_calibration(about):
     used = about.get('calibration')
     if not used: return 'No text was used: the method looks at weights alone.'
     return (f"Calibrated on {escape_markdown(used['name'])}: {used['sequences']:,} sequences of {used['length']:,} "
-            f"tokens, with the hash {escape_markdown(used['hash'])}. They lie in `calibration`, and `calibration.md` is "
-            "their datasheet.")
+            f"tokens, with the hash {escape_markdown(used['hash'])}. "
+            "They lie in `calibration`, and `calibration.md` is their datasheet.")
 
 def _code(text, language=''):
     "A block of code that its text cannot end"
