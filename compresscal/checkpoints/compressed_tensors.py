@@ -49,19 +49,18 @@ def quantizing_part(
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #0902f167
 def _without_place(method):
     "What of a method the format cannot hold, and what would do; `None` if it holds all"
-    if isinstance(method, Pruning): return 'it holds codes, and pruning chooses none', "format='dense'"
+    if isinstance(method, Pruning): return 'which holds codes, and pruning chooses none', 'the format dense'
     part = quantizing_part(method)
-    if isinstance(part, SpQR): return 'it holds neither outliers nor scales that are codes', "format='dense'"
-    if isinstance(part, RTN) and part.rule=='spqr': return 'its zeros are whole numbers', "rule='gptq'"
+    if isinstance(part, SpQR): return 'which holds neither outliers nor scales that are codes', 'the format dense'
+    if isinstance(part, RTN) and part.rule=='spqr': return 'whose zeros are whole numbers', "rule='gptq'"
     if isinstance(part, GPTQ) and part.act_order and not part.static_groups and part.group_size is not None:
-        return 'it holds groups of neighbouring inputs', 'static_groups=True, or act_order=False'
+        return 'whose groups are neighbouring inputs', 'static_groups=True or act_order=False'
 
 def _check_settings(method):
     "Refuse a method by its settings"
     found = _without_place(method)
     if found is None: return
-    raise ValueError(f"`format` 'compressed-tensors' cannot hold what {method.label} makes: {found[0]}. "
-                     f"This works: {found[1]}")
+    raise ValueError(f"`method` must fit compressed-tensors, {found[0]}, got {method.label}; {found[1]} would do")
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #a8f7a11b
 def _skeleton(model):
@@ -84,8 +83,8 @@ def _check_layers(layers):
         if type(m) is nn.Linear: continue
         stacked = m is None or any(p.ndim>2 for p in m.parameters(recurse=False)) # an expert is no module
         what = 'stacked experts' if stacked else f'a layer of class {type(m).__name__}'
-        raise ValueError(f"`format` 'compressed-tensors' holds layers of class Linear, but {name} is {what}. "
-                         "This works: format='dense'")
+        raise ValueError(f"`model` must have layers of class Linear for compressed-tensors, but {name} is {what}; "
+                         "the format dense would do")
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #10a2911a
 def _check_groups(layers, method, part):
@@ -95,9 +94,9 @@ def _check_groups(layers, method, part):
     if odd is None: return
     common = gcd(*widths.values())
     fits = next((o for o in (128, 64, 32, 16) if o<=size and common%o==0), None)
-    works = f'group_size={fits}' if fits else "group_size=None, or format='dense'"
-    raise ValueError(f"`format` 'compressed-tensors' needs groups that divide the width of a layer, but {method.label} "
-                     f"has groups of {size}, and {odd} is {widths[odd]} wide. This works: {works}")
+    works = f'group_size={fits}' if fits else 'group_size=None or the format dense'
+    raise ValueError(f"`group_size` must divide the width of each layer for compressed-tensors, got {size}, "
+                     f"and {odd} is {widths[odd]} wide; {works} would do")
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #04e28e7d
 def is_symmetric(
@@ -112,9 +111,9 @@ def _check_kinds(layers, method, part):
     mixed = size is not None and min(widths)<size<max(widths)
     if is_symmetric(part) or not mixed: return
     how = 'zero_point=False' if hasattr(part, 'zero_point') else 'symmetric=True'
-    raise ValueError(f"`format` 'compressed-tensors' is read wrongly where zeros differ and layers do, too, but "
-                     f"{method.label} has one group in rows of {min(widths)} and several in rows of {max(widths)}. "
-                     f"This works: {how}, or group_size=None")
+    raise ValueError("`method` must not have one group in some rows and several in others for compressed-tensors, "
+                     f"which is read wrongly then where zeros differ, got {method.label} and rows of {min(widths)} and "
+                     f"{max(widths)}; {how} or group_size=None would do")
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #68e9448b
 def scale_dtype_of(
@@ -127,9 +126,8 @@ def _check_scales(method, part, dtype):
     "Refuse scales that readers would round"
     wanted = None if dtype is None else scale_dtype_of(dtype)
     if wanted in (None, getattr(part, 'scale_dtype', wanted)): return
-    raise ValueError(f"`format` 'compressed-tensors' has scales of the model's type, {wanted}, and those of "
-                     f"{method.label} are {part.scale_dtype or 'of single precision'}. "
-                     f"This works: scale_dtype='{wanted}'")
+    raise ValueError(f"`scale_dtype` must be {wanted!r} for compressed-tensors, whose scales are of the model's type, "
+                     f"got {part.scale_dtype!r} in {method.label}")
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #f8e204dc
 def check_compressed_tensors(
@@ -169,8 +167,8 @@ class LayerKind:
         return dict(common, strategy='group', group_size=self.group_size)
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #73fbc3ad
-def _refuse_layer(name, why): raise ValueError(f"{name} must fit the format 'compressed-tensors', but {why}; "
-                                               "format='dense' keeps it")
+def _refuse_layer(name, why): raise ValueError(f"{name} must fit compressed-tensors, but {why}; "
+                                               "the format dense keeps it")
 
 def kind_of(
     name:str,    # Name of a layer
@@ -234,8 +232,8 @@ def _one_kind(found):
     merged = {LayerKind(o.bits, False, o.group_size): None for o in found}
     if len(merged)>1:
         said = ', '.join(f"{o.bits} bits in groups of {o.group_size or 'a row'}" for o in merged)
-        raise ValueError("`quantized` must be of one kind where zeros differ, for the format 'compressed-tensors' is "
-                         f"read wrongly otherwise, got {said}; format='dense' keeps them")
+        raise ValueError("`quantized` must be of one kind where zeros differ, for compressed-tensors is "
+                         f"read wrongly otherwise, got {said}; the format dense keeps them")
     return {next(iter(merged)): [name for names in found.values() for name in names]}
 
 # %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #f82f345d

@@ -24,7 +24,7 @@ from .dense_files import check_codes, read_plain, write_dense
 from ..compression.compression_report import CompressionReport, StoredCodes, folder_sizes
 from ..compression.grids import Quantized
 from ..compression.methods import Combined, Method
-from ..core.spelling import no_such
+from ..core.spelling import check_format_name
 from ..models.blocks import context_length, evaluation_mode
 from ..models.disk_blocks import is_offloaded
 from ..models.structure import require_model
@@ -38,6 +38,7 @@ class CheckpointFormat:
     write: Callable  # `write(model, tokenizer, quantized, folder)`; bytes that the quantized layers take
     read: Callable=read_plain  # `read(folder, model)`; the model as others read it
     confirm: Callable|None=None # `confirm(model, folder)`; raises where what others do not read is wrong
+    scales: Callable=scale_dtype_of # `scales(dtype)`; the `scale_dtype` that a model of this type asks for, or None
     packed: bool=True     # Do codes take the place of weights?
     tolerance: float=0.   # How far a weight may be off, as a share of the largest of its tensor
 
@@ -51,15 +52,13 @@ def check_dense(
 
 def _confirm_codes(model, folder): check_codes(model, StoredCodes(folder))
 
+def _any_scales(dtype): return None
+
 FORMATS = {'compressed-tensors': CheckpointFormat(check_compressed_tensors, write_compressed_tensors),
-           'dense': CheckpointFormat(check_dense, write_dense, confirm=_confirm_codes, packed=False)}
+           'dense': CheckpointFormat(check_dense, write_dense, confirm=_confirm_codes, scales=_any_scales,
+                                     packed=False)}
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #7e4a0173
-def _format(name):
-    "A format by its name"
-    if name in FORMATS: return FORMATS[name]
-    raise no_such('format', name, FORMATS)
-
 def check_format(
     format:str,    # A key of `FORMATS`
     method:Method, # What will compress
@@ -68,17 +67,19 @@ def check_format(
     dtype:torch.dtype|None=None, # Number format of the model; `None`: as the model or its configuration says
 ):
     "Raise a `ValueError` where a format cannot hold what a method makes, saying what would do"
-    _format(format).check(method, model, skip, dtype)
+    if format not in FORMATS: check_format_name(format, 'format')
+    FORMATS[format].check(method, model, skip, dtype)
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #8a0ab1a5
 def with_scales_of(
     method:Method,     # Any method
+    format:str,        # A key of `FORMATS`
     dtype:torch.dtype, # Number format of the model
 )->Method:             # The same with `scale_dtype`, where there is such a setting and it was left open
-    "A method whose scales can be stored in the number format of a model"
+    "A method whose scales a format can store"
     part = quantizing_part(method)
     known = part is not None and 'scale_dtype' in [f.name for f in fields(part)]
-    wanted = scale_dtype_of(dtype)
+    wanted = FORMATS[format].scales(dtype)
     if not known or part.scale_dtype is not None or wanted is None: return method
     part = replace(part, scale_dtype=wanted)
     return replace(method, quantization=part) if isinstance(method, Combined) else part
@@ -180,8 +181,8 @@ class Saved:
         return f'{said}\nnot compressed-tensors: {self.why}' if self.why else said
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #2367bea5
-PRUNED_NOTE = ("A pruned model is an ordinary dense file, neither smaller nor faster by itself: its zeros are kept "
-               "and multiplied like other numbers.")
+PRUNED_NOTE = ("A pruned model is an ordinary dense file, neither smaller nor faster by itself: zeros are kept like "
+               "other numbers, and multiplied like them.")
 
 def _bits(n_bytes, quantized):
     "Bits of a weight of the quantized layers"
@@ -231,10 +232,13 @@ def fill_folder(
     chosen, why = format, ''
     if format is None: chosen, why = choose_format(report.method, model, skip, quantized=report.quantized)
     check_format(chosen, report.method, model, skip)
-    try: facts = _write(model, tokenizer, report.quantized, Path(folder), chosen, read_back)
-    except OSError as e:
-        if e.errno==errno.ENOSPC: e.add_note(f'The model is still in memory, and {folder} is not written.')
-        raise
+    def write(name): return _write(model, tokenizer, report.quantized, Path(folder), name, read_back)
+    try: facts = write(chosen)
+    except (ValueError, CheckpointDiffers) as e:
+        if format is not None or chosen=='dense': raise
+        shutil.rmtree(folder, ignore_errors=True)
+        chosen, why = 'dense', str(e)
+        facts = write(chosen)
     return Saved(Path(folder), chosen, **facts, why=why)
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #6fa6cbf1

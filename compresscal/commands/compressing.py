@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 from tqdm.auto import tqdm
 
 # %% ../../nbs/commands/40_compressing.ipynb #ade63d0b
@@ -22,15 +23,18 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import TooLittleText, tokenizer_fingerprint
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..calibration.windows import Windows, count_text, draw_fitting
+from ..checkpoints.compressed_tensors import quantizing_part
+from ..checkpoints.saving import FORMATS, PRUNED_NOTE, check_format, choose_format, fill_folder
+from ..checkpoints.saving import with_scales_of
 from ..choosing.disjoint import shared_documents
 from .console import CommandAnswer, ResultTable, answer_of, as_json
 from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
 from ..compression.estimate import RunEstimate, Stopwatch
-from ..compression.compression_report import StoredCodes, folder_sizes, plot_errors
-from ..compression.methods import Method
+from ..compression.compression_report import folder_sizes, plot_errors
+from ..compression.methods import Combined, Method, Pruning
 from ..compression.names import parse_method, refuse_unused
-from ..core.files import give_usual_mode, write_atomically
+from ..core.files import write_atomically
 from ..core.patching import patch
 from ..core.spelling import bare_path, parse_mixture
 from ..core.tables import escape_markdown, one_line
@@ -39,8 +43,8 @@ from ..core.tables import escape_markdown, one_line
 from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets
 from ..experiments.inputs import window_length
 from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
-from ..models.blocks import decoder_blocks, fingerprint
-from ..models.loading import named_folder
+from ..models.blocks import fingerprint
+from ..models.loading import dtype_and_device, named_folder
 from ..models.transformers_calls import transformers_bars
 from ..models.tensor_files import new_folder
 
@@ -286,16 +290,33 @@ def _evaluation_answer(results, drawn, dense, out):
     return answer_of(parts, data, note=f'Written: {out}' if out else '')
 
 # %% ../../nbs/commands/40_compressing.ipynb #0c5cd59e
-def _save_model(net, tokenizer, report, folder, source):
-    "Write a model that is in memory, with its codes and its licence"
-    with transformers_bars(False): net.save_pretrained(folder)
-    give_usual_mode(folder)
-    tokenizer.save_pretrained(folder)
-    for block in decoder_blocks(net):
-        codes = {k: q for k,q in report.quantized.items() if k.startswith(f'{block.name}.')}
-        StoredCodes(folder).save(block.index, codes)
-    licences = Path(source).glob('LICEN[CS]E*') if Path(source).is_dir() else ()
-    for o in licences: shutil.copyfile(o, folder/o.name)
+def _model_dtype(o, config):
+    "The number format that a model will be loaded in"
+    if o.dtype is not None: return dtype_and_device(o.dtype, None)[0]
+    found = torch.float32 if o.name=='embedded' else config.dtype
+    if found is None: raise ValueError(f"`dtype` must be given for {o.save_as}, since the model does not say its own")
+    return found
+
+def _check_offload(o, quantizes):
+    "Why a checkpoint whose blocks stay on disk is dense; raises where another was asked for"
+    if o.save_as in (None, 'dense'): return 'blocks that stay on disk are written dense'*quantizes
+    raise ValueError(f"`save_as` must be dense with `offload`, which writes block by block, got {o.save_as!r}")
+
+# %% ../../nbs/commands/40_compressing.ipynb #75166d88
+def _fitting(o, method):
+    "The method with scales as the format stores them, and why it is not the first of formats"
+    quantizes, skip = quantizing_part(method) is not None, tuple(o.skip)
+    if o.save_as is not None: check_format(o.save_as, method)
+    if o.offload: return method, _check_offload(o, quantizes)
+    if o.save_as=='dense' or not (quantizes or o.save_as): return method, ''
+    config = find_model(o.name, weights=False)[0]
+    dtype = _model_dtype(o, config)
+    fitting = with_scales_of(method, o.save_as or 'compressed-tensors', dtype)
+    if o.save_as is None:
+        chosen, why = choose_format(fitting, config, skip, dtype)
+        return (method if chosen=='dense' else fitting), why
+    check_format(o.save_as, fitting, config, skip, dtype)
+    return fitting, ''
 
 # %% ../../nbs/commands/40_compressing.ipynb #892a519c
 @dataclass(frozen=True)
@@ -371,17 +392,33 @@ def _calibration(name, tokenizer, config, net, wish, command, progress):
 # %% ../../nbs/commands/40_compressing.ipynb #41e587aa
 def _megabytes(n): return f'{n/1e6:,.1f} MB'
 
-def _say_sizes(sizes, before, report):
-    "What was written, and who reads it"
-    was = f'; the model was {_megabytes(before)}' if before else ''
-    said = (f"Written: {_megabytes(sizes['all'])}{was}. Of this are dense weights {_megabytes(sizes['weights'])}: "
-            "transformers, vLLM and other tools read these, and need as much disk and memory for them as before.")
-    if 'codes' not in sizes: return f'{said} In them zeros are kept like other numbers.'
+def _say_dense(sizes, report):
+    "Who reads plain weights, and what the codes beside them take"
+    said = (f"Of this are dense weights {_megabytes(sizes['weights'])}: transformers, vLLM and other tools read these, "
+            "and need as much disk and memory for them as before.")
+    if 'codes' not in sizes: return said
     elements = sum(o['outputs']*o['inputs'] for o in report.rows if o['bits'] is not None)
     stored = 8*sizes['codes']/elements
     return (f"{said} Codes, scales and zeros of the quantized layers are {_megabytes(sizes['codes'])}, "
             f"{stored:.2f} bits per weight as they are kept ({report.bits:.2f} by the method): "
             "compresscal reads these.")
+
+# %% ../../nbs/commands/40_compressing.ipynb #796c8e97
+def _say_packed(saved):
+    "Who reads packed weights"
+    return (f"It is packed as {saved.format}, {saved.bits:.2f} bits per weight of the quantized layers, scales and "
+            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 on every device; "
+            "transformers unpacks them, and needs as much memory as before.")
+
+def _say_sizes(sizes, before, report, saved, why):
+    "What was written, who reads it, and how that is known"
+    was = f'; the model was {_megabytes(before)}' if before else ''
+    packed = saved is not None and FORMATS[saved.format].packed
+    said = [f"Written: {_megabytes(sizes['all'])}{was}.", _say_packed(saved) if packed else _say_dense(sizes, report)]
+    if isinstance(report.method, (Pruning, Combined)): said.append(PRUNED_NOTE)
+    if saved is not None: said.append(f'Read back as others read it: {saved.verified}.')
+    if why: said.append(f'Not packed as compressed-tensors: {why}.')
+    return ' '.join(said)
 
 # %% ../../nbs/commands/40_compressing.ipynb #3a69d815
 def _keep_account(folder, report, calibration, tokenizer):
@@ -418,6 +455,8 @@ class _Compression:
     asked: _Asked                    # How much held-out text
     command: str                     # How to make it again
     progress: bool                   # Show bars?
+    save_as: str|None=None           # Format of the checkpoint; None: the first that holds it
+    why: str=''                      # Why it will not be the first of formats, if that is known
 
 # %% ../../nbs/commands/40_compressing.ipynb #ef33390f
 @patch
@@ -445,6 +484,21 @@ def run(self:_Compression, net, tokenizer, chosen, texts, **how):
         if measures: results[label] = measured(measures, label)
     return report, results
 
+# %% ../../nbs/commands/40_compressing.ipynb #dd339714
+@patch
+def save(self:_Compression, net, tokenizer, report, folder, skip):
+    "Write a model that is in memory, and its licence"
+    saved = fill_folder(net, report, folder, self.save_as, tokenizer, skip=skip)
+    licences = Path(self.name).glob('LICEN[CS]E*') if Path(self.name).is_dir() else ()
+    for o in licences: shutil.copyfile(o, folder/o.name)
+    return saved
+
+@patch
+def say_written(self:_Compression, folder, report, saved):
+    "What was written, in words"
+    before = folder_sizes(named_folder(self.name))['weights']
+    return _say_sizes(folder_sizes(folder), before, report, saved, self.why or (saved.why if saved else ''))
+
 # %% ../../nbs/commands/40_compressing.ipynb #1ee0cbe7
 @patch
 def write(self:_Compression, folder, load, how):
@@ -454,12 +508,12 @@ def write(self:_Compression, folder, load, how):
     chosen, texts, said = self.draw(config, tokenizer, net)
     mark, offload = fingerprint(net), load['offload']
     report, results = self.run(net, tokenizer, chosen, texts, out=folder if offload else None, **how)
-    if not offload: _save_model(net, tokenizer, report, folder, self.name)
+    saved = None if offload else self.save(net, tokenizer, report, folder, how['skip'])
     _keep_account(folder, report, chosen, tokenizer)
-    sizes = folder_sizes(folder)
-    said.append(_say_sizes(sizes, folder_sizes(named_folder(self.name))['weights'], report))
+    said.append(self.say_written(folder, report, saved))
     about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
-    about |= dict(files=sizes, drawn=said, command=self.command)
+    about |= dict(files=folder_sizes(folder), format=saved.format if saved else 'dense', drawn=said)
+    about['command'] = self.command
     _write_account(folder, report, about, said)
     table = [ResultTable(measure_table(results))] if results else []
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
@@ -497,13 +551,13 @@ def compress_model(name:str,  # The model
     evaluations=(),           # What to measure before and after, as `parse_measure` reads it
     n_evaluation:int|None=None, # Windows of held-out text from each source; None: 48, or as many as there are
     skip=(),                  # Layers to leave alone, such as `down_proj` or `'model.layers.0.*'`
+    save_as:str|None=None,    # Format of the model: compressed-tensors or dense; None: the first that holds it
     offload:bool=False,       # Leave the blocks on disk, and read each when it is needed?
     dtype:str|None=None,      # Number format of the model; None: the checkpoint's own
     forward_dtype:str|None=None, # Number format of forward passes; None: the model's
     batch_size:int|None=None, # Sequences in one forward pass; None: as many as suit the device
-    device:str|None=None,     # Where to compute
     dry_run:bool=False,       # Say what it will take, and write nothing?
-    command:str='', progress:bool=True, # How to make it again, for the record; show progress bars?
+    device:str|None=None, command:str='', progress:bool=True, # Where; how to make it again, for the record; show bars?
 )->CommandAnswer:
     "Compress a model into a new folder"
     return _compress_into(SimpleNamespace(**locals()))
@@ -519,8 +573,9 @@ def _compress_into(o):
     _check_used(measures, o.n_evaluation, None, None)
     _check_wish(method, o.calibration, wish, measures)
     if method.needs=='nothing': refuse_unused(f'for {method.label}, which looks at weights alone', **forward)
+    method, why = _fitting(o, method)
     asked = _Asked(o.n_evaluation, o.length, o.seed, o.command)
-    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress)
+    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress, o.save_as, why)
     load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
     how = forward|dict(skip=tuple(o.skip))
     if o.dry_run: return job.try_out(load, how)

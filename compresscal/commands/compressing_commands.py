@@ -16,12 +16,15 @@ from .console import check_out_file, check_out_folder
 from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Format, Measured
 from .options import Measures, ModelName, NewFolder, NoBos, Run, Sequences, check_measured
 from .options import command, complete
-from ..core.spelling import check_method_name, check_model, check_source_name
+from ..core.spelling import FORMAT_NAMES, check_format_name, check_method_name, check_model
+from ..core.spelling import check_source_name
 
 # %% ../../nbs/commands/42_compressing_commands.ipynb #9c068cf1
 _Method = Annotated[str, Argument(metavar='METHOD', help=METHOD_HELP, autocompletion=complete(METHOD_WORDS))]
 _TEXT = f'A folder that sample or generate have written, or a source: {SOURCES}'
 _Text = Annotated[str|None, Option(metavar='SOURCE', help=_TEXT, autocompletion=complete(SOURCE_WORDS))]
+
+_SaveAs = Annotated[str|None, Option(metavar='FORMAT', autocompletion=complete(FORMAT_NAMES))]
 
 class Drawing(TypedDict):
     "How the calibration text is drawn from its source"
@@ -43,6 +46,7 @@ def compress_command(run:Run,
     out: NewFolder,
     calibration: _Text=None,
     skip: Annotated[list[str]|None, Option(metavar='LAYER')]=None,
+    save_as: _SaveAs=None,
     offload: bool|None=None,
     forward_dtype: str|None=None,
     batch_size: int|None=None,
@@ -55,8 +59,8 @@ def compress_command(run:Run,
 ):
     """Compress a model into a folder
 
-    The model is written as transformers and others load it, with the calibration set, its datasheet, and a report of
-    what was done to each layer."""
+    The model is written as transformers, vLLM and others load it, with the calibration set, its datasheet, and a report
+    of what was done to each layer."""
     return _compress(run, name, method, out, calibration)
 
 # %% ../../nbs/commands/42_compressing_commands.ipynb #16c596b0
@@ -66,6 +70,7 @@ def _compress(run, name, method, out, calibration):
     run.aside = folder.with_name(f'.{folder.name}.part.partial')
     check_model(name)
     check_method_name(method)
+    if 'save_as' in run.given: check_format_name(run.given['save_as'])
     run.say_format('calibration')
     if calibration: check_source_name(run.given['calibration'], 'calibration')
     check_measured(run)

@@ -1,11 +1,12 @@
 "The commands compress and evaluate: looked at before work, adapted to the text there is, judged by other text, and honest about files."
 import io, json, re, shlex
-import pytest
+import pytest, torch
 from compresscal.commands import compressing
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.sampling import sample_sets
 from compresscal.commands.cli import main
 from compresscal.commands.compressing import compress_model, evaluate, folder_sizes, measure_table
+from compresscal.experiments.inputs import find_model
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 nasty = 'a|b<i>\x1b[31m'
@@ -116,7 +117,7 @@ def test_installed_text_is_apart(tmp_path):
 # ---- What was written
 
 def test_sizes_are_those_of_the_files(tmp_path, tiny_checkpoint, capsys):
-    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--out', tmp_path/'out')
+    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--save-as', 'dense', '--out', tmp_path/'out')
     sizes, mb = folder_sizes(tmp_path/'out'), lambda n: f'{n/1e6:,.1f} MB'
     weights = (tmp_path/'out'/'model.safetensors').stat().st_size
     codes = sum(o.stat().st_size for o in (tmp_path/'out').glob('codes-*'))
@@ -127,6 +128,38 @@ def test_sizes_are_those_of_the_files(tmp_path, tiny_checkpoint, capsys):
     for shown in (' '.join(text.split()), (tmp_path/'out'/'compression.md').read_text()):
         assert f'dense weights {mb(weights)}' in shown and mb(codes) in shown and f'{8*codes/elements:.2f} bits per weight' in shown
         assert f"the model was {mb(folder_sizes(tiny_checkpoint)['weights'])}" in shown
+
+def test_packed_by_default(tmp_path, tiny_checkpoint, capsys):
+    "Scales of the model's type, as said in the record; the same model from the file"
+    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--dtype', 'bfloat16', '--out', tmp_path/'out')
+    data = json.loads((tmp_path/'out'/'compression.json').read_text())
+    assert (code, data['format'], data['method']['scale_dtype'])==(0, 'compressed-tensors', 'bfloat16')
+    assert 'codes' not in data['files'] and not list((tmp_path/'out').glob('codes-*'))
+    for shown in (' '.join(text.split()), (tmp_path/'out'/'compression.md').read_text()):
+        assert 'packed as compressed-tensors' in shown and 'Read back as others read it: 21 tensors equal' in shown
+    kept = compress_model(str(tiny_checkpoint), 'rtn:4,group_size=16,scale_dtype=bfloat16', tmp_path/'dense', dtype='bfloat16', save_as='dense')
+    a, b = (find_model(str(tmp_path/o))[2].state_dict() for o in ('out', 'dense'))
+    assert a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+@pytest.mark.parametrize('method,given,says', [
+    ('rtn:4,group_size=48', dict(save_as='compressed-tensors'), 'group_size=32 would do'),
+    ('spqr:4', dict(save_as='compressed-tensors', calibration='docs'), 'the format dense would do'),
+    ('gptq:4,group_size=16,static_groups=false', dict(save_as='compressed-tensors', calibration='docs'), 'static_groups=True or act_order=False would do'),
+    ('rtn:4,group_size=16,scale_dtype=float16', dict(save_as='compressed-tensors', dtype='bfloat16'), "`scale_dtype` must be 'bfloat16'"),
+    ('rtn:4,group_size=16', dict(save_as='compressed-tensors', offload=True), '`save_as` must be dense with `offload`'),
+    ('rtn:4,group_size=16', dict(save_as='gptq'), '`format` must be one of compressed-tensors, dense'),
+    ('wanda:0.5', dict(save_as='compressed-tensors', calibration='docs'), 'pruning chooses none')])
+def test_what_a_format_cannot_hold_is_refused_first(tmp_path, tiny_checkpoint, monkeypatch, method, given, says):
+    monkeypatch.setattr('compresscal.models.loading._load_whole', lambda *o: pytest.fail('the model was loaded'))
+    with pytest.raises(ValueError, match=re.escape(says)): compress_model(str(tiny_checkpoint), method, tmp_path/'out', **given)
+    assert not (tmp_path/'out').exists()
+
+def test_dense_where_the_best_format_has_no_place(tmp_path, tiny_checkpoint):
+    said = compress_model(str(tiny_checkpoint), 'rtn:4,group_size=48', tmp_path/'out')
+    assert said.data['format']=='dense' and said.data['files']['codes'] and 'group_size=32 would do' in said.data['drawn'][-1]
+    assert 'scale_dtype' not in said.data['method']
+    streamed = compress_model(str(tiny_checkpoint), 'rtn:4,group_size=16', tmp_path/'streamed', offload=True)
+    assert streamed.data['format']=='dense' and 'blocks that stay on disk are written dense' in streamed.data['drawn'][-1]
 
 def test_zeros_take_room(tmp_path, tiny_checkpoint):
     said = compress_model(str(tiny_checkpoint), 'magnitude:0.5', tmp_path/'out')
