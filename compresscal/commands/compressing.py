@@ -24,6 +24,8 @@ from ..calibration.sampling import TooLittleText, tokenizer_fingerprint
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..calibration.windows import Windows, count_text, draw_fitting
 from ..checkpoints.compressed_tensors import quantizing_part
+from ..checkpoints.file_record import write_record
+from ..checkpoints.model_card import model_card
 from ..checkpoints.saving import FORMATS, PRUNED_NOTE, check_format, choose_format, fill_folder
 from ..checkpoints.saving import with_scales_of
 from ..choosing.disjoint import shared_documents
@@ -33,7 +35,7 @@ from ..compression.compress import compress
 from ..compression.estimate import RunEstimate, Stopwatch
 from ..compression.compression_report import folder_sizes, plot_errors
 from ..compression.methods import Combined, Method, Pruning
-from ..compression.names import parse_method, refuse_unused
+from ..compression.names import parse_method, refuse_unused, spell_method
 from ..core.files import write_atomically
 from ..core.patching import patch
 from ..core.spelling import bare_path, parse_mixture
@@ -407,7 +409,8 @@ def _say_dense(sizes, report):
 def _say_packed(saved):
     "Who reads packed weights"
     return (f"It is packed as {saved.format}, {saved.bits:.2f} bits per weight of the quantized layers, scales and "
-            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 on every device; "
+            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 "
+            "on every device; "
             "transformers unpacks them, and needs as much memory as before.")
 
 def _say_sizes(sizes, before, report, saved, why):
@@ -429,18 +432,29 @@ def _keep_account(folder, report, calibration, tokenizer):
     write_atomically(folder/'compression.png', plot_errors(report).to_bytes('png'))
 
 def _write_account(folder, report, about, said):
-    "Write what was done"
+    "Write what was done, the card, and last the list of all files"
     write_atomically(folder/'compression.json', as_json(about|dict(layers=report.rows, notes=report.notes)))
     page = [report._repr_markdown_(), *map(escape_markdown, said)]
     write_atomically(folder/'compression.md', '\n\n'.join(page)+'\n')
+    write_atomically(folder/'README.md', model_card(about|dict(layers=report.rows)))
+    write_record(folder)
+
+# %% ../../nbs/commands/40_compressing.ipynb #3a69d816
+_PACKAGES = 'compresscal', 'torch', 'transformers'
+
+def _spelled(method):
+    "The method as `parse_method` reads it; None where no name says all of it"
+    try: return spell_method(method)
+    except ValueError: return None
 
 def _about(report, chosen, results):
     "What was done, ready for JSON"
     used = chosen and dict(name=chosen.name, hash=chosen.hash, sequences=len(chosen), length=chosen.length)
     found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
     before = report.quantized_before
-    about = dict(method=report.method.settings(), label=report.method.label, sparsity=report.sparsity,
-                 bits=report.bits, calibration=used, results=found, version=version('compresscal'))
+    about = dict(method=report.method.settings(), spelled=_spelled(report.method), label=report.method.label,
+                 sparsity=report.sparsity, bits=report.bits, calibration=used, results=found,
+                 version=version('compresscal'), versions={o: version(o) for o in _PACKAGES})
     return about|dict(quantized_before=before) if before else about
 
 # %% ../../nbs/commands/40_compressing.ipynb #2d9fae56
@@ -513,7 +527,8 @@ def write(self:_Compression, folder, load, how):
     said.append(self.say_written(folder, report, saved))
     about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
     about |= dict(files=folder_sizes(folder), format=saved.format if saved else 'dense', drawn=said)
-    about['command'] = self.command
+    forward = {k: v for k,v in how.items() if k!='skip'}
+    about |= dict(command=self.command, load=dict(dtype=load['dtype']), forward=forward)
     _write_account(folder, report, about, said)
     table = [ResultTable(measure_table(results))] if results else []
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
@@ -585,4 +600,5 @@ def _compress_into(o):
 def _say_files(out, method):
     "What is in the new folder"
     kept = 'calibration (the set), calibration.md (its datasheet), '*(method.needs!='nothing')
-    return f'In {out}: the model as transformers loads it, {kept}compression.md and .json (what was done)'
+    return f'In {out}: the model as transformers loads it, {kept}compression.md and .json (what was done), '\
+           'README.md (its card), files.json (hashes of all files)'
