@@ -13,9 +13,15 @@ from pathlib import Path
 
 from .inspection import inspect_checkpoint
 
-# %% ../../nbs/checkpoints/90_hub.ipynb #8eb8e9ee
+# %% ../../nbs/checkpoints/90_hub.ipynb #f8f27ad2
 _repository = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
+def _check_repository(repo_id):
+    "Raise for what is no name of a repository"
+    if isinstance(repo_id, str) and _repository.fullmatch(repo_id): return
+    raise ValueError(f"`repo_id` must be owner/name, got {repo_id!r}")
+
+# %% ../../nbs/checkpoints/90_hub.ipynb #ff1770c0
 def push_to_hub(
     folder:str|Path,     # Of a compressed model, as `compress` writes it
     repo_id:str,         # Where to, `owner/name`; made if there is none
@@ -25,8 +31,7 @@ def push_to_hub(
     api=None,            # A `huggingface_hub.HfApi`; `None`: a new one, for the account that is logged in
 )->str:                  # Address of the commit
     "Upload a compressed model whose files are as they were made"
-    if not isinstance(repo_id, str) or not _repository.fullmatch(repo_id):
-        raise ValueError(f"`repo_id` must be owner/name, got {repo_id!r}")
+    _check_repository(repo_id)
     found = inspect_checkpoint(folder)
     if not found.fine: raise ValueError(f"`folder` must be as it was made, but {found.wrong[0]}")
     if api is None:
