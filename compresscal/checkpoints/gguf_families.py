@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/gguf_families.html.m
 
 # %% auto #0
 __all__ = ['FAMILIES', 'GgufFamily', 'gguf_family', 'extra_tensors', 'check_family', 'gguf_settings', 'gguf_names', 'row_order',
-           'stored_tensor']
+           'out_by_in', 'stored_tensor']
 
 # %% ../../nbs/checkpoints/27_gguf_families.ipynb #5c90da11
 import math
@@ -170,7 +170,7 @@ def gguf_names(
         if own is None: raise ValueError(f"`names` must be tensors that llama.cpp knows in {config.model_type}, got {name!r}")
     return found
 
-# %% ../../nbs/checkpoints/27_gguf_families.ipynb #edb33eab
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #e684174d
 def row_order(
     config,   # A model's configuration
     name:str, # Of a parameter
@@ -182,13 +182,21 @@ def row_order(
     rows = torch.arange(heads*_head_size(config))
     return rows.view(heads, 2, -1).transpose(1, 2).flatten()
 
+def out_by_in(
+    config,        # A model's configuration
+    name:str,      # Of a parameter
+    tensor:Tensor, # The parameter
+)->Tensor:         # `[out, in]` if it is a matrix
+    "A parameter, the matrices of all models the same way round"
+    return tensor.T if config.model_type=='gpt2' and tensor.ndim==2 and '.h.' in name else tensor
+
 def stored_tensor(
     config,        # A model's configuration
     name:str,      # Of a parameter
     tensor:Tensor, # The parameter
 )->Tensor:         # In the shape and order of the file
     "A parameter as the file holds it"
-    if config.model_type=='gpt2' and tensor.ndim==2 and '.h.' in name: tensor = tensor.T
+    tensor = out_by_in(config, name, tensor)
     if config.model_type.startswith('gemma') and name.endswith('norm.weight'): tensor = tensor.float()+1
     order = row_order(config, name)
     return tensor if order is None else tensor[order.to(tensor.device)]

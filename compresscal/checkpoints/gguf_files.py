@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/gguf_files.html.md""
 # %% auto #0
 __all__ = ['REST_TYPES', 'check_gguf', 'write_gguf']
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #1aa5e1ce
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #74e29790
 import os, shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from ..compression.grids import Quantized
 from ..compression.methods import Method, Quantization
 from .gguf_blocks import GGUF_BLOCK, GGUF_TYPES, gguf_blocks, gguf_type, gguf_weight
 from .gguf_families import (check_family, extra_tensors, gguf_family, gguf_names,
-                                                   gguf_settings, row_order, stored_tensor)
+                                                   gguf_settings, out_by_in, row_order, stored_tensor)
 from .gguf_tokenizers import gguf_vocabulary
 
 # %% ../../nbs/checkpoints/30_gguf_files.ipynb #09592fa7
@@ -99,12 +99,13 @@ def _kind(name, shape, rest):
                          f"got {rest!r} for {name} of {shape}")
     return rest
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #94948930
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #89247558
 def _own_names(model):
     "Names of the tensors that the file holds, and their names there"
-    state,embeddings = model.state_dict(keep_vars=True),model.get_input_embeddings().weight
-    found = gguf_names(model.config, sorted(state))
-    return {k: v for k,v in found.items() if v!='output.weight' or state[k] is not embeddings}
+    state,head = model.state_dict(keep_vars=True),model.get_output_embeddings()
+    tied = head.weight is model.get_input_embeddings().weight # one matrix for both
+    name = next(name for name,m in model.named_modules() if m is head)
+    return gguf_names(model.config, sorted(o for o in state if not tied or o!=f'{name}.weight'))
 
 def _plan(model, quantized, rest):
     "Every tensor of the file, by the name in the model, in the order in which they are written"
@@ -126,17 +127,16 @@ def _layer_type(name, q):
     try: return gguf_type(q)
     except ValueError as e: raise ValueError(f"{name.removesuffix('.weight')} cannot be written: {e}") from None
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #fc2744f9
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #571dec8f
 def _check_same(name, q, weight):
     "Raise unless a weight is what the codes say"
-    if weight.shape!=q.codes.shape: weight = weight.T # GPT-2 has them the other way round
     same = (torch.equal(o(q).to(weight.dtype), weight) for o in (Quantized.dequantize, gguf_weight))
-    if weight.shape!=q.codes.shape or not any(same):
+    if not any(same):
         raise ValueError(f"`quantized` must hold the codes of the weights in `model`, got others for {name.removesuffix('.weight')}")
 
 def _code_bytes(config, name, q, weight):
     "A layer with codes as bytes of the file"
-    _check_same(name, q, weight)
+    _check_same(name, q, out_by_in(config, name, weight))
     order = row_order(config, name)
     if order is None: return gguf_blocks(q)
     return gguf_blocks(replace(q, codes=q.codes[order], scale=q.scale[order], zero=q.zero[order]))
@@ -151,7 +151,7 @@ def _dense_bytes(name, tensor, kind):
     if not new.isfinite().all(): raise ValueError(f"`rest` must be a type that holds the weights of {name}, got {kind!r}; F32 does")
     return new.view(torch.uint8)
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #b5820201
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #266d0f9b
 def _fields(model, tokenizer, plan):
     "All that the file says beside its tensors"
     import gguf
@@ -159,7 +159,8 @@ def _fields(model, tokenizer, plan):
     matrices = Counter(o.kind for o in plan.values() if len(o.shape)>1)
     most = matrices.most_common(1)[0][0]
     kind = gguf.LlamaFileType['ALL_F32' if most=='F32' else f'MOSTLY_{most}']
-    name = Path(getattr(config, '_name_or_path', '') or config.model_type).name
+    name = Path(getattr(config, '_name_or_path', '')).name or type(model).__name__
+    if name=='mistral': name = 'Mistral' # transformers takes that very name for an architecture, and fails
     found = {'general.type': 'model', 'general.name': name, 'general.file_type': int(kind), 'general.quantization_version': 2}
     architecture = gguf_family(config).architecture
     found |= {f'{architecture}.{k}': o for k,o in gguf_settings(config).items()}

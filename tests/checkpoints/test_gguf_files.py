@@ -1,0 +1,144 @@
+"GGUF files of each family, read by transformers and by llama.cpp; the writer itself is shown in the notebook."
+import contextlib, io, json, os, subprocess
+from dataclasses import replace
+from pathlib import Path
+import pytest, torch
+from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Phi3Config,
+                          Qwen2Config, Qwen3Config)
+from compresscal.checkpoints.gguf_blocks import gguf_weight
+from compresscal.checkpoints.gguf_files import write_gguf
+from compresscal.compression.compress import compress
+from compresscal.compression.methods import GPTQ, RTN
+from compresscal.evaluation.perplexity import perplexity
+from compresscal.models.loading import load_model, load_tokenizer
+
+std = dict(vocab_size=4104, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+           bos_token_id=0, eos_token_id=1, pad_token_id=2) # 8 rows more than the tokenizer has tokens
+gemma = std|dict(head_dim=256, query_pre_attn_scalar=256, num_attention_heads=2, num_key_value_heads=1, sliding_window=8, num_hidden_layers=7)
+families = dict( # numbers that transformers does not read from a file are those it takes for granted: qwen3's head, gemma's head and scalar, gpt2's positions
+    llama=LlamaConfig(**std), llama_tied=LlamaConfig(**std, tie_word_embeddings=True, head_dim=32), mistral=MistralConfig(**std, sliding_window=None),
+    qwen2=Qwen2Config(**std), qwen3=Qwen3Config(**std|dict(num_attention_heads=2, num_key_value_heads=1), head_dim=128, tie_word_embeddings=True),
+    gemma2=Gemma2Config(**gemma), gemma3=Gemma3TextConfig(**gemma), phi3=Phi3Config(**std),
+    gpt2=GPT2Config(vocab_size=4104, n_embd=64, n_layer=2, n_head=4, n_positions=1024, bos_token_id=0, eos_token_id=1))
+each_family = pytest.mark.parametrize('family', families)
+half = dict(group_size=32, scale_dtype='float16')
+
+def build(config, seed=0):
+    "A random model whose norms and biases are away from ones and zeros"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        for p in model.parameters(): p.data += .05*torch.randn_like(p)
+    return model
+
+@pytest.fixture(scope='session')
+def tokenizer(): return load_tokenizer()[1]
+
+def reread(file):
+    "The model in a file, by transformers alone"
+    with contextlib.redirect_stderr(io.StringIO()): return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype='float32').eval()
+
+def logits(model, length=24):
+    ids = torch.randint(3, 4000, (1,length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(): return model(input_ids=ids).logits
+
+def as_written(model, quantized):
+    "Let a model hold what its file will hold"
+    layers = dict(model.named_modules())
+    for name,q in quantized.items():
+        w = layers[name].weight
+        w.data.copy_(gguf_weight(q) if w.shape==q.codes.shape and type(layers[name]).__name__!='Conv1D' else gguf_weight(q).T)
+    return model
+
+def check_same(model, again, quantized, exact=True):
+    there = dict(again.named_parameters())
+    assert there.keys()==dict(model.named_parameters()).keys()
+    for name,p in model.named_parameters():
+        if exact or name.removesuffix('.weight') in quantized or p.ndim>1: assert torch.equal(there[name], p), name
+        else: torch.testing.assert_close(there[name], p, rtol=0, atol=2e-7) # a norm to which one is added, and taken away
+    if exact: assert torch.equal(logits(again), logits(model))
+    else: torch.testing.assert_close(logits(again), logits(model), rtol=1e-4, atol=1e-4)
+
+@each_family
+def test_a_family_comes_back(family, tokenizer, tmp_path):
+    "Codes bit for bit, everything else in single precision, by plain transformers"
+    model = build(families[family])
+    report = compress(model, RTN(bits=4, symmetric=True, **half), progress=False)
+    file = write_gguf(model, tokenizer, report.quantized, tmp_path/'a.gguf', rest='F32')
+    check_same(model, reread(file), report.quantized, exact=not family.startswith('gemma'))
+
+@pytest.mark.parametrize('family', ['llama','gpt2'])
+@pytest.mark.parametrize('bits,symmetric,group_size', [(4,False,32), (5,True,64), (5,False,None), (8,True,32)])
+def test_each_type_comes_back(family, bits, symmetric, group_size, tokenizer, tmp_path):
+    "Minima as half precision holds them, all else bit for bit"
+    model = build(families[family])
+    report = compress(model, RTN(bits=bits, symmetric=symmetric, group_size=group_size, scale_dtype='float16'), progress=False)
+    file = write_gguf(model, tokenizer, report.quantized, tmp_path/'a.gguf', rest='F32')
+    kind = {4: 'Q4', 5: 'Q5', 8: 'Q8'}[bits]+('_0' if symmetric else '_1')
+    from gguf import GGUFReader
+    assert {o.tensor_type.name for o in GGUFReader(file).tensors if o.name.startswith('blk.') and len(o.shape)>1}=={kind}
+    check_same(as_written(model, report.quantized), reread(file), report.quantized)
+
+def test_some_layers_keep_their_weights(tokenizer, tmp_path):
+    "What was skipped is of the type that was asked for"
+    model = build(families['llama'])
+    report = compress(model, RTN(bits=4, symmetric=True, **half), skip=['down_proj','model.layers.0.*'], progress=False)
+    file = write_gguf(model.bfloat16(), tokenizer, report.quantized, tmp_path/'a.gguf', rest='BF16')
+    again = reread(file)
+    for name,p in model.named_parameters():
+        if name.removesuffix('.weight') not in report.quantized: assert torch.equal(dict(again.named_parameters())[name], p.float()), name
+    for name,q in report.quantized.items(): assert torch.equal(again.get_submodule(name).weight, q.dequantize())
+
+@pytest.mark.parametrize('rest', ['Q8_0','Q5_1','Q5_0','Q4_1','Q4_0'])
+def test_embeddings_in_blocks(rest, tokenizer, tmp_path):
+    import gguf
+    model = build(families['llama_tied'])
+    report = compress(model, RTN(bits=8, symmetric=True, **half), progress=False)
+    again = reread(write_gguf(model, tokenizer, report.quantized, tmp_path/'a.gguf', rest=rest))
+    own,kind = model.get_input_embeddings().weight.detach(),gguf.GGMLQuantizationType[rest]
+    rounded = torch.from_numpy(gguf.dequantize(gguf.quantize(own.numpy(), kind), kind))
+    assert torch.equal(again.get_input_embeddings().weight, rounded) and (rounded-own).abs().max()<.1
+
+def test_rows_that_are_no_whole_blocks(tokenizer, tmp_path):
+    model = build(LlamaConfig(**std|dict(hidden_size=48, num_attention_heads=2, num_key_value_heads=1)))
+    with pytest.raises(ValueError, match="`rest` must be F32, F16, BF16 where a row is no multiple of 32, got 'Q8_0'"):
+        write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='Q8_0')
+    check_same(model, reread(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32')), {})
+
+def test_weights_beyond_half_precision(tokenizer, tmp_path):
+    model = build(families['llama'])
+    model.lm_head.weight.data[0,0] = 1e6
+    with pytest.raises(ValueError, match='must be a type that holds the weights of lm_head.weight'): write_gguf(model, tokenizer, {}, tmp_path/'a.gguf')
+    assert not list(tmp_path.iterdir())
+
+def test_a_model_whose_blocks_stay_on_disk(tokenizer, tmp_path):
+    model = build(families['llama'])
+    report = compress(model, RTN(bits=4, symmetric=True, **half), progress=False)
+    model.save_pretrained(tmp_path/'folder'); tokenizer.save_pretrained(tmp_path/'folder')
+    offloaded,_ = load_model(tmp_path/'folder', offload=True)
+    files = [write_gguf(o, tokenizer, report.quantized, tmp_path/f'{i}.gguf') for i,o in enumerate((model, offloaded))]
+    from gguf import GGUFReader
+    a,b = ({o.name: o.data.tobytes() for o in GGUFReader(f).tensors} for f in files)
+    assert a==b
+
+def test_a_window_limits_the_context(tokenizer, tmp_path):
+    "Up to the window, a model whose tokens see no further than that is the same"
+    model = build(MistralConfig(**std, sliding_window=16, name_or_path="mistral"))
+    again = reread(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'))
+    assert again.config.max_position_embeddings==16
+    assert torch.equal(logits(again, 16), logits(model, 16)) and not torch.equal(logits(again, 32), logits(model, 32))
+
+# ---- a tokenizer from SentencePiece, and real weights
+
+@pytest.fixture(scope='session')
+def stories(shared):
+    "A trained model of 260 thousand weights, with Llama 2's kind of tokenizer"
+    return load_model(shared/'data'/'model_stories260K_ffn256', dtype='float32')
+
+def test_a_tokenizer_from_sentencepiece(stories, tmp_path):
+    model,tokenizer = stories
+    again,words = load_model(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'))
+    for text in ('Once upon a time, there was a little girl.', 'x = "naïve" — ½ 数字\n\n\tTom  said: 12,345!'):
+        assert words(text)['input_ids']==tokenizer(text)['input_ids']
+    ids = torch.tensor([tokenizer('Once upon a time, there was')['input_ids']])
+    with torch.no_grad(): assert torch.equal(again(ids).logits, model(ids).logits)
