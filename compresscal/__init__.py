@@ -43,6 +43,8 @@ _names = {
     'vocabulary.reduction': 'reduce_vocabulary',
     'vocabulary.memory': 'memory_report',
     'vocabulary.reduced_checkpoints': 'load_reduced save_full save_reduced VocabularyCallback',
+    'checkpoints.gguf_files': 'check_gguf write_gguf',
+    'checkpoints.imatrix': 'write_imatrix',
     'experiments.measures': 'Measure parse_measure',
     'experiments.results': 'Results',
     'experiments.progress': 'status',

@@ -87,20 +87,21 @@ def _head_size(config):
     "Numbers of a head"
     return getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
 
-# %% ../../nbs/checkpoints/27_gguf_families.ipynb #233a8563
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #62c4ab92
 def _check_gemma(config):
     "Raise where attention is another than llama.cpp computes"
-    period,sizes = (2,46) if config.model_type=='gemma2' else (6,62) # of layers; blocks of the one size of another rule
-    heads,last = _head_size(config),config.num_hidden_layers
-    usual = config.hidden_size//config.num_attention_heads if last==sizes else heads
+    period,large = (2,46) if config.model_type=='gemma2' else (6,62) # of layers; blocks of the size with another rule
+    last = config.num_hidden_layers
+    usual = config.hidden_size//config.num_attention_heads if last==large else _head_size(config)
     if config.query_pre_attn_scalar!=usual:
         raise ValueError(f"`config` must have query_pre_attn_scalar={usual}, which llama.cpp takes for granted, "
                          f"got {config.query_pre_attn_scalar}; an ordinary checkpoint holds it")
     kinds = ['sliding_attention' if (i+1)%period else 'full_attention' for i in range(last)]
     if config.layer_types!=kinds:
-        raise ValueError(f"`config` must have full attention in every {period}. layer, which llama.cpp takes for granted, "
-                         f"got {config.layer_types}; an ordinary checkpoint holds it")
+        raise ValueError(f"`config` must have full attention in every {period}. layer, which llama.cpp "
+                         f"takes for granted, got {config.layer_types}; an ordinary checkpoint holds it")
 
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #9e92b345
 def check_family(
     config, # A model's configuration
 ):
@@ -109,8 +110,8 @@ def check_family(
     for name,value in family.expects.items():
         found = getattr(config, name, value)
         if found==value or not found and not value: continue
-        raise ValueError(f"`config` must have {name}={value!r}, which llama.cpp takes for granted in {family.architecture}, "
-                         f"got {found!r}; an ordinary checkpoint holds it")
+        raise ValueError(f"`config` must have {name}={value!r}, which llama.cpp takes for granted in "
+                         f"{family.architecture}, got {found!r}; an ordinary checkpoint holds it")
     if family.architecture.startswith('gemma'): _check_gemma(config)
     if family.architecture!='gpt2': _check_rope(config, _rope(config))
 
@@ -131,15 +132,16 @@ def _rope_settings(config):
             found['rope.scaling.original_context_length'] = rope['original_max_position_embeddings']
     return found
 
-# %% ../../nbs/checkpoints/27_gguf_families.ipynb #8133c245
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #53c00b2c
 def _gemma_settings(config):
     "Settings that only Gemma has"
     found = {'attention.sliding_window': config.sliding_window}
     if config.attn_logit_softcapping: found['attn_logit_softcapping'] = float(config.attn_logit_softcapping)
     if config.final_logit_softcapping: found['final_logit_softcapping'] = float(config.final_logit_softcapping)
-    if config.model_type!='gemma2': found['rope.freq_base_swa'] = float(_rope(config, 'sliding_attention')['rope_theta'])
-    return found
+    if config.model_type=='gemma2': return found
+    return found|{'rope.freq_base_swa': float(_rope(config, 'sliding_attention')['rope_theta'])}
 
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #b3bb7ea9
 def gguf_settings(
     config, # A model's configuration
 )->dict:    # Names without the architecture, which precedes them in the file -> numbers and texts
@@ -156,7 +158,7 @@ def gguf_settings(
     found |= _rope_settings(config)
     return found|_gemma_settings(config) if config.model_type.startswith('gemma') else found
 
-# %% ../../nbs/checkpoints/27_gguf_families.ipynb #a47c22d3
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #f1ea28bd
 def gguf_names(
     config,             # A model's configuration
     names:Iterable[str],# Of parameters, as `model.layers.0.mlp.up_proj.weight`
@@ -167,7 +169,8 @@ def gguf_names(
     known = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     found = {o: known.get_name(o, try_suffixes=('.weight','.bias')) for o in names}
     for name,own in found.items():
-        if own is None: raise ValueError(f"`names` must be tensors that llama.cpp knows in {config.model_type}, got {name!r}")
+        if own is not None: continue
+        raise ValueError(f"`names` must be tensors that llama.cpp knows in {config.model_type}, got {name!r}")
     return found
 
 # %% ../../nbs/checkpoints/27_gguf_families.ipynb #e684174d

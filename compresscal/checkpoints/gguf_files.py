@@ -7,14 +7,15 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/gguf_files.html.md""
 # %% auto #0
 __all__ = ['REST_TYPES', 'check_gguf', 'write_gguf']
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #74e29790
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #e2431545
 import os, shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from ..core.files import atomic_file
 from ..models.structure import require_model
 from ..models.disk_blocks import each_tensor
@@ -25,17 +26,21 @@ from .gguf_families import (check_family, extra_tensors, gguf_family, gguf_names
                                                    gguf_settings, out_by_in, row_order, stored_tensor)
 from .gguf_tokenizers import gguf_vocabulary
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #09592fa7
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #bd5e2333
 _ELSEWHERE = 'an ordinary checkpoint holds it'
 
 def _check_widths(config):
     "Raise where a row is not made of whole blocks"
-    heads = config.num_attention_heads*(getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads)
-    inner = getattr(config, 'intermediate_size', None) or getattr(config, 'n_inner', None) or 4*config.hidden_size
-    for name,width in dict(hidden_size=config.hidden_size, intermediate_size=inner, heads=heads).items():
+    shape = gguf_settings(config)
+    size = shape.get('attention.value_length', 0) or config.hidden_size//config.num_attention_heads
+    inputs = dict(hidden_size=config.hidden_size, intermediate_size=shape['feed_forward_length'],
+                  heads=config.num_attention_heads*size)
+    for name,width in inputs.items():
         if not width%GGUF_BLOCK: continue
-        raise ValueError(f"`config` must have widths that are multiples of {GGUF_BLOCK}, got {name} of {width}; {_ELSEWHERE}")
+        raise ValueError(f"`config` must have widths that are multiples of {GGUF_BLOCK}, got {name} of {width}; "
+                         f"{_ELSEWHERE}")
 
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #0de2a259
 def _check_groups(method):
     "Raise where groups are not made of whole blocks"
     if method.group_size is None: return
@@ -46,13 +51,14 @@ def _check_groups(method):
         raise ValueError("`method` must have groups of neighbouring columns, got act_order=True without "
                          "static_groups=True, which would do")
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #b360d89d
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #c0192e07
 def _check_codes(method):
     "Raise where no block holds such codes"
     if not hasattr(method, 'scale_dtype'):
         raise ValueError(f"`method` must have plain codes and scales, got {method.label}; RTN, GPTQ and AWQ have")
     if method.bits not in GGUF_TYPES:
-        raise ValueError(f"`method` must have {', '.join(map(str, GGUF_TYPES))} bits, got bits={method.bits}; {_ELSEWHERE}")
+        raise ValueError(f"`method` must have {', '.join(map(str, GGUF_TYPES))} bits, got bits={method.bits}; "
+                         f"{_ELSEWHERE}")
     symmetric = getattr(method, 'symmetric', not getattr(method, 'zero_point', False))
     if not symmetric and GGUF_TYPES[method.bits][1] is None:
         raise ValueError(f"`method` must be symmetric with {method.bits} bits, got another; "
@@ -73,7 +79,7 @@ def check_gguf(
     _check_groups(own)
     _check_widths(config)
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #3a6551ee
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #059c8966
 _FLOATS = dict(F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
 REST_TYPES = (*_FLOATS,'Q8_0','Q5_1','Q5_0','Q4_1','Q4_0') # that matrices without codes may have
 
@@ -91,6 +97,7 @@ class _Planned:
     @property
     def bytes(self): return torch.Size(self.byte_shape).numel()
 
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #707123e5
 def _kind(name, shape, rest):
     "The type of a tensor without codes"
     if len(shape)<2 or name=='position_embd.weight': return 'F32'
@@ -99,7 +106,7 @@ def _kind(name, shape, rest):
                          f"got {rest!r} for {name} of {shape}")
     return rest
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #89247558
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #e7fdfa12
 def _own_names(model):
     "Names of the tensors that the file holds, and their names there"
     state,head = model.state_dict(keep_vars=True),model.get_output_embeddings()
@@ -107,32 +114,33 @@ def _own_names(model):
     name = next(name for name,m in model.named_modules() if m is head)
     return gguf_names(model.config, sorted(o for o in state if not tied or o!=f'{name}.weight'))
 
+def _layer_types(quantized, names):
+    "The type of each layer with codes, one after the other, since they may be on disk"
+    unknown = [o for o in quantized if f'{o}.weight' not in names]
+    if unknown: raise ValueError(f"`quantized` must name layers of `model`, got {unknown[0]!r}")
+    found = {}
+    for layer in quantized:
+        try: found[f'{layer}.weight'] = gguf_type(quantized[layer])
+        except ValueError as e: raise ValueError(f"{layer} cannot be written: {e}") from None
+    return found
+
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #c5b10a38
 def _plan(model, quantized, rest):
     "Every tensor of the file, by the name in the model, in the order in which they are written"
-    names,state,config = _own_names(model),model.state_dict(),model.config
-    codes = {f'{k}.weight': q for k,q in quantized.items()}
-    unknown = [k for k in codes if k not in names]
-    if unknown: raise ValueError(f"`quantized` must name layers of `model`, got {unknown[0].removesuffix('.weight')!r}")
-    plan = {}
+    names,state,config,plan = _own_names(model),model.state_dict(),model.config,{}
+    types = _layer_types(quantized, names)
     for name,own in names.items():
-        if name in codes: shape,kind = codes[name].codes.shape,_layer_type(name, codes[name])
-        else:
-            shape = stored_tensor(config, name, state[name].to('meta')).shape
-            kind = _kind(own, shape, rest)
-        plan[name] = _Planned(own, kind, tuple(shape))
+        shape = tuple(stored_tensor(config, name, state[name].to('meta')).shape)
+        plan[name] = _Planned(own, types.get(name) or _kind(own, shape, rest), shape)
     return plan|{k: _Planned(k, 'F32', tuple(o.shape)) for k,o in extra_tensors(config).items()}
 
-def _layer_type(name, q):
-    "The type of a layer with codes"
-    try: return gguf_type(q)
-    except ValueError as e: raise ValueError(f"{name.removesuffix('.weight')} cannot be written: {e}") from None
-
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #571dec8f
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #aa572af3
 def _check_same(name, q, weight):
     "Raise unless a weight is what the codes say"
-    same = (torch.equal(o(q).to(weight.dtype), weight) for o in (Quantized.dequantize, gguf_weight))
-    if not any(same):
-        raise ValueError(f"`quantized` must hold the codes of the weights in `model`, got others for {name.removesuffix('.weight')}")
+    said = (o(q).to(weight.dtype).cpu() for o in (Quantized.dequantize, gguf_weight))
+    if any(torch.equal(o, weight.cpu()) for o in said): return
+    layer = name.removesuffix('.weight')
+    raise ValueError(f"`quantized` must hold the codes of the weights in `model`, got others for {layer}")
 
 def _code_bytes(config, name, q, weight):
     "A layer with codes as bytes of the file"
@@ -148,13 +156,15 @@ def _dense_bytes(name, tensor, kind):
         import gguf
         return torch.from_numpy(gguf.quantize(tensor.numpy(), gguf.GGMLQuantizationType[kind]))
     new = tensor.to(_FLOATS[kind])
-    if not new.isfinite().all(): raise ValueError(f"`rest` must be a type that holds the weights of {name}, got {kind!r}; F32 does")
-    return new.view(torch.uint8)
+    if new.isfinite().all(): return new.view(torch.uint8)
+    raise ValueError(f"`rest` must be a type that holds the weights of {name}, got {kind!r}; F32 does")
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #a6702202
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #8eb3167c
 def _title(model, tokenizer):
     "What the file calls the model"
-    name = Path(getattr(model.config, '_name_or_path', '')).name or type(model).__name__
+    before = getattr(model.config, 'gguf', None) or {} # what is known where the model came from such a file
+    name = Path(before.get('file') or getattr(model.config, '_name_or_path', '')).name or type(model).__name__
+    name = name.removesuffix('.gguf')
     asked = {'</s>','<unk>','<s>','<|endoftext|>'} # by llama.cpp, of any model with such a name
     like_phi3 = any(o in name.lower() for o in ('phi3','phi-3'))
     misread = name=='mistral' or like_phi3 and not asked<=tokenizer.get_vocab().keys() # the first by transformers
@@ -181,7 +191,7 @@ def _add_field(writer, name, value):
     elif isinstance(value, float): writer.add_float32(name, value)
     else: writer.add_array(name, value)
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #ad0285db
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #91bfbc45
 def _check_space(path, plan):
     "Raise where the disk has no room for the file"
     needed,free = sum(o.bytes+32 for o in plan.values())+2**24,shutil.disk_usage(path.parent).free
@@ -199,6 +209,7 @@ def _each_part(model, quantized, plan):
         else: yield _dense_bytes(name, stored_tensor(config, name, tensor), plan[name].kind)
     for name,tensor in extra_tensors(config).items(): yield _dense_bytes(name, tensor, 'F32')
 
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #b76d3689
 def _write(path, model, quantized, plan, fields, bar):
     "Write fields and tensors to a file"
     import gguf
@@ -206,13 +217,30 @@ def _write(path, model, quantized, plan, fields, bar):
     try:
         for name,value in fields.items(): _add_field(writer, name, value)
         for o in plan.values():
-            writer.add_tensor_info(o.name, o.byte_shape, torch.zeros(0, dtype=torch.uint8).numpy().dtype, o.bytes,
-                                   gguf.GGMLQuantizationType[o.kind])
-        writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_ti_data_to_file()
-        for part in bar(_each_part(model, quantized, plan)): writer.write_tensor_data(part.cpu().contiguous().numpy())
+            kind = gguf.GGMLQuantizationType[o.kind]
+            writer.add_tensor_info(o.name, o.byte_shape, np.uint8, o.bytes, kind)
+        for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_ti_data_to_file): step()
+        for part in bar(_each_part(model, quantized, plan)):
+            writer.write_tensor_data(part.cpu().contiguous().numpy())
     finally: writer.close()
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #20a65a2d
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #b458ea6a
+def _check_arguments(model, quantized, rest):
+    "Raise where an argument is not what it should be"
+    require_model(model)
+    if rest not in REST_TYPES: raise ValueError(f"`rest` must be one of {', '.join(REST_TYPES)}, got {rest!r}")
+    check_family(model.config)
+    if isinstance(quantized, Mapping): return
+    raise TypeError("`quantized` must give codes by the name of the layer, as `quantized` of a report does, "
+                    f"got {type(quantized).__name__}")
+
+def _bar(path, plan, progress):
+    "What shows how far the file is"
+    from tqdm.auto import tqdm
+    hidden = not progress or bool(os.environ.get('IN_TEST'))
+    return lambda parts: tqdm(parts, desc=f'writing {path.name}', total=len(plan), unit='tensor', disable=hidden)
+
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #87815f79
 def write_gguf(
     model:nn.Module,                   # Compressed model, as `compress` leaves it
     tokenizer,                         # Its tokenizer
@@ -223,15 +251,12 @@ def write_gguf(
     progress:bool=True,                # Show a progress bar?
 )->Path:                               # The file
     "Write a model as a file for llama.cpp, with the codes as they are"
-    from tqdm.auto import tqdm
-    require_model(model)
-    if rest not in REST_TYPES: raise ValueError(f"`rest` must be one of {', '.join(REST_TYPES)}, got {rest!r}")
-    check_family(model.config)
+    _check_arguments(model, quantized, rest)
     path = Path(path).expanduser()
-    plan,layers = _plan(model, quantized, rest),dict(quantized)
+    plan = _plan(model, quantized, rest)
     fields = _fields(model, tokenizer, plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
     _check_space(path, plan)
-    hidden = not progress or bool(os.environ.get('IN_TEST'))
-    def bar(parts): return tqdm(parts, desc=f'writing {path.name}', total=len(plan), unit='tensor', disable=hidden)
-    with atomic_file(path) as file: _write(Path(file.name), model, layers, plan, fields, bar)
+    bar = _bar(path, plan, progress)
+    with atomic_file(path) as file: _write(Path(file.name), model, quantized, plan, fields, bar)
     return path

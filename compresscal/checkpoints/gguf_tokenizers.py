@@ -66,7 +66,7 @@ def tokenizer_kind(
     raise ValueError("`tokenizer` must merge pairs on the level of bytes, or with bytes for what is unknown, "
                      f"got one of kind {model['type']}; an ordinary checkpoint holds any tokenizer")
 
-# %% ../../nbs/checkpoints/28_gguf_tokenizers.ipynb #46cfd41e
+# %% ../../nbs/checkpoints/28_gguf_tokenizers.ipynb #c77b36d1
 _NORMAL,_UNKNOWN,_CONTROL,_USER,_UNUSED,_BYTE = range(1, 7) # as llama.cpp numbers them
 
 def _token_type(index, token, added, unknown, kind):
@@ -80,7 +80,8 @@ def _tokens(tokenizer, size, kind):
     "All tokens and their types, by number"
     words,added = {i: o for o,i in tokenizer.get_vocab().items()},tokenizer.added_tokens_decoder
     if max(words)>=size:
-        raise ValueError(f"`tokenizer` must have numbers below {size}, the rows of the model's embeddings, got {max(words)}")
+        raise ValueError(f"`tokenizer` must have numbers below {size}, the rows of the model's embeddings, "
+                         f"got {max(words)}")
     tokens = [words.get(i, f'[PAD{i}]') for i in range(size)]
     unknown = tokenizer.unk_token_id
     types = [_token_type(i, o, added, unknown, kind) if i in words else _UNUSED for i,o in enumerate(tokens)]

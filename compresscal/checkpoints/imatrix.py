@@ -42,7 +42,7 @@ def input_squares(
             found |= {f'{block.name}.{k}': (s.squares.cpu(), s.tokens) for k,s in seen.items()}
     return found
 
-# %% ../../nbs/checkpoints/35_imatrix.ipynb #a9e42d18
+# %% ../../nbs/checkpoints/35_imatrix.ipynb #1f97d613
 def _write_sums(path, sums, calibration):
     "Write sums and counts, by name in llama.cpp"
     import gguf
@@ -55,9 +55,10 @@ def _write_sums(path, sums, calibration):
         for name,(squares,tokens) in sorted(sums.items()):
             writer.add_tensor(f'{name}.in_sum2', squares.float().numpy())
             writer.add_tensor(f'{name}.counts', torch.tensor([float(tokens)]).numpy())
-        writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tensors_to_file()
+        for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file): step()
     finally: writer.close()
 
+# %% ../../nbs/checkpoints/35_imatrix.ipynb #9d53fc22
 def write_imatrix(
     model:nn.Module, # Causal language model, of a family that can be written as GGUF
     calibration,     # `CalibrationSet` or token ids `[sequences, length]`
