@@ -173,7 +173,7 @@ def gguf_names(
         raise ValueError(f"`names` must be tensors that llama.cpp knows in {config.model_type}, got {name!r}")
     return found
 
-# %% ../../nbs/checkpoints/27_gguf_families.ipynb #e684174d
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #a896da9e
 def row_order(
     config,   # A model's configuration
     name:str, # Of a parameter
@@ -185,6 +185,7 @@ def row_order(
     rows = torch.arange(heads*_head_size(config))
     return rows.view(heads, 2, -1).transpose(1, 2).flatten()
 
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #1732d612
 def out_by_in(
     config,        # A model's configuration
     name:str,      # Of a parameter

@@ -51,7 +51,7 @@ def _check_groups(method):
         raise ValueError("`method` must have groups of neighbouring columns, got act_order=True without "
                          "static_groups=True, which would do")
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #c0192e07
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #dee29085
 def _check_codes(method):
     "Raise where no block holds such codes"
     if not hasattr(method, 'scale_dtype'):
@@ -67,6 +67,7 @@ def _check_codes(method):
         raise ValueError("`method` must choose scales in half precision, as the file holds them, "
                          f"got scale_dtype={method.scale_dtype!r}; scale_dtype='float16' would do")
 
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #03333254
 def check_gguf(
     method:Method, # What you want to compress with
     config,        # The model's configuration
@@ -159,7 +160,7 @@ def _dense_bytes(name, tensor, kind):
     if new.isfinite().all(): return new.view(torch.uint8)
     raise ValueError(f"`rest` must be a type that holds the weights of {name}, got {kind!r}; F32 does")
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #8eb3167c
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #ff03ccba
 def _title(model, tokenizer):
     "What the file calls the model"
     before = getattr(model.config, 'gguf', None) or {} # what is known where the model came from such a file
@@ -170,6 +171,7 @@ def _title(model, tokenizer):
     misread = name=='mistral' or like_phi3 and not asked<=tokenizer.get_vocab().keys() # the first by transformers
     return 'model' if misread else name
 
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #ea89cd55
 def _fields(model, tokenizer, plan):
     "All that the file says beside its tensors"
     import gguf
