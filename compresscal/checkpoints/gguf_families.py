@@ -101,7 +101,7 @@ def _check_gemma(config):
         raise ValueError(f"`config` must have full attention in every {period}. layer, which llama.cpp "
                          f"takes for granted, got {config.layer_types}; an ordinary checkpoint holds it")
 
-# %% ../../nbs/checkpoints/27_gguf_families.ipynb #9e92b345
+# %% ../../nbs/checkpoints/27_gguf_families.ipynb #cba4f7ff
 def check_family(
     config, # A model's configuration
 ):
@@ -114,6 +114,9 @@ def check_family(
                          f"{family.architecture}, got {found!r}; an ordinary checkpoint holds it")
     if family.architecture.startswith('gemma'): _check_gemma(config)
     if family.architecture!='gpt2': _check_rope(config, _rope(config))
+    if family.architecture=='gemma3' and _rope(config, 'sliding_attention').get('rope_type')!='default':
+        raise ValueError("`config` must choose angles of layers with a window by 'default', got "
+                         f"{_rope(config, 'sliding_attention')}; an ordinary checkpoint holds any")
 
 # %% ../../nbs/checkpoints/27_gguf_families.ipynb #ba47185f
 def _context(config):

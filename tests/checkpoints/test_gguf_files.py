@@ -128,6 +128,25 @@ def test_a_window_limits_the_context(tokenizer, tmp_path):
     assert again.config.max_position_embeddings==16
     assert torch.equal(logits(again, 16), logits(model, 16)) and not torch.equal(logits(again, 32), logits(model, 32))
 
+def llama3_rope(): return dict(rope_type='llama3', rope_theta=1e4, factor=8., low_freq_factor=1., high_freq_factor=4., original_max_position_embeddings=64)
+others = dict( # positions that turn more slowly, which transformers does not read and `load_model` puts back
+    llama3=LlamaConfig(**std, rope_parameters=llama3_rope()),
+              linear=LlamaConfig(**std, rope_parameters=dict(rope_type='linear', rope_theta=1e4, factor=4.)),
+              yarn=LlamaConfig(**std, rope_parameters=dict(rope_type='yarn', rope_theta=1e4, factor=4., original_max_position_embeddings=64)),
+              half=Phi3Config(**std, rope_parameters=dict(rope_type='default', rope_theta=1e4, partial_rotary_factor=.5)))
+
+
+rotated = dict(full_attention=dict(rope_type='linear', rope_theta=1e6, factor=8.), sliding_attention=dict(rope_type='default', rope_theta=1e4))
+gemmas = dict(gemma2=Gemma2Config(**gemma), gemma3=Gemma3TextConfig(**gemma), gemma3_linear=Gemma3TextConfig(**gemma, rope_parameters=rotated))
+
+@pytest.mark.parametrize('family', others)
+def test_positions_come_back(family, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv('COMPRESSCAL_CACHE', str(tmp_path/'cache'))
+    model = build(others[family])
+    again,_ = load_model(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'))
+    assert all(again.config.rope_parameters[k]==v for k,v in others[family].rope_parameters.items())
+    torch.testing.assert_close(logits(again, 200), logits(model, 200), rtol=0, atol=0)
+
 # ---- a tokenizer from SentencePiece, and real weights
 
 @pytest.fixture(scope='session')
@@ -174,35 +193,55 @@ def llama_cpp(tmp_path_factory):
         return torch.from_numpy(numpy.load(folder/'logits.npy')),json.loads(done.stdout.splitlines()[-1])
     return asked
 
-def llama3_rope(): return dict(rope_type='llama3', rope_theta=1e4, factor=4., low_freq_factor=1., high_freq_factor=4., original_max_position_embeddings=64)
-others = dict(llama3=LlamaConfig(**std, rope_parameters=llama3_rope()),
-              linear=LlamaConfig(**std, rope_parameters=dict(rope_type='linear', rope_theta=1e4, factor=4.)),
-              yarn=LlamaConfig(**std, rope_parameters=dict(rope_type='yarn', rope_theta=1e4, factor=4., original_max_position_embeddings=64)),
-              half=Phi3Config(**std, rope_parameters=dict(rope_type='default', rope_theta=1e4, partial_rotary_factor=.5)))
-
 @pytest.mark.slow
-@pytest.mark.parametrize('family', families|others)
+@pytest.mark.parametrize('family', families|others|gemmas)
 def test_llama_cpp_computes_the_same(family, tokenizer, tmp_path, llama_cpp):
     "Weights in single precision: the same logits, up to rounding"
-    model = build((families|others)[family])
+    model = build((families|others|gemmas)[family])
     file = write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32')
     ids = torch.randint(3, 4000, (1,128), generator=torch.Generator().manual_seed(1))
     with torch.no_grad(): own = model(ids).logits[0]
     found,_ = llama_cpp(file, ids[0].tolist())
-    table = family in ('gemma2','gemma3','gpt2') # their activation function is looked up in a table of half precision
+    table = family in ('gemma2','gemma3','gemma3_linear','gpt2') # their activation function is looked up in a table of half precision
     assert (found-own).norm()/own.norm()<(1e-3 if table else 1e-5)
 
 @pytest.mark.slow
 def test_llama_cpp_with_a_tokenizer_from_sentencepiece(stories, tmp_path, llama_cpp):
     "The same tokens and logits, and a story"
     model,tokenizer = stories
-    texts = ['Once upon a time, there was a little girl named Lily.', 'He  said: "No!" — and then\n\n12,345 dogs', 'naïve 数字']
-    ids = tokenizer(texts[0])['input_ids']
+    ids = tokenizer(TEXTS[0])['input_ids']
     with torch.no_grad(): own = model(torch.tensor([ids])).logits[0]
-    found,said = llama_cpp(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'), ids, texts=texts, prompt='Once upon a time, there was')
-    assert said['tokens']==[tokenizer(o, add_special_tokens=False)['input_ids'] for o in texts]
+    found,said = llama_cpp(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'), ids, texts=TEXTS, prompt='Once upon a time, there was')
+    assert said['tokens']==[tokenizer(o, add_special_tokens=False)['input_ids'] for o in TEXTS]
     assert (found-own).norm()/own.norm()<1e-5
     assert said['written'].startswith(' a little'), said
+
+@pytest.fixture(scope='session')
+def gemma_like(shared):
+    "Gemma's kind of tokenizer, which puts no space before a text, with the merges of those stories"
+    from transformers import GemmaTokenizer
+    made = json.loads((shared/'data'/'model_stories260K_ffn256'/'tokenizer.json').read_text())['model']
+    spaces = ['▁'*i for i in range(2, 5)]
+    tokens = ['<pad>','<eos>','<bos>','<unk>','<mask>',*spaces,*(o for o in made['vocab'] if o not in ('<unk>','<s>','</s>'))]
+    merges = [('▁','▁'),('▁▁','▁'),('▁▁','▁▁'),*map(tuple, made['merges'])]
+    return GemmaTokenizer(vocab={o: i for i,o in enumerate(tokens)}, merges=merges)
+
+TEXTS = ['Once upon a time, there was a little girl named Lily.', 'He  said: "No!" — and    then\n\n12,345 dogs', 'naïve 数字']
+@pytest.mark.parametrize('family', gemmas)
+def test_gemma_and_its_tokenizer(family, gemma_like, tmp_path, monkeypatch):
+    monkeypatch.setenv('COMPRESSCAL_CACHE', str(tmp_path/'cache'))
+    model = build(type(gemmas[family])(**gemmas[family].to_dict()|dict(vocab_size=520)))
+    again,words = load_model(write_gguf(model, gemma_like, {}, tmp_path/'a.gguf', rest='F32'))
+    assert [words(o)['input_ids'] for o in TEXTS]==[gemma_like(o)['input_ids'] for o in TEXTS]
+    assert again.config.rope_parameters==model.config.rope_parameters
+    ids = torch.randint(5, 500, (1,200), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(): torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=1e-4)
+
+@pytest.mark.slow
+def test_llama_cpp_with_gemmas_tokenizer(gemma_like, tmp_path, llama_cpp):
+    model = build(Gemma2Config(**gemma|dict(vocab_size=520)))
+    _,said = llama_cpp(write_gguf(model, gemma_like, {}, tmp_path/'a.gguf', rest='F32'), [5,6,7], texts=TEXTS)
+    assert said['tokens']==[gemma_like(o)['input_ids'] for o in TEXTS]
 
 # ---- a pretrained model
 
