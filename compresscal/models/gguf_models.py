@@ -140,32 +140,41 @@ def _check_llama3(config, factors):
 # %% ../../nbs/models/09_gguf_models.ipynb #91e2b7f4
 def _said_rule(reader, facts):
     "The rule that fields of a file name; nothing for plain positions"
-    fields = {k: f"{facts['architecture']}.rope.scaling.{o}" for k,o in
-              dict(rope_type='type', factor='factor', original_max_position_embeddings='original_context_length').items()}
+    names = dict(rope_type='type', factor='factor', original_max_position_embeddings='original_context_length')
+    fields = {k: f"{facts['architecture']}.rope.scaling.{o}" for k,o in names.items()}
     said = {k: reader.fields[o].contents() for k,o in fields.items() if o in reader.fields}
-    if said.get('rope_type', 'none')=='none': return {}
-    return {k: said[k] for k in (*fields,)[:2 if said['rope_type']=='linear' else 3] if k in said}
+    kind = said.get('rope_type', 'none')
+    if kind=='linear': said.pop('original_max_position_embeddings', None) # plays no part
+    return {} if kind=='none' else said
 
 def _turned_share(config, reader, facts):
     "The share of a head that turns, where that is not all of it"
     name = f"{facts['architecture']}.rope.dimension_count"
-    size = getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
-    turned = reader.fields[name].contents() if name in reader.fields else size
-    return dict(partial_rotary_factor=turned/size) if config.model_type=='phi3' and turned<size else {}
+    if config.model_type!='phi3' or name not in reader.fields: return {}
+    share = reader.fields[name].contents()*config.num_attention_heads/config.hidden_size
+    return dict(partial_rotary_factor=share) if share<1 else {}
 
 # %% ../../nbs/models/09_gguf_models.ipynb #c4a8d2f6
+_PLAIN = 'llama','mistral','qwen2','qwen3','qwen2_moe','qwen3_moe','phi3','gemma2','gemma3_text' # read as plain, always
+
+def _rotary_tensors(config, reader):
+    "What Llama 3's frequencies are divided by, and the names of tensors of other rules"
+    found = {o.name: o.data for o in reader.tensors if o.name.startswith('rope_f')}
+    factors = found.pop('rope_freqs.weight', None) if config.model_type in ('llama','mistral') else None
+    return factors,list(found)
+
 def _mend_positions(config, reader, facts):
-    "Let positions turn as the file says, which transformers does not read"
-    tensors = {o.name: o.data for o in reader.tensors if o.name.startswith('rope_f')}
-    rope,rule = getattr(config, 'rope_parameters', None) or {},_said_rule(reader, facts)
+    "Let positions turn as the file says, where transformers does not read that"
+    if config.model_type not in _PLAIN: return
+    rope,rule = config.rope_parameters,_said_rule(reader, facts)
     whole = rope.get('full_attention', rope) # Gemma 3 has another rule for layers with a window
-    factors = tensors.pop('rope_freqs.weight', None)
+    factors,others = _rotary_tensors(config, reader)
     if factors is not None: rule = _llama3_rule(factors, whole['rope_theta'])
     whole.update(rule|_turned_share(config, reader, facts))
-    known = not tensors and rule.get('rope_type') in (None,'linear','yarn','llama3')
+    known = not others and rule.get('rope_type') in (None,'linear','yarn','llama3')
     if known and (factors is None or _check_llama3(config, factors)): return
-    raise ValueError(f"`name_or_path` must be a GGUF file with a known rule for positions, got {facts['file']!r}, whose rule is "
-                     f"{rule.get('rope_type') or ', '.join(tensors)}")
+    raise ValueError("`name_or_path` must be a GGUF file with a known rule for positions, got "
+                     f"{facts['file']!r}, whose rule is {', '.join(others) or rule['rope_type']}")
 
 # %% ../../nbs/models/09_gguf_models.ipynb #ec964363
 @contextmanager

@@ -1,10 +1,9 @@
 "GGUF files of each family, read by transformers and by llama.cpp; the writer itself is shown in the notebook."
 import contextlib, importlib.util, io, json, os, subprocess
-from dataclasses import replace
-from pathlib import Path
 import pytest, torch
 from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Phi3Config,
                           Qwen2Config, Qwen3Config)
+from compresscal.checkpoints import gguf_files
 from compresscal.checkpoints.gguf_blocks import gguf_weight
 from compresscal.checkpoints.gguf_files import write_gguf
 from compresscal.compression.compress import compress
@@ -33,6 +32,9 @@ def build(config, seed=0):
 
 @pytest.fixture(scope='session')
 def tokenizer(): return load_tokenizer()[1]
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch): monkeypatch.setenv('COMPRESSCAL_CACHE', str(tmp_path/'cache'))
 
 def reread(file):
     "The model in a file, by transformers alone"
@@ -140,12 +142,24 @@ rotated = dict(full_attention=dict(rope_type='linear', rope_theta=1e6, factor=8.
 gemmas = dict(gemma2=Gemma2Config(**gemma), gemma3=Gemma3TextConfig(**gemma), gemma3_linear=Gemma3TextConfig(**gemma, rope_parameters=rotated))
 
 @pytest.mark.parametrize('family', others)
-def test_positions_come_back(family, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setenv('COMPRESSCAL_CACHE', str(tmp_path/'cache'))
+def test_positions_come_back(family, tokenizer, tmp_path, elsewhere):
     model = build(others[family])
     again,_ = load_model(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'))
     assert all(again.config.rope_parameters[k]==v for k,v in others[family].rope_parameters.items())
     torch.testing.assert_close(logits(again, 200), logits(model, 200), rtol=0, atol=0)
+
+def test_frequencies_of_another_rule_are_refused(tokenizer, tmp_path, monkeypatch, elsewhere):
+    "One is divided by another number than Llama 3's rule gives"
+    wrong = gguf_files.extra_tensors(others['llama3'])
+    wrong['rope_freqs.weight'][1] = 3.
+    monkeypatch.setattr(gguf_files, 'extra_tensors', lambda config: wrong)
+    file = write_gguf(build(others['llama3']), tokenizer, {}, tmp_path/'a.gguf', rest='F32')
+    with pytest.raises(ValueError, match="known rule for positions, got 'a.gguf', whose rule is llama3"): load_model(file)
+
+def test_a_rule_that_is_only_named_is_refused(tokenizer, tmp_path, elsewhere):
+    file = write_gguf(build(others['linear']), tokenizer, {}, tmp_path/'a.gguf', rest='F32')
+    file.write_bytes(file.read_bytes().replace(b'linear', b'spiral', 1))
+    with pytest.raises(ValueError, match="known rule for positions, got 'a.gguf', whose rule is spiral"): load_model(file)
 
 # ---- a tokenizer from SentencePiece, and real weights
 
@@ -154,7 +168,7 @@ def stories(shared):
     "A trained model of 260 thousand weights, with Llama 2's kind of tokenizer"
     return load_model(shared/'data'/'model_stories260K_ffn256', dtype='float32')
 
-def test_a_tokenizer_from_sentencepiece(stories, tmp_path):
+def test_a_tokenizer_from_sentencepiece(stories, tmp_path, elsewhere):
     model,tokenizer = stories
     again,words = load_model(write_gguf(model, tokenizer, {}, tmp_path/'a.gguf', rest='F32'))
     for text in ('Once upon a time, there was a little girl.', 'x = "naïve" — ½ 数字\n\n\tTom  said: 12,345!'):
@@ -228,8 +242,7 @@ def gemma_like(shared):
 
 TEXTS = ['Once upon a time, there was a little girl named Lily.', 'He  said: "No!" — and    then\n\n12,345 dogs', 'naïve 数字']
 @pytest.mark.parametrize('family', gemmas)
-def test_gemma_and_its_tokenizer(family, gemma_like, tmp_path, monkeypatch):
-    monkeypatch.setenv('COMPRESSCAL_CACHE', str(tmp_path/'cache'))
+def test_gemma_and_its_tokenizer(family, gemma_like, tmp_path, elsewhere):
     model = build(type(gemmas[family])(**gemmas[family].to_dict()|dict(vocab_size=520)))
     again,words = load_model(write_gguf(model, gemma_like, {}, tmp_path/'a.gguf', rest='F32'))
     assert [words(o)['input_ids'] for o in TEXTS]==[gemma_like(o)['input_ids'] for o in TEXTS]
@@ -288,5 +301,4 @@ def test_llama_cpp_runs_a_real_model(real, tmp_path, llama_cpp):
         assert said['tokens']==[tokenizer(o, add_special_tokens=False)['input_ids'] for o in texts]
         assert said['written'].startswith(' Paris'), said
     losses = dict(own=loss(own, ids), **{k: loss(o, ids) for k,o in found.items()})
-    print({k: (v, torch.tensor(v).exp().item()) for k,v in losses.items()})
     assert abs(losses['F32']-losses['own'])<1e-4 and abs(losses['F16']-losses['own'])<.02, losses
