@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/gguf_files.html.md""
 # %% auto #0
 __all__ = ['REST_TYPES', 'check_gguf', 'write_gguf']
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #e2431545
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #c1ec8c14
 import os, shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ from ..compression.grids import Quantized
 from ..compression.methods import Method, Quantization
 from .gguf_blocks import GGUF_BLOCK, GGUF_TYPES, gguf_blocks, gguf_type, gguf_weight
 from .gguf_families import (check_family, extra_tensors, gguf_family, gguf_names,
-                                                   gguf_settings, out_by_in, row_order, stored_tensor)
-from .gguf_tokenizers import gguf_vocabulary
+                                                   gguf_settings, out_by_in, require_gguf, row_order, stored_tensor)
+from .gguf_tokenizers import gguf_vocabulary, tokenizer_kind
 
 # %% ../../nbs/checkpoints/30_gguf_files.ipynb #bd5e2333
 _ELSEWHERE = 'an ordinary checkpoint holds it'
@@ -67,13 +67,16 @@ def _check_codes(method):
         raise ValueError("`method` must choose scales in half precision, as the file holds them, "
                          f"got scale_dtype={method.scale_dtype!r}; scale_dtype='float16' would do")
 
-# %% ../../nbs/checkpoints/30_gguf_files.ipynb #03333254
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #c59c0798
 def check_gguf(
-    method:Method, # What you want to compress with
-    config,        # The model's configuration
+    method:Method,  # What you want to compress with
+    config,         # The model's configuration
+    tokenizer=None, # Its tokenizer, if that is to be looked at, too
 ):
     "Raise unless a GGUF file holds what the method makes of such a model"
+    require_gguf()
     check_family(config)
+    if tokenizer is not None: tokenizer_kind(tokenizer)
     own = getattr(method, 'quantization', method)
     if not isinstance(own, Quantization): return # what is pruned has weights like any other
     _check_codes(own)

@@ -1,7 +1,7 @@
 "GGUF files of each family, read by transformers and by llama.cpp; the writer itself is shown in the notebook."
 import contextlib, importlib.util, io, json, os, subprocess
 import pytest, torch
-from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Phi3Config,
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Phi3Config,
                           Qwen2Config, Qwen3Config)
 from compresscal.checkpoints import gguf_files
 from compresscal.checkpoints.gguf_blocks import gguf_weight
