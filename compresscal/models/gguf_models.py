@@ -114,8 +114,67 @@ def _complete_config(model, facts):
     if hasattr(config, 'quantization_config'): del config.quantization_config
     model.hf_quantizer,model.is_quantized = None,False
     config.architectures,config.gguf = [type(model).__name__],facts
-    if config.model_type=='gemma3_text' and config.num_hidden_layers==62: # the one size for which no field says it
+    if (config.model_type,config.num_hidden_layers) in (('gemma2',46),('gemma3_text',62)): # no field says it
         config.query_pre_attn_scalar = config.hidden_size//config.num_attention_heads
+
+# %% ../../nbs/models/09_gguf_models.ipynb #7d3c9e10
+def _llama3_rule(factors, base):
+    "The numbers of Llama 3's rule, of which `factors` is what frequencies are divided by"
+    import torch
+    divided = torch.from_numpy(factors.copy()).double()
+    wavelengths = 2*torch.pi*base**(torch.arange(len(divided))/len(divided)).double()
+    factor,between = divided.max(),(divided>1)&(divided<divided.max())
+    share = (1/divided-1/factor)/(1-1/factor) # of the plain frequency, from 0 at one end to 1 at the other
+    length = round(float((wavelengths*(1+3*share))[between].median())) if between.any() else 8192
+    return dict(rope_type='llama3', factor=float(factor), low_freq_factor=1., high_freq_factor=4.,
+                original_max_position_embeddings=length)
+
+def _check_llama3(config, factors):
+    "Are frequencies with the configuration's rule those of the file?"
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    found,base = ROPE_INIT_FUNCTIONS['llama3'](config)[0],config.rope_parameters['rope_theta']
+    plain = base**-(torch.arange(len(factors))/len(factors))
+    return torch.allclose(found, plain/torch.from_numpy(factors.copy()), rtol=1e-3)
+
+# %% ../../nbs/models/09_gguf_models.ipynb #91e2b7f4
+def _said_rule(reader, facts):
+    "The rule that fields of a file name; nothing for plain positions"
+    names = dict(rope_type='type', factor='factor', original_max_position_embeddings='original_context_length')
+    fields = {k: f"{facts['architecture']}.rope.scaling.{o}" for k,o in names.items()}
+    said = {k: reader.fields[o].contents() for k,o in fields.items() if o in reader.fields}
+    kind = said.get('rope_type', 'none')
+    if kind=='linear': said.pop('original_max_position_embeddings', None) # plays no part
+    return {} if kind=='none' else said
+
+def _turned_share(config, reader, facts):
+    "The share of a head that turns, where that is not all of it"
+    name = f"{facts['architecture']}.rope.dimension_count"
+    if config.model_type!='phi3' or name not in reader.fields: return {}
+    share = reader.fields[name].contents()*config.num_attention_heads/config.hidden_size
+    return dict(partial_rotary_factor=share) if share<1 else {}
+
+# %% ../../nbs/models/09_gguf_models.ipynb #c4a8d2f6
+_PLAIN = 'llama','mistral','qwen2','qwen3','qwen2_moe','qwen3_moe','phi3','gemma2','gemma3_text' # read as plain, always
+
+def _rotary_tensors(config, reader):
+    "What Llama 3's frequencies are divided by, and the names of tensors of other rules"
+    found = {o.name: o.data for o in reader.tensors if o.name.startswith('rope_f')}
+    factors = found.pop('rope_freqs.weight', None) if config.model_type in ('llama','mistral') else None
+    return factors,list(found)
+
+def _mend_positions(config, reader, facts):
+    "Let positions turn as the file says, where transformers does not read that"
+    if config.model_type not in _PLAIN: return
+    rope,rule = config.rope_parameters,_said_rule(reader, facts)
+    whole = rope.get('full_attention', rope) # Gemma 3 has another rule for layers with a window
+    factors,others = _rotary_tensors(config, reader)
+    if factors is not None: rule = _llama3_rule(factors, whole['rope_theta'])
+    whole.update(rule|_turned_share(config, reader, facts))
+    known = not others and rule.get('rope_type') in (None,'linear','yarn','llama3')
+    if known and (factors is None or _check_llama3(config, factors)): return
+    raise ValueError("`name_or_path` must be a GGUF file with a known rule for positions, got "
+                     f"{facts['file']!r}, whose rule is {', '.join(others) or rule['rope_type']}")
 
 # %% ../../nbs/models/09_gguf_models.ipynb #ec964363
 @contextmanager
@@ -143,10 +202,11 @@ def _write_model(path, folder, facts):
     "Save the model in a file"
     model = _load_gguf(path)
     _complete_config(model, facts)
+    _mend_positions(model.config, _reader(path), facts)
     model.save_pretrained(folder)
 
 # %% ../../nbs/models/09_gguf_models.ipynb #04342877
-_FORMAT = 1 # of the checkpoints that are made; another number makes them anew
+_FORMAT = 2 # of the checkpoints that are made; another number makes them anew
 
 def gguf_checkpoint(
     path:str|Path,      # A GGUF file
