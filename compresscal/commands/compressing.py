@@ -300,7 +300,8 @@ def _model_dtype(o, config):
 def _check_offload(o, quantizes):
     "Why a checkpoint whose blocks stay on disk is dense; raises where another was asked for"
     if o.save_as in (None, 'dense'): return 'blocks that stay on disk are written dense'*quantizes
-    raise ValueError(f"`save_as` must be dense with `offload`, which writes block by block, got {o.save_as!r}")
+    raise ValueError(f"`save_as` must be dense with `offload`, which writes block by block, got {o.save_as!r}; "
+                     "with scale_dtype set to the model's type, checkpoints.packing.pack_folder packs the folder")
 
 # %% ../../nbs/commands/40_compressing.ipynb #75166d88
 def _fitting(o, method):
