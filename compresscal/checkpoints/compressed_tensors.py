@@ -80,6 +80,7 @@ def _block_layers(model):
         for inner,m in block.named_modules():
             if any(p.ndim>1 for p in m.parameters(recurse=False)): yield f'{name}.{i}.{inner}', m
 
+# %% ../../nbs/checkpoints/20_compressed_tensors.ipynb #830c05e5
 def check_layers(
     layers:Mapping[str,nn.Module|None], # By full name; `None` for what is no module, as an expert among others
 ):

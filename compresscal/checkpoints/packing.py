@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from .compressed_tensors import (LayerKind, check_layers, layer_kinds, library_version,
                                                         pack_layer, quantization_config, skeleton)
@@ -80,7 +80,7 @@ def _check_source(source, codes, tensors):
     model = skeleton(config)
     modules = dict(model.named_modules())
     check_layers({name: modules.get(name) for name in codes})
-    if missing: raise ValueError(f"`source` must hold its layers by the names of its codes, but has no {missing}.weight")
+    if missing: raise ValueError(f"`source` must hold layers by the names of its codes, but has no {missing}.weight")
     return model, layer_kinds(codes, tensors[f'{next(iter(codes))}.weight'].dtype)
 
 def _write_index(source, out):
@@ -98,6 +98,7 @@ def _copy_rest(source, out):
         if o.is_dir(): shutil.copytree(o, out/o.name)
         elif o.suffix!='.safetensors' and not (out/o.name).exists(): shutil.copyfile(o, out/o.name)
 
+# %% ../../nbs/checkpoints/40_packing.ipynb #929c0129
 def pack_folder(
     source:str|Path, # Checkpoint of plain weights with codes beside them, as `compress(..., out=)` writes it
     out:str|Path,    # A new folder

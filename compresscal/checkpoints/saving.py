@@ -41,6 +41,7 @@ class CheckpointFormat:
     packed: bool=True     # Do codes take the place of weights?
     tolerance: float=0.   # How far a weight may be off, as a share of the largest of its tensor
 
+# %% ../../nbs/checkpoints/50_saving.ipynb #adc7dae3
 def check_dense(
     method:Method, # What will compress
     model=None,    # The model or its configuration

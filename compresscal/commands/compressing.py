@@ -409,8 +409,8 @@ def _say_dense(sizes, report):
 def _say_packed(saved):
     "Who reads packed weights"
     return (f"It is packed as {saved.format}, {saved.bits:.2f} bits per weight of the quantized layers, scales and "
-            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 on every device; "
-            "transformers unpacks them, and needs as much memory as before.")
+            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 on every "
+            "device; transformers unpacks them, and needs as much memory as before.")
 
 def _say_sizes(sizes, before, report, saved, why):
     "What was written, who reads it, and how that is known"
