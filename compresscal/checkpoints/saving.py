@@ -6,8 +6,7 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/saving.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRUNED_NOTE', 'CheckpointFormat', 'check_dense', 'check_format', 'with_scales_of', 'expected_bytes',
-           'check_room', 'probe_tokens', 'CheckpointDiffers', 'check_equal', 'Saved', 'choose_format', 'fill_folder',
-           'save']
+           'check_room', 'probe_tokens', 'check_equal', 'Saved', 'choose_format', 'fill_folder', 'save']
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #e6a25355
 import errno, shutil
@@ -20,7 +19,7 @@ from torch import nn, Tensor
 
 from .compressed_tensors import (check_compressed_tensors, layer_kinds, quantizing_part,
                                                         scale_dtype_of, write_compressed_tensors)
-from .dense_files import check_codes, read_plain, write_dense
+from .dense_files import CheckpointDiffers, check_codes, read_plain, write_dense
 from ..compression.compression_report import CompressionReport, StoredCodes, folder_sizes
 from ..compression.grids import Quantized
 from ..compression.methods import Combined, Method
@@ -42,6 +41,7 @@ class CheckpointFormat:
     packed: bool=True     # Do codes take the place of weights?
     tolerance: float=0.   # How far a weight may be off, as a share of the largest of its tensor
 
+# %% ../../nbs/checkpoints/50_saving.ipynb #adc7dae3
 def check_dense(
     method:Method, # What will compress
     model=None,    # The model or its configuration
@@ -126,8 +126,6 @@ def _logits(model, tokens):
     with evaluation_mode(model): return model(tokens).logits.float().cpu()
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #e71f97ec
-class CheckpointDiffers(RuntimeError): "What was written is read as another model"
-
 def _largest(a, b): return float((a.float()-b.float()).abs().max()) if a.numel() else 0.
 
 def _check_weights(model, again, tolerance):
@@ -188,13 +186,21 @@ def _bits(n_bytes, quantized):
     "Bits of a weight of the quantized layers"
     return 8*n_bytes/sum(q.codes.numel() for q in quantized.values()) if quantized else None
 
+def _read(form, folder, model):
+    "The model as others read it"
+    try: return form.read(folder, model)
+    except MemoryError: raise
+    except Exception as e:
+        said = str(e).strip().splitlines()
+        raise CheckpointDiffers(f"what was written cannot be read back: {said[0] if said else type(e).__name__}") from e
+
 def _write(model, tokenizer, quantized, folder, format, read_back):
     "Write one format, and read it back"
     form = FORMATS[format]
     check_room(folder, expected_bytes(model, quantized, form.packed))
     layers = form.write(model, tokenizer, quantized, folder)
     if form.confirm is not None: form.confirm(model, folder)
-    verified = check_equal(model, form.read(folder, model), form.tolerance) if read_back else ''
+    verified = check_equal(model, _read(form, folder, model), form.tolerance) if read_back else ''
     sizes = folder_sizes(folder)
     return dict(n_bytes=sizes['all'], bits=_bits(layers, quantized), codes=sizes.get('codes', 0), verified=verified)
 

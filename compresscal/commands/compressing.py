@@ -32,7 +32,7 @@ from ..choosing.disjoint import shared_documents
 from .console import CommandAnswer, ResultTable, answer_of, as_json
 from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
-from ..compression.estimate import RunEstimate, Stopwatch
+from ..compression.estimate import RunEstimate, Stopwatch, memory_in_use
 from ..compression.compression_report import folder_sizes, plot_errors
 from ..compression.methods import Combined, Method, Pruning
 from ..compression.names import parse_method, refuse_unused, spell_method
@@ -296,13 +296,14 @@ def _model_dtype(o, config):
     "The number format that a model will be loaded in"
     if o.dtype is not None: return dtype_and_device(o.dtype, None)[0]
     found = torch.float32 if o.name=='embedded' else config.dtype
-    if found is None: raise ValueError(f"`dtype` must be given for {o.save_as}, since the model does not say its own")
-    return found
+    if found is not None or o.save_as is None: return found
+    raise ValueError(f"`dtype` must be given for {o.save_as}, since the model does not say its own")
 
 def _check_offload(o, quantizes):
     "Why a checkpoint whose blocks stay on disk is dense; raises where another was asked for"
     if o.save_as in (None, 'dense'): return 'blocks that stay on disk are written dense'*quantizes
-    raise ValueError(f"`save_as` must be dense with `offload`, which writes block by block, got {o.save_as!r}")
+    raise ValueError(f"`save_as` must be dense with `offload`, which writes block by block, got {o.save_as!r}; "
+                     "with scale_dtype set to the model's type, checkpoints.packing.pack_folder packs the folder")
 
 # %% ../../nbs/commands/40_compressing.ipynb #75166d88
 def _fitting(o, method):
@@ -313,6 +314,7 @@ def _fitting(o, method):
     if o.save_as=='dense' or not (quantizes or o.save_as): return method, ''
     config = find_model(o.name, weights=False)[0]
     dtype = _model_dtype(o, config)
+    if dtype is None: return method, 'config.json does not say in which number format the model is'
     fitting = with_scales_of(method, o.save_as or 'compressed-tensors', dtype)
     if o.save_as is None:
         chosen, why = choose_format(fitting, config, skip, dtype)
@@ -409,16 +411,16 @@ def _say_dense(sizes, report):
 def _say_packed(saved):
     "Who reads packed weights"
     return (f"It is packed as {saved.format}, {saved.bits:.2f} bits per weight of the quantized layers, scales and "
-            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 "
-            "on every device; "
-            "transformers unpacks them, and needs as much memory as before.")
+            "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 on every "
+            "device; transformers unpacks them, and needs as much memory as before.")
 
 def _say_sizes(sizes, before, report, saved, why):
     "What was written, who reads it, and how that is known"
     was = f'; the model was {_megabytes(before)}' if before else ''
     packed = saved is not None and FORMATS[saved.format].packed
     said = [f"Written: {_megabytes(sizes['all'])}{was}.", _say_packed(saved) if packed else _say_dense(sizes, report)]
-    if isinstance(report.method, (Pruning, Combined)): said.append(PRUNED_NOTE)
+    if isinstance(report.method, Combined) and packed: said.append('Pruned weights are codes like others in it.')
+    elif isinstance(report.method, (Pruning, Combined)): said.append(PRUNED_NOTE)
     if saved is not None: said.append(f'Read back as others read it: {saved.verified}.')
     if why: said.append(f'Not packed as compressed-tensors: {why}.')
     return ' '.join(said)
@@ -543,7 +545,8 @@ def try_out(self:_Compression, load, how):
     out = 'not written' if load['offload'] else None
     found = compress(net, self.method, chosen, dry_run=True, out=out, **how)
     weights = sum(t.numel()*t.element_size() for t in net.state_dict().values())
-    rest = RunEstimate(2*loading.wall, 2*loading.cpu, 0, 0 if load['offload'] else weights)
+    if load['offload']: rest = RunEstimate(2*loading.wall, 2*loading.cpu, 0, 0)
+    else: rest = RunEstimate(3*loading.wall, 3*loading.cpu, memory_in_use(net.device)+weights, weights)
     total = found+rest
     parts = [f'compressing: {found!r}', f'with loading and saving: {total!r}', *said]
     unmeasured = ['The time of measuring is not in this.'] if self.measures else []

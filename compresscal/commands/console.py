@@ -21,7 +21,7 @@ from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
 # %% ../../nbs/commands/10_console.ipynb #8dd83686
 EXIT_CODES = {0: 'done',
               1: 'the machine refused (disk, memory, network, a package that is not installed), '
-                 'or the program has a fault, whose place is shown',
+                 'a model is not what was written, or the program has a fault, whose place is shown',
               2: 'a mistake in the command or its files',
               3: 'done, but some cells of the study failed, or one of its checks',
               130: 'stopped by Ctrl-C'}
@@ -78,6 +78,7 @@ def explain(
     said, family = _in_words(error), _family(error)
     if isinstance(error, KeyboardInterrupt): return 130, 'stopped'
     if 'CheckFailed' in family: return 3, said
+    if 'CheckpointDiffers' in family: return 1, said
     if _is_memory(error): return 1, f'not enough memory: {said}'
     if _is_network(error): return 1, said
     if 'SafetensorError' in family and 'os error' in said: return 1, said

@@ -154,6 +154,22 @@ def test_what_a_format_cannot_hold_is_refused_first(tmp_path, tiny_checkpoint, m
     with pytest.raises(ValueError, match=re.escape(says)): compress_model(str(tiny_checkpoint), method, tmp_path/'out', **given)
     assert not (tmp_path/'out').exists()
 
+def test_a_model_that_does_not_say_its_type(tmp_path, tiny_checkpoint):
+    "Scales are of the model's type, which must be known before"
+    config = json.loads((tiny_checkpoint/'config.json').read_text())
+    del config['dtype']
+    (tiny_checkpoint/'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='`dtype` must be given for compressed-tensors'): compress_model(str(tiny_checkpoint), 'rtn:4,group_size=16', tmp_path/'out', save_as='compressed-tensors')
+    said = compress_model(str(tiny_checkpoint), 'rtn:4,group_size=16', tmp_path/'out')
+    assert 'does not say in which number format' in said.data['drawn'][-1]
+
+def test_a_difference_ends_the_command(tmp_path, tiny_checkpoint, capsys, monkeypatch):
+    from compresscal.checkpoints import dense_files, saving
+    def differs(*args): raise dense_files.CheckpointDiffers('a weight is off')
+    monkeypatch.setattr(saving, 'check_equal', differs)
+    code, text, err = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--save-as', 'compressed-tensors', '--out', tmp_path/'out')
+    assert code==1 and 'a weight is off' in err and not (tmp_path/'out').exists()
+
 def test_dense_where_the_best_format_has_no_place(tmp_path, tiny_checkpoint):
     said = compress_model(str(tiny_checkpoint), 'rtn:4,group_size=48', tmp_path/'out')
     assert said.data['format']=='dense' and said.data['files']['codes'] and 'group_size=32 would do' in said.data['drawn'][-1]
