@@ -23,8 +23,8 @@ from ..models.blocks import decoder_blocks, fingerprint
 from ..models.loading import load_model
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #468cd6f1
-from .dense_files import read_plain
 from .file_record import RECORD, compare_files, read_record
+from .saving import FORMATS
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #1dfd4380
 ACCOUNT = 'compression.json' # What was done
@@ -130,6 +130,12 @@ def _same_base(model, about):
     raise ValueError(f"{one_line(about['model'])} must be the model that was compressed, "
                      "but its weights are others now")
 
+def _as_read(folder, model, about):
+    "The model of a folder, as others read its format"
+    format = about.get('format', 'dense')
+    if format in FORMATS: return FORMATS[format].read(folder, model)
+    raise ValueError(f"{ACCOUNT} must name a format that is known here, got {one_line(format)!r}")
+
 def _kept_text(folder, about):
     "The calibration set of a folder, if there was one"
     used = about.get('calibration')
@@ -172,7 +178,7 @@ def verify_checkpoint(
     named = [] if about['model']=='embedded' else [about['model']]
     model, _ = load_model(*named, **about.get('load', {}))
     _same_base(model, about)
-    dense, first = _weights_of(model), _weights_of(read_plain(folder, model))
+    dense, first = _weights_of(model), _weights_of(_as_read(folder, model, about))
     how = dict(about.get('forward', {}), skip=tuple(about.get('skip', ())))
     compress(model, parse_method(about['spelled']), text, output_errors=False, progress=progress, **how)
     return compare_weights(dense, first, _weights_of(model), about['label'])

@@ -19,6 +19,7 @@ from torch import nn, Tensor
 
 from .compressed_tensors import (check_compressed_tensors, layer_kinds, quantizing_part,
                                                         scale_dtype_of, write_compressed_tensors)
+from .gguf_folders import check_gguf_folder, gguf_scales, read_gguf_folder, write_gguf_folder
 from .dense_files import CheckpointDiffers, check_codes, read_plain, write_dense
 from ..compression.compression_report import CompressionReport, StoredCodes, folder_sizes
 from ..compression.grids import Quantized
@@ -40,6 +41,7 @@ class CheckpointFormat:
     scales: Callable=scale_dtype_of # `scales(dtype)`; the `scale_dtype` that a model of this type asks for, or None
     packed: bool=True     # Do codes take the place of weights?
     tolerance: float=0.   # How far a weight may be off, as a share of the largest of its tensor
+    typed: bool=False     # Does `write` take the type of matrices without codes, as `rest`?
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #adc7dae3
 def check_dense(
@@ -55,6 +57,8 @@ def _confirm_codes(model, folder): check_codes(model, StoredCodes(folder))
 def _any_scales(dtype): return None
 
 FORMATS = {'compressed-tensors': CheckpointFormat(check_compressed_tensors, write_compressed_tensors),
+           'gguf': CheckpointFormat(check_gguf_folder, write_gguf_folder, read_gguf_folder, scales=gguf_scales,
+                                    tolerance=1e-3, typed=True),
            'dense': CheckpointFormat(check_dense, write_dense, confirm=_confirm_codes, scales=_any_scales,
                                      packed=False)}
 
@@ -194,11 +198,12 @@ def _read(form, folder, model):
         said = str(e).strip().splitlines()
         raise CheckpointDiffers(f"what was written cannot be read back: {said[0] if said else type(e).__name__}") from e
 
-def _write(model, tokenizer, quantized, folder, format, read_back):
+def _write(model, tokenizer, quantized, folder, format, read_back, rest=None):
     "Write one format, and read it back"
     form = FORMATS[format]
     check_room(folder, expected_bytes(model, quantized, form.packed))
-    layers = form.write(model, tokenizer, quantized, folder)
+    named = {} if rest is None else dict(rest=rest)
+    layers = form.write(model, tokenizer, quantized, folder, **named)
     if form.confirm is not None: form.confirm(model, folder)
     verified = check_equal(model, _read(form, folder, model), form.tolerance) if read_back else ''
     sizes = folder_sizes(folder)
@@ -221,6 +226,11 @@ def choose_format(
     return 'compressed-tensors', ''
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #08549caf
+def _check_rest(rest, format):
+    "Refuse a type where none can be chosen"
+    if rest is None or FORMATS[format].typed: return
+    raise ValueError(f"`rest` must be None for the format {format}, which keeps what has no codes as it is, got {rest!r}")
+
 def fill_folder(
     model:nn.Module,          # A model in memory, compressed
     report:CompressionReport, # From `compress`
@@ -229,6 +239,7 @@ def fill_folder(
     tokenizer=None,           # Its tokenizer, to be written, too
     read_back:bool=True,      # Read what was written, and compare? Takes as much memory as the model once more
     skip=(),                  # Patterns of layers that were left alone
+    rest:str|None=None,       # Type of embeddings, head and other layers without codes, for gguf; `None`: F16
 )->Saved:                     # What was written
     "Write a compressed model into a folder, as `save` does, which gives the folder its name when it is whole"
     require_model(model)
@@ -238,7 +249,8 @@ def fill_folder(
     chosen, why = format, ''
     if format is None: chosen, why = choose_format(report.method, model, skip, quantized=report.quantized)
     check_format(chosen, report.method, model, skip)
-    def write(name): return _write(model, tokenizer, report.quantized, Path(folder), name, read_back)
+    _check_rest(rest, chosen)
+    def write(name): return _write(model, tokenizer, report.quantized, Path(folder), name, read_back, rest)
     try: facts = write(chosen)
     except (ValueError, CheckpointDiffers) as e:
         if format is not None or chosen=='dense': raise
@@ -256,7 +268,9 @@ def save(
     tokenizer=None,           # Its tokenizer, to be written, too
     read_back:bool=True,      # Read what was written, and compare? Takes as much memory as the model once more
     skip=(),                  # Patterns of layers that were left alone
+    rest:str|None=None,       # Type of embeddings, head and other layers without codes, for gguf; `None`: F16
 )->Saved:                     # What was written
     "Write a compressed model as others read it, and read it back"
-    with new_folder(folder) as aside: saved = fill_folder(model, report, aside, format, tokenizer, read_back, skip)
+    with new_folder(folder) as aside:
+        saved = fill_folder(model, report, aside, format, tokenizer, read_back, skip, rest)
     return replace(saved, folder=Path(folder))

@@ -310,6 +310,7 @@ def _fitting(o, method):
     "The method with scales as the format stores them, and why it is not the first of formats"
     quantizes, skip = quantizing_part(method) is not None, tuple(o.skip)
     if o.save_as is not None: check_format(o.save_as, method)
+    if o.rest is not None and o.save_as!='gguf': refuse_unused('without `--format gguf`', rest=o.rest)
     if o.offload: return method, _check_offload(o, quantizes)
     if o.save_as=='dense' or not (quantizes or o.save_as): return method, ''
     config = find_model(o.name, weights=False)[0]
@@ -410,6 +411,10 @@ def _say_dense(sizes, report):
 # %% ../../nbs/commands/40_compressing.ipynb #796c8e97
 def _say_packed(saved):
     "Who reads packed weights"
+    if saved.format=='gguf':
+        bits = f', {saved.bits:.2f} bits per weight of the quantized layers' if saved.bits else ''
+        return (f"It is one GGUF file{bits}: llama.cpp and what is built on it compute with the codes as they are; "
+                "transformers unpacks them.")
     return (f"It is packed as {saved.format}, {saved.bits:.2f} bits per weight of the quantized layers, scales and "
             "zeros included. vLLM computes with these, symmetric codes of 4 bits in groups of 32, 64 or 128 on every "
             "device; transformers unpacks them, and needs as much memory as before.")
@@ -472,6 +477,7 @@ class _Compression:
     command: str                     # How to make it again
     progress: bool                   # Show bars?
     save_as: str|None=None           # Format of the checkpoint; None: the first that holds it
+    rest: str|None=None              # Type of what has no codes in a GGUF file; None: F16
     why: str=''                      # Why it will not be the first of formats, if that is known
 
 # %% ../../nbs/commands/40_compressing.ipynb #ef33390f
@@ -504,7 +510,7 @@ def run(self:_Compression, net, tokenizer, chosen, texts, **how):
 @patch
 def save(self:_Compression, net, tokenizer, report, folder, skip):
     "Write a model that is in memory, and its licence"
-    saved = fill_folder(net, report, folder, self.save_as, tokenizer, skip=skip)
+    saved = fill_folder(net, report, folder, self.save_as, tokenizer, skip=skip, rest=self.rest)
     licences = Path(self.name).glob('LICEN[CS]E*') if Path(self.name).is_dir() else ()
     for o in licences: shutil.copyfile(o, folder/o.name)
     return saved
@@ -569,7 +575,8 @@ def compress_model(name:str,  # The model
     evaluations=(),           # What to measure before and after, as `parse_measure` reads it
     n_evaluation:int|None=None, # Windows of held-out text from each source; None: 48, or as many as there are
     skip=(),                  # Layers to leave alone, such as `down_proj` or `'model.layers.0.*'`
-    save_as:str|None=None,    # Format of the model: compressed-tensors or dense; None: the first that holds it
+    save_as:str|None=None,    # Format of the model: compressed-tensors, gguf or dense; None: the first that holds it
+    rest:str|None=None,       # Type of embeddings, head and other layers without codes in a GGUF file; None: F16
     offload:bool=False,       # Leave the blocks on disk, and read each when it is needed?
     dtype:str|None=None,      # Number format of the model; None: the checkpoint's own
     forward_dtype:str|None=None, # Number format of forward passes; None: the model's
@@ -593,7 +600,7 @@ def _compress_into(o):
     if method.needs=='nothing': refuse_unused(f'for {method.label}, which looks at weights alone', **forward)
     method, why = _fitting(o, method)
     asked = _Asked(o.n_evaluation, o.length, o.seed, o.command)
-    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress, o.save_as, why)
+    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress, o.save_as, o.rest, why)
     load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
     how = forward|dict(skip=tuple(o.skip))
     if o.dry_run: return job.try_out(load, how)

@@ -13,7 +13,7 @@ from typing import Annotated, TypedDict, Unpack
 from typer import Argument, Option
 
 from .console import check_out_file, check_out_folder
-from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Format, Measured
+from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Measured
 from .options import Measures, ModelName, NewFolder, NoBos, Run, Sequences, check_measured
 from .options import command, complete
 from ..core.spelling import FORMAT_NAMES, check_format_name, check_method_name, check_model
@@ -24,11 +24,13 @@ _Method = Annotated[str, Argument(metavar='METHOD', help=METHOD_HELP, autocomple
 _TEXT = f'A folder that sample or generate have written, or a source: {SOURCES}'
 _Text = Annotated[str|None, Option(metavar='SOURCE', help=_TEXT, autocompletion=complete(SOURCE_WORDS))]
 
-_SaveAs = Annotated[str|None, Option(metavar='FORMAT', autocompletion=complete(FORMAT_NAMES))]
+_FORMAT = ('Format of the model: compressed-tensors, gguf or dense. '
+           'Or text: read all files of calibration text as plain text, as text: before a path does')
+_Format = Annotated[list[str]|None, Option('--format', metavar='FORMAT', help=_FORMAT,
+                                           autocompletion=complete(('text', *FORMAT_NAMES)))]
 
 class Drawing(TypedDict):
     "How the calibration text is drawn from its source"
-    format: Format
     n_sequences: Sequences
     length: int|None
     seed: int|None
@@ -46,7 +48,8 @@ def compress_command(run:Run,
     out: NewFolder,
     calibration: _Text=None,
     skip: Annotated[list[str]|None, Option(metavar='LAYER')]=None,
-    save_as: _SaveAs=None,
+    format: _Format=None,
+    rest: Annotated[str|None, Option(metavar='TYPE')]=None,
     offload: bool|None=None,
     forward_dtype: str|None=None,
     batch_size: int|None=None,
@@ -63,6 +66,16 @@ def compress_command(run:Run,
     of what was done to each layer."""
     return _compress(run, name, method, out, calibration)
 
+# %% ../../nbs/commands/42_compressing_commands.ipynb #d9e3ad47
+def _read_format(run):
+    "Tell the format of the model from that of the text"
+    named = run.given.pop('format', None) or []
+    formats = [o for o in dict.fromkeys(named) if o!='text']
+    for o in formats: check_format_name(o)
+    if len(formats)>1: raise ValueError(f"`--format` must name one format of the model, got {' and '.join(formats)}")
+    if 'text' in named: run.given['format'] = 'text'
+    if formats: run.given['save_as'] = formats[0]
+
 # %% ../../nbs/commands/42_compressing_commands.ipynb #16c596b0
 def _compress(run, name, method, out, calibration):
     "Look at what was asked, and compress"
@@ -70,7 +83,7 @@ def _compress(run, name, method, out, calibration):
     run.aside = folder.with_name(f'.{folder.name}.part.partial')
     check_model(name)
     check_method_name(method)
-    if 'save_as' in run.given: check_format_name(run.given['save_as'])
+    _read_format(run)
     run.say_format('calibration')
     if calibration: check_source_name(run.given['calibration'], 'calibration')
     check_measured(run)

@@ -136,7 +136,7 @@ def check_method_name(
         if name.lower().removesuffix('-original') not in METHOD_NAMES: raise no_such('method', name, METHOD_NAMES)
 
 # %% ../../nbs/core/16_spelling.ipynb #b266f0a1
-FORMAT_NAMES = ('compressed-tensors', 'dense')
+FORMAT_NAMES = ('compressed-tensors', 'gguf', 'dense')
 
 def check_format_name(
     name:str,                # Such as `dense`
