@@ -1,8 +1,8 @@
 """Runs llm-compressor on request: a line of JSON in, a line of JSON out.
 
 Started by harness.Peer with a Python that has llmcompressor; imports nothing of compresscal. A request names `model` (folder of a checkpoint), `tokens` (safetensors
-file with `tokens`, `[sequences, length]`), `method`, its `settings`, perhaps `out`, where the linear weights of the first block go,
-and `clock`, 'wall' or 'cpu' (processor time)."""
+file with `tokens`, `[sequences, length]`), `method`, its `settings`, perhaps `out`, where the linear weights of the first block go or,
+with `whole`, those of all blocks, and `clock`, 'wall' or 'cpu' (processor time)."""
 import json, os, sys, time
 answers = os.fdopen(os.dup(1), 'w') # what the library prints must not get between the answers
 os.dup2(2, 1)
@@ -25,7 +25,7 @@ def recipe(method, bits=4, group_size=128, symmetric=False, sparsity=.5, pattern
     if method=='awq': return [AWQModifier(), QuantizationModifier(**scheme)]
     raise ValueError(f"no method {method!r}")
 
-def run(model, tokens, method, settings=None, out=None, clock='wall'):
+def run(model, tokens, method, settings=None, out=None, clock='wall', whole=False):
     "Compress a checkpoint; seconds of the whole, and of each block from one block's end to the next"
     from llmcompressor import oneshot
     from llmcompressor.core import LifecycleCallbacks
@@ -49,7 +49,8 @@ def run(model, tokens, method, settings=None, out=None, clock='wall'):
                  shuffle_calibration_samples=False, processor=object())
     finally: LifecycleCallbacks.sequential_epoch_end,IntermediatesCache.pin_memory = own,pin
     seconds,blocks = now()-start,model.config.num_hidden_layers
-    if out: save_file({k: v.contiguous() for k,v in model.model.layers[0].state_dict().items() if k.endswith('proj.weight')}, out)
+    part = model if whole else model.model.layers[0]
+    if out: save_file({k: v.contiguous() for k,v in part.state_dict().items() if k.endswith(('proj.weight','norm.weight'))}, out)
     return dict(seconds=seconds, layers=[b-a for a,b in zip(ends[:blocks], ends[1:blocks])])
 
 def answer(o): print(json.dumps(o), file=answers, flush=True)

@@ -59,6 +59,20 @@ def random_prompts(o):
     model = harness.random_llama(o.width, o.inner, o.blocks, o.heads, None, o.vocabulary)
     return model,[[rng.randrange(3, o.vocabulary) for _ in range(rng.randint(o.shortest, o.longest))] for _ in range(o.llama_documents)],[]
 
+def chat_prompts(o):
+    "SmolLM2 and pieces of a text, about as long as a news article, in its chat template"
+    from compresscal.models.loading import load_model
+    from compresscal.summaries.prompts import fit
+    model,tokenizer = load_model('smollm2')
+    ids = tokenizer(Path(o.text).read_text(), add_special_tokens=False, verbose=False)['input_ids']
+    pieces = [tokenizer.decode(ids[i*o.piece:(i+1)*o.piece]) for i in range(o.chat_documents)]
+    return model,[list(fit('after', tokenizer, piece, 2000).ids) for piece in pieces],[tokenizer.eos_token_id]
+
+def prompts_of(name, o):
+    "Model, prompts, and ids that end an answer"
+    if name=='embedded': return docstring_prompts(o.documents)
+    return chat_prompts(o) if name=='smollm2' else random_prompts(o)
+
 # ---- The script
 
 def rows_of(name, model, prompts, ends, o):
@@ -77,11 +91,12 @@ def rows_of(name, model, prompts, ends, o):
 
 def parse(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--models', default='embedded,llama', help='separated by commas: embedded; llama, of random weights')
+    p.add_argument('--models', default='embedded,llama', help='separated by commas: embedded; smollm2, with --text; llama, of random weights')
     p.add_argument('--batches', default='8,32', type=lambda o: [int(i) for i in o.split(',')]); p.add_argument('--rounds', type=int, default=3)
     p.add_argument('--documents', type=int, default=128); p.add_argument('--tokens', type=int, default=40, help='most tokens of a summary')
     p.add_argument('--width', type=int, default=512); p.add_argument('--inner', type=int, default=1408); p.add_argument('--heads', type=int, default=8); p.add_argument('--blocks', type=int, default=8)
     p.add_argument('--vocabulary', type=int, default=16000); p.add_argument('--llama-documents', type=int, default=32)
+    p.add_argument('--text', help='a text file for smollm2'); p.add_argument('--chat-documents', type=int, default=16); p.add_argument('--piece', type=int, default=700, help='tokens of a document of it')
     p.add_argument('--shortest', type=int, default=60); p.add_argument('--longest', type=int, default=400)
     p.add_argument('--clock', choices=harness.CLOCKS, default='wall', help='cpu: processor time, which a busy machine changes less; for one thread'); p.add_argument('--threads', type=int)
     p.add_argument('--check', action='store_true', help='end with an error where `generate` is faster'); p.add_argument('--out', help='folder for summarization.md and summarization.json')
@@ -93,7 +108,7 @@ def main(args=None)->bool:
     if o.threads: torch.set_num_threads(o.threads)
     data,found,fine = dict(machine=harness.describe_machine(), options=vars(o)),[],True
     for name in o.models.split(','):
-        rows,held = rows_of(name, *(docstring_prompts(o.documents) if name=='embedded' else random_prompts(o)), o)
+        rows,held = rows_of(name, *prompts_of(name, o), o)
         found,fine = found+rows,fine and held
     harness.write(o.out, 'summarization', {'Documents a second': found}, data|dict(speeds=found))
     return fine

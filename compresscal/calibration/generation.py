@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/calibration/generation.html.md""
 
 # %% auto #0
 __all__ = ['STREAMS', 'Sampling', 'Script', 'token_probabilities', 'next_tokens', 'sequence_uniforms', 'Generated', 'draw_tokens',
-           'free_device_memory', 'spread_rows', 'generate']
+           'spread_rows', 'generate']
 
 # %% ../../nbs/calibration/40_generation.ipynb #68865e4c
 import hashlib, inspect, json, math, os, tempfile
@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from ..core.arguments import require_whole
-from .batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
+from .batch_invariance import RowLayer, free_device_memory, other_blocks, row_cache, rows_apart
 from ..core.files import give_usual_mode
 from ..core.patching import patch
 from ..models.structure import require_model
@@ -126,7 +126,8 @@ _block = 64 # tokens summed at a time
 
 def _cumulate(weights):
     "Weights in blocks, `[rows, blocks, 64]`, and their sums up to the end of each, fp64, with 0 before the first"
-    blocks = pad(weights, (0, -weights.shape[1]%_block)).unflatten(1, (-1,_block))
+    missing = -weights.shape[1]%_block
+    blocks = (pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1,_block)) # `pad` copies in any case
     sums = blocks.sum(-1).double().cumsum(-1)
     return blocks,pad(sums, (1,0))
 
@@ -409,19 +410,6 @@ def _measure(model, token, length, device):
     vocabulary = logits.shape[1]
     return vocabulary,length*(cached+16*heads)+32*vocabulary
 
-# %% ../../nbs/calibration/40_generation.ipynb #9a0a27dc
-def free_device_memory(
-    device:torch.device, # Where the model is
-)->int:                  # Bytes; on a system that does not say, 4 GB
-    "How much memory is free"
-    if device.type=='cuda':
-        unused = torch.cuda.memory_reserved(device)-torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0]+unused
-    try: lines = Path('/proc/meminfo').read_text().splitlines()
-    except OSError: return 4<<30
-    available = [int(o.split()[1]) for o in lines if o.startswith('MemAvailable')]
-    return 1024*available[0] if available else 4<<30
-
 # %% ../../nbs/calibration/40_generation.ipynb #739f9743
 def spread_rows(
     sequences:int,     # How many there are to write
@@ -592,7 +580,7 @@ def _write_all(writer, sequences, batch_size, folder, progress)->dict:
     found = {} if folder is None else _find(Path(folder), run)
     done = {k: v for k,v in found.items() if k in keys}
     left = [i for i,k in enumerate(keys) if k not in done]
-    most = None if folder is None else 64
+    most = None if folder is None else 128
     size = batch_size or spread_rows(max(len(left), 1), writer.each, free_device_memory(writer.device), most)
     steps = writer.length-1
     bar = tqdm(total=len(keys)*steps, initial=(len(keys)-len(left))*steps, unit='tok', unit_scale=True,
@@ -617,7 +605,7 @@ def generate(
     prefixes:Sequence|None=None,            # One row of token ids a sequence, in place of the first segment
     temperatures:Sequence[float]|None=None, # One a sequence, in place of `t_final`
     forbidden:Tensor|None=None,             # Token ids that are never drawn, such as that of padding
-    batch_size:int|None=None,               # Sequences at a time; `None`: as many as fit, with a `folder` at most 64
+    batch_size:int|None=None,               # Sequences at a time; `None`: as many as fit, with a `folder` at most 128
     folder:str|Path|None=None,              # Where finished batches are kept and found again
     progress:bool=True,                     # Show a progress bar
 )->Generated:                               # Tokens, on the CPU

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from ..core.arguments import require_whole
-from ..calibration.batch_invariance import RowLayer, other_blocks, row_cache, rows_apart
-from ..calibration.generation import Sampling, draw_tokens, free_device_memory, sequence_uniforms, spread_rows
+from ..calibration.batch_invariance import RowLayer, free_device_memory, other_blocks, row_cache, rows_apart
+from ..calibration.generation import Sampling, draw_tokens, sequence_uniforms, spread_rows
 from ..core.files import write_atomically
 from ..core.patching import patch
 from ..models.blocks import context_length, evaluation_mode, fingerprint
@@ -361,7 +361,7 @@ def batches(
     if groups and not batch_size: each = _token_bytes(self.model, self.prompts[0][0], self.device)
     for padded,group in sorted(groups.items()):
         row = each*(padded+self.max_tokens)+32*self.vocabulary
-        size = batch_size or spread_rows(len(group), row, free_device_memory(self.device), 64)
+        size = batch_size or spread_rows(len(group), row, free_device_memory(self.device), 128)
         for first in range(0, len(group), size): yield group[first:first+size],padded
 
 # %% ../../nbs/summaries/30_answers.ipynb #a8d316dd
@@ -387,7 +387,7 @@ def write_answers(
     seed:int=0,                      # Of the draws
     stop:Callable[[list[int]],bool]|None=None, # Whether the tokens so far hold what ends an answer
     about:dict|None=None,            # What `stop` is made of, ready for JSON, so that a folder can distinguish runs
-    batch_size:int|None=None,        # Prompts at a time; None: as many as fit, at most 64
+    batch_size:int|None=None,        # Prompts at a time; None: as many as fit, at most 128
     folder:str|Path|None=None,       # Where finished batches are kept and found again
     progress:bool=True,              # Show a progress bar
 )->list[Answer]:
