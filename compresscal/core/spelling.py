@@ -140,7 +140,7 @@ FORMAT_NAMES = ('compressed-tensors', 'gguf', 'dense')
 
 def check_format_name(
     name:str,                # Such as `dense`
-    argument:str='save_as',  # What it is called in an error
+    argument:str='format',   # What it is called in an error
 ):
     "Raise a `ValueError` where a format of checkpoints has a name that is not known"
     if name not in FORMAT_NAMES: raise no_such(argument, name, FORMAT_NAMES)

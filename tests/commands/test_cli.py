@@ -343,7 +343,7 @@ def test_compress(method, calibrated, capsys, tmp_path, tiny_checkpoint):
     from compresscal import CalibrationSet, StoredCodes, compress, load_model
     from compresscal.compression.names import parse_method
     asked = ['compress', tiny_checkpoint, method, *(['--calibration', 'self', '--sequences', 4, '--length', 64] if calibrated else [])]
-    said = document(capsys, *asked, '--save-as', 'dense', '--out', tmp_path/'memory', '--evaluate', 'docs', 'kl:docs', '--evaluation-sequences', 3)
+    said = document(capsys, *asked, '--format', 'dense', '--out', tmp_path/'memory', '--evaluate', 'docs', 'kl:docs', '--evaluation-sequences', 3)
     assert document(capsys, *asked, '--out', tmp_path/'disk', '--offload')['fingerprint']==said['fingerprint']
     (a,_), (b,_), (c,_) = (load_model(o) for o in (tmp_path/'memory', tmp_path/'disk', tiny_checkpoint))
     calibration = CalibrationSet.load(tmp_path/'memory'/'calibration') if calibrated else None

@@ -117,7 +117,7 @@ def test_installed_text_is_apart(tmp_path):
 # ---- What was written
 
 def test_sizes_are_those_of_the_files(tmp_path, tiny_checkpoint, capsys):
-    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--save-as', 'dense', '--out', tmp_path/'out')
+    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--format', 'dense', '--out', tmp_path/'out')
     sizes, mb = folder_sizes(tmp_path/'out'), lambda n: f'{n/1e6:,.1f} MB'
     weights = (tmp_path/'out'/'model.safetensors').stat().st_size
     codes = sum(o.stat().st_size for o in (tmp_path/'out').glob('codes-*'))
@@ -147,7 +147,7 @@ def test_packed_by_default(tmp_path, tiny_checkpoint, capsys):
     ('gptq:4,group_size=16,static_groups=false', dict(save_as='compressed-tensors', calibration='docs'), 'static_groups=True or act_order=False would do'),
     ('rtn:4,group_size=16,scale_dtype=float16', dict(save_as='compressed-tensors', dtype='bfloat16'), "`scale_dtype` must be 'bfloat16'"),
     ('rtn:4,group_size=16', dict(save_as='compressed-tensors', offload=True), '`save_as` must be dense with `offload`'),
-    ('rtn:4,group_size=16', dict(save_as='gptq'), '`format` must be one of compressed-tensors, dense'),
+    ('rtn:4,group_size=16', dict(save_as='gptq'), '`format` must be one of compressed-tensors, gguf, dense'),
     ('wanda:0.5', dict(save_as='compressed-tensors', calibration='docs'), 'pruning chooses none')])
 def test_what_a_format_cannot_hold_is_refused_first(tmp_path, tiny_checkpoint, monkeypatch, method, given, says):
     monkeypatch.setattr('compresscal.models.loading._load_whole', lambda *o: pytest.fail('the model was loaded'))
@@ -167,7 +167,7 @@ def test_a_difference_ends_the_command(tmp_path, tiny_checkpoint, capsys, monkey
     from compresscal.checkpoints import dense_files, saving
     def differs(*args): raise dense_files.CheckpointDiffers('a weight is off')
     monkeypatch.setattr(saving, 'check_equal', differs)
-    code, text, err = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--save-as', 'compressed-tensors', '--out', tmp_path/'out')
+    code, text, err = run(capsys, 'compress', tiny_checkpoint, 'rtn:4,group_size=16', '--format', 'compressed-tensors', '--out', tmp_path/'out')
     assert code==1 and 'a weight is off' in err and not (tmp_path/'out').exists()
 
 def test_dense_where_the_best_format_has_no_place(tmp_path, tiny_checkpoint):
