@@ -65,5 +65,6 @@ def read_gguf_folder(
     "The model of a file, as transformers reads it"
     from transformers import AutoModelForCausalLM
     with transformers_bars(False, warnings=False):
-        found = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_NAME, config=model.config, dtype=model.dtype)
+        found = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_NAME, config=model.config,
+                                                     dtype=model.dtype)
     return found.to(model.device).eval()

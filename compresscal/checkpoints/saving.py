@@ -225,12 +225,14 @@ def choose_format(
     except (ValueError, ImportError) as e: return 'dense', str(e)
     return 'compressed-tensors', ''
 
-# %% ../../nbs/checkpoints/50_saving.ipynb #08549caf
+# %% ../../nbs/checkpoints/50_saving.ipynb #08549cae
 def _check_rest(rest, format):
     "Refuse a type where none can be chosen"
     if rest is None or FORMATS[format].typed: return
-    raise ValueError(f"`rest` must be None for the format {format}, which keeps what has no codes as it is, got {rest!r}")
+    raise ValueError(f"`rest` must be None for the format {format}, which keeps what has no codes as it is, "
+                     f"got {rest!r}")
 
+# %% ../../nbs/checkpoints/50_saving.ipynb #08549caf
 def fill_folder(
     model:nn.Module,          # A model in memory, compressed
     report:CompressionReport, # From `compress`
@@ -251,13 +253,11 @@ def fill_folder(
     check_format(chosen, report.method, model, skip)
     _check_rest(rest, chosen)
     def write(name): return _write(model, tokenizer, report.quantized, Path(folder), name, read_back, rest)
-    try: facts = write(chosen)
+    try: return Saved(Path(folder), chosen, **write(chosen), why=why)
     except (ValueError, CheckpointDiffers) as e:
         if format is not None or chosen=='dense': raise
         shutil.rmtree(folder, ignore_errors=True)
-        chosen, why = 'dense', str(e)
-        facts = write(chosen)
-    return Saved(Path(folder), chosen, **facts, why=why)
+        return Saved(Path(folder), 'dense', **write('dense'), why=str(e))
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #6fa6cbf1
 def save(

@@ -575,8 +575,7 @@ def compress_model(name:str,  # The model
     evaluations=(),           # What to measure before and after, as `parse_measure` reads it
     n_evaluation:int|None=None, # Windows of held-out text from each source; None: 48, or as many as there are
     skip=(),                  # Layers to leave alone, such as `down_proj` or `'model.layers.0.*'`
-    save_as:str|None=None,    # Format of the model: compressed-tensors, gguf or dense; None: the first that holds it
-    rest:str|None=None,       # Type of embeddings, head and other layers without codes in a GGUF file; None: F16
+    save_as:str|None=None, rest:str|None=None, # Format; type of what has no codes in a GGUF file. None: the best; F16
     offload:bool=False,       # Leave the blocks on disk, and read each when it is needed?
     dtype:str|None=None,      # Number format of the model; None: the checkpoint's own
     forward_dtype:str|None=None, # Number format of forward passes; None: the model's
@@ -600,7 +599,8 @@ def _compress_into(o):
     if method.needs=='nothing': refuse_unused(f'for {method.label}, which looks at weights alone', **forward)
     method, why = _fitting(o, method)
     asked = _Asked(o.n_evaluation, o.length, o.seed, o.command)
-    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress, o.save_as, o.rest, why)
+    named = dict(save_as=o.save_as, rest=o.rest, why=why)
+    job = _Compression(o.name, method, o.calibration, wish, measures, asked, o.command, o.progress, **named)
     load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
     how = forward|dict(skip=tuple(o.skip))
     if o.dry_run: return job.try_out(load, how)

@@ -29,6 +29,9 @@ _FORMAT = ('Format of the model: compressed-tensors, gguf or dense. '
 _Format = Annotated[list[str]|None, Option('--format', metavar='FORMAT', help=_FORMAT,
                                            autocompletion=complete(('text', *FORMAT_NAMES)))]
 
+_REST = 'Type of embeddings, head and other layers without codes in a GGUF file, such as Q8_0 (default: F16)'
+_Rest = Annotated[str|None, Option(metavar='TYPE', help=_REST)]
+
 class Drawing(TypedDict):
     "How the calibration text is drawn from its source"
     n_sequences: Sequences
@@ -49,7 +52,7 @@ def compress_command(run:Run,
     calibration: _Text=None,
     skip: Annotated[list[str]|None, Option(metavar='LAYER')]=None,
     format: _Format=None,
-    rest: Annotated[str|None, Option(metavar='TYPE')]=None,
+    rest: _Rest=None,
     offload: bool|None=None,
     forward_dtype: str|None=None,
     batch_size: int|None=None,

@@ -4,7 +4,7 @@ import pytest, torch
 from compresscal.core import files
 from compresscal.compression.methods import RTN
 from compresscal.compression.compress import compress
-from compresscal.commands.compressing import _save_model
+from compresscal.checkpoints.saving import save
 from compresscal.core.files import file_fingerprint, give_usual_mode, write_atomically
 from compresscal.calibration.generation import Script, generate
 from compresscal.models.loading import load_model
@@ -91,7 +91,7 @@ def written(place, model, tokenizer):
     generate(model, Script([[1]]), 4, range(2), folder=place/'written', progress=False)
     used_tokens(['some text'], tokenizer).save(place/'usage')
     keep_model(place, 'mark', model, tokenizer)
-    _save_model(model, tokenizer, compress(model, RTN(4)), place/'quantized', '')
+    save(model, compress(model, RTN(4)), place/'quantized', 'dense', tokenizer)
     with ShardWriter(load_model(place/'quantized', offload=True)[0], place/'streamed'): pass
     reduction = reduce_vocabulary(model, used_tokens(['some text'], tokenizer))
     save_reduced(reduction, place/'reduced')
