@@ -53,6 +53,15 @@ def __repr__(self:RunEstimate):
 @patch
 def _repr_markdown_(self:RunEstimate): return f"- {self!r}"
 
+# %% ../../nbs/compression/85_estimate.ipynb #ad86573e
+@patch
+def __mul__(
+    self:RunEstimate,
+    runs:float, # How many
+)->RunEstimate:
+    "So many runs, one after another: times and files grow, the peak stays"
+    return replace(self, seconds=runs*self.seconds, cpu_seconds=runs*self.cpu_seconds, disk=round(runs*self.disk))
+
 # %% ../../nbs/compression/85_estimate.ipynb #06119de6
 def memory_in_use(
     device:torch.device, # Where the work is done

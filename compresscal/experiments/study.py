@@ -31,7 +31,7 @@ from ..core.patching import patch
 from ..core.spelling import no_such
 from ..core.tables import one_line
 from .cells import Bench, Job, environment
-from .engines import Local, engine_from
+from .engines import Local, engine_from, with_memory
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
 from .measures import parse_measure
 from .mirror import is_url
@@ -341,7 +341,7 @@ def run_study(
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
         results = _finished(store, keys)
         bar.reset(len(cells))
-        if getattr(engine, 'memory', 0) is None: engine = replace(engine, memory=max(r.memory for r in ready))
+        engine = with_memory(engine, max(r.memory for r in ready))
         work_off(store, engine, _bench(study, ready, measures), cells, results, bar)
         found = _all_results(study, store, ready, keys, results)
         write_results(store.folder, found, study.settings(), command, environment())
