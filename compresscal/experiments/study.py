@@ -7,8 +7,8 @@ Docs: https://compresscal.github.io/compresscal/experiments/study.html.md"""
 # %% auto #0
 __all__ = ['STUDY_PRESETS', 'Study', 'spell_call', 'spell_setting', 'check_evaluation_text', 'compared', 'check_comparisons',
            'work_off', 'keep_outcome', 'without_documents', 'whole_place', 'leave_question', 'sent_to_workers',
-           'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names', 'write_toml',
-           'preset']
+           'check_engine', 'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names',
+           'write_toml', 'preset']
 
 # %% ../../nbs/experiments/80_study.ipynb #ecb07038
 import os, tomllib, warnings
@@ -107,6 +107,20 @@ def settings(self:Study)->dict: # Names and numbers only
     return said
 
 def _plain(value): return value if isinstance(value, (int, str, type(None))) else [*value]
+
+# %% ../../nbs/experiments/80_study.ipynb #c554f920
+@patch
+def estimate(
+    self:Study,
+    out:str|Path='compresscal-study', # The study's folder, or a URL; what is finished there costs nothing
+    engine='local',                   # Where jobs would run: `local`, `pool`, `ray`, or an engine with settings
+    progress:bool=True,               # Show a progress bar
+)->object:                            # `StudyEstimate`
+    "Try each kind of work once and in part, to say what a run will cost; nothing is written"
+    from compresscal.experiments.trial import try_study
+    engine = engine_from(engine)
+    check_engine(self, engine)
+    return try_study(self, out, engine, progress)
 
 # %% ../../nbs/experiments/80_study.ipynb #235579c3
 def spell_call(
@@ -287,6 +301,14 @@ def sent_to_workers(
     models = {n: type(o[0]) for n,o in named(study.models).items() if isinstance(o, tuple)}
     return methods|measures|models
 
+def check_engine(
+    study:Study, # What is asked
+    engine,      # Where jobs run
+):
+    "Raise now what would keep workers from reading something"
+    measures = {n: m for n,(m,_) in measured(study).items()}
+    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
+
 # %% ../../nbs/experiments/80_study.ipynb #0da6eb4f
 def _prepare_all(study, store, engine, bar, quiet):
     "Every model of a study, ready to be compressed"
@@ -334,7 +356,7 @@ def run_study(
     from compresscal.experiments.report import write_results
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
-    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
+    check_engine(study, engine)
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
         ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}

@@ -7,13 +7,14 @@ Docs: https://compresscal.github.io/compresscal/experiments/trial.html.md"""
 # %% auto #0
 __all__ = ['NOTHING', 'timed', 'Tried', 'try_sizes', 'written_parts', 'drawn_instead', 'later_steps', 'try_writing', 'TrialSets',
            'try_compressing', 'altered', 'TriedMeasure', 'MeasureTrial', 'stretched', 'bytes_in', 'try_keeping',
-           'StudyTrial', 'kinds_of', 'near', 'try_study']
+           'StudyTrial', 'kinds_of', 'near', 'try_starting', 'try_study']
 
-# %% ../../nbs/experiments/77_trial.ipynb #abc46318
-import math, os, warnings
+# %% ../../nbs/experiments/77_trial.ipynb #8b21935e
+import math, os, subprocess, sys, warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from ..compression.estimate import RunEstimate, Stopwatch, memory_in_use, peak_g
 from ..core.patching import patch
 from ..core.spelling import parse_mixture
 from ..core.tables import one_line
-from .cells import LIBRARIES, WINDOWS, Bench, CellWorker, Job, check_result, environment
+from .cells import WINDOWS, Bench, CellWorker, Job, check_result, environment
 from .costs import PART_KINDS, StudyEstimate, StudyPart, extrapolate, next_size
 from .engines import Local, with_memory, workers_of
 from .jobs import Failure, torch_threads
@@ -430,6 +431,15 @@ def try_measures(
         self.bar.update()
     return starting, held
 
+# %% ../../nbs/experiments/77_trial.ipynb #893fc4b0
+def try_starting()->RunEstimate: # Its memory is that of the new process
+    "What a process takes to begin"
+    code = 'import compresscal.experiments.cells, psutil; print(psutil.Process().memory_info().rss)'
+    def spent(): return sum(os.times()[2:4]) # of processes that this one has begun
+    before = spent()
+    said, cost = timed(partial(subprocess.run, check=True, capture_output=True), [sys.executable, '-c', code])
+    return replace(cost, cpu_seconds=spent()-before, memory=int(said.stdout))
+
 # %% ../../nbs/experiments/77_trial.ipynb #a6589216
 @patch
 def try_model(
@@ -437,7 +447,7 @@ def try_model(
     ready:Prepared, # A model
     left:Sequence[tuple[Job, dict]], # What is to be done with it, at least one job
     workers:int,    # How many there will be
-    base:int,       # Memory in use before the trial, bytes
+    base:int,       # Bytes by which a worker begins with more than this process, or with less
 ):
     "Do the work of a worker with a model that has jobs left"
     start, before = memory_in_use(self.device), len(self.parts)
@@ -447,10 +457,9 @@ def try_model(
     self.try_methods(worker, [job for job,_ in left])
     starting, held = self.try_measures(worker, ready.texts, left)
     first = replace(loading+starting, memory=start+loading.memory)
-    self.parts.append(StudyPart('starting', 'load and remember the dense model', min(workers, len(left)), first))
-    if not self.here and self.device.type!='cuda': held += LIBRARIES-base
+    self.parts.append(StudyPart('starting', 'load the dense model', min(workers, len(left)), first))
     for i,part in enumerate(self.parts[before:], before):
-        self.parts[i] = replace(part, each=replace(part.each, memory=part.each.memory+held))
+        self.parts[i] = replace(part, each=replace(part.each, memory=part.each.memory+held+base))
 
 # %% ../../nbs/experiments/77_trial.ipynb #30149d3b
 @patch
@@ -492,6 +501,20 @@ def write(
     found = Results(rows, shown, (), self.record, self.study.comparisons, quantized=before)
     write_results(folder, found, self.study.settings(), '', environment())
 
+# %% ../../nbs/experiments/77_trial.ipynb #8bdacfcb
+@patch
+def begin(
+    self:StudyTrial,
+    workers:int, # How many there will be
+    before:int,  # Memory in use before the trial, bytes
+)->int:          # Bytes by which a worker begins with more than this process, or with less; 0 for memory of a GPU
+    "Start a worker, where it is a process of its own"
+    if self.here or not any(self.left().values()): return 0
+    self.bar.set_description('start a worker')
+    found = try_starting()
+    self.parts.append(StudyPart('starting', 'start workers', workers, found))
+    return 0 if self.device.type=='cuda' else found.memory-before
+
 # %% ../../nbs/experiments/77_trial.ipynb #9769e10f
 @patch
 def staff(
@@ -522,7 +545,7 @@ def run(
     quiet:bool, # Show no progress bar?
 )->StudyEstimate: # Without the time that it took
     "Try everything, and add it up"
-    base, models = memory_in_use(self.device), named(self.study.models)
+    before, models = memory_in_use(torch.device('cpu')), named(self.study.models)
     for name,source in models.items(): self.prepare(name, source, quiet)
     cells, finished = self.look_up()
     left = self.left()
@@ -530,6 +553,7 @@ def run(
     engine = with_memory(self.engine, max(r.memory for r in self.ready))
     workers = self.staff(engine, jobs)
     self.count(left)
+    base = self.begin(workers, before)
     with torch_threads(getattr(engine, 'threads', None)):
         for ready in self.ready:
             if left[ready.name]: self.try_model(ready, left[ready.name], workers, base)
