@@ -28,6 +28,7 @@ from ..calibration.self_text import Recipe, self_calibration_sets
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..compression.estimate import RunEstimate, Stopwatch, memory_in_use, peak_growth
 from ..core.patching import patch
+from ..core.seeds import key_bits
 from ..core.spelling import parse_mixture
 from ..core.tables import one_line
 from .cells import WINDOWS, Bench, CellWorker, Job, check_result, environment
@@ -158,7 +159,7 @@ class TrialSets:
     def __init__(self): self.writing, self.tried = NOTHING, Stopwatch()
 
     def __call__(self,
-        source, tokenizer, n_sets:int, n_sequences:int, length:int, *, # As `calibration_sets` takes them
+        source, tokenizer, n_sets:int, n_sequences:int, length:int, seed:int=0, *, # As `calibration_sets` takes them
         model,          # The model
         among:Sequence=(), # All sources of the study
         **how           # Passed on
@@ -168,7 +169,8 @@ class TrialSets:
             for recipe,rows in parts: self.writing += try_writing(model, tokenizer, recipe, n_sets*rows, length)
         chosen = drawn_instead(source) if parts else source
         among = [chosen if o==source else o for o in among]
-        return calibration_sets(chosen, tokenizer, *size, model=model, among=among, **how)
+        if parts: seed = key_bits((seed, str(source)), 64) # no two sources may get the same tokens
+        return calibration_sets(chosen, tokenizer, *size, seed, model=model, among=among, **how)
 
 # %% ../../nbs/experiments/77_trial.ipynb #4aef571f
 def try_compressing(
