@@ -14,7 +14,7 @@ from typing import Annotated, TypedDict, Unpack
 
 from typer import Argument, Option
 
-from .console import CommandAnswer, ResultTable, check_out_file, check_out_folder
+from .console import CommandAnswer, ResultTable, answer_of, check_out_file, check_out_folder
 from .docments import source_keys, source_parameters
 from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Measured, Measures
 from .options import Run, Sets, check_measured, command, complete
@@ -40,6 +40,7 @@ _Compared = Annotated[list[str]|None, Option('--compare', help=_COMPARE)]
 _OUT = 'Folder for results, or its address in fsspec (default: compresscal-study)'
 _Address = Annotated[str|None, Option(metavar='FOLDER', help=_OUT)]
 _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
+_DRY_RUN = 'Say what time, memory and disk the study will take, from a short trial, and write nothing'
 
 # %% ../../nbs/commands/70_study_command.ipynb #19597a13
 class EngineOptions(TypedDict):
@@ -73,6 +74,7 @@ def study_command(run:Run, what:_What=None,
     device: Device=None,
     out: _Address=None,
     save: Annotated[str|None, Option(metavar='FILE', help=_SAVE)]=None,
+    dry_run: Annotated[bool|None, Option(help=_DRY_RUN)]=None,
     **engine: Unpack[EngineOptions],
 )->CommandAnswer:
     """Compress a model with several calibration sets and compare
@@ -80,8 +82,10 @@ def study_command(run:Run, what:_What=None,
     Several methods, sources of calibration text and sets of each source: what each compressed model has lost. Without
     options: the model that comes with the package, offline, in a few minutes.
 
-    Finished work is kept in the output folder: stopped at any moment, the same command goes on where it was."""
-    return _status(run, what[1:]) if what and what[0]=='status' else _study(run, what or [], out, save)
+    Finished work is kept in the output folder: stopped at any moment, the same command goes on where it was. With
+    --dry-run the command says what is left to be done and what that will cost."""
+    if what and what[0]=='status': return _status(run, what[1:])
+    return _study(run, what or [], out, save, bool(dry_run))
 
 # %% ../../nbs/commands/70_study_command.ipynb #b9c193cc
 def _check_toml(name):
@@ -104,7 +108,7 @@ def _check_what(what):
 # %% ../../nbs/commands/70_study_command.ipynb #306586f4
 def _check_save(run, save):
     "Look at the file that a study is to be written to"
-    run.refuse(ENGINE, 'on a study that is written down and not run')
+    run.refuse([*ENGINE, 'dry_run'], 'on a study that is written down and not run')
     if not save.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {save!r}")
     check_out_file(save, '--save')
 
@@ -152,17 +156,24 @@ def _engine(run, how):
     return replace(how['engine'], **settings)
 
 # %% ../../nbs/commands/70_study_command.ipynb #d8adab00
-def _study(run, what, out, save):
-    "Run a study, or write it down"
+def _study(run, what, out, save, dry_run):
+    "Run a study, try what that will cost, or write it down"
     _check(run, what, save)
     study, how = _asked_study(run, what)
     out, engine = out or how.get('out', 'compresscal-study'), _engine(run, how)
     if save: return _save_study(study, save, out)
-    run.aside = out
-    if '://' not in out: run.aside = check_out_folder(out)
+    place = out if '://' in out else check_out_folder(out)
+    if dry_run: return _try_out(study, out, engine, run.progress)
+    run.aside = place
     run.say(f"Study in {out}; stop it when you like, the same command goes on where it was.")
     results = study.run(out, engine=engine, progress=run.progress, command=run.line)
     return _answer(study, results, out)
+
+def _try_out(study, out, engine, progress):
+    "What a study will cost"
+    found = study.estimate(out, engine, progress)
+    table = ResultTable(found.lines(), f'What is left of the study in {out} will cost')
+    return answer_of([table, '\n'.join(found.sentences())], dict(command='study', dry_run=True, folder=out)|found.as_dict())
 
 def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
@@ -201,7 +212,7 @@ def _answer(study, results, out):
 # %% ../../nbs/commands/70_study_command.ipynb #2d8a3b3e
 def _status(run, folders):
     "How far a study is"
-    run.refuse([*FIELDS, *ENGINE, 'save'], 'on `study status`')
+    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run'], 'on `study status`')
     if len(folders)>1: raise ValueError(f"`status` takes one folder, got {' '.join(folders)!r}")
     if folders: run.refuse(['out'], 'beside the folder')
     from compresscal.experiments.progress import status

@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/evaluation/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['continuation_tasks', 'TaskModel', 'score_pairs', 'TaskScore', 'TaskScores', 'score_rows', 'HarnessModel', 'load_task',
-           'task_settings', 'evaluate_tasks']
+           'task_settings', 'count_questions', 'evaluate_tasks']
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #1d0371e8
 import hashlib, json, logging, math, os, random, re
@@ -505,6 +505,20 @@ def _score(asked, name, task, file, how):
     settings = task_settings(name, file=file, bos=asked.bos, **how)
     found = score_rows(asked, task) if isinstance(task, list) else _ask(task, asked, **how)
     return TaskScore(name, *found, settings)
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #57cf09dc
+def count_questions(
+    task:str,             # Name of one task
+    *,
+    limit:int|None=None,  # Questions, the first; `None`: all
+    file=None,            # Path of a file with the rows, or such rows; `None`: the set on the Hub
+    seed:int=0,           # Decides what is asked in a continuation task
+)->int:
+    "How many questions a task asks"
+    files = {} if file is None else {task: file}
+    (_,found), = _todo([task], files, limit, seed)
+    n = len(found) if isinstance(found, list) else len(list(found.eval_docs))
+    return n if limit is None else min(n, limit)
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #9d986381
 def evaluate_tasks(

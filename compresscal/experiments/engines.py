@@ -7,14 +7,15 @@ Docs: https://compresscal.github.io/compresscal/experiments/engines.html.md"""
 # %% auto #0
 __all__ = ['ENGINES', 'this_many', 'thread_names', 'require_numbers', 'require_seconds', 'Local', 'control_groups', 'free_memory',
            'free_cores', 'team_size', 'follow_parent', 'answer', 'send_message', 'serve', 'autopsy', 'unreadable',
-           'main_is_a_file', 'homeless_name', 'check_readable', 'Pool', 'ray_module', 'fitting', 'Ray', 'engine_from']
+           'main_is_a_file', 'homeless_name', 'check_readable', 'Pool', 'ray_module', 'fitting', 'Ray', 'engine_from',
+           'with_memory', 'workers_of']
 
 # %% ../../nbs/experiments/70_engines.ipynb #cb8b4ced
 import multiprocessing, os, signal, sys, threading, warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
@@ -541,3 +542,19 @@ def engine_from(
         why = "; a job cannot be ended in the process that it runs in, use engine='pool'" if name=='timeout' else ''
         raise ValueError(f"the engine {engine!r} takes {', '.join(takes)}, got {name!r}{why}")
     return kind(**settings)
+
+# %% ../../nbs/experiments/70_engines.ipynb #344eb3b4
+def with_memory(
+    engine:object, # Any engine
+    needed:int,    # What a worker needs, bytes
+)->object:         # The engine; another where it asks for memory and was not told how much
+    "Tell an engine what a worker needs, unless it was told"
+    return replace(engine, memory=needed) if getattr(engine, 'memory', 0) is None else engine
+
+def workers_of(
+    engine:object, # Any engine
+    jobs:int,      # How many there are
+)->int:            # Workers; 1 for an engine that does not say
+    "How many workers an engine will have at work at once"
+    size = getattr(engine, 'workers', None) or (engine.size() if hasattr(engine, 'size') else 1)
+    return max(1, min(size, jobs))

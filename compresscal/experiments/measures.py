@@ -36,6 +36,7 @@ class Measure:
     text = None         # Name of the source whose held-out text it needs; None if it brings its own
     needs_dense = False # Must it see the dense model first?
     whole = None        # Name of a source that it reads by itself, document by document
+    tried = 8           # With how many windows, questions or documents a trial begins
 
     @property
     def name(self)->str:
@@ -353,6 +354,7 @@ class SummariesMeasure(Measure):
     dependence:bool=False# Ask the model how much its words owe to the document?
     bertscore:str|None=None # Model of BERTScore against the reference
     batch_size:int|None=field(default=None, compare=False) # Documents at a time
+    tried = 16
 
 # %% ../../nbs/experiments/25_measures.ipynb #7d85dc1b
 def hub_commit(
@@ -548,3 +550,58 @@ def parse_measure(
         raise _unknown(name, [f'{k}:{rest}' for k in kinds], "a measure and what it is of")
     _check_source(name, texts, "a source of held-out text, a file, or a measure such as 'kl:docs'")
     return PerplexityMeasure(name)
+
+# %% ../../nbs/experiments/25_measures.ipynb #da3c866a
+@patch
+def size(
+    self:Measure,
+    model,     # The model
+    tokenizer, # Its tokenizer
+    text=None, # The held-out text, if the measure needs any
+)->int:        # 1 where nobody can tell
+    "How many windows, questions or documents it reads"
+    return 1 if text is None else len(text)
+
+@patch
+def part(
+    self:Measure,
+    n:int,     # How many windows, questions or documents
+    text=None, # The held-out text, if the measure needs any
+)->tuple:      # A measure and its text
+    "The same, with less to read"
+    return self, None if text is None else text[:n]
+
+# %% ../../nbs/experiments/25_measures.ipynb #6699966f
+@patch
+def size(self:GPTQPerplexityMeasure, model, tokenizer, text=None)->int:
+    "How many windows its text has, up to the limit"
+    from compresscal.evaluation.perplexity import read_windows
+    how = dict(length=self.length, max_windows=self.limit, protocol='gptq')
+    return len(read_windows(model, self.source, tokenizer, **how)[0])
+
+@patch
+def size(self:TaskMeasure, model, tokenizer, text=None)->int:
+    "How many questions are asked"
+    from compresscal.evaluation.tasks import count_questions
+    return count_questions(self.task, limit=self.limit, file=self.file, seed=self.seed)
+
+@patch
+def size(self:SummariesMeasure, model, tokenizer, text=None)->int:
+    "How many documents are summed up"
+    return len(_set_of(self))
+
+# %% ../../nbs/experiments/25_measures.ipynb #396aae5e
+@patch
+def part(self:GPTQPerplexityMeasure, n, text=None)->tuple:
+    "The first windows"
+    return replace(self, limit=n), None
+
+@patch
+def part(self:TaskMeasure, n, text=None)->tuple:
+    "The first questions"
+    return replace(self, limit=n), None
+
+@patch
+def part(self:SummariesMeasure, n, text=None)->tuple:
+    "The first documents of the sample"
+    return replace(self, n=n), None

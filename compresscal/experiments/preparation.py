@@ -11,7 +11,7 @@ __all__ = ['named', 'measured', 'check_given', 'given_sets', 'draw', 'gather', '
 # %% ../../nbs/experiments/65_preparation.ipynb #5533b5a5
 import os, shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,6 +116,7 @@ def draw(
     size:dict,             # `n_sets`, `n_sequences`, `length`
     split:str,             # Part of an installed source
     progress:bool=True,    # Show a progress bar while the model writes text
+    make_sets:Callable=calibration_sets, # Makes the sets that the store does not have
 )->list[CalibrationSet]:
     "Calibration sets of a name, drawn once and kept"
     context = context_length(model)
@@ -127,7 +128,7 @@ def draw(
     asked = _asked(source, how, among, model, tokenizer)
     written = store.folder/'written' # finished batches of text that the model writes, against an interruption
     def make():
-        return calibration_sets(source, tokenizer, model=model, folder=written, progress=progress, among=among, **how)
+        return make_sets(source, tokenizer, model=model, folder=written, progress=progress, among=among, **how)
     found = store.sets(asked, make)
     shutil.rmtree(written, ignore_errors=True)
     return found
@@ -171,9 +172,10 @@ def gather(
     model:torch.nn.Module, # The dense model
     tokenizer:object,      # Its tokenizer
     progress:bool=True,    # Show a progress bar while the model writes text
+    make_sets:Callable=calibration_sets, # Makes the sets that the store does not have
 )->tuple[dict, dict]:  # Calibration sets by (source, sequences, length); held-out text by measure
     "The calibration sets and the evaluation text of one model"
-    draw_from = partial(draw, study, store, model, tokenizer, progress=progress)
+    draw_from = partial(draw, study, store, model, tokenizer, progress=progress, make_sets=make_sets)
     sources, sets = named(study.sources), {}
     given = {name: given_sets(study, name, source, tokenizer) for name,source in sources.items()}
     for name,source in sources.items(): # all that are given have been checked before the first is drawn
@@ -262,12 +264,13 @@ def prepare(
     source:object, # The model
     here:bool,     # Do jobs run in this process?
     progress:bool=True, # Show a progress bar while the model writes text
+    make_sets:Callable=calibration_sets, # Makes the sets that the store does not have
 )->Prepared:
     "Load a model, gather its text, and try what could fail later"
     model, tokenizer = source if isinstance(source, tuple) else load_model(source, device=study.device)
     asked = measured(study)
     _check_what_is_asked(study, model, tokenizer)
-    sets, texts = gather(study, store, model, tokenizer, progress)
+    sets, texts = gather(study, store, model, tokenizer, progress, make_sets)
     check_documents(study, sets, texts, tokenizer)
     jobs = [*grid(name, study.methods, sets, [*asked])]
     jobs += replicates(jobs, sets, study.replicates)

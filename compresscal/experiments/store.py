@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/experiments/store.html.md"""
 
 # %% auto #0
 __all__ = ['folders', 'content_key', 'take', 'now', 'read_json', 'untouched', 'is_gone', 'sweep_leftovers', 'claim', 'Records',
-           'keep_sets', 'file_stamp', 'Store', 'local_copy', 'open_store']
+           'keep_sets', 'file_stamp', 'Store', 'local_copy', 'open_store', 'TrialStore', 'try_store']
 
 # %% ../../nbs/experiments/20_store.ipynb #258a6dbc
 import errno, hashlib, json, os, re, shutil, socket, time, warnings
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from glob import glob
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 from filelock import FileLock, Timeout
@@ -330,3 +331,44 @@ def open_store(
             mirror.settle(tries=1)
             raise
         publish(mirror)
+
+# %% ../../nbs/experiments/20_store.ipynb #07c8c792
+@dataclass(frozen=True)
+class TrialStore(Store):
+    "A store in a temporary folder, which finds what a study's folder holds and leaves that alone"
+    known: Path|None=None # The study's folder
+
+@patch
+def get(
+    self:TrialStore,
+    key:str, # The record's name
+)->dict|None: # The result; `None` if the cell is not finished
+    "Find a finished cell of the study, or of the trial"
+    found = Store(self.known).get(key)
+    return Store(self.folder).get(key) if found is None else found
+
+@patch
+def sets(
+    self:TrialStore,
+    asked:dict,    # Everything that was asked for
+    make:Callable, # Samples the sets if they are not there
+)->list[CalibrationSet]: # The sets
+    "Load calibration sets of the study, or make new ones for the trial"
+    found = _load_whole(self.known/'sets'/content_key(asked), asked['n_sets'])
+    return keep_sets(self.folder, asked, make) if found is None else found
+
+# %% ../../nbs/experiments/20_store.ipynb #3da88f2c
+@contextmanager
+def try_store(
+    out:str|Path, # A study's folder, or a URL that fsspec knows; it need not exist
+):
+    "A `TrialStore` inside a `with` block, and no trace of it afterwards"
+    with TemporaryDirectory() as temporary:
+        new, known = Path(temporary)/'new', Path(out).expanduser()
+        for name in folders: (new/name).mkdir(parents=True)
+        if is_url(out):
+            known = Path(temporary)/'known'
+            known.mkdir()
+            fetch_mirrored(Mirror(str(out), known))
+        _refuse_other_results(known)
+        yield TrialStore(new, known=known)

@@ -7,8 +7,8 @@ Docs: https://compresscal.github.io/compresscal/experiments/study.html.md"""
 # %% auto #0
 __all__ = ['STUDY_PRESETS', 'Study', 'spell_call', 'spell_setting', 'check_evaluation_text', 'compared', 'check_comparisons',
            'work_off', 'keep_outcome', 'without_documents', 'whole_place', 'leave_question', 'sent_to_workers',
-           'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names', 'write_toml',
-           'preset']
+           'check_engine', 'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names',
+           'write_toml', 'preset']
 
 # %% ../../nbs/experiments/80_study.ipynb #ecb07038
 import os, tomllib, warnings
@@ -31,7 +31,7 @@ from ..core.patching import patch
 from ..core.spelling import no_such
 from ..core.tables import one_line
 from .cells import Bench, Job, environment
-from .engines import Local, engine_from
+from .engines import Local, engine_from, with_memory
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
 from .measures import parse_measure
 from .mirror import is_url
@@ -107,6 +107,20 @@ def settings(self:Study)->dict: # Names and numbers only
     return said
 
 def _plain(value): return value if isinstance(value, (int, str, type(None))) else [*value]
+
+# %% ../../nbs/experiments/80_study.ipynb #c554f920
+@patch
+def estimate(
+    self:Study,
+    out:str|Path='compresscal-study', # The study's folder, or a URL; what is finished there costs nothing
+    engine='local',                   # Where jobs would run: `local`, `pool`, `ray`, or an engine with settings
+    progress:bool=True,               # Show a progress bar
+)->object:                            # `StudyEstimate`
+    "Try each kind of work once and in part, to say what a run will cost; nothing is written"
+    from compresscal.experiments.trial import try_study
+    engine = engine_from(engine)
+    check_engine(self, engine)
+    return try_study(self, out, engine, progress)
 
 # %% ../../nbs/experiments/80_study.ipynb #235579c3
 def spell_call(
@@ -287,6 +301,14 @@ def sent_to_workers(
     models = {n: type(o[0]) for n,o in named(study.models).items() if isinstance(o, tuple)}
     return methods|measures|models
 
+def check_engine(
+    study:Study, # What is asked
+    engine,      # Where jobs run
+):
+    "Raise now what would keep workers from reading something"
+    measures = {n: m for n,(m,_) in measured(study).items()}
+    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
+
 # %% ../../nbs/experiments/80_study.ipynb #0da6eb4f
 def _prepare_all(study, store, engine, bar, quiet):
     "Every model of a study, ready to be compressed"
@@ -334,14 +356,14 @@ def run_study(
     from compresscal.experiments.report import write_results
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
-    if hasattr(engine, 'check'): engine.check(sent_to_workers(study, measures))
+    check_engine(study, engine)
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
         ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
         results = _finished(store, keys)
         bar.reset(len(cells))
-        if getattr(engine, 'memory', 0) is None: engine = replace(engine, memory=max(r.memory for r in ready))
+        engine = with_memory(engine, max(r.memory for r in ready))
         work_off(store, engine, _bench(study, ready, measures), cells, results, bar)
         found = _all_results(study, store, ready, keys, results)
         write_results(store.folder, found, study.settings(), command, environment())
