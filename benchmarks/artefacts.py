@@ -7,7 +7,7 @@ from pathlib import Path
 import harness # sets the environment
 
 TRANSFORMERS = """
-import json, resource, sys, time, psutil, torch
+import json, sys, time, psutil, torch
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM
 me, path, n = psutil.Process(), sys.argv[1], int(sys.argv[2])
@@ -21,11 +21,11 @@ with torch.inference_mode():
     begun = time.process_time()
     model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=n, max_new_tokens=n, pad_token_id=0)
     seconds = time.process_time()-begun
-peak = 1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = 1024*int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])
 print(json.dumps(dict(loaded=loaded-start, first=first-start, peak=peak-start, tokens=n/seconds)))
 """
 LLAMA_CPP = """
-import json, os, resource, sys, time
+import json, os, sys, time
 def resident(): return int(open('/proc/self/statm').read().split()[1])*os.sysconf('SC_PAGE_SIZE')
 from llama_cpp import Llama
 path, n = sys.argv[1], int(sys.argv[2])
@@ -36,7 +36,7 @@ model.eval([20]*8)
 first, begun = resident(), time.process_time()
 for i in range(n): model.eval([20+i])
 seconds = time.process_time()-begun
-peak = 1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = 1024*int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])
 print(json.dumps(dict(loaded=loaded-start, first=first-start, peak=peak-start, tokens=n/seconds)))
 """
 
