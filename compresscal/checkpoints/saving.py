@@ -9,8 +9,9 @@ __all__ = ['FORMATS', 'PRUNED_NOTE', 'CheckpointFormat', 'check_dense', 'check_f
            'check_room', 'probe_tokens', 'check_equal', 'Saved', 'choose_format', 'fill_folder', 'save']
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #e6a25355
-import errno, shutil
+import errno, io, shutil
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -198,6 +199,10 @@ def _read(form, folder, model):
         said = str(e).strip().splitlines()
         raise CheckpointDiffers(f"what was written cannot be read back: {said[0] if said else type(e).__name__}") from e
 
+def _compared(form, folder, model):
+    "What is found when a folder is read back; bars of other libraries are not for the user"
+    with redirect_stderr(io.StringIO()): return check_equal(model, _read(form, folder, model), form.tolerance)
+
 def _write(model, tokenizer, quantized, folder, format, read_back, rest=None):
     "Write one format, and read it back"
     form = FORMATS[format]
@@ -205,7 +210,7 @@ def _write(model, tokenizer, quantized, folder, format, read_back, rest=None):
     named = {} if rest is None else dict(rest=rest)
     layers = form.write(model, tokenizer, quantized, folder, **named)
     if form.confirm is not None: form.confirm(model, folder)
-    verified = check_equal(model, _read(form, folder, model), form.tolerance) if read_back else ''
+    verified = _compared(form, folder, model) if read_back else ''
     sizes = folder_sizes(folder)
     return dict(n_bytes=sizes['all'], bits=_bits(layers, quantized), codes=sizes.get('codes', 0), verified=verified)
 
