@@ -199,6 +199,7 @@ def _read(form, folder, model):
         said = str(e).strip().splitlines()
         raise CheckpointDiffers(f"what was written cannot be read back: {said[0] if said else type(e).__name__}") from e
 
+# %% ../../nbs/checkpoints/50_saving.ipynb #c0a1b2c3
 def _compared(form, folder, model):
     "What is found when a folder is read back; bars of other libraries are not for the user"
     with redirect_stderr(io.StringIO()): return check_equal(model, _read(form, folder, model), form.tolerance)
