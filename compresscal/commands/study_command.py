@@ -40,7 +40,9 @@ _Compared = Annotated[list[str]|None, Option('--compare', help=_COMPARE)]
 _OUT = 'Folder for results, or its address in fsspec (default: compresscal-study)'
 _Address = Annotated[str|None, Option(metavar='FOLDER', help=_OUT)]
 _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
+_Save = Annotated[str|None, Option(metavar='FILE', help=_SAVE)]
 _DRY_RUN = 'Say what time, memory and disk the study will take, from a short trial, and write nothing'
+_DryRun = Annotated[bool|None, Option(help=_DRY_RUN)]
 
 # %% ../../nbs/commands/70_study_command.ipynb #19597a13
 class EngineOptions(TypedDict):
@@ -73,8 +75,7 @@ def study_command(run:Run, what:_What=None,
     comparisons: _Compared=None,
     device: Device=None,
     out: _Address=None,
-    save: Annotated[str|None, Option(metavar='FILE', help=_SAVE)]=None,
-    dry_run: Annotated[bool|None, Option(help=_DRY_RUN)]=None,
+    save: _Save=None, dry_run: _DryRun=None,
     **engine: Unpack[EngineOptions],
 )->CommandAnswer:
     """Compress a model with several calibration sets and compare
@@ -82,10 +83,8 @@ def study_command(run:Run, what:_What=None,
     Several methods, sources of calibration text and sets of each source: what each compressed model has lost. Without
     options: the model that comes with the package, offline, in a few minutes.
 
-    Finished work is kept in the output folder: stopped at any moment, the same command goes on where it was. With
-    --dry-run the command says what is left to be done and what that will cost."""
-    if what and what[0]=='status': return _status(run, what[1:])
-    return _study(run, what or [], out, save, bool(dry_run))
+    Finished work is kept in the output folder: stopped at any moment, the same command goes on where it was."""
+    return _status(run, what[1:]) if what and what[0]=='status' else _study(run, what or [], out, save)
 
 # %% ../../nbs/commands/70_study_command.ipynb #b9c193cc
 def _check_toml(name):
@@ -156,24 +155,18 @@ def _engine(run, how):
     return replace(how['engine'], **settings)
 
 # %% ../../nbs/commands/70_study_command.ipynb #d8adab00
-def _study(run, what, out, save, dry_run):
+def _study(run, what, out, save):
     "Run a study, try what that will cost, or write it down"
     _check(run, what, save)
     study, how = _asked_study(run, what)
     out, engine = out or how.get('out', 'compresscal-study'), _engine(run, how)
     if save: return _save_study(study, save, out)
     place = out if '://' in out else check_out_folder(out)
-    if dry_run: return _try_out(study, out, engine, run.progress)
+    if run.given.get('dry_run'): return _try_out(study, out, engine, run.progress)
     run.aside = place
     run.say(f"Study in {out}; stop it when you like, the same command goes on where it was.")
     results = study.run(out, engine=engine, progress=run.progress, command=run.line)
     return _answer(study, results, out)
-
-def _try_out(study, out, engine, progress):
-    "What a study will cost"
-    found = study.estimate(out, engine, progress)
-    table = ResultTable(found.lines(), f'What is left of the study in {out} will cost')
-    return answer_of([table, '\n'.join(found.sentences())], dict(command='study', dry_run=True, folder=out)|found.as_dict())
 
 def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
@@ -185,6 +178,14 @@ def _save_study(study, path, out):
     if path.suffix=='.toml': write_atomically(path, text)
     else: write_notebook(path, text)
     return CommandAnswer(text, dict(command='study', file=str(path)), note=f'Written: {path}')
+
+# %% ../../nbs/commands/70_study_command.ipynb #5b20f7e4
+def _try_out(study, out, engine, progress):
+    "What a study will cost"
+    found = study.estimate(out, engine, progress)
+    table = ResultTable(found.lines(), f'What is left of the study in {out} will cost')
+    data = dict(command='study', dry_run=True, folder=out)|found.as_dict()
+    return answer_of([table, '\n'.join(found.sentences())], data)
 
 # %% ../../nbs/commands/70_study_command.ipynb #5a2b537c
 _FOUND = ('results.csv (every cell), tables and figures, report.html (all of it on one page), '

@@ -159,7 +159,8 @@ class TrialSets:
     def __init__(self): self.writing, self.tried = NOTHING, Stopwatch()
 
     def __call__(self,
-        source, tokenizer, n_sets:int, n_sequences:int, length:int, seed:int=0, *, # As `calibration_sets` takes them
+        source, tokenizer, n_sets:int, n_sequences:int, length:int, seed:int=0, # As for `calibration_sets`
+        *,
         model,          # The model
         among:Sequence=(), # All sources of the study
         **how           # Passed on
@@ -304,9 +305,9 @@ class StudyTrial:
     store:TrialStore  # Of the trial
     bar:tqdm          # Moves with each thing that is tried
     ready:list[Prepared]=field(default_factory=list) # Its models
-    cells:dict=field(default_factory=dict)   # By address of a job the job, and by measure what decides the cell
+    cells:dict=field(default_factory=dict)   # By address a job, and what decides its cells by measure
     results:dict=field(default_factory=dict) # By name of a cell a result: its own, or one as large
-    records:dict=field(default_factory=dict) # By name of a cell that of a record in the trial's store
+    records:dict=field(default_factory=dict) # By name of a cell that of a record of the trial
     parts:list[StudyPart]=field(default_factory=list) # What was tried
     notes:list[str]=field(default_factory=list)       # What the numbers do not hold
 
@@ -328,9 +329,9 @@ def prepare(
     self.bar.set_description(one_line(f'{name}: gathering text'))
     in_memory, sets, start = isinstance(source, tuple), self.store.folder/'sets', memory_in_use(self.device)
     made, before = TrialSets(), bytes_in(sets)
-    def gather(): return prepare(self.study, self.store, name, source, self.here or in_memory, not quiet, made)
-    ready, cost = timed(gather, device=self.device)
-    seconds,cpu = (max(o, 0.) for o in (torch.tensor([cost.seconds,cost.cpu_seconds])-made.tried.both).tolist())
+    here = self.here or in_memory
+    ready, cost = timed(prepare, self.study, self.store, name, source, here, not quiet, made, device=self.device)
+    seconds, cpu = (max(o, 0.) for o in (cost.seconds-made.tried.wall, cost.cpu_seconds-made.tried.cpu))
     disk = bytes_in(sets)-before
     if in_memory and not self.here: disk += sum(p.nbytes for p in source[0].parameters())
     cost = RunEstimate(seconds, cpu, start+cost.memory, disk)+made.writing
@@ -350,7 +351,9 @@ def look_up(self:StudyTrial)->tuple[int, int]: # How many cells there are, and h
     return len(keys), len(self.results)
 
 @patch
-def left(self:StudyTrial)->dict[str, list[tuple[Job, dict]]]: # Each with what decides its unfinished cells, by measure
+def left(
+    self:StudyTrial,
+)->dict[str, list[tuple[Job, dict]]]: # Each with what decides its unfinished cells, by measure
     "The jobs that are to be done, by model"
     found = {r.name: [] for r in self.ready}
     for job,decides in self.cells.values():
@@ -370,6 +373,7 @@ def kinds_of(
         kinds.setdefault((job.method, *size), []).append(job)
     return kinds
 
+# %% ../../nbs/experiments/77_trial.ipynb #abcbc27c
 @patch
 def try_methods(
     self:StudyTrial,
@@ -463,6 +467,26 @@ def try_model(
     for i,part in enumerate(self.parts[before:], before):
         self.parts[i] = replace(part, each=replace(part.each, memory=part.each.memory+held+base))
 
+# %% ../../nbs/experiments/77_trial.ipynb #1324ac2e
+@patch
+def conclude(self:StudyTrial):
+    "Make tables and figures"
+    cpu, folder = torch.device('cpu'), self.store.folder/'results'
+    start = memory_in_use(cpu)
+    folder.mkdir()
+    self.bar.set_description('tables and figures')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # of numbers that mean nothing
+            _, cost = timed(self.write, folder)
+    except Exception as e:
+        said = f'Without tables and figures, whose time could not be tried: {Failure.of(e)}'
+        return self.notes.append(one_line(said))
+    memory = 0 if self.device.type=='cuda' else start+cost.memory
+    cost = replace(cost, memory=memory, disk=bytes_in(folder))
+    self.parts.append(StudyPart('concluding', 'make tables and figures', 1, cost))
+    self.bar.update()
+
 # %% ../../nbs/experiments/77_trial.ipynb #30149d3b
 @patch
 def record(
@@ -471,22 +495,6 @@ def record(
 )->dict|None:
     "Its record, or another that is as large"
     return self.store.get(self.records.get(key, key))
-
-@patch
-def conclude(self:StudyTrial):
-    "Make tables and figures"
-    folder, start = self.store.folder/'results', memory_in_use(torch.device('cpu'))
-    folder.mkdir()
-    self.bar.set_description('tables and figures')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # of numbers that mean nothing
-            _, cost = timed(self.write, folder)
-    except Exception as e:
-        return self.notes.append(one_line(f'Without tables and figures, whose time could not be tried: {Failure.of(e)}'))
-    cost = replace(cost, memory=0 if self.device.type=='cuda' else start+cost.memory, disk=bytes_in(folder))
-    self.parts.append(StudyPart('concluding', 'make tables and figures', 1, cost))
-    self.bar.update()
 
 # %% ../../nbs/experiments/77_trial.ipynb #60697588
 @patch
