@@ -334,6 +334,8 @@ def prepare(
     seconds, cpu = (max(o, 0.) for o in (cost.seconds-made.tried.wall, cost.cpu_seconds-made.tried.cpu))
     disk = bytes_in(sets)-before
     if in_memory and not self.here: disk += sum(p.nbytes for p in source[0].parameters())
+    if made.writing.seconds and (self.store.known/'written').exists():
+        self.notes.append('Text that a stopped run has begun to write counts as not begun.')
     cost = RunEstimate(seconds, cpu, start+cost.memory, disk)+made.writing
     self.parts.append(StudyPart('preparing', 'prepare models and text', 1, cost))
     self.ready.append(ready)
@@ -431,7 +433,7 @@ def try_measures(
         for dense,cost in {True: found.dense, False: found.compressed}.items():
             kept[dense], keeping = try_keeping(self.store, [worker.name, name, dense], results[dense], self.device)
             runs = sum((job.method is None)==dense for job,_ in wanted)
-            self.parts.append(StudyPart('measuring', f'measure {name}', runs, cost+keeping))
+            if runs: self.parts.append(StudyPart('measuring', f'measure {name}', runs, cost+keeping))
         self.pretend(name, wanted, results, kept)
         starting, held = starting+found.starting, held+found.held
         self.bar.update()
@@ -442,8 +444,9 @@ def try_starting()->RunEstimate: # Its memory is that of the new process
     "What a process takes to begin"
     code = 'import compresscal.experiments.cells, psutil; print(psutil.Process().memory_info().rss)'
     def spent(): return sum(os.times()[2:4]) # of processes that this one has begun
-    before = spent()
-    said, cost = timed(partial(subprocess.run, check=True, capture_output=True), [sys.executable, '-c', code])
+    where = os.environ|dict(PYTHONPATH=os.pathsep.join(filter(None, sys.path))) # as workers get it
+    start, before = partial(subprocess.run, check=True, capture_output=True, env=where), spent()
+    said, cost = timed(start, [sys.executable, '-c', code])
     return replace(cost, cpu_seconds=spent()-before, memory=int(said.stdout))
 
 # %% ../../nbs/experiments/77_trial.ipynb #a6589216
@@ -518,8 +521,7 @@ def begin(
     workers:int, # How many there will be
     before:int,  # Memory in use before the trial, bytes
 )->int:          # Bytes by which a worker begins with more than this process, or with less; 0 for memory of a GPU
-    "Start a worker, where it is a process of its own"
-    if self.here or not any(self.left().values()): return 0
+    "Start a worker that is a process of its own"
     self.bar.set_description('start a worker')
     found = try_starting()
     self.parts.append(StudyPart('starting', 'start workers', workers, found))
@@ -563,13 +565,13 @@ def run(
     engine = with_memory(self.engine, max(r.memory for r in self.ready))
     workers = self.staff(engine, jobs)
     self.count(left)
-    base = self.begin(workers, before)
+    base = self.begin(workers, before) if jobs and not self.here else 0
     with torch_threads(getattr(engine, 'threads', None)):
         for ready in self.ready:
             if left[ready.name]: self.try_model(ready, left[ready.name], workers, base)
     self.conclude()
     parts = sorted(self.parts, key=lambda o: [*PART_KINDS].index(o.kind))
-    return StudyEstimate(parts, workers, jobs, cells, finished, notes=self.notes)
+    return StudyEstimate(parts, workers, jobs, cells, finished, notes=[*dict.fromkeys(self.notes)])
 
 # %% ../../nbs/experiments/77_trial.ipynb #c5bf4a41
 def try_study(

@@ -421,6 +421,24 @@ def test_study_from_a_file(capsys, tmp_path, tiny_checkpoint):
     assert main(['study', str(tmp_path/'s.toml'), '--workers', '2'])==2 and 'workers' in capsys.readouterr().err
     assert main(['study', str(tmp_path/'s.toml'), '--save', str(tmp_path/'s.ipynb')])==0 and 'parameters' in (tmp_path/'s.ipynb').read_text()
 
+def test_a_dry_run_of_a_study_writes_nothing(capsys, tmp_path, tiny_checkpoint, monkeypatch):
+    "It says what is left; what is finished costs nothing; stopped, it speaks of no finished work"
+    asked = study('--model', tiny_checkpoint, '--methods', 'wanda:2:4', '--sources', 'random', '--sets', 2, '--replicates', 0, '--out', tmp_path/'s')
+    said = document(capsys, *asked, '--dry-run')
+    assert (said['dry_run'], said['cells'], said['finished'], said['jobs'])==(True, 3, 0, 3) and not (tmp_path/'s').exists()
+    assert said['total']['cpu_seconds']>0 and said['total']['memory']>2**26
+    assert main([*asked, '--dry-run', '--quiet'])==0
+    out, err = capsys.readouterr()
+    assert 'compress Wanda 2:4' in out and 'None of 3 cells' in out and err=='' and not (tmp_path/'s').exists()
+    document(capsys, *asked)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path/'s').rglob('*')}
+    assert document(capsys, *asked, '--dry-run')['finished']==3
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path/'s').rglob('*')}==before
+    from compresscal.experiments.study import Study
+    def stop(self, *args): raise KeyboardInterrupt
+    monkeypatch.setattr(Study, 'estimate', stop)
+    assert main([*asked, '--dry-run'])==130 and 'kept in' not in capsys.readouterr().err
+
 def test_failed_cells_have_a_code_of_their_own(capsys, tmp_path, tiny_checkpoint, monkeypatch):
     from compresscal.compression import compress as module
     real = module.compress

@@ -104,7 +104,7 @@ def test_finished_cells_cost_nothing(small, tmp_path):
     small.run(folder)
     done, before = small.estimate(folder), files(folder)
     assert (done.finished, done.jobs, times(done))==(6, 0, {'prepare models and text': 1, 'make tables and figures': 1})
-    assert done.total.cpu_seconds<=found.total.cpu_seconds and files(folder)==before
+    assert files(folder)==before
 
 def test_a_measure_is_finished_by_itself(small, tmp_path):
     small.run(tmp_path/'s')
