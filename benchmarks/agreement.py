@@ -18,8 +18,7 @@ METHODS_OF_BOTH = { # our settings, and those of llm-compressor's modifiers
     'Wanda 2:4': (('wanda', dict(sparsity='2:4')), dict(pattern='2:4')),
     'GPTQ 4 bits, groups of 64': (('gptq', dict(bits=4, group_size=64)), dict(bits=4, group_size=64)),
     'GPTQ 4 bits, groups of 64, act order': (('gptq', dict(bits=4, group_size=64, act_order=True, static_groups=True)),
-                                             dict(bits=4, group_size=64, act_order=True)),
-    'AWQ 4 bits, groups of 64': (('awq', dict(bits=4, group_size=64)), dict(bits=4, group_size=64))}
+                                             dict(bits=4, group_size=64, act_order=True))} # AWQ is missing: what llm-compressor leaves in memory has its scales folded in and is not rounded yet
 
 def ours(model, own, reference, held_out, tokens, name):
     "What compresscal's published rule gives"
