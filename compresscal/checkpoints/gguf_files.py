@@ -20,7 +20,8 @@ from ..core.files import atomic_file
 from ..models.structure import require_model
 from ..models.disk_blocks import each_tensor
 from ..compression.grids import Quantized
-from ..compression.methods import Method, Quantization
+from ..compression.methods import Method
+from .compressed_tensors import is_symmetric, quantizing_part
 from .gguf_blocks import GGUF_BLOCK, GGUF_TYPES, gguf_blocks, gguf_type, gguf_weight
 from .gguf_families import (check_family, extra_tensors, gguf_family, gguf_names,
                                                    gguf_settings, out_by_in, require_gguf, row_order, stored_tensor)
@@ -59,8 +60,7 @@ def _check_codes(method):
     if method.bits not in GGUF_TYPES:
         raise ValueError(f"`method` must have {', '.join(map(str, GGUF_TYPES))} bits, got bits={method.bits}; "
                          f"{_ELSEWHERE}")
-    symmetric = getattr(method, 'symmetric', not getattr(method, 'zero_point', False))
-    if not symmetric and GGUF_TYPES[method.bits][1] is None:
+    if not is_symmetric(method) and GGUF_TYPES[method.bits][1] is None:
         raise ValueError(f"`method` must be symmetric with {method.bits} bits, got another; "
                          "symmetric=True, of AWQ zero_point=False, would do")
     if method.scale_dtype!='float16':
@@ -77,8 +77,8 @@ def check_gguf(
     require_gguf()
     check_family(config)
     if tokenizer is not None: tokenizer_kind(tokenizer)
-    own = getattr(method, 'quantization', method)
-    if not isinstance(own, Quantization): return # what is pruned has weights like any other
+    own = quantizing_part(method)
+    if own is None: return # what is pruned has weights like any other
     _check_codes(own)
     _check_groups(own)
     _check_widths(config)

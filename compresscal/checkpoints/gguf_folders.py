@@ -53,7 +53,6 @@ def write_gguf_folder(
 )->int:                               # Bytes that the quantized layers take
     "Write a folder that holds one file for llama.cpp"
     if tokenizer is None: raise ValueError("`tokenizer` must be that of the model, for a GGUF file holds it, got None")
-    Path(folder).mkdir(parents=True, exist_ok=True)
     write_gguf(model, tokenizer, quantized, Path(folder)/GGUF_NAME, rest=rest or 'F16', progress=False)
     return sum(map(_block_bytes, quantized.values()))
 

@@ -13,14 +13,16 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ..compression.compression_report import without_experts
 from ..core.tables import escape_markdown, markdown_table, one_line
+from ..models.loading import SMOLLM2
 from ..models.quantized_before import QUANTIZED_CAVEAT, said_quantized
 
 # %% ../../nbs/checkpoints/70_model_card.ipynb #86aa5768
 from .saving import PRUNED_NOTE
 
 # %% ../../nbs/checkpoints/70_model_card.ipynb #79552c1c
-_known = {'smollm2': 'HuggingFaceTB/SmolLM2-135M-Instruct'} # models with a name of their own here
+_known = {'smollm2': SMOLLM2} # models with a name of their own here
 _hub_name = re.compile(r'[\w.-]+/[\w.-]+')
 
 def base_model(
@@ -74,7 +76,7 @@ def layer_rows(
 )->list[list[str]]:    # The head first
     "A row for each kind of layer, with its mean error"
     frame = pd.DataFrame(layers)
-    frame['layer'] = frame.layer.str.replace(r'\.\d+(?=\.|$)', '.*', regex=True)
+    frame['layer'] = without_experts(frame.layer)
     rows = [['layer', 'count', 'weight error', 'SQNR, dB', 'output error']]
     for name,own in frame.groupby('layer', sort=False):
         error, moved = own.weight_error.mean(), own.get('output_error', pd.Series(dtype=float)).mean()

@@ -21,6 +21,7 @@ from .dense_files import CheckpointDiffers
 from ..compression.compression_report import StoredCodes
 from ..compression.grids import Quantized
 from ..core.files import write_atomically
+from ..models.new_checkpoint import write_index
 from ..models.stored_tensors import checkpoint_tensors, stored_tensors
 from ..models.tensor_files import new_folder, write_tensors
 
@@ -83,14 +84,6 @@ def _check_source(source, codes, tensors):
     if missing: raise ValueError(f"`source` must hold layers by the names of its codes, but has no {missing}.weight")
     return model, layer_kinds(codes, tensors[f'{next(iter(codes))}.weight'].dtype)
 
-def _write_index(source, out):
-    "Say which tensor is in which file, where there are several"
-    if not (source/'model.safetensors.index.json').exists(): return
-    found = {k: o for file in sorted(out.glob('*.safetensors')) for k,o in stored_tensors(file).items()}
-    index = dict(metadata=dict(total_size=sum(o.nbytes for o in found.values())),
-                 weight_map={k: o.file.name for k,o in sorted(found.items())})
-    write_atomically(out/'model.safetensors.index.json', json.dumps(index, indent=2)+'\n')
-
 # %% ../../nbs/checkpoints/40_packing.ipynb #e1a8aeb0
 def _copy_rest(source, out):
     "Copy what is neither weights nor codes"
@@ -114,7 +107,8 @@ def pack_folder(
         for file in sorted({o.file for o in tensors.values()}):
             count += len(pack_shard(file, aside/file.name, codes, kinds))
             check_shard(file, aside/file.name, kinds)
-        _write_index(source, aside)
+        several = (source/'model.safetensors.index.json').exists()
+        if several: write_index(sorted(aside.glob('*.safetensors')))
         config = json.loads((source/'config.json').read_text(encoding='utf-8'))
         config['quantization_config'] = quantization_config(model, by_kind)
         write_atomically(aside/'config.json', json.dumps(config, indent=2)+'\n')

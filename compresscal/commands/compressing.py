@@ -516,10 +516,10 @@ def save(self:_Compression, net, tokenizer, report, folder, skip):
     return saved
 
 @patch
-def say_written(self:_Compression, folder, report, saved):
+def say_written(self:_Compression, sizes, report, saved):
     "What was written, in words"
     before = folder_sizes(named_folder(self.name))['weights']
-    return _say_sizes(folder_sizes(folder), before, report, saved, self.why or (saved.why if saved else ''))
+    return _say_sizes(sizes, before, report, saved, self.why or (saved.why if saved else ''))
 
 # %% ../../nbs/commands/40_compressing.ipynb #1ee0cbe7
 @patch
@@ -532,9 +532,10 @@ def write(self:_Compression, folder, load, how):
     report, results = self.run(net, tokenizer, chosen, texts, out=folder if offload else None, **how)
     saved = None if offload else self.save(net, tokenizer, report, folder, how['skip'])
     _keep_account(folder, report, chosen, tokenizer)
-    said.append(self.say_written(folder, report, saved))
+    sizes = folder_sizes(folder)
+    said.append(self.say_written(sizes, report, saved))
     about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
-    about |= dict(files=folder_sizes(folder), format=saved.format if saved else 'dense', drawn=said)
+    about |= dict(files=sizes, format=saved.format if saved else 'dense', drawn=said)
     forward = {k: v for k,v in how.items() if k!='skip'}
     about |= dict(command=self.command, load=dict(dtype=load['dtype']), forward=forward)
     _write_account(folder, report, about, said)

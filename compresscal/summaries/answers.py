@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from ..core.arguments import require_whole
 from ..calibration.batch_invariance import RowLayer, free_device_memory, other_blocks, row_cache, rows_apart
-from ..calibration.generation import Sampling, draw_tokens, sequence_uniforms, spread_rows
+from ..calibration.generation import KEPT_ROWS, Sampling, draw_tokens, sequence_uniforms, spread_rows
 from ..core.files import write_atomically
 from ..core.patching import patch
 from ..models.blocks import context_length, evaluation_mode, fingerprint
@@ -361,7 +361,7 @@ def batches(
     if groups and not batch_size: each = _token_bytes(self.model, self.prompts[0][0], self.device)
     for padded,group in sorted(groups.items()):
         row = each*(padded+self.max_tokens)+32*self.vocabulary
-        size = batch_size or spread_rows(len(group), row, free_device_memory(self.device), 128)
+        size = batch_size or spread_rows(len(group), row, free_device_memory(self.device), KEPT_ROWS)
         for first in range(0, len(group), size): yield group[first:first+size],padded
 
 # %% ../../nbs/summaries/30_answers.ipynb #a8d316dd

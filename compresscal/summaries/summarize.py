@@ -420,7 +420,7 @@ def summarize(
     max_tokens:int=128,           # Most tokens of a summary
     sampling:Sampling|None=None,  # How tokens are drawn; None takes the likeliest
     seed:int=0,                   # Of the draws
-    batch_size:int|None=None,     # Documents at a time; None: as many as fit, at most 64
+    batch_size:int|None=None,     # Documents at a time; None: as many as fit, at most 128
     chat:bool|Mapping|None=None,  # Use the chat template? None: if there is one; or its variables by name
     stop:Sequence[str]|None=None, # Texts at which a summary ends; None: the prompt's, without a chat template
     folder:str|Path|None=None,    # Where finished batches are kept and found again
