@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/experiments/findings.html.md"""
 # %% auto #0
 __all__ = ['AGAINST_DENSE', 'LOUD', 'ROUNDING', 'Group', 'group_values', 'is_ratio', 'is_accuracy', 'lower_is_better',
            'dense_value', 'summary', 'size_curve', 'strength_curve', 'headlines', 'compare_methods', 'compare_sources',
-           'ranges', 'noise', 'checks']
+           'ranges', 'noise', 'tolerance', 'checks']
 
 # %% ../../nbs/experiments/05_findings.ipynb #8f357681
 import math
@@ -346,6 +346,17 @@ def _without_text(rows):
         values.append(r['value'])
     return fixed, {k: v for k,v in found.items() if len(v[0])>1}
 
+# %% ../../nbs/experiments/05_findings.ipynb #7be01a02
+def tolerance(
+    metric:str,      # What was measured
+    values:Sequence[float], # Values of the same thing
+    documents:int|None, # How many each is computed from
+    noise:float=0.,  # Standard deviation of null controls, in the same unit
+)->float:            # In the same unit
+    "How far apart values of the same thing may be"
+    share = 1/documents if documents and _is_share(metric) else 0.
+    return max(3*noise, ROUNDING*min(map(abs, values)), share)
+
 # %% ../../nbs/experiments/05_findings.ipynb #1083d2da
 def _apart(values):
     "How far apart numbers are"
@@ -355,10 +366,7 @@ def _apart(values):
 def _allowed(rows, again):
     "How far apart the values of each may be"
     quietest = noise(rows).groupby(['model', 'evaluation', 'metric']).noise.min()
-    def of(key, values, documents):
-        share = 1/documents if documents and _is_share(key[2]) else 0.
-        return max(3*quietest.get(key[:3], 0.), ROUNDING*min(map(abs, values)), share)
-    return {k: of(k, *v) for k,v in again.items()}
+    return {k: tolerance(k[2], values, documents, quietest.get(k[:3], 0.)) for k,(values,documents) in again.items()}
 
 # %% ../../nbs/experiments/05_findings.ipynb #c3e9dfac
 def _check_without_text(rows):
@@ -413,20 +421,22 @@ def _check_tokens(rows):
     return Check('equal tokens', equal, said)
 
 # %% ../../nbs/experiments/05_findings.ipynb #a25b678a
-def _check_complete(rows, failures):
+def _check_complete(rows, failures, unfinished):
     "Is anything missing?"
     counts, said = {}, []
     for g,v in group_values(rows).items():
         if g.source!='none': counts.setdefault((g.model, g.source, g.n_sequences, g.length), set()).add(len(v))
     uneven = sorted({f'{model} on {source}' for (model,source,*_),v in counts.items() if len(v)>1})
     if failures: said.append(f"{len(failures)} cell{'s'*(len(failures)!=1)} failed")
+    if unfinished: said.append(f"{len(unfinished)} cell{'s'*(len(unfinished)!=1)} not computed yet")
     if uneven: said.append(f"sets are missing for {', '.join(uneven)}")
     return Check('complete', not said, '; '.join(said) or 'no cell failed')
 
 def checks(
     rows:Sequence[dict],         # Of a study
     failures:Sequence[dict]=(),  # Cells without a value
+    unfinished:Sequence[dict]=(), # Cells that are still to be computed
 )->list[Check]:                  # In the order of the report
     "What must hold before a table is believed"
     of_rows = [check(rows) for check in (_check_dense, _check_without_text, _check_noise, _check_tokens)]
-    return [*of_rows, _check_complete(rows, failures)]
+    return [*of_rows, _check_complete(rows, failures, unfinished)]

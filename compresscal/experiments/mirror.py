@@ -231,16 +231,20 @@ def _fetch_records(mirror, there):
         for name,data in mirror.read(wanted[i:i+200]).items(): write_atomically(mirror.folder/name, data)
 
 # %% ../../nbs/experiments/15_mirror.ipynb #e5b3874d
+_ABOUT = {'plan.json', 'index.json'} # What is to be done, and what cells are called
+
 def fetch_mirrored(
     mirror:Mirror, # Where from
 )->set[str]:       # What is there
-    "Get finished records and sets that the folder does not have, and the plan"
+    "Get finished records and sets that the folder does not have, the plan, and the index"
     there, folder = mirror.names(), mirror.folder
     _fetch_records(mirror, there)
     keys = sorted(m[1] for m in map(_listed.fullmatch, there) if m)
     for key in keys:
         if not (folder/'sets'/key).exists(): fetch_set(mirror, there, key)
-    if 'plan.json' in there: write_atomically(folder/'plan.json', mirror.read(['plan.json'])['plan.json'])
+    about = sorted(_ABOUT & there)
+    found = mirror.read(about) if about else {}
+    for name,data in found.items(): write_atomically(folder/name, data)
     return there
 
 # %% ../../nbs/experiments/15_mirror.ipynb #e26efe14

@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/experiments/preparation.html.md"
 
 # %% auto #0
 __all__ = ['named', 'measured', 'check_given', 'given_sets', 'draw', 'gather', 'hub_places', 'shared_with', 'check_documents',
-           'Prepared', 'prepare', 'first_words', 'keep_model', 'in_groups', 'cells_of', 'rows_of']
+           'Prepared', 'prepare', 'first_words', 'keep_model', 'in_groups', 'cells_of', 'lines_of']
 
 # %% ../../nbs/experiments/65_preparation.ipynb #5533b5a5
 import os, shutil
@@ -156,12 +156,13 @@ def _sets_drawn(study, name, source, draw_from):
     return found
 
 # %% ../../nbs/experiments/65_preparation.ipynb #6768ec69
-def _held_out(study, draw_from):
+def _held_out(study, store, draw_from):
     "Held-out text by measure, in windows of the greatest length"
     size = dict(n_sets=1, n_sequences=study.n_evaluation, length=max(_several(study.length)))
     found = {}
     for name,(measure,text) in measured(study).items():
-        if text is None and measure.text: text, = draw_from(measure.text, size, 'test')
+        if text is not None: store.sets(dict(given=[text.hash], n_sets=1), lambda: [text])
+        elif measure.text: text, = draw_from(measure.text, size, 'test')
         if text is not None: found[name] = text
     return found
 
@@ -181,7 +182,7 @@ def gather(
     for name,source in sources.items(): # all that are given have been checked before the first is drawn
         if given[name] is None: sets |= _sets_drawn(study, name, source, draw_from)
         else: sets |= _sets_given(study, store, name, given[name])
-    return sets, _held_out(study, draw_from)
+    return sets, _held_out(study, store, draw_from)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #5004b442
 def hub_places(
@@ -337,26 +338,19 @@ def cells_of(
     return found
 
 # %% ../../nbs/experiments/65_preparation.ipynb #c9152c59
-def rows_of(
+def lines_of(
     study,          # What is asked, a `Study`
     ready:Prepared, # One of its models
-    results:Mapping[str, dict], # Address of a cell -> its result, where there is one
-)->list[dict]:      # As `Results` takes them
-    "The rows of a model"
-    labels, rows = Counter(m.label for m in study.methods), []
+)->list[dict]:      # For `index.write_index`, in the order of the results
+    "What the cells of a model are called"
+    labels, lines = Counter(m.label for m in study.methods), []
     for _,job,decides in cells_of(study, ready):
         about = dict(model=job.model, method=_method_label(job.method, labels), source=job.source,
                      n_sequences=job.n_sequences, length=job.length, set=job.set, replicate=job.replicate)
         for name,decided in decides.items():
-            key = content_key(decided)
-            result = results.get(key)
-            if result is None: continue
-            hashes = dict(calibration=decided['calibration'] or '', text=decided['text'] or '',
-                          fingerprint=ready.mark, cell=key)
-            documents = result['counts'].get('documents', 0)
-            for metric,value in result['metrics'].items():
-                rows.append(about|dict(evaluation=name, metric=metric, value=value, documents=documents)|hashes)
-    return rows
+            hashes = {k: decided[k] or '' for k in ('calibration', 'text')}
+            lines.append(dict(about, evaluation=name, **hashes, fingerprint=ready.mark, cell=content_key(decided)))
+    return lines
 
 def _method_label(method, labels):
     "What a table calls a method: its label, and in full where two have the same"

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from ..core.files import write_changed
 from ..core.plots import WIDTHS, Picture
 from ..core.tables import escape_markdown, html_table, markdown_table, plain_text, render
+from .document_table import write_documents
 from .figures import axis_label, panel_labels
 from .findings import headlines
 from .results import Results, latex_table, number, tables
@@ -333,7 +334,8 @@ def write_results(
     files['provenance.json'] = json.dumps(about, indent=1, sort_keys=True, default=str)
     for p in [*folder.glob('figures/*.png'), *folder.glob('figures/*.pdf')]:
         if f'figures/{p.name}' not in files: p.unlink()
-    return [folder/name for name,data in files.items() if write_changed(folder/name, data)]
+    written = [folder/name for name,data in files.items() if write_changed(folder/name, data)]
+    return written+(write_documents(folder/'documents', results.rows, results.records) if results.records else [])
 
 # %% ../../nbs/experiments/55_report.ipynb #66e5865e
 def write_tables(

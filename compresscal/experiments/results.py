@@ -22,7 +22,10 @@ from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, one_line
 from . import documents
 from . import findings
+from .differences import Difference, compare_rows, merge_rows, unequal
+from .document_table import document_table
 from .findings import AGAINST_DENSE, Group, group_values, is_ratio
+from .reopening import open_parts
 from ..hallucination.hallucination import Hallucination, kept_reviews, summary_pictures
 from ..hallucination.risk import metric_words
 from ..statistics.comparisons import distinct_pairs
@@ -126,6 +129,9 @@ class Results:
     family: Sequence[tuple[str, str]] = () # Comparisons declared before the run: two methods or two sources each
     whole: Sequence[dict]|None = None # Rows these were selected from, which decide the size of the family; None: all
     quantized: Mapping[str, dict] = field(default_factory=dict) # How weights were quantized before, by model
+    unfinished: Sequence[dict] = () # Cells that have not been computed: what they are called
+    provenance: Callable[[str], dict|None]|None = None # From a cell's name to where and how long it was computed
+    about: Mapping = field(default_factory=dict) # `settings`, `command` and `environment` of the run
 
     def __post_init__(self): object.__setattr__(self, 'family', distinct_pairs(self.family, 'family'))
 
@@ -144,13 +150,24 @@ def to_csv(self:Results)->str:
 
 @patch(cls_method=True)
 def from_csv(cls:Results, text:str)->Results:
-    "Rows from text, without sets and records"
+    "Rows from text alone: without sets, records and declared comparisons, which `open` has"
     return cls(rows_from_csv(text))
+
+@patch(cls_method=True)
+def open(
+    cls:Results,
+    place, # A study's folder, finished or not, or a URL that fsspec knows
+)->Results:
+    "A study as its run gave it, without its models"
+    parts, table = open_parts(place)
+    if table is not None: parts['rows'] = rows_from_csv(table)
+    return cls(**parts)
 
 @patch
 def to_pandas(self:Results)->pd.DataFrame:
-    "The rows"
-    return pd.DataFrame(self.rows, columns=RESULT_COLUMNS)
+    "The rows, with whole numbers where there are such, also where one is missing"
+    kinds = {k: 'Int64' for k,read in _READ.items() if read is int}
+    return pd.DataFrame(self.rows, columns=RESULT_COLUMNS).astype(kinds|dict(value=float))
 
 # %% ../../nbs/experiments/45_results.ipynb #a98c1cb1
 @patch
@@ -164,8 +181,8 @@ def select(
     wanted = {k: set(v) if isinstance(v, (list, tuple, set)) else {v} for k,v in wanted.items()}
     def keep(o): return all(o[k] in v for k,v in wanted.items() if k in o)
     rows = [r for r in self.rows if keep(r)]
-    failures = [f for f in self.failures if keep(f)]
-    return replace(self, rows=rows, failures=failures, whole=self.rows if self.whole is None else self.whole)
+    failures, unfinished = ([o for o in cells if keep(o)] for cells in (self.failures, self.unfinished))
+    return replace(self, rows=rows, failures=failures, unfinished=unfinished, whole=self.rows if self.whole is None else self.whole)
 
 @patch
 def metrics(self:Results, evaluation:str)->list[str]:
@@ -176,6 +193,79 @@ def metrics(self:Results, evaluation:str)->list[str]:
 def values(self:Results)->dict[Group, dict[int, float]]:
     "For each group of sets their values"
     return group_values(self.rows)
+
+# %% ../../nbs/experiments/45_results.ipynb #45a00002
+@patch
+def documents(self:Results,
+    evaluation:str|None=None, # Only of this one
+)->pd.DataFrame: # See `document_table`
+    "A line for each compressed model and document, question or summary"
+    return document_table(self.rows, self.records, evaluation)
+
+@patch
+def pivot(self:Results,
+    evaluation:str|None=None, # What was measured (default: the study's first)
+    metric:str|None=None,     # Of its metrics (default: the headline)
+    rows:str|Sequence[str]='method',    # What rows are, one or several of `RESULT_COLUMNS`
+    columns:str|Sequence[str]='source', # What columns are
+    statistic:str='mean',     # Over sets: anything that pandas knows by a name, such as `mean`, `std`, `count`
+)->pd.DataFrame:
+    "Values over sets as a table of two directions, without null controls"
+    if not self.rows: return pd.DataFrame()
+    evaluation = evaluation or self.rows[0]['evaluation']
+    metric = metric or next(iter(self.metrics(evaluation)), '')
+    chosen = [r for r in self.rows if (r['evaluation'], r['metric'], r['replicate'])==(evaluation, metric, 0)]
+    _check_directions(chosen, evaluation, metric, rows, columns)
+    frame = pd.DataFrame(chosen)
+    return frame.pivot_table('value', rows, columns, statistic, sort=False)
+
+# %% ../../nbs/experiments/45_results.ipynb #45a00003
+def _check_directions(rows, evaluation, metric, *directions):
+    "Raise where a table would average over things that are no sets"
+    if not rows: raise ValueError(f"`evaluation` and `metric` must be measured in the study, got {evaluation!r} and {metric!r}")
+    used = [o for d in directions for o in ([d] if isinstance(d, str) else d)]
+    for name in ('model', 'method', 'source', 'n_sequences', 'length'):
+        values = dict.fromkeys(str(r[name]) for r in rows if r[name] not in ('none', 0))
+        if name in used or len(values)<2: continue
+        raise ValueError(f"`rows` and `columns` must name {name!r} or have one of it, got {', '.join(values)}; see `select`")
+
+# %% ../../nbs/experiments/45_results.ipynb #45a00007
+@patch
+def diff(self:Results,
+    other:Results, # The same study elsewhere, or another
+)->Difference:
+    "What differs, and within what noise"
+    one, two = ((o.about.get('settings') or {}, o.about.get('environment') or {}) for o in (self, other))
+    return Difference(compare_rows(self.rows, other.rows), *(unequal(a, b) for a,b in zip(one, two)))
+
+@patch
+def merge(self:Results,
+    *others:Results, # Parts of the same study, computed elsewhere
+)->Results:
+    "Several parts as one; raises a `ValueError` where they contradict each other"
+    found = self
+    for other in others: found = _merged(found, other)
+    return found
+
+# %% ../../nbs/experiments/45_results.ipynb #45a00008
+def _either(a, b):
+    "What one of two functions knows of a cell"
+    if a is None or b is None: return a or b
+    def of(cell):
+        found = a(cell)
+        return b(cell) if found is None else found
+    return of
+
+def _merged(a, b):
+    "Two parts of a study as one"
+    rows = merge_rows(a.rows, b.rows)
+    done, family = {r['cell'] for r in rows}, [o for o in b.family if o not in a.family and o[::-1] not in a.family]
+    failed, missing = ({o['cell']: o for o in [*one, *two] if o.get('cell') not in done}
+                       for one,two in ((a.failures, b.failures), (a.unfinished, b.unfinished)))
+    sets = {(name, chosen.hash): (name, words, chosen) for name,words,chosen in [*a.sets, *b.sets]}
+    return Results(rows, [*sets.values()], [*failed.values()], _either(a.records, b.records), [*a.family, *family],
+                   quantized={**a.quantized, **b.quantized}, unfinished=[o for k,o in missing.items() if k not in failed],
+                   provenance=_either(a.provenance, b.provenance), about=a.about)
 
 # %% ../../nbs/experiments/45_results.ipynb #8ed7b008
 @patch
@@ -218,7 +308,7 @@ def noise(self:Results)->pd.DataFrame:
 @patch
 def checks(self:Results)->list[Check]:
     "What must hold before a table is believed"
-    return findings.checks(self.rows, self.failures)
+    return findings.checks(self.rows, self.failures, self.unfinished)
 
 @patch
 def failed_checks(self:Results)->list[Check]:
@@ -334,7 +424,7 @@ def notes(
     results:Results, # Of a study
 )->list[str]:        # A paragraph each, of lines of at most 80 characters
     "Failed checks and failed cells in words"
-    failed = [c for c in results.failed_checks() if c.name!='complete' or not results.failures]
+    failed = [c for c in results.failed_checks() if c.name!='complete' or results.unfinished or not results.failures]
     said = [f'Check failed, {c.name}: {c.sentence}.' for c in failed]
     said += _failed_cells(results.failures)
     return ['\n'.join(textwrap.wrap(one_line(o), 80)) for o in said]

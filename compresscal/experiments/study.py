@@ -6,9 +6,8 @@ Docs: https://compresscal.github.io/compresscal/experiments/study.html.md"""
 
 # %% auto #0
 __all__ = ['STUDY_PRESETS', 'Study', 'spell_call', 'spell_setting', 'check_evaluation_text', 'compared', 'check_comparisons',
-           'work_off', 'keep_outcome', 'without_documents', 'whole_place', 'leave_question', 'sent_to_workers',
-           'check_engine', 'run_study', 'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names',
-           'write_toml', 'preset']
+           'work_off', 'keep_outcome', 'whole_place', 'leave_question', 'sent_to_workers', 'check_engine', 'run_study',
+           'say_what_failed', 'read_study', 'plain_setting', 'elsewhere', 'whole_names', 'write_toml', 'preset']
 
 # %% ../../nbs/experiments/80_study.ipynb #ecb07038
 import os, tomllib, warnings
@@ -32,11 +31,13 @@ from ..core.spelling import no_such
 from ..core.tables import one_line
 from .cells import Bench, Job, environment
 from .engines import Local, engine_from, with_memory
+from .index import read_index, write_index
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
 from .measures import parse_measure
 from .mirror import is_url
 from .notebooks import write_notebook
-from .preparation import cells_of, check_given, in_groups, measured, named, prepare, rows_of
+from .preparation import cells_of, check_given, in_groups, lines_of, measured, named, prepare
+from .reopening import finished, parts_of, without_documents
 from .store import Store, content_key, open_store
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
@@ -260,12 +261,6 @@ def keep_outcome(
     for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **_about(job, name))
 
 # %% ../../nbs/experiments/80_study.ipynb #18b80c1a
-def without_documents(
-    result:dict, # Of a measure
-)->dict:         # Metrics and counts; the scores of thousands of cells stay on disk
-    "A result without the scores of single documents"
-    return {k: v for k,v in result.items() if k!='documents'}
-
 def _about(job, evaluation):
     "What a failed cell is called"
     method = job.method.label if job.method else 'dense'
@@ -319,14 +314,6 @@ def _prepare_all(study, store, engine, bar, quiet):
         ready.append(prepare(study, store, name, source, isinstance(engine, Local), not quiet))
     return ready
 
-def _finished(store, keys):
-    "The results that the store has, without the scores of documents"
-    found = {}
-    for key in keys: # one at a time: the scores of all documents would fill the memory
-        result = store.get(key)
-        if result is not None: found[key] = without_documents(result)
-    return found
-
 # %% ../../nbs/experiments/80_study.ipynb #53871905
 def _bench(study, ready, measures):
     "What the workers of a study need"
@@ -334,15 +321,14 @@ def _bench(study, ready, measures):
     texts = {(r.name, n): text for r in ready for n,text in r.texts.items()}
     return Bench(models, measures, texts, study.device)
 
-def _all_results(study, store, ready, keys, results):
-    "Rows, first words and failures of all models"
-    from compresscal.experiments.results import Results
-    kept = store.failures()
-    failed = [kept[k]|dict(error=f"{kept[k]['type']}: {kept[k]['message']}") for k in keys if k in kept]
-    rows = [row for r in ready for row in rows_of(study, r, results)]
+def _keep_index(study, store, ready, command):
+    "Write down what cells are called, and give it back"
+    lines = [line for r in ready for line in lines_of(study, r)]
     shown = [o for r in ready for o in r.shown]
     before = {r.name: r.quantized for r in ready if r.quantized}
-    return Results(rows, shown, failed, store.get, study.comparisons, quantized=before)
+    write_index(store, lines, shown, settings=study.settings(), family=study.comparisons, command=command,
+                environment=environment(), quantized=before)
+    return read_index(store.folder)
 
 # %% ../../nbs/experiments/80_study.ipynb #c50d000a
 def run_study(
@@ -354,21 +340,22 @@ def run_study(
 )->object:            # `Results`, also written into the folder
     "Compute what is missing and write the results"
     from compresscal.experiments.report import write_results
+    from compresscal.experiments.results import Results
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
     check_engine(study, engine)
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
         ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
-        keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
-        results = _finished(store, keys)
+        index = _keep_index(study, store, ready, command)
+        results = finished(store, [o['cell'] for o in index['cells']])
         bar.reset(len(cells))
         engine = with_memory(engine, max(r.memory for r in ready))
         work_off(store, engine, _bench(study, ready, measures), cells, results, bar)
-        found = _all_results(study, store, ready, keys, results)
-        write_results(store.folder, found, study.settings(), command, environment())
+        found = Results(**parts_of(store, index, results))
+        write_results(store.folder, found, **found.about)
         leave_question(study, store.folder, out)
-    say_what_failed(found, len(keys), out)
+    say_what_failed(found, len(index['cells']), out)
     return found
 
 # %% ../../nbs/experiments/80_study.ipynb #8ba831ac

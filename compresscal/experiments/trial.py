@@ -34,8 +34,9 @@ from ..core.tables import one_line
 from .cells import WINDOWS, Bench, CellWorker, Job, check_result, environment
 from .costs import PART_KINDS, StudyEstimate, StudyPart, extrapolate, next_size
 from .engines import Local, with_memory, workers_of
+from .index import rows_in
 from .jobs import Failure, torch_threads
-from .preparation import Prepared, cells_of, measured, named, prepare, rows_of
+from .preparation import Prepared, cells_of, lines_of, measured, named, prepare
 from .store import TrialStore, content_key, try_store
 
 # %% ../../nbs/experiments/77_trial.ipynb #73c92ca8
@@ -508,7 +509,8 @@ def write(
     "Write what a study writes at its end"
     from compresscal.experiments.report import write_results
     from compresscal.experiments.results import Results
-    rows = [row for r in self.ready for row in rows_of(self.study, r, self.results)]
+    lines = [line for r in self.ready for line in lines_of(self.study, r)]
+    rows = rows_in(lines, self.results)
     shown = [o for r in self.ready for o in r.shown]
     before = {r.name: r.quantized for r in self.ready if r.quantized}
     found = Results(rows, shown, (), self.record, self.study.comparisons, quantized=before)
