@@ -51,7 +51,7 @@ class EngineOptions(TypedDict):
     workers: int|None
     threads: int|None
     cpus: Annotated[float|None, Option(help='With ray: cores reserved for a worker')]
-    gpus: Annotated[float|None, Option(help='With ray: GPUs reserved for a worker')]
+    gpus: Annotated[float|None, Option(help='With pool and ray: GPUs reserved for a worker')]
     memory: Annotated[float|None, Option(help='GiB that a worker needs (default: estimated)')]
     timeout: Annotated[float|None, Option(help='With pool and ray: seconds that a job may take (default: no limit)')]
     address: Annotated[str|None, Option(help='Address of a Ray cluster')]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from ..core.arguments import require_whole
 from ..core.patching import patch
+from .gpus import gpu_shares, visible_gpus
 from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, ended,
                                           out_of_memory, place, torch_threads)
 
@@ -192,12 +193,13 @@ def serve(
     pipe:connection.Connection, # To the process that gives the jobs
     setup:Callable,             # Makes the function that does them
     threads:int,                # Threads of a matrix product
+    gpus:str|None=None,         # GPUs that it may see, as `CUDA_VISIBLE_DEVICES` names them; `None`: those of its parent
 ):
     "The life of a worker in a pool"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow_parent()
     tqdm.set_lock(threading.RLock()) # no semaphore that would be left behind
-    os.environ |= thread_names(threads)
+    os.environ |= thread_names(threads)|(dict(CUDA_VISIBLE_DEVICES=gpus) if gpus else {})
     do, said = begin(setup, threads)
     with suppress(EOFError, OSError): # nobody listens any more
         send_message(pipe, said)
@@ -229,6 +231,7 @@ def unreadable(
 class _PoolWorker(Worker):
     "A process and our end of its pipe"
     resting = False # Left alone with a closed pipe, which ends it
+    gpus = free = None # What it sees, and where that goes when it is gone
 
     def send(self, job):
         try: self.pipe.send(job)
@@ -244,6 +247,7 @@ class _PoolWorker(Worker):
         if self.process.is_alive(): self.process.kill()
         self.process.join(10)
         self.pipe.close()
+        if self.free is not None: self.free.append(self.gpus)
 
 # %% ../../nbs/experiments/70_engines.ipynb #0f46466e
 @patch
@@ -265,12 +269,14 @@ class _PoolCrew:
     setup: Callable # Makes the function that does the jobs
     size: int       # Workers there should be
     threads: int    # Threads of a matrix product
+    gpus: list      # GPUs that no worker has, as `gpu_shares` gives them; empty: all see all
     hint = "; a script that uses a pool must keep its own work under `if __name__ == '__main__':`"
 
     def hire(self):
         spawn, worker = multiprocessing.get_context('spawn'), _PoolWorker(deque())
+        if self.gpus: worker.gpus, worker.free = self.gpus.pop(0), self.gpus
         worker.pipe, theirs = spawn.Pipe()
-        worker.process = spawn.Process(target=serve, args=(theirs, self.setup, self.threads), daemon=True)
+        worker.process = spawn.Process(target=serve, args=(theirs, self.setup, self.threads, worker.gpus), daemon=True)
         try: worker.process.start()
         except OSError: raise
         except Exception as e: raise unreadable('`setup`', self.setup, e) from e
@@ -348,8 +354,11 @@ class Pool:
     memory: int|None=None  # What a worker needs, bytes
     retries: int=1         # How often a job is tried again after its worker died
     timeout: float|None=None # Seconds that a job may take; a job over it is ended and has failed
+    gpus: float=0          # GPUs that a worker has for itself; 0: all workers see all of them
 
-    def __post_init__(self): _check_workers(self)
+    def __post_init__(self):
+        _check_workers(self)
+        if self.gpus: gpu_shares(visible_gpus(), self.gpus) # raises where there are too few
 
 # %% ../../nbs/experiments/70_engines.ipynb #35c744d3
 @patch
@@ -358,7 +367,8 @@ def size(self:Pool)->int: # Workers
     free = free_memory()
     if self.memory and self.memory>free:
         warnings.warn(f"a worker needs {self.memory/2**30:.1f} GiB, and {free/2**30:.1f} GiB are free")
-    return self.workers or team_size(free_cores(), this_many(self.threads), self.memory, free)
+    fit = self.workers or team_size(free_cores(), this_many(self.threads), self.memory, free)
+    return min(fit, len(gpu_shares(visible_gpus(), self.gpus))) if self.gpus else fit
 
 # %% ../../nbs/experiments/70_engines.ipynb #312455aa
 @patch
@@ -379,7 +389,8 @@ def run(
     groups, threads = checked(groups), this_many(self.threads)
     _NamesSeeker().look(setup) # only for its names: some things can be handed over at a worker's birth alone
     check_readable('a job', dict(job for group in groups for job in group))
-    yield from conduct(_PoolCrew(setup, self.size(), threads), groups, self.retries, self.timeout)
+    gpus = gpu_shares(visible_gpus(), self.gpus) if self.gpus else []
+    yield from conduct(_PoolCrew(setup, self.size(), threads, gpus), groups, self.retries, self.timeout)
 
 # %% ../../nbs/experiments/70_engines.ipynb #a5d39aa9
 def ray_module():

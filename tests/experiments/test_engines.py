@@ -417,3 +417,22 @@ def test_ray_with_a_machine_that_is_lost(cluster, tmp_path):
     outcomes = Ray(threads=1, workers=1).run(setup, [[(1, nap(60))]])
     assert next(outcomes).state=='started'
     outcomes.close()
+
+def test_each_worker_of_a_pool_has_a_gpu_of_its_own(monkeypatch):
+    "The variable alone is looked at: that `cuda` is then the GPU it names is CUDA's own promise"
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,5')
+    seen = nap(.3, "(__import__('os').getpid(), __import__('os').environ['CUDA_VISIBLE_DEVICES'])")
+    engine = Pool(workers=4, threads=1, gpus=1)
+    assert engine.size()==2
+    found = {o.value for o in ends(engine.run(setup, [[(i, seen)] for i in range(6)])).values()}
+    assert sorted(gpu for _,gpu in found)==['2', '5'] and len({pid for pid,_ in found})==2
+
+def test_the_gpu_of_a_dead_worker_goes_to_the_next(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '7')
+    jobs = [[('dies', die), ('sees', "__import__('os').environ['CUDA_VISIBLE_DEVICES']")]]
+    found = ends(Pool(workers=1, threads=1, retries=0, gpus=1).run(setup, jobs))
+    assert found['dies'].error.kind=='died' and found['sees'].value=='7'
+
+def test_more_gpus_than_there_are_is_refused(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+    with pytest.raises(ValueError, match='visible, 1, got 2'): Pool(gpus=2)
