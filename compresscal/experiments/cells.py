@@ -7,14 +7,14 @@ Docs: https://compresscal.github.io/compresscal/experiments/cells.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'LIBRARIES', 'JUDGE', 'WINDOWS', 'Job', 'grid', 'replicates', 'permuted', 'threads_of', 'identify_model',
            'code_of', 'identify_measure', 'decide', 'environment', 'keep_weights', 'check_result', 'apart',
-           'keep_freed_memory', 'Bench', 'CellWorker', 'models_named', 'weights_size', 'judges_memory',
+           'keep_freed_memory', 'Bench', 'past_saving', 'CellWorker', 'models_named', 'weights_size', 'judges_memory',
            'reading_memory', 'memory_needed']
 
 # %% ../../nbs/experiments/35_cells.ipynb #62a0fff3
 import builtins, gc, inspect, json, os, platform, socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -184,9 +184,12 @@ def decide(
     job:Job,      # A compressed model
     measure:dict, # What is measured on it, as `identify_measure` gives it
     text:CalibrationSet|None, # Held-out text, if the measure needs any
+    compressing:Mapping={}, # Arguments of `compress` beside method and text
 )->dict:          # `content_key` in `experiments.store` makes the cell's name of it
     "Everything that decides the result of a cell"
     method = job.method and job.method.settings()|dict(code=code_of(job.method))
+    for name in ('skip', 'forward_dtype'):
+        if job.method and compressing.get(name): method[name] = compressing[name]
     return dict(format=FORMAT, model=model, method=method, calibration=job.calibration and job.calibration.hash,
                 replicate=job.replicate, threads=threads_of(job.replicate), measure=measure, text=text and text.hash)
 
@@ -264,8 +267,24 @@ class Bench:
     measures: Mapping[str, Measure]  # What can be measured, by name
     texts: Mapping[tuple[str, str], CalibrationSet] # (model, measure) -> held-out text
     device: str|None = None          # Where to compute; the CPU if not given
+    dtype: str|None = None           # Number format that models are loaded in; their own if not given
+    compressing: Mapping = field(default_factory=dict) # Arguments of `compress` beside method and text
+    hopeless: float|None = None      # Perplexity beyond which nothing else is measured on a model
 
     def __call__(self)->'CellWorker': return CellWorker(self)
+
+# %% ../../nbs/experiments/35_cells.ipynb #35a00002
+def past_saving(
+    results:Mapping[str, dict], # Of one model, by measure
+    bound:float|None,           # Perplexity beyond which a model is past saving; `None`: none is
+)->Failure|None:                # Why nothing else is to be measured
+    "Is a perplexity beyond the bound, or no number?"
+    if bound is None: return None
+    for name,result in results.items():
+        value = result['metrics'].get('perplexity', 0.)
+        if value<=bound: continue
+        why = f"left out, for the perplexity on {name} is {value:.4g}, beyond {bound:g}, the bound set by `hopeless`"
+        return Failure('Hopeless', why, kind='hopeless')
 
 # %% ../../nbs/experiments/35_cells.ipynb #dc2eb000
 class CellWorker:
@@ -289,10 +308,30 @@ class CellWorker:
             around = environment(self.model.device)
             try:
                 if len(errors)<len(job.measures): self.compress(job)
-                for n in (o for o in job.measures if o not in errors):
-                    with apart(errors, n): results[n] = check_result(n, self.measure(n, texts[n]))
+                self.measure_all(job, texts, results, errors)
             finally: self.restore()
         return dict(results=results, errors=errors, environment=around)
+
+# %% ../../nbs/experiments/35_cells.ipynb #35a00005
+def _gives_perplexity(measure): return measure.settings().get('measure')=='perplexity'
+
+@patch
+def measure_all(
+    self:CellWorker,
+    job:Job,        # What was compressed
+    texts:Mapping,  # Held-out text by measure
+    results:dict,   # By measure; what is found is added
+    errors:dict,    # By measure; what fails is added
+):
+    "Each measure for itself; perplexity first where a model may be past saving"
+    bound = None if job.method is None else self.bench.hopeless
+    names = [n for n in job.measures if n not in errors]
+    if bound is not None: names.sort(key=lambda n: not _gives_perplexity(self.bench.measures[n]))
+    for n in names:
+        lost = past_saving(results, bound)
+        if lost: errors[n] = lost
+        else:
+            with apart(errors, n): results[n] = check_result(n, self.measure(n, texts[n]))
 
 # %% ../../nbs/experiments/35_cells.ipynb #0679a709
 @patch
@@ -304,7 +343,8 @@ def prepare(
     if name==self.name: return
     self.name = self.model = self.blocks = self.restore = None # the last one makes room first
     source = self.bench.models[name]
-    self.model, self.tokenizer = source if isinstance(source, tuple) else load_model(source, device=self.bench.device)
+    how = dict(device=self.bench.device, dtype=self.bench.dtype)
+    self.model, self.tokenizer = source if isinstance(source, tuple) else load_model(source, **how)
     self.blocks = decoder_blocks(self.model) # once: they are the same for all jobs
     self.restore, self.references, self.name = keep_weights(self.model), {}, name
 
@@ -328,7 +368,8 @@ def compress(
     from compresscal.compression.compress import compress
     if job.method is None: return
     calibration = job.calibration and permuted(job.calibration, job.replicate)
-    compress(self.model, job.method, calibration, output_errors=False, blocks=self.blocks, progress=False)
+    how = dict(output_errors=False, blocks=self.blocks, progress=False)
+    compress(self.model, job.method, calibration, **how, **self.bench.compressing)
 
 @patch
 def measure(

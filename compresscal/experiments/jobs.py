@@ -24,7 +24,8 @@ class Failure:
     type: str         # Name of the exception, or `WorkerDied`
     message: str      # What it said, with its notes
     traceback: str='' # Where it was raised
-    kind: str='error' # `error`, `memory`, `died` where the whole worker went, `time` where it took too long
+    kind: str='error' # `error`, `memory`, `died` where the whole worker went, `time` where it took too long,
+                      # `hopeless` where a model was past saving
 
     @classmethod
     def of(cls,

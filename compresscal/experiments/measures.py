@@ -22,6 +22,7 @@ from pathlib import Path
 from ..calibration.sampling import model_identity
 from ..calibration.sources import read_value
 from ..models.loading import named_folder
+from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.spelling import bare_path, is_path, missing_path, parse_mixture
 from .inputs import file_places, hub_place, local_files, require_people, text_places
@@ -104,15 +105,18 @@ def _perplexity_result(found):
 class PerplexityMeasure(Measure):
     "How surprised the model is by held-out text"
     text:str=field() # Source of the text
+    batch_size:int=field(default=8, compare=False) # Windows in one forward pass
 
-    def __post_init__(self): require_people(self.text)
+    def __post_init__(self):
+        require_people(self.text)
+        require_whole('batch_size', self.batch_size)
     @property
     def name(self): return self.text
     def settings(self): return dict(measure='perplexity')
     def elsewhere(self): return replace(self, text=whole_name(self.text))
     def measure(self, model, tokenizer, text, reference=None, progress=False):
         from compresscal.evaluation.perplexity import perplexity
-        return _perplexity_result(perplexity(model, text, tokenizer, progress=progress))
+        return _perplexity_result(perplexity(model, text, tokenizer, batch_size=self.batch_size, progress=progress))
 
 # %% ../../nbs/experiments/25_measures.ipynb #4f09b6fc
 def file_content(
@@ -141,11 +145,12 @@ class GPTQPerplexityMeasure(Measure):
     source:str           # Name of a source, or a file; `wikitext` in the papers
     length:int|None=None # Tokens in a window; None: 2,048 or the model's context
     limit:int|None=None  # Windows, the first; None: all
+    batch_size:int=field(default=8, compare=False) # Windows in one forward pass
 
     def __post_init__(self):
         require_people(self.source)
         _at_least(2, length=self.length)
-        _at_least(1, limit=self.limit)
+        _at_least(1, limit=self.limit, batch_size=self.batch_size)
 
     @property
     def name(self):
@@ -200,7 +205,7 @@ def check(self:GPTQPerplexityMeasure, model=None, tokenizer=None):
 def measure(self:GPTQPerplexityMeasure, model, tokenizer, text=None, reference=None, progress=False)->dict:
     "Perplexity, with the sums of each window"
     from compresscal.evaluation.perplexity import perplexity
-    how = dict(length=self.length, max_windows=self.limit, protocol='gptq', progress=progress)
+    how = dict(length=self.length, max_windows=self.limit, protocol='gptq', batch_size=self.batch_size, progress=progress)
     return _perplexity_result(perplexity(model, self.source, tokenizer, **how))
 
 # %% ../../nbs/experiments/25_measures.ipynb #6de7eec2
@@ -208,6 +213,7 @@ def measure(self:GPTQPerplexityMeasure, model, tokenizer, text=None, reference=N
 class FidelityMeasure(Measure):
     "How far the model's predictions are from the dense model's"
     text:str=field() # Source of the text
+    batch_size:int=field(default=8, compare=False) # Windows in one forward pass
     needs_dense = True
 
     @property
@@ -216,7 +222,7 @@ class FidelityMeasure(Measure):
     def elsewhere(self): return replace(self, text=whole_name(self.text))
     def reference(self, model, tokenizer, text, progress=False):
         from compresscal.evaluation.fidelity import remember
-        return remember(model, text, tokenizer, progress=progress)
+        return remember(model, text, tokenizer, batch_size=self.batch_size, progress=progress)
 
 # %% ../../nbs/experiments/25_measures.ipynb #8bbfaacb
 @patch

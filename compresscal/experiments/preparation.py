@@ -6,13 +6,14 @@ Docs: https://compresscal.github.io/compresscal/experiments/preparation.html.md"
 
 # %% auto #0
 __all__ = ['named', 'measured', 'check_given', 'given_sets', 'draw', 'gather', 'hub_places', 'shared_with', 'check_documents',
-           'Prepared', 'prepare', 'first_words', 'keep_model', 'in_groups', 'cells_of', 'lines_of']
+           'Prepared', 'compressing_of', 'bench_of', 'prepare', 'first_words', 'keep_model', 'in_groups', 'cells_of',
+           'lines_of']
 
 # %% ../../nbs/experiments/65_preparation.ipynb #5533b5a5
 import os, shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import torch
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
-from .cells import Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
+from ..compression.compress import layers_to_compress
+from .cells import Bench, Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
 from ..core.files import give_usual_mode
 from ..core.spelling import bare_path
 from .inputs import is_far, open_sets, saved_sets, text_names
@@ -55,8 +57,13 @@ def measured(
     found = {}
     for name,value in named(study.evaluations).items():
         is_text = isinstance(value, CalibrationSet)
-        found[name] = (PerplexityMeasure(name), value) if is_text else (parse_measure(value), None)
+        measure = PerplexityMeasure(name) if is_text else parse_measure(value)
+        found[name] = _in_batches(measure, study.batch_size), value if is_text else None
     return found
+
+def _in_batches(measure, batch_size):
+    "The same measure with so many texts at once, where it has such a setting"
+    return replace(measure, batch_size=batch_size) if batch_size and hasattr(measure, 'batch_size') else measure
 
 # %% ../../nbs/experiments/65_preparation.ipynb #3bda6a7b
 def check_given(
@@ -252,10 +259,33 @@ class Prepared:
 # %% ../../nbs/experiments/65_preparation.ipynb #767d2d6a
 def _check_what_is_asked(study, model, tokenizer):
     "Raise where a method does not fit a layer, or something cannot be measured"
-    layers = [layer for block in decoder_blocks(model) for layer in block.linears]
-    for layer in layers:
-        for method in study.methods: method.check(layer.weight)
+    blocks = decoder_blocks(model)
+    for method in study.methods: layers_to_compress(blocks, method, study.skip)
     for measure,_ in measured(study).values(): measure.check(model, tokenizer)
+
+def _model_of(study, name, source):
+    "A model and its tokenizer, in the number format that is asked for"
+    if not isinstance(source, tuple): return load_model(source, device=study.device, dtype=study.dtype)
+    own = str(source[0].dtype).removeprefix('torch.')
+    if study.dtype in (None, own): return source
+    raise ValueError(f"`dtype` must be that of a model in memory, {own} for {name!r}, got {study.dtype!r}")
+
+# %% ../../nbs/experiments/65_preparation.ipynb #65a00002
+def compressing_of(
+    study, # What is asked, a `Study`
+)->dict:   # Arguments of `compress` beside method and text; empty where nothing is said
+    "How a study compresses"
+    said = dict(skip=list(study.skip), forward_dtype=study.forward_dtype, batch_size=study.batch_size)
+    return {k: v for k,v in said.items() if v}
+
+def bench_of(
+    study,           # What is asked, a `Study`
+    models:Mapping,  # Name -> where workers get it
+    texts:Mapping={},# (model, measure) -> held-out text
+)->Bench:
+    "What the workers of a study need"
+    measures = {n: m for n,(m,_) in measured(study).items()}
+    return Bench(models, measures, texts, study.device, study.dtype, compressing_of(study), study.hopeless)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #a8ed80e2
 def prepare(
@@ -268,7 +298,7 @@ def prepare(
     make_sets:Callable=calibration_sets, # Makes the sets that the store does not have
 )->Prepared:
     "Load a model, gather its text, and try what could fail later"
-    model, tokenizer = source if isinstance(source, tuple) else load_model(source, device=study.device)
+    model, tokenizer = _model_of(study, name, source)
     asked = measured(study)
     _check_what_is_asked(study, model, tokenizer)
     sets, texts = gather(study, store, model, tokenizer, progress, make_sets)
@@ -332,7 +362,8 @@ def cells_of(
     "The cells of a model, by job"
     found = []
     for job in ready.jobs:
-        decides = {n: decide(ready.identity, job, m, ready.texts.get(n)) for n,m in ready.measures.items()}
+        how = compressing_of(study)
+        decides = {n: decide(ready.identity, job, m, ready.texts.get(n), how) for n,m in ready.measures.items()}
         one = {k: v for k,v in decides[job.measures[0]].items() if k not in ('measure', 'text')}
         found.append((content_key(one), job, decides))
     return found

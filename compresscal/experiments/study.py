@@ -36,7 +36,7 @@ from .inputs import check_source, require_people, text_places, whole_address, wh
 from .measures import parse_measure
 from .mirror import is_url
 from .notebooks import write_notebook
-from .preparation import cells_of, check_given, in_groups, lines_of, measured, named, prepare
+from .preparation import bench_of, cells_of, check_given, in_groups, lines_of, measured, named, prepare
 from .reopening import finished, parts_of, without_documents
 from .store import Store, content_key, open_store
 
@@ -56,13 +56,20 @@ class Study:
     replicates: int = 2                              # Null controls: the first set again, so often, for each method
     comparisons: Sequence = ()                       # Pairs of methods or of sources, declared before the run
     device: str|None = None                          # Where to compute; the CPU if not given
+    dtype: str|None = None                           # Number format of models, such as `bfloat16`; their own if not given
+    skip: Sequence = ()                              # Patterns of layers to leave alone, as `compress` takes them
+    forward_dtype: str|None = None                   # Number format of forward passes while compressing; the model's if not given
+    dense_inputs: bool = False                       # Does each block see what the uncompressed model gives?
+    batch_size: int|None = None                      # Sequences at once, here and in measures; as each has it if not given
+    hopeless: float|None = None                      # Perplexity beyond which nothing else is measured on a model
 
     def __post_init__(self):
         for name in ('models', 'methods', 'sources', 'evaluations'): _keep(self, name, _at_least_one(self, name))
         for name in ('n_sequences', 'length'): _keep(self, name, _without_repeats(getattr(self, name)))
         for name,least in dict(n_sets=1, n_sequences=1, length=2, n_evaluation=1, replicates=0).items():
             _check_numbers(name, getattr(self, name), least)
-        _keep(self, 'methods', tuple(dict.fromkeys(map(parse_method, self.methods))))
+        _check_computing(self)
+        _keep(self, 'methods', tuple(dict.fromkeys(_with_inputs(self, parse_method(o)) for o in self.methods)))
         _keep(self, 'comparisons', check_comparisons(self))
         check_evaluation_text(self)
 
@@ -85,6 +92,25 @@ def _check_numbers(name, values, least):
     for v in values if several else (values,):
         require_whole(name, v, least)
     if several and not values: raise ValueError(f"`{name}` must hold at least one number, got none")
+
+# %% ../../nbs/experiments/80_study.ipynb #80a00002
+_NUMBER_FORMATS = ('float64', 'float32', 'bfloat16', 'float16')
+
+def _check_computing(study):
+    "Raise where a field that says how to compute cannot be"
+    for name in ('dtype', 'forward_dtype'):
+        if getattr(study, name) in (None, *_NUMBER_FORMATS): continue
+        raise ValueError(f"`{name}` must be one of {', '.join(_NUMBER_FORMATS)}, got {getattr(study, name)!r}")
+    _keep(study, 'skip', (study.skip,) if isinstance(study.skip, str) else tuple(study.skip))
+    if study.batch_size is not None: require_whole('batch_size', study.batch_size)
+    if study.dense_inputs not in (True, False): raise ValueError(f"`dense_inputs` must be True or False, got {study.dense_inputs!r}")
+    if study.hopeless is None: return
+    if isinstance(study.hopeless, bool) or not isinstance(study.hopeless, (int, float)) or not study.hopeless>1:
+        raise ValueError(f"`hopeless` must be a perplexity above 1, got {study.hopeless!r}")
+
+def _with_inputs(study, method):
+    "A method, its statistics from the dense model where the study says so and it reads text"
+    return replace(method, dense_inputs=True) if study.dense_inputs and method.needs!='nothing' else method
 
 # %% ../../nbs/experiments/80_study.ipynb #111da96e
 @patch
@@ -315,11 +341,10 @@ def _prepare_all(study, store, engine, bar, quiet):
     return ready
 
 # %% ../../nbs/experiments/80_study.ipynb #53871905
-def _bench(study, ready, measures):
+def _bench(study, ready):
     "What the workers of a study need"
-    models = {r.name: r.source for r in ready}
     texts = {(r.name, n): text for r in ready for n,text in r.texts.items()}
-    return Bench(models, measures, texts, study.device)
+    return bench_of(study, {r.name: r.source for r in ready}, texts)
 
 def _keep_index(study, store, ready, command):
     "Write down what cells are called, and give it back"
@@ -342,7 +367,6 @@ def run_study(
     from compresscal.experiments.report import write_results
     from compresscal.experiments.results import Results
     quiet = not progress or 'IN_TEST' in os.environ
-    measures = {n: m for n,(m,_) in measured(study).items()}
     check_engine(study, engine)
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
         ready = _prepare_all(study, store, engine, bar, quiet)
@@ -351,7 +375,7 @@ def run_study(
         results = finished(store, [o['cell'] for o in index['cells']])
         bar.reset(len(cells))
         engine = with_memory(engine, max(r.memory for r in ready))
-        work_off(store, engine, _bench(study, ready, measures), cells, results, bar)
+        work_off(store, engine, _bench(study, ready), cells, results, bar)
         found = Results(**parts_of(store, index, results))
         write_results(store.folder, found, **found.about)
         leave_question(study, store.folder, out)

@@ -31,12 +31,12 @@ from ..core.patching import patch
 from ..core.seeds import key_bits
 from ..core.spelling import parse_mixture
 from ..core.tables import one_line
-from .cells import WINDOWS, Bench, CellWorker, Job, check_result, environment
+from .cells import WINDOWS, CellWorker, Job, check_result, environment
 from .costs import PART_KINDS, StudyEstimate, StudyPart, extrapolate, next_size
 from .engines import Local, with_memory, workers_of
 from .index import rows_in
 from .jobs import Failure, torch_threads
-from .preparation import Prepared, cells_of, lines_of, measured, named, prepare
+from .preparation import Prepared, bench_of, cells_of, lines_of, measured, named, prepare
 from .store import TrialStore, content_key, try_store
 
 # %% ../../nbs/experiments/77_trial.ipynb #73c92ca8
@@ -183,7 +183,7 @@ def try_compressing(
     "What making the compressed model of a job takes"
     from compresscal.compression.compress import compress
     how = dict(dry_run=True, output_errors=False, blocks=worker.blocks, progress=False)
-    found = compress(worker.model, job.method, job.calibration, **how)
+    found = compress(worker.model, job.method, job.calibration, **how, **worker.bench.compressing)
     _, back = timed(worker.restore, device=device)
     return found+replace(back, memory=0)
 
@@ -461,8 +461,7 @@ def try_model(
 ):
     "Do the work of a worker with a model that has jobs left"
     start, before = memory_in_use(self.device), len(self.parts)
-    measures = {n: m for n,(m,_) in measured(self.study).items()}
-    worker = CellWorker(Bench({ready.name: ready.source}, measures, {}, self.study.device))
+    worker = CellWorker(bench_of(self.study, {ready.name: ready.source}))
     _, loading = timed(worker.prepare, ready.name, device=self.device)
     self.try_methods(worker, [job for job,_ in left])
     starting, held = self.try_measures(worker, ready.texts, left)
