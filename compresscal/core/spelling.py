@@ -16,6 +16,8 @@ from difflib import get_close_matches
 from glob import has_magic, iglob
 from pathlib import Path
 
+from .plugins import find_plugin, no_plugin, plugin_names
+
 # %% ../../nbs/core/16_spelling.ipynb #641efc21
 def no_such(
     argument:str,        # Name of the argument that is wrong
@@ -133,7 +135,8 @@ def check_method_name(
     "Raise a `ValueError` where a method has a name that is not known"
     for part in re.split(r'\+(?=\s*[a-zA-Z])', text):
         name = part.partition(':')[0].strip()
-        if name.lower().removesuffix('-original') not in METHOD_NAMES: raise no_such('method', name, METHOD_NAMES)
+        known = name.lower().removesuffix('-original') in METHOD_NAMES or find_plugin('methods', part)
+        if not known: raise no_such('method', name, [*METHOD_NAMES, *plugin_names('methods')], no_plugin(part))
 
 # %% ../../nbs/core/16_spelling.ipynb #b266f0a1
 FORMAT_NAMES = ('compressed-tensors', 'gguf', 'dense')
@@ -206,11 +209,11 @@ def check_text_name(
     if Path(name).expanduser().is_dir(): return _check_text_folder(Path(name).expanduser(), name, argument)
     files = _named_files(name)
     for o in files: _check_text_file(o, argument)
-    if files: return
+    if files or find_plugin('sources', name): return
     if is_path(name): raise missing_path(argument, name)
     if re.fullmatch(r'\w[\w.-]*/[\w.-]+(:[\w.-]+)?', name): return
-    known = [*TEXT_NAMES, 'random', 'self', 'a file or folder', 'a Hub set such as owner/name']
-    raise no_such(argument, name, known, '; there is no file or folder of this name')
+    known = [*TEXT_NAMES, 'random', 'self', *plugin_names('sources'), 'a file or folder', 'a Hub set such as owner/name']
+    raise no_such(argument, name, known, f'; there is no file or folder of this name{no_plugin(name)}')
 
 # %% ../../nbs/core/16_spelling.ipynb #ff8ec2ee
 def check_source_name(
@@ -257,10 +260,11 @@ def check_measure_name(
     known = colon and kind in MEASURE_KINDS
     about = re.split(r',(?=\s*\w+\s*=)', rest)[0].strip() if known else name # its text, without settings
     if kind in ('task', 'summaries') or not about: return
+    if not known and any(find_plugin(o, name) for o in ('measures', 'sources')): return
     if about.partition(':')[0] in ('self', 'random') or parse_mixture(about):
         raise ValueError(f"`{argument}` must be text that people wrote, read from one source, got {name!r}")
     if colon and not known and not is_path(name) and '/' not in name:
-        raise no_such('a measure', kind, MEASURE_KINDS)
+        raise no_such('a measure', kind, [*MEASURE_KINDS, *plugin_names('measures')], no_plugin(name))
     check_text_name(about, argument)
 
 # %% ../../nbs/core/16_spelling.ipynb #b20d467e
