@@ -12,9 +12,8 @@ import re
 from dataclasses import MISSING, fields
 
 from .methods import METHODS, Combined, Method
-from ..calibration.sources import read_value
 from ..core.plugins import Plugin, code_identity, find_plugin, no_plugin, plugin_names, plugins
-from ..core.spelling import no_such
+from ..core.spelling import no_such, read_value
 
 # %% ../../nbs/compression/75_names.ipynb #c31231ba
 def _settings(kind, make, name, rest, text):
