@@ -136,7 +136,8 @@ def shadow(self:Plugin,
     known, # Names of this package, of the same kind
 )->str:    # Empty where it has a name of its own
     "What is wrong with the name of a plug-in"
-    if self.name in known: return f'{self} has the name of a built-in one, which comes first; it is found as {self.value!r}'
+    if self.name in known:
+        return f'{self} has the name of a built-in one, which comes first; it is found as {self.value!r}'
     others = [o for o in plugins(self.kind) if o.name==self.name]
     return _twice(self.kind, self.name, others) if len(others)>1 else ''
 

@@ -30,6 +30,7 @@ from ..core.files import write_changed
 from ..core.patching import patch
 from ..core.spelling import no_such
 from ..core.tables import one_line
+from .callbacks import StudyStart, Watch, about_cell, watching
 from .cells import Bench, Job, environment
 from .engines import Local, engine_from, with_memory
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
@@ -38,6 +39,7 @@ from .mirror import is_url
 from .notebooks import write_notebook
 from .preparation import cells_of, check_given, in_groups, measured, named, prepare, rows_of
 from .store import Store, content_key, open_store
+from .trackers import callback_from
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
@@ -93,9 +95,11 @@ def run(
     engine='local',                   # Where jobs run: `local`, `pool`, `ray`, or an engine with settings
     progress:bool=True,               # Show a progress bar
     command:str|None=None,            # How to make it again, for the report
+    callbacks:Sequence=(),            # Look on, as `callback_from` of `experiments.trackers` reads them
 )->object:                            # `Results`, also written into the folder
     "Compute what is missing and write the results"
-    return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()')
+    watchers = [callback_from(o) for o in ([callbacks] if isinstance(callbacks, str) else callbacks)]
+    return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()', watchers)
 
 @patch
 def settings(self:Study)->dict: # Names and numbers only
@@ -224,6 +228,7 @@ def work_off(
     cells:Mapping[str, tuple[Job, dict]], # Address of a job -> the job, and by measure what decides the cell
     results:dict,       # Address of a cell -> its result without the scores of documents; what is finished is added
     bar,                # A progress bar
+    watch:Watch=Watch(), # Callbacks that look on
 ):
     "Compute what is missing"
     missing = {i: [n for n,d in decides.items() if content_key(d) not in results] for i,(_,decides) in cells.items()}
@@ -238,8 +243,10 @@ def work_off(
                 store.start(outcome.job, outcome.where)
                 bar.set_description(one_line(job.label))
                 continue
-            keep_outcome(store, outcome, job, {n: decides[n] for n in missing[outcome.job]}, results)
+            asked = {n: decides[n] for n in missing[outcome.job]}
+            keep_outcome(store, outcome, job, asked, results)
             store.stop(outcome.job)
+            watch.over(outcome, job, asked)
             bar.update()
 
 # %% ../../nbs/experiments/80_study.ipynb #c8c7c6c6
@@ -257,7 +264,7 @@ def keep_outcome(
     for name,result in value.get('results', {}).items():
         results[store.put(decides[name], result, beside)] = without_documents(result)
     errors = {n: outcome.error for n in decides} if outcome.state=='failed' else value['errors']
-    for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **_about(job, name))
+    for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **about_cell(job, name))
 
 # %% ../../nbs/experiments/80_study.ipynb #18b80c1a
 def without_documents(
@@ -265,12 +272,6 @@ def without_documents(
 )->dict:         # Metrics and counts; the scores of thousands of cells stay on disk
     "A result without the scores of single documents"
     return {k: v for k,v in result.items() if k!='documents'}
-
-def _about(job, evaluation):
-    "What a failed cell is called"
-    method = job.method.label if job.method else 'dense'
-    return dict(model=job.model, method=method, source=job.source, n_sequences=job.n_sequences,
-                length=job.length, set=job.set, replicate=job.replicate, evaluation=evaluation)
 
 # %% ../../nbs/experiments/80_study.ipynb #d8f371e3
 def whole_place(
@@ -351,23 +352,26 @@ def run_study(
     engine,           # Where jobs run
     progress:bool,    # Show a progress bar
     command:str,      # How to make it again
+    callbacks:Sequence=(), # Look on
 )->object:            # `Results`, also written into the folder
     "Compute what is missing and write the results"
     from compresscal.experiments.report import write_results
     quiet = not progress or 'IN_TEST' in os.environ
     measures = {n: m for n,(m,_) in measured(study).items()}
     check_engine(study, engine)
-    with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
+    with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar, watching(callbacks) as watch:
         ready = _prepare_all(study, store, engine, bar, quiet)
         cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         keys = [content_key(d) for _,decides in cells.values() for d in decides.values()]
         results = _finished(store, keys)
+        watch.start(StudyStart(study.settings(), store.folder, len(keys), command), cells, results)
         bar.reset(len(cells))
         engine = with_memory(engine, max(r.memory for r in ready))
-        work_off(store, engine, _bench(study, ready, measures), cells, results, bar)
+        work_off(store, engine, _bench(study, ready, measures), cells, results, bar, watch)
         found = _all_results(study, store, ready, keys, results)
         write_results(store.folder, found, study.settings(), command, environment())
         leave_question(study, store.folder, out)
+        watch.results = found
     say_what_failed(found, len(keys), out)
     return found
 
