@@ -369,7 +369,7 @@ def _fenced(kind, text)->list[str]:
 
 def _address(source, folders):
     "How a call names a source, and a line that says more of it; None for texts in memory"
-    if source['kind'] in ('installed', 'hub'): return source['name'],None
+    if source['kind'] in ('installed', 'hub', 'plugin'): return source['name'],None
     if 'path' not in source: return None,'# texts: those that were passed in memory'
     given,absolute = source['path'],source.get('absolute')
     said = f"{source['format']}:" if source.get('format') else ''

@@ -371,7 +371,7 @@ def _source_again(recorded):
     kind = recorded['kind']
     if kind=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
     names = ('column', 'revision') if kind=='hub' else ('split', 'column', 'revision')
-    source = recorded['name'] if kind in ('installed', 'hub') else found_path(recorded)
+    source = recorded['name'] if kind in ('installed', 'hub', 'plugin') else found_path(recorded)
     return source,{k: recorded[k] for k in names if recorded.get(k)}
 
 # %% ../../nbs/calibration/20_sampling.ipynb #ba4090d1

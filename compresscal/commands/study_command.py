@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/commands/study_command.html.md""
 __all__ = ['ENGINE', 'FIELDS', 'study_presets', 'EngineOptions', 'study_command']
 
 # %% ../../nbs/commands/70_study_command.ipynb #36cb5826
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypedDict, Unpack
 
@@ -43,11 +43,14 @@ _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
 _Save = Annotated[str|None, Option(metavar='FILE', help=_SAVE)]
 _DRY_RUN = 'Say what time, memory and disk the study will take, from a short trial, and write nothing'
 _DryRun = Annotated[bool|None, Option(help=_DRY_RUN)]
+_TRACK = ("Have each cell written to tensorboard, wandb or mlflow as the study runs, or given to a callback of your own, "
+          "module:name; settings follow a colon, such as 'wandb:project=pruning'")
+_Track = Annotated[list[str]|None, Option('--track', metavar='TRACKER', help=_TRACK)]
 
 # %% ../../nbs/commands/70_study_command.ipynb #19597a13
 class EngineOptions(TypedDict):
     "Where the jobs of a study run"
-    engine: Annotated[str|None, Option(help='Where jobs run: local, pool or ray (default: local)')]
+    engine: Annotated[str|None, Option(help='Where jobs run: local, pool, ray, or module:name (default: local)')]
     workers: int|None
     threads: int|None
     cpus: Annotated[float|None, Option(help='With ray: cores reserved for a worker')]
@@ -75,7 +78,7 @@ def study_command(run:Run, what:_What=None,
     comparisons: _Compared=None,
     device: Device=None,
     out: _Address=None,
-    save: _Save=None, dry_run: _DryRun=None,
+    save: _Save=None, dry_run: _DryRun=None, track: _Track=None,
     **engine: Unpack[EngineOptions],
 )->CommandAnswer:
     """Compress a model with several calibration sets and compare
@@ -107,7 +110,7 @@ def _check_what(what):
 # %% ../../nbs/commands/70_study_command.ipynb #306586f4
 def _check_save(run, save):
     "Look at the file that a study is to be written to"
-    run.refuse([*ENGINE, 'dry_run'], 'on a study that is written down and not run')
+    run.refuse([*ENGINE, 'dry_run', 'track'], 'on a study that is written down and not run')
     if not save.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {save!r}")
     check_out_file(save, '--save')
 
@@ -149,7 +152,7 @@ def _engine(run, how):
     settings = run.among(ENGINE[1:])
     if 'memory' in settings: settings['memory'] = int(settings['memory']*2**30)
     if 'engine' in run.given or 'engine' not in how: return engine_from(run.given.get('engine', 'local'), **settings)
-    takes = [o.name for o in fields(how['engine'])]
+    takes = [o.name for o in fields(how['engine'])] if is_dataclass(how['engine']) else []
     for o in settings:
         if o not in takes: raise no_such('a setting of the engine in the file', o, takes)
     return replace(how['engine'], **settings)
@@ -162,10 +165,13 @@ def _study(run, what, out, save):
     out, engine = out or how.get('out', 'compresscal-study'), _engine(run, how)
     if save: return _save_study(study, save, out)
     place = out if '://' in out else check_out_folder(out)
-    if run.given.get('dry_run'): return _try_out(study, out, engine, run.progress)
+    if run.given.get('dry_run'):
+        run.refuse(['track'], 'beside `--dry-run`')
+        return _try_out(study, out, engine, run.progress)
     run.aside = place
     run.say(f"Study in {out}; stop it when you like, the same command goes on where it was.")
-    results = study.run(out, engine=engine, progress=run.progress, command=run.line)
+    watching = run.given.get('track', ())
+    results = study.run(out, engine=engine, progress=run.progress, command=run.line, callbacks=watching)
     return _answer(study, results, out)
 
 def _save_study(study, path, out):
@@ -213,7 +219,7 @@ def _answer(study, results, out):
 # %% ../../nbs/commands/70_study_command.ipynb #2d8a3b3e
 def _status(run, folders):
     "How far a study is"
-    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run'], 'on `study status`')
+    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', 'track'], 'on `study status`')
     if len(folders)>1: raise ValueError(f"`status` takes one folder, got {' '.join(folders)!r}")
     if folders: run.refuse(['out'], 'beside the folder')
     from compresscal.experiments.progress import status

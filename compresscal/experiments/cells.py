@@ -6,9 +6,9 @@ Docs: https://compresscal.github.io/compresscal/experiments/cells.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'LIBRARIES', 'JUDGE', 'WINDOWS', 'Job', 'grid', 'replicates', 'permuted', 'threads_of', 'identify_model',
-           'code_of', 'identify_measure', 'decide', 'environment', 'keep_weights', 'check_result', 'apart',
-           'keep_freed_memory', 'Bench', 'past_saving', 'CellWorker', 'models_named', 'weights_size', 'judges_memory',
-           'reading_memory', 'memory_needed']
+           'code_of', 'others_code', 'identify_measure', 'decide', 'environment', 'keep_weights', 'check_result',
+           'apart', 'keep_freed_memory', 'Bench', 'past_saving', 'CellWorker', 'models_named', 'weights_size',
+           'judges_memory', 'reading_memory', 'memory_needed']
 
 # %% ../../nbs/experiments/35_cells.ipynb #62a0fff3
 import builtins, gc, inspect, json, os, platform, socket
@@ -30,6 +30,7 @@ from .measures import Measure
 from ..models.blocks import decoder_blocks, fingerprint
 from .store import content_key
 from ..core.patching import patch
+from ..core.plugins import code_identity
 from ..core.tables import one_line
 
 # %% ../../nbs/experiments/35_cells.ipynb #73f734c9
@@ -168,6 +169,16 @@ def _is_known(kind):
     if getattr(builtins, kind.__name__, None) is kind: return True
     return kind.__module__.partition('.')[0] in ('compresscal', 'abc', 'typing')
 
+# %% ../../nbs/experiments/35_cells.ipynb #5e771421
+def others_code(
+    thing:object, # A method or a measure
+)->dict:          # `plugins`; empty where all of it is of this package, or defined in a notebook
+    "What says which code of other packages decides a result"
+    parts = [thing, *(o for o in vars(thing).values() if isinstance(o, Method))]
+    classes = dict.fromkeys(kind for o in parts for kind in type(o).__mro__ if not _is_known(kind))
+    found = [o for o in map(code_identity, classes) if o]
+    return dict(plugins=found) if found else {}
+
 # %% ../../nbs/experiments/35_cells.ipynb #c0f054c1
 FORMAT = 4 # Raised when the computation behind a result changes, so that older records are not taken for new ones
 
@@ -176,7 +187,7 @@ def identify_measure(
     measure:Measure, # What is measured
 )->dict:             # Ready for JSON
     "Everything in a measure that decides its result"
-    return measure.settings()|dict(identity=measure.identity(), code=code_of(measure))
+    return measure.settings()|dict(identity=measure.identity(), code=code_of(measure))|others_code(measure)
 
 # %% ../../nbs/experiments/35_cells.ipynb #92d7a0c8
 def decide(
@@ -187,7 +198,7 @@ def decide(
     compressing:Mapping={}, # Arguments of `compress` beside method and text
 )->dict:          # `content_key` in `experiments.store` makes the cell's name of it
     "Everything that decides the result of a cell"
-    method = job.method and job.method.settings()|dict(code=code_of(job.method))
+    method = job.method and job.method.settings()|dict(code=code_of(job.method))|others_code(job.method)
     for name in ('skip', 'forward_dtype'):
         if job.method and compressing.get(name): method[name] = compressing[name]
     return dict(format=FORMAT, model=model, method=method, calibration=job.calibration and job.calibration.hash,
@@ -363,13 +374,13 @@ def refer(
 def compress(
     self:CellWorker,
     job:Job, # What to make
-):
+)->object:   # The `CompressionReport`; `None` for the dense model
     "Make of the dense model that of a job"
     from compresscal.compression.compress import compress
     if job.method is None: return
     calibration = job.calibration and permuted(job.calibration, job.replicate)
     how = dict(output_errors=False, blocks=self.blocks, progress=False)
-    compress(self.model, job.method, calibration, **how, **self.bench.compressing)
+    return compress(self.model, job.method, calibration, **how, **self.bench.compressing)
 
 @patch
 def measure(

@@ -7,16 +7,15 @@ Docs: https://compresscal.github.io/compresscal/experiments/engines.html.md"""
 # %% auto #0
 __all__ = ['ENGINES', 'this_many', 'thread_names', 'require_numbers', 'require_seconds', 'Local', 'control_groups', 'free_memory',
            'free_cores', 'team_size', 'follow_parent', 'answer', 'send_message', 'serve', 'autopsy', 'unreadable',
-           'main_is_a_file', 'homeless_name', 'check_readable', 'Pool', 'ray_module', 'fitting', 'Ray', 'engine_from',
-           'with_memory', 'workers_of']
+           'main_is_a_file', 'homeless_name', 'check_readable', 'Pool', 'ray_module', 'fitting', 'Ray', 'engine_maker',
+           'engine_from', 'with_memory', 'workers_of']
 
 # %% ../../nbs/experiments/70_engines.ipynb #cb8b4ced
-import multiprocessing, os, signal, sys, threading, warnings
+import inspect, multiprocessing, os, signal, sys, threading, warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -27,6 +26,8 @@ from tqdm import tqdm
 
 from ..core.arguments import require_whole
 from ..core.patching import patch
+from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
+from ..core.spelling import no_such, read_settings
 from .gpus import gpu_shares, visible_gpus
 from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, ended,
                                           out_of_memory, place, torch_threads)
@@ -534,6 +535,28 @@ def _own_engine(engine, settings):
         raise ValueError(f"settings must be given to the engine itself, got {', '.join(settings)} beside {engine!r}")
     return engine
 
+# %% ../../nbs/experiments/70_engines.ipynb #5e771419
+def engine_maker(
+    plugin:Plugin, # As `find_plugin` gives it
+)->Callable:       # A class or a function
+    "What makes the engine of another package"
+    found = plugin.load()
+    if callable(found): return found
+    raise plugin.wrong_kind('a class of engines, or a function that gives one', found)
+
+def _engine_of_others(name, settings):
+    "An engine of another package, from its name and settings"
+    found = find_plugin('engines', name)
+    if not found: raise no_such('engine', name, [*ENGINES, *plugin_names('engines')], no_plugin(name))
+    plugin, rest = found
+    make, settings = engine_maker(plugin), read_settings(rest)[1]|settings
+    takes = inspect.signature(make).parameters
+    for k in settings:
+        if k not in takes: raise no_such(f'a setting of the engine {plugin.name}', k, takes)
+    engine = make(**settings)
+    if callable(getattr(engine, 'run', None)): return engine
+    raise plugin.wrong_kind('a class of engines, which have a method `run`', engine)
+
 # %% ../../nbs/experiments/70_engines.ipynb #4a5eafbd
 def engine_from(
     engine:object, # `local`, `pool`, `ray`, or an engine
@@ -543,10 +566,7 @@ def engine_from(
     settings = {k: v for k,v in settings.items() if v is not None}
     if not isinstance(engine, str): return _own_engine(engine, settings)
     kind = ENGINES.get(engine)
-    if kind is None:
-        close = get_close_matches(engine.lower(), ENGINES, 1, .5)
-        hint = f"; did you mean {close[0]!r}?" if close else ''
-        raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}{hint}")
+    if kind is None: return _engine_of_others(engine, settings)
     takes = [f.name for f in fields(kind)]
     for name in settings:
         if name in takes: continue

@@ -23,7 +23,9 @@ from ..models.loading import load_model, load_tokenizer
 from ..core.spelling import bare_path, parse_mixture
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..core.spelling import check_model, check_source_name, check_text_name
+from ..calibration.made_sets import find_maker
 from ..calibration.self_text import RECIPE_PRESETS, Recipe
+from ..text.source_functions import find_source
 
 # %% ../../nbs/experiments/10_inputs.ipynb #146b00eb
 def find_model(
@@ -126,7 +128,7 @@ def require_people(
     name:str, # Of a source
 )->str:       # The same
     "Raise a `ValueError` where text is made for calibration, and is not to judge a model by"
-    if name.partition(':')[0] in ('self', 'random') or parse_mixture(name):
+    if name.partition(':')[0] in ('self', 'random') or parse_mixture(name) or find_maker(name):
         raise ValueError(f"`evaluations` must be text that people wrote, read from one source, got {name!r}")
     return name
 
@@ -202,6 +204,7 @@ def text_names(
     kind, _, rest = text.partition(':')
     if kind=='random': return text_names(rest) if rest else []
     recipe = parse_recipe(text)
+    if find_maker(name): return []
     if recipe is None: return [name]
     return text_names(recipe.text) if recipe.text else []
 
@@ -217,6 +220,11 @@ def text_places(
     return set().union(*places)
 
 # %% ../../nbs/experiments/10_inputs.ipynb #aca79b0b
+def _places_of_others(given, split):
+    "Where a function of another package has its text from: one place for each part that it has"
+    if given.gives_sets: return set()
+    return {('plugin', given.name, split if 'split' in given.asks else '')}
+
 def one_place(
     name:str|Path, # Of text that is read
     split:str,     # Part of an installed source
@@ -225,6 +233,8 @@ def one_place(
     if name in installed_sources: return {('installed', str(name), split)}
     if name in hub_texts: return {hub_place(hub_texts[str(name)])}
     if saved_sets(name): return set()
+    given = find_source(name)
+    if given: return _places_of_others(given, split)
     path, _, config = str(name).partition(':')
     return file_places(name) or {hub_place(HubText(path, config, column=None))}
 

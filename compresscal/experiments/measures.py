@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/experiments/measures.html.md"""
 # %% auto #0
 __all__ = ['kinds', 'Measure', 'PerplexityMeasure', 'file_content', 'named_text', 'GPTQPerplexityMeasure', 'FidelityMeasure',
            'fetched_rows', 'TaskMeasure', 'SummariesMeasure', 'hub_commit', 'weights_identity', 'named_weights',
-           'package_version', 'parse_measure']
+           'package_version', 'measure_class', 'parse_measure']
 
 # %% ../../nbs/experiments/25_measures.ipynb #1b113ed0
 import hashlib, json, os, re
@@ -20,14 +20,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..calibration.sampling import model_identity
-from ..calibration.sources import read_value
 from ..models.loading import named_folder
 from ..core.arguments import require_whole
 from ..core.patching import patch
-from ..core.spelling import bare_path, is_path, missing_path, parse_mixture
+from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
+from ..core.spelling import bare_path, is_path, missing_path, parse_mixture, read_settings, read_value
 from .inputs import file_places, hub_place, local_files, require_people, text_places
 from .inputs import whole_address, whole_name
 from ..models.blocks import fingerprint
+from ..text.source_functions import find_source
 from ..text.corpora import hub_texts, installed_sources, open_corpus
 
 # %% ../../nbs/experiments/25_measures.ipynb #daa2ee51
@@ -445,11 +446,19 @@ def settings(self:SummariesMeasure)->dict:
 @patch
 def identity(self:SummariesMeasure)->dict:
     "The weights that its judges load, and the versions of the packages that bring a judge"
-    judges = {o.name: named_weights(o.settings()) for o in _named_judges(self)}
+    judges, others = {o.name: named_weights(o.settings()) for o in _named_judges(self)}, _judges_of_others(self)
     packages = {o.partition(':')[0] for o in judges}&{'alignscore', 'minicheck'}
     if self.bertscore: packages.add('bert-score')
     weights = self.bertscore and weights_identity(self.bertscore)
-    return dict(judges=judges, bertscore=weights, packages={o: package_version(o) for o in sorted(packages)})
+    found = dict(judges=judges, bertscore=weights, packages={o: package_version(o) for o in sorted(packages)})
+    return found|dict(plugins=others) if others else found
+
+def _judges_of_others(measure):
+    "What says with which code of other packages it judges"
+    from compresscal.hallucination.judges import JUDGES
+    names = [o.replace(';', ',') for o in _judge_names(measure)]
+    named = {o: None if o.lower() in JUDGES else find_plugin('judges', o) for o in names}
+    return {o: found[0].identity() for o,found in named.items() if found}
 
 # %% ../../nbs/experiments/25_measures.ipynb #09880adf
 @patch
@@ -508,7 +517,7 @@ kinds = dict(perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexi
 def _known_text(text):
     "Can this be the name of a source? Nothing is opened to find out"
     if text in (*installed_sources, *hub_texts) or text.partition(':')[0] in ('self', 'random'): return True
-    if parse_mixture(text) is not None or local_files(text): return True
+    if parse_mixture(text) is not None or local_files(text) or find_source(text): return True
     if is_path(text): return Path(text).expanduser().exists()
     return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
@@ -522,7 +531,7 @@ def _check_source(text, texts, what):
     "Raise where a text is neither brought by the caller nor the name of a source"
     if text in texts or _known_text(text): return
     if is_path(text): raise missing_path('evaluation', bare_path(text))
-    raise _unknown(text, [*texts, *installed_sources, *hub_texts], what)
+    raise _unknown(text, [*texts, *installed_sources, *hub_texts, *plugin_names('sources')], what)
 
 # %% ../../nbs/experiments/25_measures.ipynb #4aafa2c7
 def _with_settings(kind, rest, texts):
@@ -540,6 +549,29 @@ def _with_settings(kind, rest, texts):
         settings[key] = value if key=='file' else read_value(value)
     return kinds[kind](about.strip(), **settings)
 
+# %% ../../nbs/experiments/25_measures.ipynb #5e771411
+def measure_class(
+    plugin:Plugin, # As `find_plugin` gives it
+)->type:           # Its class
+    "The class of a measure of another package"
+    found = plugin.load()
+    if isinstance(found, type) and issubclass(found, Measure): return found
+    raise plugin.wrong_kind('a subclass of Measure', found)
+
+def _measure_of_others(name, texts):
+    "A measure of another package, from its name and settings; None for a text"
+    known = name in texts or _own_text(name)
+    plugin, rest = (None if known else find_plugin('measures', name)) or (None, '')
+    if plugin is None or plugin.distribution is None and not isinstance(plugin.load(), type): return None
+    kind, (positional, named) = measure_class(plugin), read_settings(rest)
+    try: return kind(*positional, **named)
+    except TypeError as e: # of its fields
+        raise ValueError(f"`evaluation` {name!r} must give {kind.__name__} settings that it takes: {e}") from None
+
+def _own_text(name):
+    "Is this a name of text that is not of another package?"
+    return name in (*installed_sources, *hub_texts) or name.partition(':')[0] in ('self', 'random') or bool(local_files(name))
+
 # %% ../../nbs/experiments/25_measures.ipynb #9fd9bea7
 def parse_measure(
     name,                    # Such as `docs`, `kl:docs` or `task:arc_easy,limit=100`; a measure is returned as it is
@@ -552,8 +584,11 @@ def parse_measure(
     name = str(name)
     kind, colon, rest = name.partition(':')
     if name not in texts and colon and kind in kinds: return _with_settings(kind, rest, texts)
+    others = _measure_of_others(name, texts)
+    if others: return others
     if colon and name not in texts and not _known_text(name) and not is_path(name):
-        raise _unknown(name, [f'{k}:{rest}' for k in kinds], "a measure and what it is of")
+        known = [f'{k}:{rest}' for k in (*kinds, *plugin_names('measures'))]
+        raise _unknown(name, known, f"a measure and what it is of{no_plugin(name)}")
     _check_source(name, texts, "a source of held-out text, a file, or a measure such as 'kl:docs'")
     return PerplexityMeasure(name)
 

@@ -266,8 +266,9 @@ def _check_what_is_asked(study, model, tokenizer):
 def _model_of(study, name, source):
     "A model and its tokenizer, in the number format that is asked for"
     if not isinstance(source, tuple): return load_model(source, device=study.device, dtype=study.dtype)
+    if study.dtype is None: return source
     own = str(source[0].dtype).removeprefix('torch.')
-    if study.dtype in (None, own): return source
+    if own==study.dtype: return source
     raise ValueError(f"`dtype` must be that of a model in memory, {own} for {name!r}, got {study.dtype!r}")
 
 # %% ../../nbs/experiments/65_preparation.ipynb #65a00002

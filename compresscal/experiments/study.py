@@ -29,16 +29,20 @@ from ..core.files import write_changed
 from ..core.patching import patch
 from ..core.spelling import no_such
 from ..core.tables import one_line
+from .attempts import Attempts, to_compute
+from .callbacks import StudyStart, Watch, about_cell, watching
 from .cells import Bench, Job, environment
 from .engines import Local, engine_from, with_memory
 from .index import read_index, write_index
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
+from .keeping import keep_models
 from .measures import parse_measure
 from .mirror import is_url
 from .notebooks import write_notebook
 from .preparation import bench_of, cells_of, check_given, in_groups, lines_of, measured, named, prepare
 from .reopening import finished, parts_of, without_documents
 from .store import Store, content_key, open_store
+from .trackers import callback_from
 
 # %% ../../nbs/experiments/80_study.ipynb #8755832d
 @dataclass(frozen=True, repr=False)
@@ -120,9 +124,17 @@ def run(
     engine='local',                   # Where jobs run: `local`, `pool`, `ray`, or an engine with settings
     progress:bool=True,               # Show a progress bar
     command:str|None=None,            # How to make it again, for the report
+    callbacks:Sequence=(),            # Look on, as `callback_from` of `experiments.trackers` reads them
+    retry:bool=True,                  # Try again what failed in an earlier run?
+    fail_fast:bool=False,             # Stop at the first failure?
+    keep:str|None=None,               # Compressed models to save: `best`, `worst`, or a pattern of their labels
 )->object:                            # `Results`, also written into the folder
     "Compute what is missing and write the results"
-    return run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()')
+    watchers = [callback_from(o) for o in ([callbacks] if isinstance(callbacks, str) else callbacks)]
+    attempts = Attempts(retry, fail_fast)
+    found = run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()', watchers, attempts)
+    if keep: keep_models(self, found, out, keep, progress)
+    return found
 
 @patch
 def settings(self:Study)->dict: # Names and numbers only
@@ -133,7 +145,7 @@ def settings(self:Study)->dict: # Names and numbers only
     said['comparisons'] = [' against '.join(map(str, pair)) for pair in self.comparisons]
     return said
 
-def _plain(value): return value if isinstance(value, (int, str, type(None))) else [*value]
+def _plain(value): return value if isinstance(value, (int, float, str, type(None))) else [*value]
 
 # %% ../../nbs/experiments/80_study.ipynb #c554f920
 @patch
@@ -251,10 +263,12 @@ def work_off(
     cells:Mapping[str, tuple[Job, dict]], # Address of a job -> the job, and by measure what decides the cell
     results:dict,       # Address of a cell -> its result without the scores of documents; what is finished is added
     bar,                # A progress bar
+    watch:Watch=Watch(), # Callbacks that look on
+    attempts:Attempts=Attempts(), # What to do about failures
 ):
     "Compute what is missing"
-    missing = {i: [n for n,d in decides.items() if content_key(d) not in results] for i,(_,decides) in cells.items()}
-    jobs = [(i, replace(job, measures=tuple(missing[i]))) for i,(job,_) in cells.items() if missing[i]]
+    missing = to_compute(store, cells, results, attempts, bench and bench.hopeless)
+    jobs = [(i, replace(cells[i][0], measures=tuple(names))) for i,names in missing.items()]
     if not jobs: return bar.update(len(cells))
     store.plan(_planned(cells), engine.size() if hasattr(engine, 'size') else 1)
     bar.update(len(cells)-len(jobs))
@@ -265,9 +279,13 @@ def work_off(
                 store.start(outcome.job, outcome.where)
                 bar.set_description(one_line(job.label))
                 continue
-            keep_outcome(store, outcome, job, {n: decides[n] for n in missing[outcome.job]}, results)
+            asked = {n: decides[n] for n in missing[outcome.job]}
+            failed = keep_outcome(store, outcome, job, asked, results)
             store.stop(outcome.job)
+            watch.over(outcome, job, asked)
             bar.update()
+            if failed and attempts.fail_fast: break
+    for i in missing: store.stop(i) # of jobs that were broken off
 
 # %% ../../nbs/experiments/80_study.ipynb #c8c7c6c6
 def keep_outcome(
@@ -276,7 +294,7 @@ def keep_outcome(
     job:Job,      # The job
     decides:dict, # What decides each cell that was to be computed, by measure
     results:dict, # Address of a cell -> its result; what is finished is added
-):
+)->bool:          # Whether a measure failed that was tried
     "Keep the result of each measure, or its own error; that of the whole job where it is all there is"
     value = outcome.value or {}
     beside = dict(job=outcome.job, seconds=round(outcome.seconds, 3), where=outcome.where,
@@ -284,14 +302,8 @@ def keep_outcome(
     for name,result in value.get('results', {}).items():
         results[store.put(decides[name], result, beside)] = without_documents(result)
     errors = {n: outcome.error for n in decides} if outcome.state=='failed' else value['errors']
-    for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **_about(job, name))
-
-# %% ../../nbs/experiments/80_study.ipynb #18b80c1a
-def _about(job, evaluation):
-    "What a failed cell is called"
-    method = job.method.label if job.method else 'dense'
-    return dict(model=job.model, method=method, source=job.source, n_sequences=job.n_sequences,
-                length=job.length, set=job.set, replicate=job.replicate, evaluation=evaluation)
+    for name,error in errors.items(): store.fail(decides[name], error, label=job.label, **about_cell(job, name))
+    return any(error.kind!='hopeless' for error in errors.values())
 
 # %% ../../nbs/experiments/80_study.ipynb #d8f371e3
 def whole_place(
@@ -362,38 +374,49 @@ def run_study(
     engine,           # Where jobs run
     progress:bool,    # Show a progress bar
     command:str,      # How to make it again
+    callbacks:Sequence=(), # Look on
+    attempts:Attempts=Attempts(), # What to do about failures
 )->object:            # `Results`, also written into the folder
     "Compute what is missing and write the results"
     from compresscal.experiments.report import write_results
     from compresscal.experiments.results import Results
     quiet = not progress or 'IN_TEST' in os.environ
     check_engine(study, engine)
-    with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar:
+    with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar, watching(callbacks) as watch:
         ready = _prepare_all(study, store, engine, bar, quiet)
-        cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
         index = _keep_index(study, store, ready, command)
-        results = finished(store, [o['cell'] for o in index['cells']])
-        bar.reset(len(cells))
-        engine = with_memory(engine, max(r.memory for r in ready))
-        work_off(store, engine, _bench(study, ready), cells, results, bar)
+        results = _compute(study, store, engine, ready, index, bar, watch, attempts)
         found = Results(**parts_of(store, index, results))
         write_results(store.folder, found, **found.about)
         leave_question(study, store.folder, out)
-    say_what_failed(found, len(index['cells']), out)
+        watch.results = found
+    say_what_failed(found, len(index['cells']), out, attempts)
     return found
+
+def _compute(study, store, engine, ready, index, bar, watch, attempts):
+    "All results of a study, what was missing among them"
+    cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
+    results = finished(store, [o['cell'] for o in index['cells']])
+    watch.start(StudyStart(study.settings(), store.folder, len(index['cells']), index['command']), cells, results)
+    bar.reset(len(cells))
+    engine = with_memory(engine, max(r.memory for r in ready))
+    work_off(store, engine, _bench(study, ready), cells, results, bar, watch, attempts)
+    return results
 
 # %% ../../nbs/experiments/80_study.ipynb #8ba831ac
 def say_what_failed(
     found,         # `Results` of a study
     cells:int,     # How many it has
     out:str|Path,  # Where they were written, so that they can be looked into
+    attempts:Attempts=Attempts(), # What was done about failures
 ):
     "Warn of cells that failed; raise `CheckFailed` where results are not to be believed"
-    if found.failures:
-        first = found.failures[0]
-        said = one_line(f"{first['type']}: {first['message'].splitlines()[0]}")
-        warnings.warn(f'{len(found.failures)} of {cells} cells failed, the first with {said}; '
-                      'the same call tries them again')
+    failed = [o for o in found.failures if o.get('kind')!='hopeless']
+    if failed:
+        said = one_line(f"{failed[0]['type']}: {failed[0]['message'].splitlines()[0]}")
+        again = 'the same call tries them again' if attempts.retry else 'they are left alone without `retry`'
+        if attempts.fail_fast and found.unfinished: again = f'the run stopped there, {len(found.unfinished)} cells are left'
+        warnings.warn(f'{len(failed)} of {cells} cells failed, the first with {said}; {again}')
     for check in found.failed_checks():
         if check.name!='methods without text': continue
         raise CheckFailed(f'the results in {out} cannot be trusted: {one_line(check.sentence)}')
@@ -430,7 +453,7 @@ def plain_setting(
     if isinstance(value, Mapping): return {k: plain_setting(v) for k,v in value.items()}
     if isinstance(value, (list, tuple)): return [plain_setting(v) for v in value]
     if isinstance(value, Method): return spell_method(value)
-    if isinstance(value, int): return value
+    if isinstance(value, (int, float)): return value
     return 'embedded' if value is None else str(value)
 
 # %% ../../nbs/experiments/80_study.ipynb #507e7eff

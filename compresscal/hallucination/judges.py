@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/hallucination/judges.html.md"""
 
 # %% auto #0
 __all__ = ['ALIGNSCORE', 'MINICHECK', 'MODES', 'CHECKERS', 'JUDGES', 'FunctionJudge', 'Unsupported', 'AlignScore', 'MiniCheck',
-           'judge_maker', 'parse_judge']
+           'judge_maker', 'plugin_judge_maker', 'parse_judge']
 
 # %% ../../nbs/hallucination/60_judges.ipynb #4f5ad064
 import inspect, math, os
@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from ..core.arguments import require_whole
 from ..core.files import file_fingerprint
 from ..core.patching import patch
-from ..core.spelling import no_such
+from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
+from ..core.spelling import no_such, read_settings, read_value
 from ..summaries.mentions import mentions, unsupported
 from ..summaries.scores import Judge, Scores, check_pairs
 from ..text.sentences import split_sentences, splitter_name
@@ -294,7 +295,7 @@ def judge_maker(
     name:str, # One of `JUDGES`
 )->Callable:  # A class, or a class method
     "What makes judges of a name"
-    if name not in JUDGES: raise no_such('judge', name, JUDGES)
+    if name not in JUDGES: raise no_such('judge', name, [*JUDGES, *plugin_names('judges')], no_plugin(name))
     if name.startswith('summac'):
         from compresscal.hallucination.summac import SummaCConv, SummaCZS
         kind = SummaCZS if name.startswith('summac_zs') else SummaCConv
@@ -310,13 +311,29 @@ def judge_maker(
 # %% ../../nbs/hallucination/60_judges.ipynb #7b652e48
 def _parsed(text):
     "Name of a judge, and its settings"
-    from compresscal.calibration.sources import read_value
     name,_,rest = text.strip().partition(':')
     words = [o.strip() for o in rest.split(',') if o.strip()]
     kinds = [o.lower() for o in words if '=' not in o]
     settings = [o.partition('=') for o in words if '=' in o]
     name = ':'.join([name.strip().lower().replace('-', '_'), *kinds])
     return name, {k.strip(): read_value(value.strip()) for k,_,value in settings}
+
+# %% ../../nbs/hallucination/60_judges.ipynb #5e771415
+def plugin_judge_maker(
+    plugin:Plugin, # As `find_plugin` gives it
+)->Callable:       # A class or a function
+    "What makes the judges of another package"
+    found = plugin.load()
+    if callable(found) and not isinstance(found, Judge) or isinstance(found, type): return found
+    raise plugin.wrong_kind('a class of judges, or a function that gives one', found)
+
+def _judge_of_others(plugin, rest, text):
+    "A judge of another package, from its settings"
+    positional, settings = read_settings(rest)
+    if positional: raise ValueError(f"`judge` must write settings as key=value, got {positional[0]!r} in {text!r}")
+    found = _made_of(plugin_judge_maker(plugin), settings, text)
+    if isinstance(found, Judge): return found
+    raise plugin.wrong_kind('a class of judges, or a function that gives one', found)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #6d9f748c
 def parse_judge(
@@ -327,7 +344,11 @@ def parse_judge(
     if isinstance(text, Judge): return text
     if not isinstance(text, str): raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
     name,settings = _parsed(text)
-    kind = judge_maker(name)
+    others = None if name in JUDGES else find_plugin('judges', text)
+    return _judge_of_others(*others, text) if others else _made_of(judge_maker(name), settings, text)
+
+def _made_of(kind, settings, text):
+    "A judge, from what makes it and its settings"
     parameters = inspect.signature(kind).parameters.values()
     takes = {o.name.removesuffix('_'): o.name for o in parameters if o.kind is not o.VAR_KEYWORD}
     takes_others = len(takes)<len(parameters)

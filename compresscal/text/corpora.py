@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/text/corpora.html.md"""
 
 # %% auto #0
 __all__ = ['hub_texts', 'installed_sources', 'Reading', 'Corpus', 'row_text', 'cut_text', 'read_file', 'file_corpus',
-           'found_path', 'HubText', 'join_articles', 'hub_corpus', 'installed_corpus', 'open_corpus',
+           'found_path', 'HubText', 'join_articles', 'hub_corpus', 'installed_corpus', 'plugin_corpus', 'open_corpus',
            'dataset_revision', 'source_identity']
 
 # %% ../../nbs/text/20_corpora.ipynb #a71801e9
@@ -19,7 +19,9 @@ from pathlib import Path
 from ..core.files import file_fingerprint
 from ..core.patching import patch
 from ..core.rows import read_rows
+from ..core.plugins import no_plugin, plugin_names
 from ..core.spelling import PLAIN_FILES, TEXT_FILES, bare_path, is_path, missing_path
+from .source_functions import SourceFunction, find_source
 from .installed_text import Document, held_out_documents, license_documents, package_versions
 from .installed_text import splits, training_hashes
 
@@ -328,6 +330,28 @@ def _texts_corpus(source, column):
             if text.strip(): yield Document(text, f'row:{i}')
     return Corpus('texts', dict(kind='texts', fingerprint=fingerprint), {'texts': read})
 
+# %% ../../nbs/text/20_corpora.ipynb #5e771404
+def plugin_corpus(
+    given:SourceFunction,    # As `find_source` gives it
+    split:str='calibration', # Part of the text, where its function asks for one
+    column:str|None=None,    # Column that holds the text, in tables
+)->Corpus:
+    "A corpus of what a function of another package gives"
+    if given.gives_sets:
+        raise ValueError(f"`source` {given.name!r} is not read but made: `calibration_sets` gives sets of it")
+    found = given.call(split=split)
+    if isinstance(found, str) or not isinstance(found, (Path, Iterable, Corpus)):
+        raise given.plugin.wrong_kind('a function that gives texts, a path, a dataset or a corpus', found)
+    inside, part = open_corpus(found, column=column), split if 'split' in given.asks else ''
+    about = dict(kind='plugin', name=given.name, split=part or None, column=column)
+    manifest = about|dict(plugin=given.plugin.identity(), text=inside.identity())
+    shards = {k: partial(_renamed, read, part) for k,read in inside.shards.items()}
+    return Corpus(given.name, manifest, shards)
+
+def _renamed(read, part):
+    "Documents, named after the part of the text that they are of"
+    for o in read(): yield Document(o.text, f'{part}/{o.id}' if part else o.id)
+
 # %% ../../nbs/text/20_corpora.ipynb #cfaa02b4
 def _is_address(text): return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', text))
 
@@ -335,17 +359,17 @@ def _no_source(text):
     "The error for a name that is that of no source"
     if text.partition(':')[0] in ('random', 'self'):
         return ValueError(f"`source` {text!r} is not read but made: `calibration_sets` gives sets of it")
-    known = [*installed_sources, 'random', 'self', *hub_texts]
+    known = [*installed_sources, 'random', 'self', *hub_texts, *plugin_names('sources')]
     close = ' or '.join(map(repr, difflib.get_close_matches(text, known)))
     hint = f"; did you mean {close}?" if close else '.'
     return ValueError("`source` must be a known name, a file or folder, or a Hub address `owner/name`, got "
-                      f"{text!r}; there is no file or folder of this name{hint} Known names: {', '.join(known)}")
+                      f"{text!r}; there is no file or folder of this name{no_plugin(text)}{hint} Known names: {', '.join(known)}")
 
 # %% ../../nbs/text/20_corpora.ipynb #35ba4a3f
 def open_corpus(
     source,                  # Name, path, Hub address, `Corpus`, `datasets.Dataset`, or an iterable of texts
     *,
-    split:str='calibration', # Part of an installed source
+    split:str='calibration', # Part of an installed source, or of one of another package
     column:str|None=None,    # Column that holds the text, in tables
     revision:str|None=None,  # Commit of a set on the Hub
 )->Corpus:
@@ -355,6 +379,8 @@ def open_corpus(
     text = str(source)
     if source in installed_sources: return installed_corpus(source, split)
     if source in hub_texts: return hub_corpus(source, column, revision)
+    given = None if isinstance(source, Path) or _any_file(text) else find_source(text)
+    if given: return plugin_corpus(given, split, column)
     if isinstance(source, Path) or is_path(text): return file_corpus(text, column)
     if _is_address(text): return hub_corpus(text, column, revision)
     raise _no_source(text)
