@@ -26,8 +26,9 @@ def study_presets()->tuple[str,...]:
     return source_keys('experiments.study.STUDY_PRESETS')
 
 _WHAT = (f"FILE.toml for a study that is written down; a grid of the papers, {' or '.join(study_presets())}, as "
-         'NAME:full or, in a size for one computer, NAME:cpu; or status FOLDER, to see how far a study is')
-_WHAT_WORDS = ['status', *(f'{o}:{size}' for o in study_presets() for size in ('cpu', 'full'))]
+         'NAME:full or, in a size for one computer, NAME:cpu; status FOLDER, to see how far a study is; or diff FOLDER '
+         'FOLDER, to see what differs between two runs, and within what noise')
+_WHAT_WORDS = ['status', 'diff', *(f'{o}:{size}' for o in study_presets() for size in ('cpu', 'full'))]
 _What = Annotated[list[str]|None, Argument(metavar='WHAT', help=_WHAT, autocompletion=complete(_WHAT_WORDS))]
 _MODELS = "Models: folders, GGUF files or Hub ids, 'embedded' or 'smollm2'"
 _Models = Annotated[list[str]|None, Option('--model', metavar='MODEL', help=_MODELS)]
@@ -43,9 +44,15 @@ _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
 _Save = Annotated[str|None, Option(metavar='FILE', help=_SAVE)]
 _DRY_RUN = 'Say what time, memory and disk the study will take, from a short trial, and write nothing'
 _DryRun = Annotated[bool|None, Option(help=_DRY_RUN)]
+_NoRetry = Annotated[bool|None, Option(help='Leave alone what failed in an earlier run')]
+_FailFast = Annotated[bool|None, Option(help='Stop at the first failure; the same command goes on')]
+_KEEP = 'Compressed models to save in the folder: best, worst, or a pattern of labels such as \'*docs 0*\''
+_Keep = Annotated[str|None, Option(metavar='WHICH', help=_KEEP)]
+_Skip = Annotated[list[str]|None, Option(metavar='LAYER')]
 _TRACK = ("Have each cell written to tensorboard, wandb or mlflow as the study runs, or given to a callback of your own, "
           "module:name; settings follow a colon, such as 'wandb:project=pruning'")
 _Track = Annotated[list[str]|None, Option('--track', metavar='TRACKER', help=_TRACK)]
+_RUNNING = ('track', 'no_retry', 'fail_fast', 'keep') # Options without effect where nothing is computed
 
 # %% ../../nbs/commands/70_study_command.ipynb #19597a13
 class EngineOptions(TypedDict):
@@ -77,8 +84,15 @@ def study_command(run:Run, what:_What=None,
     replicates: int|None=None,
     comparisons: _Compared=None,
     device: Device=None,
+    dtype: str|None=None,
+    skip: _Skip=None,
+    forward_dtype: str|None=None,
+    dense_inputs: bool|None=None,
+    batch_size: int|None=None,
+    hopeless: float|None=None,
     out: _Address=None,
     save: _Save=None, dry_run: _DryRun=None, track: _Track=None,
+    no_retry: _NoRetry=None, fail_fast: _FailFast=None, keep: _Keep=None,
     **engine: Unpack[EngineOptions],
 )->CommandAnswer:
     """Compress a model with several calibration sets and compare
@@ -87,7 +101,9 @@ def study_command(run:Run, what:_What=None,
     options: the model that comes with the package, offline, in a few minutes.
 
     Finished work is kept in the output folder: stopped at any moment, the same command goes on where it was."""
-    return _status(run, what[1:]) if what and what[0]=='status' else _study(run, what or [], out, save)
+    if what and what[0]=='status': return _status(run, what[1:])
+    if what and what[0]=='diff': return _diff(run, what[1:])
+    return _study(run, what or [], out, save)
 
 # %% ../../nbs/commands/70_study_command.ipynb #b9c193cc
 def _check_toml(name):
@@ -105,12 +121,12 @@ def _check_what(what):
     for name in what:
         if name.endswith('.toml'): _check_toml(name)
         elif name.partition(':')[0] not in study_presets():
-            raise no_such('study', name, [*study_presets(), 'status', 'FILE.toml'])
+            raise no_such('study', name, [*study_presets(), 'status', 'diff', 'FILE.toml'])
 
 # %% ../../nbs/commands/70_study_command.ipynb #306586f4
 def _check_save(run, save):
     "Look at the file that a study is to be written to"
-    run.refuse([*ENGINE, 'dry_run', 'track'], 'on a study that is written down and not run')
+    run.refuse([*ENGINE, 'dry_run', *_RUNNING], 'on a study that is written down and not run')
     if not save.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {save!r}")
     check_out_file(save, '--save')
 
@@ -166,12 +182,13 @@ def _study(run, what, out, save):
     if save: return _save_study(study, save, out)
     place = out if '://' in out else check_out_folder(out)
     if run.given.get('dry_run'):
-        run.refuse(['track'], 'beside `--dry-run`')
+        run.refuse(_RUNNING, 'beside `--dry-run`')
         return _try_out(study, out, engine, run.progress)
     run.aside = place
     run.say(f"Study in {out}; stop it when you like, the same command goes on where it was.")
     watching = run.given.get('track', ())
-    results = study.run(out, engine=engine, progress=run.progress, command=run.line, callbacks=watching)
+    attempts = dict(run.among(('fail_fast', 'keep')), retry='no_retry' not in run.given)
+    results = study.run(out, engine=engine, progress=run.progress, command=run.line, callbacks=watching, **attempts)
     return _answer(study, results, out)
 
 def _save_study(study, path, out):
@@ -219,9 +236,23 @@ def _answer(study, results, out):
 # %% ../../nbs/commands/70_study_command.ipynb #2d8a3b3e
 def _status(run, folders):
     "How far a study is"
-    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', 'track'], 'on `study status`')
+    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', *_RUNNING], 'on `study status`')
     if len(folders)>1: raise ValueError(f"`status` takes one folder, got {' '.join(folders)!r}")
     if folders: run.refuse(['out'], 'beside the folder')
     from compresscal.experiments.progress import status
     found = status(folders[0] if folders else run.given.get('out', 'compresscal-study'))
     return CommandAnswer(repr(found), dict(command='study status')|vars(found))
+
+# %% ../../nbs/commands/70_study_command.ipynb #70d00002
+def _diff(run, folders):
+    "What differs between two studies"
+    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', 'out', *_RUNNING], 'on `study diff`')
+    if len(folders)!=2: raise ValueError(f"`diff` takes two folders, got {' '.join(folders)!r}")
+    from compresscal.experiments.differences import difference_tables
+    from compresscal.experiments.results import Results
+    one, other = map(Results.open, folders)
+    found = one.diff(other)
+    shown = [ResultTable(lines, title, words) for title,lines,words in difference_tables(found)]
+    data = dict(command='study diff', folders=folders, counts=found.counts, settings=found.settings,
+                environment=found.environment, beyond=found.beyond.to_dict('records'))
+    return answer_of(shown, data, 3 if len(found.beyond) else 0)

@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/experiments/differences.html.md"
 
 # %% auto #0
 __all__ = ['by_name', 'what_differs', 'noise_by_method', 'allowed_difference', 'compare_rows', 'unequal', 'Difference',
-           'merge_rows']
+           'difference_tables', 'merge_rows']
 
 # %% ../../nbs/experiments/43_differences.ipynb #95d9daf9
 import math
@@ -122,8 +122,10 @@ class Difference:
 # %% ../../nbs/experiments/43_differences.ipynb #b2e0195b
 def _counted(found): return [('state', 'numbers'), *((o, f'{n:,}') for o,n in found.counts.items() if n)]
 
-def _tables_of(found):
-    "Title and lines of each table of a difference"
+def difference_tables(
+    found:Difference, # Two studies
+)->list[tuple[str, list, int]]: # Title, lines with a header, and how many columns hold words
+    "A difference as tables"
     tables = [('Numbers', _counted(found), 1)]
     for title,lines in (('Asked otherwise', found.settings), ('Computed elsewhere', found.environment)):
         if lines: tables.append((title, [('name', 'a', 'b'), *lines], 3))
@@ -134,7 +136,7 @@ def _tables_of(found):
 
 @patch
 def _repr_markdown_(self:Difference):
-    return '\n\n'.join(f'{title}\n\n{markdown_table(lines, words)}' for title,lines,words in _tables_of(self))
+    return '\n\n'.join(f'{title}\n\n{markdown_table(lines, words)}' for title,lines,words in difference_tables(self))
 
 @patch
 def __repr__(self:Difference):
