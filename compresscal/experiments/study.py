@@ -31,6 +31,7 @@ from ..core.patching import patch
 from ..core.spelling import no_such
 from ..core.tables import one_line
 from .cells import Bench, Job, environment
+from .declared import check_declared
 from .engines import Local, engine_from, with_memory
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
 from .measures import parse_measure
@@ -202,6 +203,7 @@ def check_comparisons(
     asked = [o if isinstance(o, str) else tuple(compared(study, v) for v in o) for o in study.comparisons]
     pairs = distinct_pairs(asked)
     for one,other in pairs: _check_kinds(study, one, other)
+    check_declared(study, pairs)
     return pairs
 
 def _check_kinds(study, one, other):
