@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 
 from .findings import Group, compare_methods, compare_sources, dense_value, group_values
 from .findings import headlines, is_accuracy, lower_is_better
+from .set_reliability import ceiling_between
 from ..statistics.comparisons import compare_answers
 from ..statistics.intervals import COVERS, crossed_interval, includes_chance, linear_scores, summarize_values
 
@@ -253,6 +254,9 @@ def _both(quality, task):
     return found
 
 # %% ../../nbs/experiments/40_documents.ipynb #ac5bb3b0
+_AGREEMENT = ['model', 'quality', 'task', 'models', 'between', 'sets', 'within',
+              'ceiling', 'ceiling_low', 'ceiling_high']
+
 def rank_agreement(
     rows:Sequence[dict], # Of a study
 )->pd.DataFrame:         # A line for each model and each two evaluations
@@ -268,5 +272,6 @@ def rank_agreement(
         n_models, between = _agreement(means)
         several = [(pairs, mean) for pairs,mean in zip(of_sets, means) if len(pairs)>1]
         n_sets, within = _agreement([np.subtract(pair, mean) for pairs,mean in several for pair in pairs])
-        lines.append([model, q, t, n_models, between, n_sets, within])
-    return pd.DataFrame(lines, columns=['model', 'quality', 'task', 'models', 'between', 'sets', 'within'])
+        top = ceiling_between(rows, model, (q, first[q]), (t, first[t]))
+        lines.append([model, q, t, n_models, between, n_sets, within, top.value, top.low, top.high])
+    return pd.DataFrame(lines, columns=_AGREEMENT)

@@ -48,6 +48,7 @@ def study(seed=0, methods=('Wanda 50%', 'SparseGPT 2:4'), sources=('docs', 'code
 rows, records = study()
 made = Results(rows, records=records.get, family=[('docs', 'code'), ('Wanda 50%', 'SparseGPT 2:4')])
 calls = ['summary', 'curve', 'spread', 'compare_methods', 'compare_sources', 'ranges', 'noise', 'checks', 'failed_checks', 'accuracy', 'hidden', 'rank_agreement', 'intervals', 'to_pandas',
+         'questions', 'questions_of_sets', 'questions_together', 'mixed', 'source_effect', 'reliabilities', 'severity', 'matched_damage',
          'to_csv', 'to_markdown', 'to_latex', '__repr__', '_repr_markdown_']
 
 @pytest.mark.parametrize('value', [1/3, 1e-300, 12345678.123456789, math.inf, -0., 5e-324, 2/3*1e17])
