@@ -233,7 +233,7 @@ print('LOADED', loaded())"""
     assert lightest(code) < .5
 
 def test_asking_for_a_study_loads_no_tables_and_no_pictures():
-    code = loaded+"from compresscal.experiments.study import Study; Study(comparisons=[('docs', 'code')]); print(loaded())"
+    code = loaded+"from compresscal.experiments.study import Study; Study(n_sets=5, comparisons=[('docs', 'code')]); print(loaded())"
     assert not {'pandas', 'matplotlib', 'datasets'} & set(ast.literal_eval(python(code)[0]))
 
 def test_public_names():

@@ -22,6 +22,7 @@ from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, one_line
 from . import documents
 from . import findings
+from . import shared_text
 from .differences import Difference, compare_rows, merge_rows, unequal
 from .document_table import document_table
 from .findings import AGAINST_DENSE, Group, group_values, is_ratio
@@ -292,7 +293,8 @@ def compare_methods(self:Results, level:float=.95)->pd.DataFrame:
 @patch
 def compare_sources(self:Results, level:float=.95)->pd.DataFrame:
     "Pairs of sources"
-    return findings.compare_sources(self.rows, self.family, level, self.whole)
+    found = findings.compare_sources(self.rows, self.family, level, self.whole)
+    return shared_text.mark_shared(found, self.sets)
 
 @patch
 def ranges(self:Results)->pd.DataFrame:
@@ -454,3 +456,56 @@ def __repr__(self:Results):
 def _repr_markdown_(self:Results):
     said = ['\n'.join(map(escape_markdown, o.splitlines())) for o in notes(self)]
     return '\n\n'.join([*_as_markdown(tables(self)), *said]) or 'no results'
+
+# %% ../../nbs/experiments/45_results.ipynb #e259f5f3
+from . import questions as question_tables
+from . import set_reliability, sets_and_documents
+from ..statistics.family import SourceTest
+
+# %% ../../nbs/experiments/45_results.ipynb #f403a4fa
+def _records(results):
+    "From a cell's name to its record, if there are any"
+    return results.records or (lambda key: None)
+
+@patch
+def questions(self:Results, level:float=.95)->pd.DataFrame:
+    "Compressed against dense on the same questions"
+    return question_tables.questions(self.rows, _records(self), level)
+
+@patch
+def questions_of_sets(self:Results, level:float=.95)->pd.DataFrame:
+    "Set against set on the same questions"
+    return question_tables.questions_of_sets(self.rows, _records(self), level)
+
+@patch
+def questions_together(self:Results, level:float=.95)->pd.DataFrame:
+    "Compressed against dense over all tasks, in three ways"
+    return question_tables.questions_together(self.rows, _records(self), level)
+
+@patch
+def mixed(self:Results, level:float=.95)->pd.DataFrame:
+    "Sources and methods compared, other sets and other documents"
+    return sets_and_documents.mixed(self.rows, _records(self), level)
+
+# %% ../../nbs/experiments/45_results.ipynb #489cb556
+@patch
+def source_effect(self:Results)->SourceTest|None: # None where nothing can be compared
+    "Does the source matter, whatever the method? One p"
+    return sets_and_documents.source_effect(self.rows)
+
+@patch
+def reliabilities(self:Results, level:float=.95)->pd.DataFrame:
+    "Noise floor and noise ceiling of each headline metric"
+    return set_reliability.reliabilities(self.rows, level)
+
+@patch
+def severity(self:Results, level:float=.95)->pd.DataFrame:
+    "Differences between sources as a share of the damage"
+    from compresscal.experiments.severity import severity
+    return severity(self.rows, level)
+
+@patch
+def matched_damage(self:Results, level:float=.95)->pd.DataFrame:
+    "The strength at which one source does the damage that another does"
+    from compresscal.experiments.severity import matched_damage
+    return matched_damage(self.rows, level)

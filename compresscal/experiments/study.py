@@ -32,10 +32,10 @@ from ..core.tables import one_line
 from .attempts import Attempts, to_compute
 from .callbacks import StudyStart, Watch, about_cell, watching
 from .cells import Bench, Job, environment
+from .declared import check_declared
 from .engines import Local, engine_from, with_memory
 from .index import read_index, write_index
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
-from .keeping import keep_models
 from .measures import parse_measure
 from .mirror import is_url
 from .notebooks import write_notebook
@@ -133,7 +133,9 @@ def run(
     watchers = [callback_from(o) for o in ([callbacks] if isinstance(callbacks, str) else callbacks)]
     attempts = Attempts(retry, fail_fast)
     found = run_study(self, out, engine_from(engine), progress, command or f'{self!r}.run()', watchers, attempts)
-    if keep: keep_models(self, found, out, keep, progress)
+    if keep:
+        from compresscal.experiments.keeping import keep_models
+        keep_models(self, found, out, keep, progress)
     return found
 
 @patch
@@ -241,6 +243,7 @@ def check_comparisons(
     asked = [o if isinstance(o, str) else tuple(compared(study, v) for v in o) for o in study.comparisons]
     pairs = distinct_pairs(asked)
     for one,other in pairs: _check_kinds(study, one, other)
+    check_declared(study, pairs)
     return pairs
 
 def _check_kinds(study, one, other):

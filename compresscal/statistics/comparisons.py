@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/statistics/comparisons.html.md""
 
 # %% auto #0
 __all__ = ['Comparison', 'compare_paired', 'superiority_interval', 'compare_unpaired', 'holm', 'distinct_pairs', 'RangeTest',
-           'range_under_permutation', 'Flips', 'compare_answers']
+           'deal_orders', 'range_under_permutation', 'Flips', 'compare_answers']
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #eba137c6
 import math
@@ -217,8 +217,12 @@ def _deals(left, sizes):
             others = [i for i in left if i not in one]
             yield from (one+rest for rest in _deals(others, sizes[1:]))
 
-def _orders(sizes, n_permutations, seed)->tuple[np.ndarray, bool]:
-    "Orders in which values are dealt, and whether these are all"
+def deal_orders(
+    sizes:Sequence[int], # Values of each group
+    n_permutations:int,  # All deals if there are no more, else so many drawn
+    seed:int,            # Of the draws
+)->tuple[np.ndarray, bool]: # `[deals, values]`, and whether these are all
+    "Orders in which values are dealt to groups: the first group gets the first ones, and so on"
     n = sum(sizes)
     ways = math.factorial(n)//math.prod(map(math.factorial, sizes))
     if ways<=n_permutations: return np.array([*_deals(range(n), sizes)]), True
@@ -237,7 +241,7 @@ def range_under_permutation(
         raise ValueError(f"`groups` must hold at least two sources of at least one set, got {dict(zip(groups, sizes))}")
     pooled = np.array([float(x) for v in groups.values() for x in v])
     starts = np.cumsum([0, *sizes[:-1]])
-    orders, exact = _orders(sizes, n_permutations, seed)
+    orders, exact = deal_orders(sizes, n_permutations, seed)
     def means_of(values): return np.add.reduceat(values, starts, axis=-1)/sizes
     means = means_of(pooled)
     found, reach = float(np.ptp(means)), np.ptp(means_of(pooled[orders]), axis=1)

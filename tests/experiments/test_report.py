@@ -309,7 +309,7 @@ def test_pictures_say_what_they_show(results):
 
 def test_notebook_is_one(tmp_path):
     nbformat = pytest.importorskip('nbformat')
-    asked = dict(models=['embedded'], methods=['wanda:2:4'], n_sets=2, comparisons=[['docs', 'code']], engine=dict(name='pool', workers=2))
+    asked = dict(models=['embedded'], methods=['wanda:2:4'], n_sets=5, comparisons=[['docs', 'code']], engine=dict(name='pool', workers=2))
     path = write_notebook(tmp_path/'deep'/'study.ipynb', asked, 'A title')
     nbformat.validate(nbformat.read(path, 4))
     assert parameters(path)==asked|dict(out='compresscal-study', progress=True, engine=dict(engine='pool', workers=2))
@@ -338,9 +338,9 @@ def test_notebook_of_a_study_runs_at_another_scale(tiny_checkpoint, tmp_path):
     asked = dict(models=[str(tiny_checkpoint)], methods=['magnitude:0.5', 'wanda:0.5'], sources=['docs', 'random'], n_sets=2, n_sequences=2, length=32,
                  evaluations=['docs'], n_evaluation=4, replicates=1, comparisons=[['docs', 'random']], out=str(tmp_path/'study'))
     path = write_notebook(tmp_path/'study.ipynb', asked)
-    done = run_notebook(path, tmp_path/'executed.ipynb', dict(n_sets=3))
+    done = run_notebook(path, tmp_path/'executed.ipynb', dict(n_sets=4))
     rows = Results.from_csv((tmp_path/'study'/'results.csv').read_text()).rows
-    assert {r['set'] for r in rows if r['source']=='docs'}=={0, 1, 2}
+    assert {r['set'] for r in rows if r['source']=='docs'}=={0, 1, 2, 3}
     outputs = [o for c in json.loads(done.read_text())['cells'] for o in c.get('outputs', ())]
     assert sum('image/png' in o.get('data', {}) for o in outputs)>=2 and not [o for o in outputs if o['output_type']=='error']
 

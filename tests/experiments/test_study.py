@@ -492,9 +492,10 @@ def test_names_do_not_speak_to_a_terminal_or_a_page(small, tmp_path):
     ([('wanda:0.5', 'Wanda 50%')], 'against itself'), ([('a', 'wanda:0.5')], 'comparisons'), (['ab'], 'pairs'), ([('a', 'c')], 'comparisons')])
 def test_a_family_of_comparisons(small, family, says):
     with pytest.raises(ValueError, match=says): replace(small, comparisons=family)
-    assert replace(small, comparisons=[['a', 'b'], ['magnitude:0.5', 'wanda:0.5']]).comparisons==(('a', 'b'), ('Magnitude 50%', 'Wanda 50%'))
+    six = replace(small, sources={'a': sets(1, 6), 'b': sets(2, 6)})
+    assert replace(six, comparisons=[['a', 'b'], ['magnitude:0.5', 'wanda:0.5']]).comparisons==(('a', 'b'), ('Magnitude 50%', 'Wanda 50%'))
 
-@pytest.mark.parametrize('asked', [{}, dict(methods=['wanda:2:4', 'gptq:3,group_size=none', 'sparsegpt:2:4+gptq', 'awq:3'], comparisons=[('docs', 'code'), ('wanda:2:4', 'awq:3')]),
+@pytest.mark.parametrize('asked', [{}, dict(methods=['wanda:2:4', 'gptq:3,group_size=none', 'sparsegpt:2:4+gptq', 'awq:3'], n_sets=6, comparisons=[('docs', 'code'), ('wanda:2:4', 'awq:3')]),
     dict(sources={'mine': 'docs=0.5+code=0.5', "a 'b' \\": 'self:carlini'}, evaluations={'one': 'kl:docs', 'two': 'gptq:docs'}, n_sequences=[8, 4], length=(32,), device='cpu'),
     dict(models=[None], sources='docs', evaluations='code')])
 def test_a_study_is_shown_as_the_call_that_makes_it(asked):
@@ -576,9 +577,9 @@ def test_several_models_in_one_study(small, tiny_checkpoint, tmp_path):
     assert values[0]==values[1] and len(values[0])==6 and len({r['cell'] for r in rows})==6 # the same weights: the same cells
 
 def test_from_a_file_and_back(tmp_path):
-    (path := tmp_path/'s.toml').write_text(write_toml(preset('impact', 'cpu', n_sequences=[4, 8], comparisons=[('docs', 'code'), ('wanda:2:4', 'sparsegpt:2:4')])))
+    (path := tmp_path/'s.toml').write_text(write_toml(preset('impact', 'cpu', n_sets=7, n_sequences=[4, 8], comparisons=[('docs', 'code'), ('wanda:2:4', 'sparsegpt:2:4')])))
     study, how = read_study(path)
-    assert study==preset('impact', 'cpu', n_sequences=[4, 8], comparisons=[('docs', 'code'), ('wanda:2:4', 'sparsegpt:2:4')]) and not how
+    assert study==preset('impact', 'cpu', n_sets=7, n_sequences=[4, 8], comparisons=[('docs', 'code'), ('wanda:2:4', 'sparsegpt:2:4')]) and not how
 
 @pytest.mark.parametrize('text, says', [('n_sts = 3', "did you mean 'n_sets'"), ('preset = "impct"', "did you mean 'impact'"), ('[engine]\nname = "poll"', "did you mean 'pool'"),
     ('[engine]\nname = "pool"\nworker = 2', "got 'worker'"), ('n_sets = [', 'must be a TOML file'), ('preset = "impact"\nsize = "gpu"', "'gpu'"), ('methods = ["wonda:0.5"]', "did you mean 'wanda'")])
