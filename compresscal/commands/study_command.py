@@ -38,6 +38,8 @@ _Sources = Annotated[list[str]|None, Option(metavar='SOURCE', help=f'Calibration
 _Sizes = Annotated[list[int]|None, Option('--sequences')]
 _COMPARE = 'Two methods or two sources that the study is to decide on; may be repeated'
 _Compared = Annotated[list[str]|None, Option('--compare', help=_COMPARE)]
+
+# %% ../../nbs/commands/70_study_command.ipynb #8bd2bb3d
 _OUT = 'Folder for results, or its address in fsspec (default: compresscal-study)'
 _Address = Annotated[str|None, Option(metavar='FOLDER', help=_OUT)]
 _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
@@ -72,26 +74,12 @@ FIELDS = tuple(source_parameters('experiments.study.Study'))
 # %% ../../nbs/commands/70_study_command.ipynb #bb60d51a
 @command('experiments.study.Study', 'experiments.engines.Pool', 'experiments.engines.Ray')
 def study_command(run:Run, what:_What=None,
-    models: _Models=None,
-    methods: _Methods=None,
-    sources: _Sources=None,
-    evaluations: Measures=None,
-    n_sequences: _Sizes=None,
-    length: list[int]|None=None,
-    n_sets: Sets=None,
-    seed: int|None=None,
-    n_evaluation: Measured=None,
-    replicates: int|None=None,
-    comparisons: _Compared=None,
-    device: Device=None,
-    dtype: str|None=None,
-    skip: _Skip=None,
-    forward_dtype: str|None=None,
-    dense_inputs: bool|None=None,
-    batch_size: int|None=None,
-    hopeless: float|None=None,
-    out: _Address=None,
-    save: _Save=None, dry_run: _DryRun=None, track: _Track=None,
+    models: _Models=None, methods: _Methods=None, sources: _Sources=None, evaluations: Measures=None,
+    n_sequences: _Sizes=None, length: list[int]|None=None, n_sets: Sets=None, seed: int|None=None,
+    n_evaluation: Measured=None, replicates: int|None=None, comparisons: _Compared=None,
+    device: Device=None, dtype: str|None=None, skip: _Skip=None, forward_dtype: str|None=None,
+    dense_inputs: bool|None=None, batch_size: int|None=None, hopeless: float|None=None,
+    out: _Address=None, save: _Save=None, dry_run: _DryRun=None, track: _Track=None,
     no_retry: _NoRetry=None, fail_fast: _FailFast=None, keep: _Keep=None,
     **engine: Unpack[EngineOptions],
 )->CommandAnswer:
@@ -191,6 +179,7 @@ def _study(run, what, out, save):
     results = study.run(out, engine=engine, progress=run.progress, command=run.line, callbacks=watching, **attempts)
     return _answer(study, results, out)
 
+# %% ../../nbs/commands/70_study_command.ipynb #fffab58f
 def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
     from compresscal.core.files import write_atomically

@@ -42,7 +42,7 @@ def what_differs(
 # %% ../../nbs/experiments/23_differences.ipynb #ea77814b
 def noise_by_method(
     *studies:Sequence[dict], # Rows of each
-)->dict[tuple, float]:       # (model, evaluation, metric, method) -> standard deviation of replicates; method '' for the least
+)->dict[tuple, float]:       # (model, evaluation, metric, method) -> standard deviation; method '' for the least
     "The noise that null controls have measured, the largest of several studies"
     found = {}
     for frame in map(noise, studies):
@@ -84,7 +84,8 @@ def compare_rows(
         line = dict(zip(_NAMED, name))|dict(a=one and one['value'], b=other and other['value'])
         if one and other:
             allowed = allowed_difference(one, other, noises)
-            line |= dict(difference=other['value']-one['value'], allowed=allowed, state=_state(one, other, allowed), differs=what_differs(one, other))
+            line |= dict(difference=other['value']-one['value'], allowed=allowed,
+                         state=_state(one, other, allowed), differs=what_differs(one, other))
         else: line |= dict(state='only in a' if one else 'only in b', differs='')
         lines.append(line)
     return pd.DataFrame(lines, columns=[*_NAMED, 'a', 'b', 'difference', 'allowed', 'state', 'differs'])
@@ -130,7 +131,8 @@ def difference_tables(
     for title,lines in (('Asked otherwise', found.settings), ('Computed elsewhere', found.environment)):
         if lines: tables.append((title, [('name', 'a', 'b'), *lines], 3))
     shown = ('model', 'method', 'source', 'set', 'evaluation', 'metric', 'a', 'b', 'difference', 'allowed')
-    lines = [[f'{v:.5g}' if isinstance(v, float) else v for v in r] for r in found.beyond[[*shown]].head(20).values.tolist()]
+    first = found.beyond[[*shown]].head(20).values.tolist()
+    lines = [[f'{v:.5g}' if isinstance(v, float) else v for v in row] for row in first]
     if lines: tables.append(('Beyond noise, the first 20', [shown, *lines], 6))
     return tables
 

@@ -97,6 +97,7 @@ def write_documents(
         files[path] = _write_whole(path, (o for o in tables if o is not None))
     return [path for path,written in files.items() if written]
 
+# %% ../../nbs/experiments/27_document_table.ipynb #4ab6d64c
 def _write_whole(path, tables):
     "Write a file whole or not at all, and leave one alone that says the same; whether it was written"
     aside = path.with_name(f'.{path.name}.part')

@@ -194,7 +194,7 @@ def serve(
     pipe:connection.Connection, # To the process that gives the jobs
     setup:Callable,             # Makes the function that does them
     threads:int,                # Threads of a matrix product
-    gpus:str|None=None,         # GPUs that it may see, as `CUDA_VISIBLE_DEVICES` names them; `None`: those of its parent
+    gpus:str|None=None,         # GPUs it may see, as `CUDA_VISIBLE_DEVICES` names them; `None`: its parent's
 ):
     "The life of a worker in a pool"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -288,7 +288,6 @@ class _PoolCrew:
         connection.wait([o for w in team for o in (w.pipe, w.process.sentinel)], seconds)
         heard = [(w, w.hear()) for w in team]
         return [(w, said) for w,said in heard if said]
-
     def close(self): pass
 
 # %% ../../nbs/experiments/70_engines.ipynb #e0321819

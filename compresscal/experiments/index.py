@@ -91,7 +91,8 @@ def read_index(
     path = Path(folder)/INDEX
     if not path.exists(): return None
     index = read_json(path)
-    if not index or 'cells' not in index: raise ValueError(f"`folder` must hold a whole index, got {one_line(path)}, which is damaged")
+    if not index or 'cells' not in index:
+        raise ValueError(f"`folder` must hold a whole index, got {one_line(path)}, which is damaged")
     if index.get('format')!=_FORMAT:
         raise ValueError(f"`folder` must hold an index of format {_FORMAT}, got {index.get('format')!r}: "
                          "another version of compresscal wrote it")

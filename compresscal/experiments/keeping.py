@@ -70,10 +70,11 @@ def measured_on(
 )->dict:                 # For the card: `dense` and `compressed`, what was measured by name of the evaluation
     "What a study found of one compressed model, and of the dense one"
     def same(r, names): return all(r[k]==chosen[k] for k in names)
-    found = dict(dense={}, compressed={})
+    names, found = [k for k in ASKED if k!='evaluation'], dict(dense={}, compressed={})
     for r in rows:
-        if r['method']=='dense' and same(r, ('model',)): found['dense'].setdefault(r['evaluation'], {})[r['metric']] = r['value']
-        if same(r, [k for k in ASKED if k!='evaluation']): found['compressed'].setdefault(r['evaluation'], {})[r['metric']] = r['value']
+        kinds = dict(dense=r['method']=='dense' and same(r, ['model']), compressed=same(r, names))
+        for kind in (k for k,belongs in kinds.items() if belongs):
+            found[kind].setdefault(r['evaluation'], {})[r['metric']] = r['value']
     return found
 
 # %% ../../nbs/experiments/79_keeping.ipynb #aa2b1294
@@ -111,6 +112,7 @@ def _keep(study, worker, job, folder, results):
             _write_beside(aside, about, report, job.calibration, worker.tokenizer)
     finally: worker.restore()
 
+# %% ../../nbs/experiments/79_keeping.ipynb #03862f94
 def keep_models(
     study,    # What was asked, a `Study`
     results,  # What it found

@@ -161,6 +161,7 @@ class GPTQPerplexityMeasure(Measure):
     @property
     def whole(self): return self.source
 
+# %% ../../nbs/experiments/25_measures.ipynb #5110d7e8
 def _at_least(least, **settings):
     "Raise where a setting is given and is no whole number of this size"
     for k,v in settings.items():
@@ -206,8 +207,8 @@ def check(self:GPTQPerplexityMeasure, model=None, tokenizer=None):
 def measure(self:GPTQPerplexityMeasure, model, tokenizer, text=None, reference=None, progress=False)->dict:
     "Perplexity, with the sums of each window"
     from compresscal.evaluation.perplexity import perplexity
-    how = dict(length=self.length, max_windows=self.limit, protocol='gptq', batch_size=self.batch_size, progress=progress)
-    return _perplexity_result(perplexity(model, self.source, tokenizer, **how))
+    how = dict(length=self.length, max_windows=self.limit, protocol='gptq', batch_size=self.batch_size)
+    return _perplexity_result(perplexity(model, self.source, tokenizer, progress=progress, **how))
 
 # %% ../../nbs/experiments/25_measures.ipynb #6de7eec2
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import torch
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from ..compression.compress import layers_to_compress
-from .cells import Bench, Job, decide, grid, identify_measure, identify_model, memory_needed, replicates
+from .cells import Bench, Job, decide, grid, identify_measure, identify_model
+from .cells import memory_needed, replicates
 from ..core.files import give_usual_mode
 from ..core.spelling import bare_path
 from .inputs import is_far, open_sets, saved_sets, text_names

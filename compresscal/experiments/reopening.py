@@ -42,6 +42,8 @@ def _beside(folder, cell):
     "What is kept beside a cell: times, host, versions"
     return read_json(Store(folder).path('provenance', cell))
 
+def _run_of(said): return {k: said.get(k) for k in ('settings', 'command', 'environment')}
+
 def parts_of(
     store:Store,   # Of the study
     index:Mapping, # Its index
@@ -56,7 +58,7 @@ def parts_of(
     return dict(rows=rows_in(index['cells'], results), sets=[o for o in sets if o[2] is not None], failures=failed,
                 records=store.get, provenance=partial(_beside, store.folder), family=index.get('family', ()),
                 unfinished=[o for k,o in lines.items() if k not in results and k not in kept],
-                quantized=index.get('quantized', {}), about={k: index.get(k) for k in ('settings', 'command', 'environment')})
+                quantized=index.get('quantized', {}), about=_run_of(index))
 
 # %% ../../nbs/experiments/24_reopening.ipynb #31e44804
 def folder_at(
@@ -79,11 +81,11 @@ def _without_index(folder):
     warnings.warn(f"{one_line(folder)} has no index, as earlier versions of compresscal left it: the sets and the "
                   "declared comparisons are not known; running the study again adds them and computes nothing twice")
     return dict(records=store.get, provenance=partial(_beside, folder), quantized=about.get('quantized', {}),
-                about={k: about.get(k) for k in ('settings', 'command', 'environment')})
+                about=_run_of(about))
 
 def open_parts(
     place:str|Path, # A study's folder, or a URL that fsspec knows
-)->tuple[dict, str|None]: # Arguments of `Results`, and the table from which their rows must come where there is no index
+)->tuple[dict, str|None]: # Arguments of `Results`; the table that their rows must come from where there is no index
     "All that a study's folder says"
     folder = folder_at(place)
     index, table = read_index(folder), folder/'results.csv'

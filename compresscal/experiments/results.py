@@ -183,7 +183,8 @@ def select(
     def keep(o): return all(o[k] in v for k,v in wanted.items() if k in o)
     rows = [r for r in self.rows if keep(r)]
     failures, unfinished = ([o for o in cells if keep(o)] for cells in (self.failures, self.unfinished))
-    return replace(self, rows=rows, failures=failures, unfinished=unfinished, whole=self.rows if self.whole is None else self.whole)
+    whole = self.rows if self.whole is None else self.whole
+    return replace(self, rows=rows, failures=failures, unfinished=unfinished, whole=whole)
 
 @patch
 def metrics(self:Results, evaluation:str)->list[str]:
@@ -223,12 +224,14 @@ def pivot(self:Results,
 # %% ../../nbs/experiments/45_results.ipynb #45a00003
 def _check_directions(rows, evaluation, metric, *directions):
     "Raise where a table would average over things that are no sets"
-    if not rows: raise ValueError(f"`evaluation` and `metric` must be measured in the study, got {evaluation!r} and {metric!r}")
+    if not rows:
+        raise ValueError(f"`evaluation` and `metric` must be measured in the study, got {evaluation!r} and {metric!r}")
     used = [o for d in directions for o in ([d] if isinstance(d, str) else d)]
     for name in ('model', 'method', 'source', 'n_sequences', 'length'):
         values = dict.fromkeys(str(r[name]) for r in rows if r[name] not in ('none', 0))
         if name in used or len(values)<2: continue
-        raise ValueError(f"`rows` and `columns` must name {name!r} or have one of it, got {', '.join(values)}; see `select`")
+        several = ', '.join(values)
+        raise ValueError(f"`rows` and `columns` must name {name!r} or have one of it, got {several}; see `select`")
 
 # %% ../../nbs/experiments/45_results.ipynb #45a00007
 @patch
@@ -260,12 +263,14 @@ def _either(a, b):
 def _merged(a, b):
     "Two parts of a study as one"
     rows = merge_rows(a.rows, b.rows)
-    done, family = {r['cell'] for r in rows}, [o for o in b.family if o not in a.family and o[::-1] not in a.family]
+    done = {r['cell'] for r in rows}
+    family = [o for o in b.family if o not in a.family and o[::-1] not in a.family]
     failed, missing = ({o['cell']: o for o in [*one, *two] if o.get('cell') not in done}
                        for one,two in ((a.failures, b.failures), (a.unfinished, b.unfinished)))
     sets = {(name, chosen.hash): (name, words, chosen) for name,words,chosen in [*a.sets, *b.sets]}
+    unfinished = [o for k,o in missing.items() if k not in failed]
     return Results(rows, [*sets.values()], [*failed.values()], _either(a.records, b.records), [*a.family, *family],
-                   quantized={**a.quantized, **b.quantized}, unfinished=[o for k,o in missing.items() if k not in failed],
+                   quantized={**a.quantized, **b.quantized}, unfinished=unfinished,
                    provenance=_either(a.provenance, b.provenance), about=a.about)
 
 # %% ../../nbs/experiments/45_results.ipynb #8ed7b008

@@ -39,7 +39,8 @@ from .inputs import check_source, require_people, text_places, whole_address, wh
 from .measures import parse_measure
 from .mirror import is_url
 from .notebooks import write_notebook
-from .preparation import bench_of, cells_of, check_given, in_groups, lines_of, measured, named, prepare
+from .preparation import bench_of, cells_of, check_given, in_groups, lines_of
+from .preparation import measured, named, prepare
 from .reopening import finished, parts_of, without_documents
 from .store import Store, content_key, open_store
 from .trackers import callback_from
@@ -62,24 +63,28 @@ class Study:
     device: str|None = None                          # Where to compute; the CPU if not given
     dtype: str|None = None                           # Number format of models, such as `bfloat16`; their own if not given
     skip: Sequence = ()                              # Patterns of layers to leave alone, as `compress` takes them
-    forward_dtype: str|None = None                   # Number format of forward passes while compressing; the model's if not given
+    forward_dtype: str|None = None                   # Number format of forward passes in `compress`; the model's if not given
     dense_inputs: bool = False                       # Does each block see what the uncompressed model gives?
     batch_size: int|None = None                      # Sequences at once, here and in measures; as each has it if not given
     hopeless: float|None = None                      # Perplexity beyond which nothing else is measured on a model
 
-    def __post_init__(self):
-        for name in ('models', 'methods', 'sources', 'evaluations'): _keep(self, name, _at_least_one(self, name))
-        for name in ('n_sequences', 'length'): _keep(self, name, _without_repeats(getattr(self, name)))
-        for name,least in dict(n_sets=1, n_sequences=1, length=2, n_evaluation=1, replicates=0).items():
-            _check_numbers(name, getattr(self, name), least)
-        _check_computing(self)
-        _keep(self, 'methods', tuple(dict.fromkeys(_with_inputs(self, parse_method(o)) for o in self.methods)))
-        _keep(self, 'comparisons', check_comparisons(self))
-        check_evaluation_text(self)
+    def __post_init__(self): _settle(self)
 
 # %% ../../nbs/experiments/80_study.ipynb #4e2b9bc3
+def _settle(study):
+    "Bring each field into one form, or raise"
+    for name in ('models', 'methods', 'sources', 'evaluations'): _keep(study, name, _at_least_one(study, name))
+    for name in ('n_sequences', 'length'): _keep(study, name, _without_repeats(getattr(study, name)))
+    for name,least in dict(n_sets=1, n_sequences=1, length=2, n_evaluation=1, replicates=0).items():
+        _check_numbers(name, getattr(study, name), least)
+    _check_computing(study)
+    _keep(study, 'methods', tuple(dict.fromkeys(_with_inputs(study, parse_method(o)) for o in study.methods)))
+    _keep(study, 'comparisons', check_comparisons(study))
+    check_evaluation_text(study)
+
 def _keep(study, name, value): object.__setattr__(study, name, value) # the class is frozen
 
+# %% ../../nbs/experiments/80_study.ipynb #3a319730
 def _at_least_one(study, name):
     "A field of names: a mapping, or a tuple of at least one"
     values = getattr(study, name)
@@ -107,7 +112,8 @@ def _check_computing(study):
         raise ValueError(f"`{name}` must be one of {', '.join(_NUMBER_FORMATS)}, got {getattr(study, name)!r}")
     _keep(study, 'skip', (study.skip,) if isinstance(study.skip, str) else tuple(study.skip))
     if study.batch_size is not None: require_whole('batch_size', study.batch_size)
-    if study.dense_inputs not in (True, False): raise ValueError(f"`dense_inputs` must be True or False, got {study.dense_inputs!r}")
+    if study.dense_inputs not in (True, False):
+        raise ValueError(f"`dense_inputs` must be True or False, got {study.dense_inputs!r}")
     if study.hopeless is None: return
     if isinstance(study.hopeless, bool) or not isinstance(study.hopeless, (int, float)) or not study.hopeless>1:
         raise ValueError(f"`hopeless` must be a perplexity above 1, got {study.hopeless!r}")
@@ -138,6 +144,7 @@ def run(
         keep_models(self, found, out, keep, progress)
     return found
 
+# %% ../../nbs/experiments/80_study.ipynb #d781f0c5
 @patch
 def settings(self:Study)->dict: # Names and numbers only
     "What is asked"
@@ -278,17 +285,23 @@ def work_off(
     with closing(engine.run(bench, in_groups(jobs))) as outcomes: # whatever happens, no worker is left behind
         for outcome in outcomes:
             job, decides = cells[outcome.job]
-            if outcome.state=='started':
-                store.start(outcome.job, outcome.where)
-                bar.set_description(one_line(job.label))
-                continue
             asked = {n: decides[n] for n in missing[outcome.job]}
-            failed = keep_outcome(store, outcome, job, asked, results)
-            store.stop(outcome.job)
-            watch.over(outcome, job, asked)
-            bar.update()
+            failed = _take_note(store, outcome, job, asked, results, bar, watch)
             if failed and attempts.fail_fast: break
     for i in missing: store.stop(i) # of jobs that were broken off
+
+# %% ../../nbs/experiments/80_study.ipynb #c02c6b4e
+def _take_note(store, outcome, job, asked, results, bar, watch):
+    "Keep that a job has begun, or what came of it; whether something failed"
+    if outcome.state=='started':
+        store.start(outcome.job, outcome.where)
+        bar.set_description(one_line(job.label))
+        return False
+    failed = keep_outcome(store, outcome, job, asked, results)
+    store.stop(outcome.job)
+    watch.over(outcome, job, asked)
+    bar.update()
+    return failed
 
 # %% ../../nbs/experiments/80_study.ipynb #c8c7c6c6
 def keep_outcome(
@@ -396,6 +409,7 @@ def run_study(
     say_what_failed(found, len(index['cells']), out, attempts)
     return found
 
+# %% ../../nbs/experiments/80_study.ipynb #66044bd5
 def _compute(study, store, engine, ready, index, bar, watch, attempts):
     "All results of a study, what was missing among them"
     cells = {i: (job, decides) for r in ready for i,job,decides in cells_of(study, r)}
