@@ -43,8 +43,8 @@ _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
 _Save = Annotated[str|None, Option(metavar='FILE', help=_SAVE)]
 _DRY_RUN = 'Say what time, memory and disk the study will take, from a short trial, and write nothing'
 _DryRun = Annotated[bool|None, Option(help=_DRY_RUN)]
-_TRACK = ("Have each cell written to tensorboard, wandb or mlflow as the study runs, or given to a callback of your own, "
-          "module:name; settings follow a colon, such as 'wandb:project=pruning'")
+_TRACK = ("Have each cell written to tensorboard, wandb or mlflow as the study runs, or given to a callback "
+          "of your own, module:name; settings follow a colon, such as 'wandb:project=pruning'")
 _Track = Annotated[list[str]|None, Option('--track', metavar='TRACKER', help=_TRACK)]
 
 # %% ../../nbs/commands/70_study_command.ipynb #19597a13
@@ -174,6 +174,7 @@ def _study(run, what, out, save):
     results = study.run(out, engine=engine, progress=run.progress, command=run.line, callbacks=watching)
     return _answer(study, results, out)
 
+# %% ../../nbs/commands/70_study_command.ipynb #5e771451
 def _save_study(study, path, out):
     "Write a study down, as what the suffix says"
     from compresscal.core.files import write_atomically

@@ -231,22 +231,20 @@ def work_off(
     watch:Watch=Watch(), # Callbacks that look on
 ):
     "Compute what is missing"
-    missing = {i: [n for n,d in decides.items() if content_key(d) not in results] for i,(_,decides) in cells.items()}
-    jobs = [(i, replace(job, measures=tuple(missing[i]))) for i,(job,_) in cells.items() if missing[i]]
-    if not jobs: return bar.update(len(cells))
-    store.plan(_planned(cells), engine.size() if hasattr(engine, 'size') else 1)
+    missing = {i: {n: d for n,d in decides.items() if content_key(d) not in results} for i,(_,decides) in cells.items()}
+    jobs = {i: replace(job, measures=tuple(missing[i])) for i,(job,_) in cells.items() if missing[i]}
     bar.update(len(cells)-len(jobs))
-    with closing(engine.run(bench, in_groups(jobs))) as outcomes: # whatever happens, no worker is left behind
+    if not jobs: return
+    store.plan(_planned(cells), engine.size() if hasattr(engine, 'size') else 1)
+    with closing(engine.run(bench, in_groups([*jobs.items()]))) as outcomes: # no worker is left behind
         for outcome in outcomes:
-            job, decides = cells[outcome.job]
             if outcome.state=='started':
                 store.start(outcome.job, outcome.where)
-                bar.set_description(one_line(job.label))
+                bar.set_description(one_line(jobs[outcome.job].label))
                 continue
-            asked = {n: decides[n] for n in missing[outcome.job]}
-            keep_outcome(store, outcome, job, asked, results)
+            keep_outcome(store, outcome, jobs[outcome.job], missing[outcome.job], results)
+            watch.over(outcome, jobs[outcome.job], missing[outcome.job])
             store.stop(outcome.job)
-            watch.over(outcome, job, asked)
             bar.update()
 
 # %% ../../nbs/experiments/80_study.ipynb #c8c7c6c6
@@ -329,8 +327,9 @@ def _finished(store, keys):
     return found
 
 # %% ../../nbs/experiments/80_study.ipynb #53871905
-def _bench(study, ready, measures):
+def _bench(study, ready):
     "What the workers of a study need"
+    measures = {n: m for n,(m,_) in measured(study).items()}
     models = {r.name: r.source for r in ready}
     texts = {(r.name, n): text for r in ready for n,text in r.texts.items()}
     return Bench(models, measures, texts, study.device)
@@ -345,6 +344,12 @@ def _all_results(study, store, ready, keys, results):
     before = {r.name: r.quantized for r in ready if r.quantized}
     return Results(rows, shown, failed, store.get, study.comparisons, quantized=before)
 
+def _write(study, folder, found, command, out):
+    "Write the results of a study, and the question beside them"
+    from compresscal.experiments.report import write_results
+    write_results(folder, found, study.settings(), command, environment())
+    leave_question(study, folder, out)
+
 # %% ../../nbs/experiments/80_study.ipynb #c50d000a
 def run_study(
     study:Study,      # What is asked
@@ -355,9 +360,7 @@ def run_study(
     callbacks:Sequence=(), # Look on
 )->object:            # `Results`, also written into the folder
     "Compute what is missing and write the results"
-    from compresscal.experiments.report import write_results
     quiet = not progress or 'IN_TEST' in os.environ
-    measures = {n: m for n,(m,_) in measured(study).items()}
     check_engine(study, engine)
     with open_store(out) as store, tqdm(unit='model', disable=quiet) as bar, watching(callbacks) as watch:
         ready = _prepare_all(study, store, engine, bar, quiet)
@@ -367,10 +370,9 @@ def run_study(
         watch.start(StudyStart(study.settings(), store.folder, len(keys), command), cells, results)
         bar.reset(len(cells))
         engine = with_memory(engine, max(r.memory for r in ready))
-        work_off(store, engine, _bench(study, ready, measures), cells, results, bar, watch)
+        work_off(store, engine, _bench(study, ready), cells, results, bar, watch)
         found = _all_results(study, store, ready, keys, results)
-        write_results(store.folder, found, study.settings(), command, environment())
-        leave_question(study, store.folder, out)
+        _write(study, store.folder, found, command, out)
         watch.results = found
     say_what_failed(found, len(keys), out)
     return found
