@@ -159,7 +159,8 @@ def test_requirements_are_declared():
 def test_constraints_pin_the_requirements():
     normal = lambda o: re.split(r'[<>=!~\[; ]', o)[0].lower().replace('-', '_')
     pinned = {normal(o) for o in (root/'constraints.txt').read_text().splitlines() if '==' in o}
-    assert {normal(o) for k in cfg if k.endswith('requirements') for o in cfg[k].split()} <= pinned
+    apart = {'mlflow'} # asks for an older pyarrow than the versions that are tested together
+    assert {normal(o) for k in cfg if k.endswith('requirements') for o in cfg[k].split()} <= pinned|apart
 
 switches = {'set_num_threads', 'set_num_interop_threads', 'set_grad_enabled', 'set_default_dtype', 'set_default_device', 'set_flush_denormal',
             'use_deterministic_algorithms', 'manual_seed_all', 'set_seed', 'enable_full_determinism', 'set_float32_matmul_precision'}

@@ -41,6 +41,7 @@ def maker_sets(
     made = dict(source=maker.name, plugin=maker.plugin.identity(), made=asked)
     return [replace(o, manifest=dict(kind='plugin', name=maker.name)|o.manifest|made) for o in sets]
 
+# %% ../../nbs/calibration/55_made_sets.ipynb #5e771450
 def _check_made(maker, sets, n_sets, n_sequences, length):
     "Raise where a function has made something else than was asked for"
     wanted = f"a function that gives {n_sets} calibration sets of {n_sequences} x {length} tokens"

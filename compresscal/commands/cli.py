@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from .compressing_commands import compress_command, evaluate_command
+from .compare_command import compare_command
 from .console import EXIT_CODES, CommandAnswer, as_json, explain, readable_log
 from .diagnosing_command import diagnose_command
 from .drawing_commands import generate_command, sample_command
@@ -32,7 +33,7 @@ from ..core.tables import plain_text
 COMMANDS = dict(study=study_command, sample=sample_command, generate=generate_command, diagnose=diagnose_command,
                 compress=compress_command, inspect=inspect_command, verify=verify_command,
                 evaluate=evaluate_command, summarize=summarize_command, hallucination=hallucination_command,
-                plugins=plugins_command)
+                compare=compare_command, plugins=plugins_command)
 VOCABULARY = dict(report=report_command, reduce=reduce_command, restore=restore_command)
 
 # %% ../../nbs/commands/90_cli.ipynb #a51fd6f3

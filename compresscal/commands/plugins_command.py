@@ -58,8 +58,8 @@ def plugin_problem(
 # %% ../../nbs/commands/80_plugins_command.ipynb #98368907
 _Kind = Annotated[str|None, Argument(metavar='KIND', help=f"Only plug-ins of one kind: {', '.join(PLUGIN_KINDS)}")]
 _Check = Annotated[bool|None, Option(help='Import each plug-in and say whether it is what it must be')]
-_NONE = ('No plug-ins are installed. A package brings them by entry points compresscal.methods, compresscal.sources and so '
-         'on; without one, module:name names what Python finds.')
+_NONE = ('No plug-ins are installed. A package brings them by entry points compresscal.methods, compresscal.sources '
+         'and so on; without one, module:name names what Python finds.')
 
 @command()
 def plugins_command(run:Run, kind:_Kind=None, check:_Check=None)->CommandAnswer:

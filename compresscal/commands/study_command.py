@@ -51,8 +51,8 @@ _FailFast = Annotated[bool|None, Option(help='Stop at the first failure; the sam
 _KEEP = 'Compressed models to save in the folder: best, worst, or a pattern of labels such as \'*docs 0*\''
 _Keep = Annotated[str|None, Option(metavar='WHICH', help=_KEEP)]
 _Skip = Annotated[list[str]|None, Option(metavar='LAYER')]
-_TRACK = ("Have each cell written to tensorboard, wandb or mlflow as the study runs, or given to a callback of your own, "
-          "module:name; settings follow a colon, such as 'wandb:project=pruning'")
+_TRACK = ("Have each cell written to tensorboard, wandb or mlflow as the study runs, or given to a callback "
+          "of your own, module:name; settings follow a colon, such as 'wandb:project=pruning'")
 _Track = Annotated[list[str]|None, Option('--track', metavar='TRACKER', help=_TRACK)]
 _RUNNING = ('track', 'no_retry', 'fail_fast', 'keep') # Options without effect where nothing is computed
 
@@ -178,6 +178,18 @@ def _study(run, what, out, save):
     attempts = dict(run.among(('fail_fast', 'keep')), retry='no_retry' not in run.given)
     results = study.run(out, engine=engine, progress=run.progress, command=run.line, callbacks=watching, **attempts)
     return _answer(study, results, out)
+
+# %% ../../nbs/commands/70_study_command.ipynb #5e771451
+def _save_study(study, path, out):
+    "Write a study down, as what the suffix says"
+    from compresscal.core.files import write_atomically
+    from compresscal.experiments.notebooks import write_notebook
+    from compresscal.experiments.study import write_toml
+    text, path = write_toml(study, out), Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix=='.toml': write_atomically(path, text)
+    else: write_notebook(path, text)
+    return CommandAnswer(text, dict(command='study', file=str(path)), note=f'Written: {path}')
 
 # %% ../../nbs/commands/70_study_command.ipynb #fffab58f
 def _save_study(study, path, out):

@@ -108,7 +108,8 @@ def no_plugin(
     "Why a name that could be a place is none"
     module, _, rest = text.strip().partition(':')
     if not rest or not _may_be_place(module, rest.partition(':')[0].strip()): return ''
-    return f"; Python finds no module {module.partition('.')[0]!r}, for which it looks in the folders of PYTHONPATH, too"
+    top = module.partition('.')[0]
+    return f"; Python finds no module {top!r}, for which it looks in the folders of PYTHONPATH, too"
 
 # %% ../../nbs/core/11_plugins.ipynb #1b22d27f
 @patch

@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/core/spelling.html.md"""
 
 # %% auto #0
 __all__ = ['PLAIN_FILES', 'TEXT_FILES', 'METHOD_NAMES', 'FORMAT_NAMES', 'TEXT_NAMES', 'MEASURE_KINDS', 'no_such', 'read_value',
-           'read_settings', 'nearest_path', 'missing_path', 'bare_path', 'is_path', 'hub_gguf', 'check_model',
+           'parse_settings', 'nearest_path', 'missing_path', 'bare_path', 'is_path', 'hub_gguf', 'check_model',
            'check_method_name', 'check_format_name', 'parse_mixture', 'check_text_name', 'check_source_name',
            'say_format', 'check_measure_name', 'strength']
 
@@ -44,7 +44,7 @@ def read_value(
     if text.endswith('%') and number.replace('.', '', 1).isdigit(): return float(number)/100
     return dict(true=True, false=False, none=None).get(text.lower(), text)
 
-def read_settings(
+def parse_settings(
     text:str # Such as `docs,limit=3`
 )->tuple[list, dict]: # Values without a key in their order, and the others by key
     "The settings in a name"

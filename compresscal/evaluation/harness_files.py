@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .task_files import continuation_rows
-from .tasks import TaskScore, TaskScores, continuation_tasks, load_task, question_id, quiet_harness
+from .tasks import TaskScore, TaskScores, continuation_tasks, load_task
+from .tasks import question_id, quiet_harness
 
 # %% ../../nbs/evaluation/50_harness_files.ipynb #eb061015
 class ReplayModel:

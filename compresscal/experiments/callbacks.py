@@ -133,6 +133,7 @@ def say(self:Watch, state, job, name, decided, **more):
     about = dict(cell=content_key(decided), done=self.done, total=self.total)
     self.call('on_cell', CellEvent(state, **about_cell(job, name), **about, **more))
 
+# %% ../../nbs/experiments/61_callbacks.ipynb #5e771452
 @patch
 def over(self:Watch,
     outcome:Outcome, # Of a job that is over

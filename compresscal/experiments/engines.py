@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
-from ..core.spelling import no_such, read_settings
+from ..core.spelling import no_such, parse_settings
 from .gpus import gpu_shares, visible_gpus
 from .jobs import (Failure, Outcome, Worker, begin, checked, conduct, do_job, ended,
                                           out_of_memory, place, torch_threads)
@@ -548,7 +548,7 @@ def _engine_of_others(name, settings):
     found = find_plugin('engines', name)
     if not found: raise no_such('engine', name, [*ENGINES, *plugin_names('engines')], no_plugin(name))
     plugin, rest = found
-    make, settings = engine_maker(plugin), read_settings(rest)[1]|settings
+    make, settings = engine_maker(plugin), parse_settings(rest)[1]|settings
     takes = inspect.signature(make).parameters
     for k in settings:
         if k not in takes: raise no_such(f'a setting of the engine {plugin.name}', k, takes)

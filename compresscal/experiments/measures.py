@@ -24,7 +24,7 @@ from ..models.loading import named_folder
 from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
-from ..core.spelling import bare_path, is_path, missing_path, parse_mixture, read_settings, read_value
+from ..core.spelling import bare_path, is_path, missing_path, parse_mixture, parse_settings, read_value
 from .inputs import file_places, hub_place, local_files, require_people, text_places
 from .inputs import whole_address, whole_name
 from ..models.blocks import fingerprint
@@ -564,14 +564,15 @@ def _measure_of_others(name, texts):
     known = name in texts or _own_text(name)
     plugin, rest = (None if known else find_plugin('measures', name)) or (None, '')
     if plugin is None or plugin.distribution is None and not isinstance(plugin.load(), type): return None
-    kind, (positional, named) = measure_class(plugin), read_settings(rest)
+    kind, (positional, named) = measure_class(plugin), parse_settings(rest)
     try: return kind(*positional, **named)
     except TypeError as e: # of its fields
         raise ValueError(f"`evaluation` {name!r} must give {kind.__name__} settings that it takes: {e}") from None
 
 def _own_text(name):
     "Is this a name of text that is not of another package?"
-    return name in (*installed_sources, *hub_texts) or name.partition(':')[0] in ('self', 'random') or bool(local_files(name))
+    made = name.partition(':')[0] in ('self', 'random')
+    return made or name in (*installed_sources, *hub_texts) or bool(local_files(name))
 
 # %% ../../nbs/experiments/25_measures.ipynb #9fd9bea7
 def parse_measure(

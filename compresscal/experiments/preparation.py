@@ -21,7 +21,6 @@ import torch
 
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
-from ..compression.compress import layers_to_compress
 from .cells import Bench, Job, decide, grid, identify_measure, identify_model
 from .cells import memory_needed, replicates
 from ..core.files import give_usual_mode
@@ -260,6 +259,7 @@ class Prepared:
 # %% ../../nbs/experiments/65_preparation.ipynb #767d2d6a
 def _check_what_is_asked(study, model, tokenizer):
     "Raise where a method does not fit a layer, or something cannot be measured"
+    from compresscal.compression.compress import layers_to_compress # here, for it loads pandas
     blocks = decoder_blocks(model)
     for method in study.methods: layers_to_compress(blocks, method, study.skip)
     for measure,_ in measured(study).values(): measure.check(model, tokenizer)
@@ -374,7 +374,7 @@ def cells_of(
 def lines_of(
     study,          # What is asked, a `Study`
     ready:Prepared, # One of its models
-)->list[dict]:      # For `index.write_index`, in the order of the results
+)->list[dict]:      # For `index.keep_index`, in the order of the results
     "What the cells of a model are called"
     labels, lines = Counter(m.label for m in study.methods), []
     for _,job,decides in cells_of(study, ready):

@@ -34,7 +34,7 @@ from .callbacks import StudyStart, Watch, about_cell, watching
 from .cells import Bench, Job, environment
 from .declared import check_declared
 from .engines import Local, engine_from, with_memory
-from .index import read_index, write_index
+from .index import read_index, keep_index
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
 from .measures import parse_measure
 from .mirror import is_url
@@ -279,9 +279,9 @@ def work_off(
     "Compute what is missing"
     missing = to_compute(store, cells, results, attempts, bench and bench.hopeless)
     jobs = [(i, replace(cells[i][0], measures=tuple(names))) for i,names in missing.items()]
-    if not jobs: return bar.update(len(cells))
-    store.plan(_planned(cells), engine.size() if hasattr(engine, 'size') else 1)
     bar.update(len(cells)-len(jobs))
+    if not jobs: return
+    store.plan(_planned(cells), engine.size() if hasattr(engine, 'size') else 1)
     with closing(engine.run(bench, in_groups(jobs))) as outcomes: # whatever happens, no worker is left behind
         for outcome in outcomes:
             job, decides = cells[outcome.job]
@@ -379,7 +379,7 @@ def _keep_index(study, store, ready, command):
     lines = [line for r in ready for line in lines_of(study, r)]
     shown = [o for r in ready for o in r.shown]
     before = {r.name: r.quantized for r in ready if r.quantized}
-    write_index(store, lines, shown, settings=study.settings(), family=study.comparisons, command=command,
+    keep_index(store, lines, shown, settings=study.settings(), family=study.comparisons, command=command,
                 environment=environment(), quantized=before)
     return read_index(store.folder)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core.patching import patch
 from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
-from ..core.spelling import no_such, read_settings
+from ..core.spelling import no_such, parse_settings
 from .callbacks import CellEvent, StudyCallback, StudyStart
 
 # %% ../../nbs/experiments/62_trackers.ipynb #51aed170
@@ -144,6 +144,7 @@ def _callback_named(text):
     made = callback_maker(found[0])
     return _with_settings(made, found[1], found[0].name) if isinstance(made, type) else made
 
+# %% ../../nbs/experiments/62_trackers.ipynb #5e771453
 def callback_maker(
     plugin:Plugin, # As `find_plugin` gives it
 )->Callable:       # A class, or a function of a `CellEvent`
@@ -156,7 +157,7 @@ def callback_maker(
 # %% ../../nbs/experiments/62_trackers.ipynb #8bf4bc7a
 def _with_settings(kind, rest, name):
     "A callback with the settings of its name"
-    positional, settings = read_settings(rest)
+    positional, settings = parse_settings(rest)
     if positional: raise ValueError(f"`callbacks` must write settings as key=value, got {positional[0]!r} for {name!r}")
     try: return kind(**settings)
     except TypeError as e: # of its parameters

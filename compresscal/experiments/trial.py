@@ -36,7 +36,7 @@ from .costs import PART_KINDS, StudyEstimate, StudyPart, extrapolate, next_size
 from .engines import Local, with_memory, workers_of
 from .index import rows_in
 from .jobs import Failure, torch_threads
-from .preparation import Prepared, bench_of, cells_of, lines_of, measured, named, prepare
+from .preparation import Prepared, bench_of, cells_of, lines_of, named, prepare
 from .store import TrialStore, content_key, try_store
 
 # %% ../../nbs/experiments/77_trial.ipynb #73c92ca8

@@ -18,7 +18,7 @@ from ..core.arguments import require_whole
 from ..core.files import file_fingerprint
 from ..core.patching import patch
 from ..core.plugins import Plugin, find_plugin, no_plugin, plugin_names
-from ..core.spelling import no_such, read_settings, read_value
+from ..core.spelling import no_such, parse_settings, read_value
 from ..summaries.mentions import mentions, unsupported
 from ..summaries.scores import Judge, Scores, check_pairs
 from ..text.sentences import split_sentences, splitter_name
@@ -329,7 +329,7 @@ def plugin_judge_maker(
 
 def _judge_of_others(plugin, rest, text):
     "A judge of another package, from its settings"
-    positional, settings = read_settings(rest)
+    positional, settings = parse_settings(rest)
     if positional: raise ValueError(f"`judge` must write settings as key=value, got {positional[0]!r} in {text!r}")
     found = _made_of(plugin_judge_maker(plugin), settings, text)
     if isinstance(found, Judge): return found

@@ -363,7 +363,8 @@ def _no_source(text):
     close = ' or '.join(map(repr, difflib.get_close_matches(text, known)))
     hint = f"; did you mean {close}?" if close else '.'
     return ValueError("`source` must be a known name, a file or folder, or a Hub address `owner/name`, got "
-                      f"{text!r}; there is no file or folder of this name{no_plugin(text)}{hint} Known names: {', '.join(known)}")
+                      f"{text!r}; there is no file or folder of this name{no_plugin(text)}{hint} "
+                      f"Known names: {', '.join(known)}")
 
 # %% ../../nbs/text/20_corpora.ipynb #35ba4a3f
 def open_corpus(

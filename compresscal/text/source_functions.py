@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from ..core.patching import patch
 from ..core.plugins import Plugin, find_plugin
-from ..core.spelling import no_such, read_settings
+from ..core.spelling import no_such, parse_settings
 
 # %% ../../nbs/text/15_source_functions.ipynb #c314ab9c
-REQUESTS = ('tokenizer', 'model', 'n_sets', 'n_sequences', 'length', 'seed', 'bos') # What a function of sets may ask for
+REQUESTS = ('tokenizer', 'model', 'n_sets', 'n_sequences', 'length', 'seed', 'bos') # Of a function of sets
 
 @dataclass(frozen=True)
 class SourceFunction:
@@ -47,6 +47,7 @@ def _check_settings(plugin, settings, takes):
     lacks = [k for k,o in takes.items() if o.default is o.empty and k not in settings]
     if lacks: raise ValueError(f"`source` must say {lacks[0]!r}, such as '{plugin.name}:{lacks[0]}=...', got none")
 
+# %% ../../nbs/text/15_source_functions.ipynb #5e771454
 def source_function(
     plugin:Plugin, # As `find_plugin` gives it
     rest:str='',   # Settings, `key=value,...`
@@ -55,12 +56,13 @@ def source_function(
     "The function of another package that gives text"
     function, known = text_function(plugin)
     requests = REQUESTS if 'tokenizer' in known else ('split',)
-    positional, settings = read_settings(rest)
+    positional, settings = parse_settings(rest)
     if positional: raise ValueError(f"`source` must write settings as key=value, got {positional[0]!r} in {name!r}")
     single = {k: o for k,o in known.items() if o.kind in (o.POSITIONAL_OR_KEYWORD, o.KEYWORD_ONLY)}
     _check_settings(plugin, settings, {k: o for k,o in single.items() if k not in requests})
     return SourceFunction(plugin, function, settings, name, tuple(k for k in single if k in requests))
 
+# %% ../../nbs/text/15_source_functions.ipynb #5e771455
 _OWN = ('text', 'random', 'self') # Words before a colon that say how text is made or read
 
 def find_source(

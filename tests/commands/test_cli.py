@@ -86,7 +86,7 @@ def test_every_option_reaches_its_function():
         if name=='compress': said |= {'save_as'} # by --format, too
         assert said<={*inspect.signature(function).parameters}, name
         assert {*inspect.signature(function).parameters}-said<={'progress', 'command', 'changes'}, name
-    assert {*options('study')}=={*FIELDS, *ENGINE, 'what', 'out', 'save', 'dry_run'}
+    assert {*options('study')}=={*FIELDS, *ENGINE, 'what', 'out', 'save', 'dry_run', 'track'}
 
 def test_exit_codes_are_in_the_help(capsys):
     said = help_of(capsys)
