@@ -84,6 +84,7 @@ def dense_record(
     cell = cells.get(dense, {}).get(0)
     return None if cell is None else records(cell)
 
+# %% ../../nbs/experiments/40_documents.ipynb #a11c0d3b
 def aligned(
     a:DocumentScores, # Behind one value
     b:DocumentScores, # Behind another

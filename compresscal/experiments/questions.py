@@ -76,8 +76,9 @@ def questions_of_sets(
             if aligned(a, b): lines.append([*group, one, other, *_found(a.values, b.values, level, power)])
     return pd.DataFrame(lines, columns=[*Group._fields, 'set', 'other', *_FOUND])
 
-# %% ../../nbs/experiments/41_questions.ipynb #db462c53
-_POOLED = ['tasks', 'n', 'change', 'low', 'high', 'p', 'macro', 'macro_low', 'macro_high', 'macro_p', 'any_p', 'changed']
+# %% ../../nbs/experiments/41_questions.ipynb #10adc5ef
+_POOLED = ['tasks', 'n', 'change', 'low', 'high', 'p',
+           'macro', 'macro_low', 'macro_high', 'macro_p', 'any_p', 'changed']
 
 def _pooled(tasks, level)->list:
     "What several tasks say together"

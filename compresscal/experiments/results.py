@@ -22,6 +22,7 @@ from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, one_line
 from . import documents
 from . import findings
+from . import shared_text
 from .findings import AGAINST_DENSE, Group, group_values, is_ratio
 from ..hallucination.hallucination import Hallucination, kept_reviews, summary_pictures
 from ..hallucination.risk import metric_words
@@ -202,7 +203,8 @@ def compare_methods(self:Results, level:float=.95)->pd.DataFrame:
 @patch
 def compare_sources(self:Results, level:float=.95)->pd.DataFrame:
     "Pairs of sources"
-    return findings.compare_sources(self.rows, self.family, level, self.whole)
+    found = findings.compare_sources(self.rows, self.family, level, self.whole)
+    return shared_text.mark_shared(found, self.sets)
 
 @patch
 def ranges(self:Results)->pd.DataFrame:
@@ -397,7 +399,7 @@ def mixed(self:Results, level:float=.95)->pd.DataFrame:
 
 # %% ../../nbs/experiments/45_results.ipynb #489cb556
 @patch
-def source_effect(self:Results)->SourceTest:
+def source_effect(self:Results)->SourceTest|None: # None where nothing can be compared
     "Does the source matter, whatever the method? One p"
     return sets_and_documents.source_effect(self.rows)
 

@@ -40,7 +40,7 @@ def set_reliability(
     again, sets = _values(rows, model, evaluation, metric, method)
     return reliability_of([*again.values()], [*sets.values()], level)
 
-# %% ../../nbs/experiments/38_set_reliability.ipynb #42492497
+# %% ../../nbs/experiments/38_set_reliability.ipynb #fde7dd5c
 def ceiling_between(
     rows:Sequence[dict], # Of a study
     model:str,           # Name of the model
@@ -52,6 +52,7 @@ def ceiling_between(
     found = [set_reliability(rows, model, *o, level=level) for o in (one, other) if o is not None]
     return correlation_ceiling(*found)
 
+# %% ../../nbs/experiments/38_set_reliability.ipynb #7321e6da
 _RELIABILITY = ['noise', 'spread', 'floor', 'reliability', 'low', 'high', 'ceiling', 'ceiling_low', 'ceiling_high']
 
 def reliabilities(

@@ -7,11 +7,10 @@ Docs: https://compresscal.github.io/compresscal/experiments/sets_and_documents.h
 # %% auto #0
 __all__ = ['scores_of', 'mixed', 'source_effect']
 
-# %% ../../nbs/experiments/44_sets_and_documents.ipynb #634531f5
+# %% ../../nbs/experiments/44_sets_and_documents.ipynb #bd647a33
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from .documents import aligned, cells_by_group, document_scores
@@ -78,15 +77,16 @@ def mixed(
             for line in _fits(table, of, level): lines.append([*about, of, getattr(setting, other), *line])
     return pd.DataFrame(lines, columns=['model', 'evaluation', 'metric', 'n_sequences', 'length', *_MIXED])
 
-# %% ../../nbs/experiments/44_sets_and_documents.ipynb #f0507615
+# %% ../../nbs/experiments/44_sets_and_documents.ipynb #c3816281
 def source_effect(
     rows:Sequence[dict],     # Of a study
     n_permutations:int=9999, # All deals if there are no more, else so many drawn
     seed:int=0,              # Of the draws
-)->SourceTest:
+)->SourceTest|None:        # `None` where nothing can be compared
     "One p over all models, methods, headline metrics and sizes"
     first, strata = headlines(rows), {}
     for g,values in group_values(rows).items():
         if g.source=='none' or g.metric!=first[g.evaluation]: continue
         strata.setdefault(g._replace(source=''), {}).update({(g.source, i): v for i,v in values.items()})
-    return sources_matter(strata, n_permutations, seed)
+    try: return sources_matter(strata, n_permutations, seed)
+    except ValueError: return None # one source, or no stratum with a finite value for each set

@@ -18,7 +18,7 @@ import pandas as pd
 from ..core.patching import patch
 from .intervals import COVERS, Interval, check_level
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #109ddbf1
+# %% ../../nbs/statistics/45_mixed_model.ipynb #ff2860b6
 def _indicator(*columns)->np.ndarray:
     "A column for each value, or combination of values, that occurs; 1 where a row has it"
     code = pd.factorize(pd.MultiIndex.from_arrays(columns) if len(columns)>1 else pd.Index(columns[0]))[0]
@@ -30,6 +30,7 @@ def _same_sets(levels, sets)->bool:
     "Is any set used under several levels, as by several methods?"
     return int(pd.Series(levels).groupby(np.asarray(sets)).nunique().max())>1
 
+# %% ../../nbs/statistics/45_mixed_model.ipynb #fd6f4851
 def _components(levels, sets, documents)->dict[str, np.ndarray]:
     "The random effects by name"
     found = {'set': _indicator(sets), 'document': _indicator(documents)}
@@ -37,7 +38,7 @@ def _components(levels, sets, documents)->dict[str, np.ndarray]:
     found['document under one'] = _indicator(levels, documents)
     return {k: o for k,o in found.items() if o.shape[1]<len(o)} # one row for each: nothing left to tell it from the rest
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #90ed4e8f
+# %% ../../nbs/statistics/45_mixed_model.ipynb #31341e1d
 @dataclass(frozen=True)
 class Contrast:
     "How one level differs from the first"
@@ -69,7 +70,7 @@ class MixedFit:
         if self.at_zero: said.append(f"no variance found between values of: {', '.join(self.at_zero)}")
         return '; '.join([*said, *self.warnings])
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #1bdc3b43
+# %% ../../nbs/statistics/45_mixed_model.ipynb #b3d831f0
 @patch
 def __repr__(self:MixedFit):
     rows, sets, documents = self.shape
@@ -79,7 +80,7 @@ def __repr__(self:MixedFit):
     parts = ', '.join(f'{k} {v/share:.0%}' for k,v in self.variances.items())
     return '\n'.join([head, *found, f'variance: {parts}', *[self.note]*bool(self.note)])
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #a4ef2fc9
+# %% ../../nbs/statistics/45_mixed_model.ipynb #d2ef7363
 def _fit(scores, fixed, components):
     "statsmodels' result, or None, and what was said on the way"
     from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec # here, for it takes seconds to import
@@ -99,6 +100,7 @@ def _smallest(components, found)->str|None:
     least = min(adds, key=adds.get)
     return least if adds[least]<.05 else None
 
+# %% ../../nbs/statistics/45_mixed_model.ipynb #935f2b7d
 def _fit_without_zeros(scores, fixed, components):
     "The same, without random effects that are at zero; which are left"
     left = dict(components)
@@ -108,7 +110,7 @@ def _fit_without_zeros(scores, fixed, components):
         if least is None: return found, said, left
         left.pop(least)
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #c250c723
+# %% ../../nbs/statistics/45_mixed_model.ipynb #ef3c4f1e
 def _parts(table, pair, variances)->list[tuple[float, float]]:
     "What sets and rest, documents and rest, and the rest add to a difference's variance, with degrees of freedom"
     shared = _same_sets(table.level, table.set)
@@ -128,7 +130,7 @@ def _satterthwaite(parts)->float:
     below = a**2/fa+b**2/fb+r**2/fr
     return float(max(fa, (a+b-r)**2/below)) if below>0 else float(fa)
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #1e710393
+# %% ../../nbs/statistics/45_mixed_model.ipynb #186dbf66
 def _contrast(difference, error, freedom, level)->Contrast:
     "A difference with its t interval and p"
     from scipy import stats
@@ -137,7 +139,7 @@ def _contrast(difference, error, freedom, level)->Contrast:
     around = Interval(difference-half, difference+half, level, COVERS[2], 'mixed model')
     return Contrast(difference, error, around, p, freedom)
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #4bb09fc2
+# %% ../../nbs/statistics/45_mixed_model.ipynb #f81ef9da
 def _checked(scores, levels, sets, documents):
     "The columns as arrays; raises where they are no table of a comparison"
     columns = [np.asarray(o) for o in (scores, levels, sets, documents)]
@@ -152,7 +154,7 @@ def _checked(scores, levels, sets, documents):
                          f"got {counts[0]}, {counts[1]} and {counts[2]}")
     return scores, *columns[1:]
 
-# %% ../../nbs/statistics/45_mixed_model.ipynb #abe27e91
+# %% ../../nbs/statistics/45_mixed_model.ipynb #ebc69374
 def fit_mixed(
     scores:Sequence[float], # One number for each row: of a document under a model, `[rows]`
     levels:Sequence,        # What is compared: the method or source of each row

@@ -16,7 +16,7 @@ from statistics import variance
 from .correlation import Estimate
 from .intervals import check_level
 
-# %% ../../nbs/statistics/60_reliability.ipynb #5cd2e416
+# %% ../../nbs/statistics/60_reliability.ipynb #948b61d5
 def pooled_variance(
     groups:Sequence[Sequence[float]], # Values that differ by one thing only, in each group
 )->tuple[float, int]:                 # nan without two values in a group; degrees of freedom
@@ -26,6 +26,7 @@ def pooled_variance(
     if not freedom: return math.nan, 0
     return sum((len(o)-1)*variance(o) for o in several)/freedom, freedom
 
+# %% ../../nbs/statistics/60_reliability.ipynb #590f2d3f
 @dataclass(frozen=True)
 class Reliability:
     "How much of the variance between sets is not noise"
@@ -44,7 +45,7 @@ class Reliability:
         if not self.known: return 'reliability not known'
         return f'reliability {self.value:.2f} [{self.low:.2f}, {self.high:.2f}], noise {self.noise:.3g} of {self.spread:.3g}'
 
-# %% ../../nbs/statistics/60_reliability.ipynb #94ae823b
+# %% ../../nbs/statistics/60_reliability.ipynb #f1414af2
 def reliability_of(
     replicates:Sequence[Sequence[float]], # Values of each set that was computed again, all of them
     sets:Sequence[Sequence[float]],       # One value for each set, by group, such as a source
@@ -62,7 +63,7 @@ def reliability_of(
     value, low, high = (max(0., o) for o in (1-ratio, *ends))
     return Reliability(value, low, high, *sizes)
 
-# %% ../../nbs/statistics/60_reliability.ipynb #06e83bb6
+# %% ../../nbs/statistics/60_reliability.ipynb #3d889e38
 def noise_floor(
     found:Reliability, # Of a measure
 )->float:              # In the unit of the measure
@@ -71,7 +72,7 @@ def noise_floor(
     if not found.freedom[0]: return math.nan
     return float(stats.t.ppf((1+found.level)/2, found.freedom[0]))*math.sqrt(2)*found.noise
 
-# %% ../../nbs/statistics/60_reliability.ipynb #c373e1b5
+# %% ../../nbs/statistics/60_reliability.ipynb #6d96e11b
 @dataclass(frozen=True)
 class Ceiling:
     "The highest correlation that a predictor could have"
@@ -96,7 +97,7 @@ def correlation_ceiling(
     pairs = [(getattr(measure, k), getattr(other, k)) for k in ('value', 'low', 'high')]
     return Ceiling(*(math.sqrt(a*b) for a,b in pairs))
 
-# %% ../../nbs/statistics/60_reliability.ipynb #d32e0ea9
+# %% ../../nbs/statistics/60_reliability.ipynb #8866bbe5
 def beside_ceiling(
     found:Estimate,  # A correlation between sets
     ceiling:Ceiling, # As `correlation_ceiling` gives it
