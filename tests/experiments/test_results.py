@@ -48,7 +48,7 @@ def study(seed=0, methods=('Wanda 50%', 'SparseGPT 2:4'), sources=('docs', 'code
 rows, records = study()
 made = Results(rows, records=records.get, family=[('docs', 'code'), ('Wanda 50%', 'SparseGPT 2:4')])
 calls = ['summary', 'curve', 'spread', 'compare_methods', 'compare_sources', 'ranges', 'noise', 'checks', 'failed_checks', 'accuracy', 'hidden', 'rank_agreement', 'intervals', 'to_pandas',
-         'questions', 'questions_of_sets', 'questions_together', 'mixed', 'source_effect', 'reliabilities', 'severity', 'matched_damage',
+         'source_effect', 'reliabilities', 'severity', 'matched_damage',
          'to_csv', 'to_markdown', 'to_latex', '__repr__', '_repr_markdown_']
 
 @pytest.mark.parametrize('value', [1/3, 1e-300, 12345678.123456789, math.inf, -0., 5e-324, 2/3*1e17])
@@ -88,6 +88,13 @@ def test_tables_stand_whatever_is_missing(seed):
     for f in calls: getattr(found, f)()
     assert all(len(l)<=80 for l in repr(found).splitlines())
     for f in calls: getattr(Results(some), f)()
+
+def test_tables_of_questions_and_documents_stand():
+    "With records, without some of them, and without any"
+    few = Results([r for r in rows if r['method'] in ('dense', 'Wanda 50%')], records=lambda k: None if 'code' in str(k) else records[k])
+    for name in ('questions', 'questions_of_sets', 'questions_together', 'mixed'):
+        assert len(getattr(few, name)())<=len(getattr(Results(few.rows, records=records.get), name)())
+        assert not len(getattr(Results(few.rows), name)())
 
 def test_comparisons_are_those_of_the_values():
     v = {(g.method, g.source): [*s.values()] for g,s in made.values().items() if (g.evaluation, g.metric)==('docs', 'perplexity')}
