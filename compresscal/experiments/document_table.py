@@ -105,7 +105,7 @@ def _write_whole(path, tables):
         if not _write_cells(aside, tables) or path.exists() and filecmp.cmp(aside, path, shallow=False): return False
         os.replace(aside, path)
         return True
-    except (KeyError, TypeError, ValueError) as e: # Arrow's errors among them: a measure of others may change its columns
+    except (KeyError, TypeError, ValueError) as e: # Arrow's among them: a measure may change its columns
         warnings.warn(f"the documents of {one_line(path.stem)} have no common table and are not written: {one_line(e)}")
         return False
     finally: aside.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ __all__ = ['AGAINST_DENSE', 'LOUD', 'ROUNDING', 'Group', 'group_values', 'is_rat
 # %% ../../nbs/experiments/05_findings.ipynb #8f357681
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from statistics import variance
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from ..hallucination.risk import METRICS
 from ..statistics.comparisons import Comparison, compare_paired, compare_unpaired, distinct_pairs
 from ..statistics.comparisons import holm, range_under_permutation
 from ..statistics.intervals import summarize_values
+from ..statistics.power import detectable
 
 # %% ../../nbs/experiments/05_findings.ipynb #9e90de15
 class Group(NamedTuple):
@@ -130,15 +132,15 @@ def headlines(
 
 # %% ../../nbs/experiments/05_findings.ipynb #67cb5c3b
 _COMPARED = ['a', 'b', 'sets_a', 'sets_b', 'difference', 'low', 'high', 'greater', 'greater_low', 'greater_high',
-             'p', 'p_holm', 'declared']
+             'detectable', 'p', 'p_holm', 'declared']
 
 def _line(setting, a, b, c:Comparison|None, declared):
     "A line of a table of comparisons"
     unknown = math.nan
-    if c is None: found = [0, 0, *[unknown]*6]
+    if c is None: found = [0, 0, *[unknown]*7]
     else:
         ends, greater_ends = c.interval or (unknown, unknown), c.greater_interval or (unknown, unknown)
-        found = [*c.n, c.difference, *ends, c.greater, *greater_ends]
+        found = [*c.n, c.difference, *ends, c.greater, *greater_ends, (c.spread, c.smallest)]
     p = c.p if declared and c is not None else unknown
     return setting|dict(zip(_COMPARED, [a, b, *found, p, unknown, declared]))
 
@@ -216,6 +218,18 @@ def _source_lines(rows, family, level, others=True):
             lines.append(_line(setting, a, b, c, declared))
     return lines
 
+# %% ../../nbs/experiments/05_findings.ipynb #05d00002
+@lru_cache
+def _in_spreads(n, times, paired): return detectable(1., n, comparisons=times, paired=paired)
+
+def _seen(line, times, paired):
+    "The smallest difference that would probably have been found, in the unit of the values"
+    if line['detectable']!=line['detectable']: return math.nan # nothing was compared
+    spread, smallest = line['detectable']
+    if min(line['sets_a'], line['sets_b'])<2 or not math.isfinite(spread): return math.nan
+    if line['declared'] and smallest>.05/times: return math.inf
+    return spread*_in_spreads(min(line['sets_a'], line['sets_b']), times, paired)
+
 # %% ../../nbs/experiments/05_findings.ipynb #57340352
 def _name(line):
     "What a comparison is of, whatever was found"
@@ -231,7 +245,9 @@ def _declared_lines(rows, family, level):
 
 def _adjusted(lines, declared, left_out):
     "Lines as a table, their p adjusted in the whole family"
-    for o in lines: o['declared'] = _name(o) in declared
+    for o in lines:
+        o['declared'] = _name(o) in declared
+        o['detectable'] = _seen(o, len(declared) if o['declared'] else 1, left_out=='method')
     known = {_name(o): o['p'] for o in lines if o['declared'] and not math.isnan(o['p'])}
     adjusted = holm(declared|known)
     for o in lines:

@@ -112,6 +112,20 @@ def _keep(study, worker, job, folder, results):
             _write_beside(aside, about, report, job.calibration, worker.tokenizer)
     finally: worker.restore()
 
+# %% ../../nbs/experiments/79_keeping.ipynb #79a00001
+def _make_again(study, results, out, missing, progress):
+    "Compress and save what is not there"
+    with open_store(out) as store:
+        for name,source in named(study.models).items():
+            own = {folder: r for folder,r in missing.items() if r['model']==name}
+            if not own: continue
+            ready = prepare(study, store, name, source, True, progress)
+            jobs = {content_key(d): job for _,job,decides in cells_of(study, ready) for d in decides.values()}
+            worker = CellWorker(bench_of(study, {name: ready.source}))
+            for folder,r in tqdm(own.items(), desc=f'{name}: saving', disable=not progress, leave=False):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                _keep(study, worker, jobs[r['cell']], folder, measured_on(results.rows, r))
+
 # %% ../../nbs/experiments/79_keeping.ipynb #03862f94
 def keep_models(
     study,    # What was asked, a `Study`
@@ -126,16 +140,3 @@ def keep_models(
     missing = {folder: r for folder,r in wanted.items() if not folder.exists()}
     if missing: _make_again(study, results, out, missing, progress and 'IN_TEST' not in os.environ)
     return [*wanted]
-
-def _make_again(study, results, out, missing, progress):
-    "Compress and save what is not there"
-    with open_store(out) as store:
-        for name,source in named(study.models).items():
-            own = {folder: r for folder,r in missing.items() if r['model']==name}
-            if not own: continue
-            ready = prepare(study, store, name, source, True, progress)
-            jobs = {content_key(d): job for _,job,decides in cells_of(study, ready) for d in decides.values()}
-            worker = CellWorker(bench_of(study, {name: ready.source}))
-            for folder,r in tqdm(own.items(), desc=f'{name}: saving', disable=not progress, leave=False):
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                _keep(study, worker, jobs[r['cell']], folder, measured_on(results.rows, r))

@@ -44,10 +44,12 @@ def titled_table(
     return render('titled_table.html', title=title, table=table, folded=n>LONG, note=note)
 
 # %% ../../nbs/experiments/55_report.ipynb #234462dd
+_DETECTABLE = ('Detectable is the smallest difference that so many sets find with a chance of 80 %; where none is found, '
+               'smaller ones may be there. Infinite: so few sets cannot tell.')
 STATISTIC_TABLES = dict(
     compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
-                     'the probability that a set of a has the higher value.'),
-    compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair.'),
+                     'the probability that a set of a has the higher value. '+_DETECTABLE),
+    compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair. '+_DETECTABLE),
     ranges=('From the best source to the worst', 'How far apart the means of sources are, beside what is expected when '
             'sets are dealt to the sources at random: with many sources, some range appears by chance.'),
     noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in '

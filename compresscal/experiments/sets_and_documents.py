@@ -37,13 +37,14 @@ def scores_of(
             frames.append(pd.DataFrame(dict(score=scores, document=range(len(scores)), **about)))
     return pd.concat(frames, ignore_index=True) if frames else None
 
-# %% ../../nbs/experiments/44_sets_and_documents.ipynb #453ae3a1
+# %% ../../nbs/experiments/44_sets_and_documents.ipynb #92d20c4e
 _MIXED = ['of', 'within', 'a', 'b', 'difference', 'low', 'high', 'p', 'freedom', 'sets', 'documents', 'note']
 
-def _fits(table, of, level)->list[list]:
+def _fits(table, of, level, most)->list[list]:
     "Lines of one table: each value of `of` less the first; none where there are too few sets or documents"
     enough = table.groupby(of).set.nunique().min()>1 and table.document.nunique()>1
     if table[of].nunique()<2 or not enough: return []
+    if len(table)>most: return [['all', '', *[math.nan]*5, 0, 0, f'{len(table):,} rows, more than `most`: not fitted']]
     fit = fit_mixed(table.score, table[of], table.set, table.document, level)
     _, sets, documents = fit.shape
     unknown = [math.nan]*5
@@ -61,11 +62,12 @@ def _settings(cells, first, of):
         if g.source!='none' and g.metric==first[g.evaluation]: found.setdefault(g._replace(**{of: ''}), []).append(g)
     return found
 
-# %% ../../nbs/experiments/44_sets_and_documents.ipynb #8a8ccc50
+# %% ../../nbs/experiments/44_sets_and_documents.ipynb #10bf076a
 def mixed(
     rows:Sequence[dict], # Of a study
     records:Callable,    # From a cell's name to its record
     level:float=.95,     # Of the intervals
+    most:int=2500,       # Rows of scores in one fit; larger tables are named and left out
 )->pd.DataFrame: # A line for each source beside the first, by method; and for each method beside the first, by source
     "Sources and methods compared, other sets and other documents"
     cells, first, lines = cells_by_group(rows), headlines(rows), []
@@ -74,7 +76,7 @@ def mixed(
             table = scores_of(groups, cells, records)
             if table is None: continue
             about = [setting.model, setting.evaluation, setting.metric, setting.n_sequences, setting.length]
-            for line in _fits(table, of, level): lines.append([*about, of, getattr(setting, other), *line])
+            for line in _fits(table, of, level, most): lines.append([*about, of, getattr(setting, other), *line])
     return pd.DataFrame(lines, columns=['model', 'evaluation', 'metric', 'n_sequences', 'length', *_MIXED])
 
 # %% ../../nbs/experiments/44_sets_and_documents.ipynb #c3816281

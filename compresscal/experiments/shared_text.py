@@ -52,6 +52,7 @@ def _said(one, other)->str:
     "What manifests say of text that a set shares for want of text"
     return '; '.join(dict.fromkeys(o for sets in (one, other) for given in sets for o in shared_text(given)))
 
+# %% ../../nbs/experiments/39_shared_text.ipynb #c854e1d6
 _SHARED = ['a', 'b', 'documents', 'windows', 'said']
 
 def sources_that_share(

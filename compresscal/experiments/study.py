@@ -65,8 +65,8 @@ class Study:
     skip: Sequence = ()                              # Patterns of layers to leave alone, as `compress` takes them
     forward_dtype: str|None = None                   # Number format of forward passes in `compress`; the model's if not given
     dense_inputs: bool = False                       # Does each block see what the uncompressed model gives?
-    batch_size: int|None = None                      # Sequences at once, here and in measures; as each has it if not given
-    hopeless: float|None = None                      # Perplexity beyond which nothing else is measured on a model
+    batch_size: int|None = None                      # Sequences at once, in measures too; as each has it if not given
+    hopeless: float|None = None                      # Perplexity beyond which nothing else is measured
 
     def __post_init__(self): _settle(self)
 
@@ -432,7 +432,8 @@ def say_what_failed(
     if failed:
         said = one_line(f"{failed[0]['type']}: {failed[0]['message'].splitlines()[0]}")
         again = 'the same call tries them again' if attempts.retry else 'they are left alone without `retry`'
-        if attempts.fail_fast and found.unfinished: again = f'the run stopped there, {len(found.unfinished)} cells are left'
+        if attempts.fail_fast and found.unfinished:
+            again = f'the run stopped there, {len(found.unfinished)} cells are left'
         warnings.warn(f'{len(failed)} of {cells} cells failed, the first with {said}; {again}')
     for check in found.failed_checks():
         if check.name!='methods without text': continue

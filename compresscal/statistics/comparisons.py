@@ -30,6 +30,7 @@ class Comparison:
     p: float             # Of no difference, two-sided; nan without a test, or where values are not finite
     smallest: float      # Least p that so few can give
     test: str            # How p was computed
+    spread: float=math.nan # Standard deviation of differences, or of the values of a and b, pooled
 
     def __repr__(self):
         around = f' [{self.interval.low:.4g}, {self.interval.high:.4g}]' if self.interval else ''
@@ -104,7 +105,8 @@ def compare_paired(
     exact = 2**n<=n_resamples
     said = f"{'exact' if exact else 'sampled'} {test}" if test else 'no test'
     smallest = 2/2**n if exact else 2/(n_resamples+1)
-    return Comparison((n, n), summary.mean, summary.interval, greater, around, p, smallest, said)
+    spread = float(d.std(ddof=1)) if n>1 else math.nan
+    return Comparison((n, n), summary.mean, summary.interval, greater, around, p, smallest, said, spread)
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #9010e3e5
 def superiority_interval(
@@ -166,7 +168,8 @@ def compare_unpaired(
     if np.isfinite([*a, *b]).all(): difference, interval = float(a.mean()-b.mean()), _welch(a, b, level)
     p, exact = _mann_whitney(a, b, test)
     said = f"{'exact' if exact else 'asymptotic'} Mann-Whitney" if test else 'no test'
-    return Comparison((n, m), difference, interval, greater, around, p, smallest, said)
+    spread = math.sqrt((a.var(ddof=1)+b.var(ddof=1))/2) if min(n, m)>1 else math.nan
+    return Comparison((n, m), difference, interval, greater, around, p, smallest, said, spread)
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #0001abbe
 def holm(

@@ -36,7 +36,8 @@ def _components(levels, sets, documents)->dict[str, np.ndarray]:
     found = {'set': _indicator(sets), 'document': _indicator(documents)}
     if _same_sets(levels, sets): found['set under one'] = _indicator(levels, sets)
     found['document under one'] = _indicator(levels, documents)
-    return {k: o for k,o in found.items() if o.shape[1]<len(o)} # one row for each: nothing left to tell it from the rest
+    # with one row for each there is nothing left to tell it from the rest
+    return {k: o for k,o in found.items() if o.shape[1]<len(o)}
 
 # %% ../../nbs/statistics/45_mixed_model.ipynb #31341e1d
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Contrast:
     p: float            # Of no difference, two-sided
     freedom: float      # Degrees of freedom of the t distribution
 
+# %% ../../nbs/statistics/45_mixed_model.ipynb #ecea7e5b
 @dataclass(frozen=True)
 class MixedFit:
     "A mixed model of scores, and what is to be known of its fit"

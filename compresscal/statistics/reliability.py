@@ -43,7 +43,8 @@ class Reliability:
 
     def __repr__(self):
         if not self.known: return 'reliability not known'
-        return f'reliability {self.value:.2f} [{self.low:.2f}, {self.high:.2f}], noise {self.noise:.3g} of {self.spread:.3g}'
+        sizes = f'noise {self.noise:.3g} of {self.spread:.3g}'
+        return f'reliability {self.value:.2f} [{self.low:.2f}, {self.high:.2f}], {sizes}'
 
 # %% ../../nbs/statistics/60_reliability.ipynb #f1414af2
 def reliability_of(

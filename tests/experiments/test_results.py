@@ -92,7 +92,7 @@ def test_tables_stand_whatever_is_missing(seed):
 def test_tables_of_questions_and_documents_stand():
     "With records, without some of them, and without any"
     few = Results([r for r in rows if r['method'] in ('dense', 'Wanda 50%')], records=lambda k: None if 'code' in str(k) else records[k])
-    for name in ('questions', 'questions_of_sets', 'questions_together', 'mixed'):
+    for name in ('questions', 'questions_of_sets', 'questions_together'):
         assert len(getattr(few, name)())<=len(getattr(Results(few.rows, records=records.get), name)())
         assert not len(getattr(Results(few.rows), name)())
 
