@@ -17,7 +17,8 @@ from ..core.spelling import hub_gguf
 from .transformers_calls import model_settings,transformers_bars
 from .structure import check_weights,find_blocks
 from .stored_tensors import shard_names
-from .disk_blocks import Checkpoint,offloaded_model
+from .disk_blocks import Checkpoint,offloaded_model,whole_model
+from .packed_checkpoints import check_packing,packing_of,plain_config,unpacked_tensors
 from .gguf_models import gguf_checkpoint
 
 # %% ../../nbs/models/10_loading.ipynb #7fbaf8ca
@@ -192,36 +193,16 @@ def _check_indexes(source):
     if not isinstance(config, (str,Path)): return # not fetched yet, and the Hub's client writes to no other folder
     for index in sorted(Path(config).parent.glob("*.index.json")): shard_names(index)
 
-def _load_whole(source, dtype, packed=None):
+def _load_whole(source, dtype):
     "A model with all its weights, and none but its own"
     from transformers import AutoModelForCausalLM
     _check_indexes(source)
     asked = dict(dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True)
-    if packed is not None: asked["config"] = packed
     model,info = AutoModelForCausalLM.from_pretrained(source, **asked, **model_settings)
     blocks,modules = find_blocks(model)
     differs = info["missing_keys"],info["unexpected_keys"],info["mismatched_keys"]
     check_weights(type(model), blocks, len(modules), *differs)
-    if packed is not None: _note_packed(model)
     return model
-
-# %% ../../nbs/models/10_loading.ipynb #d54245f8
-def _unpacking(config, offload):
-    "The configuration that lets packed weights be unpacked; `None` where they are plain"
-    kept = getattr(config, "quantization_config", None)
-    if not isinstance(kept, dict) or kept.get("quant_method")!="compressed-tensors": return None
-    if offload: raise ValueError("its weights are packed, so that its blocks cannot stay on disk; load it as a whole")
-    if len(kept.get("config_groups") or ())>1:
-        raise ValueError("its layers are packed in several ways, which transformers does not unpack rightly")
-    config.quantization_config = kept|dict(dequantize=True)
-    return config
-
-def _note_packed(model):
-    "Let a model that was packed be one of plain weights, which remembers what it was"
-    model.config.__dict__.pop("quantization_config", None)
-    model.hf_quantizer = None
-    model.config.quantized_before = dict(method="compressed-tensors")
-
 
 # %% ../../nbs/models/10_loading.ipynb #c932c155
 def checkpoint_folder(
@@ -232,6 +213,23 @@ def checkpoint_folder(
     from huggingface_hub import snapshot_download
     patterns = ["*.json","*.model","*.txt","*.jinja","*.tiktoken","model*.safetensors"]
     return Path(snapshot_download(source, allow_patterns=patterns))
+
+# %% ../../nbs/models/10_loading.ipynb #d54245f8
+def _places(config):
+    "Names of tensors that a model of a configuration has"
+    from transformers import AutoModelForCausalLM
+    with torch.device("meta"): empty = AutoModelForCausalLM.from_config(config, **model_settings)
+    return empty.state_dict().keys()
+
+def _packed_checkpoint(source, config, dtype, device):
+    "A checkpoint of packed weights as one of plain weights; `None` where they are plain"
+    kept = packing_of(config)
+    if kept is None: return None
+    check_packing(kept)
+    folder,plain = checkpoint_folder(source),plain_config(config)
+    dtype = dtype or getattr(config, "dtype", None)
+    tensors = unpacked_tensors(folder, kept, _places(plain), dtype)
+    return Checkpoint(folder, plain, dtype, device, tensors)
 
 # %% ../../nbs/models/10_loading.ipynb #f698ba20
 def load_model(
@@ -247,7 +245,7 @@ def load_model(
     if name_or_path is None: dtype = dtype or torch.float32
     config,tokenizer = _read_tokenizer(name_or_path, source)
     with _explain(name_or_path, source), transformers_bars(_may_show_bars(name_or_path), warnings=False):
-        packed = _unpacking(config, offload)
-        if offload: return offloaded_model(Checkpoint(checkpoint_folder(source), config, dtype, device)),tokenizer
-        model = _load_whole(source, dtype, packed)
-    return model.to(device).eval(),tokenizer
+        checkpoint = _packed_checkpoint(source, config, dtype, device)
+        if offload: checkpoint = checkpoint or Checkpoint(checkpoint_folder(source), config, dtype, device)
+        if checkpoint: return (offloaded_model if offload else whole_model)(checkpoint),tokenizer
+        return _load_whole(source, dtype).to(device).eval(),tokenizer
