@@ -44,7 +44,7 @@ from .store import Store, content_key, open_store
 class Study:
     "A grid of models, methods, sources and sets"
     models: Sequence|Mapping = ('embedded',)         # Names or paths; or name -> (model, tokenizer)
-    methods: Sequence = ('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7') # Or names of methods
+    methods: Sequence = ('magnitude:0.5', 'wanda:0.5', 'magnitude:0.7', 'wanda:0.7') # Or names; `()`: none
     sources: Sequence|Mapping = ('docs', 'code', 'self', 'random') # For `calibration_sets`; or name -> calibration sets
     n_sets: int = 3                                  # Sets from each source
     n_sequences: int|Sequence = 32                   # Sequences in a set; several numbers: sets of several sizes
@@ -57,24 +57,32 @@ class Study:
     device: str|None = None                          # Where to compute; the CPU if not given
 
     def __post_init__(self):
-        for name in ('models', 'methods', 'sources', 'evaluations'): _keep(self, name, _at_least_one(self, name))
+        for name in ('models', 'methods', 'sources', 'evaluations'): _keep(self, name, _several(self, name))
         for name in ('n_sequences', 'length'): _keep(self, name, _without_repeats(getattr(self, name)))
         for name,least in dict(n_sets=1, n_sequences=1, length=2, n_evaluation=1, replicates=0).items():
             _check_numbers(name, getattr(self, name), least)
         _keep(self, 'methods', tuple(dict.fromkeys(map(parse_method, self.methods))))
+        if not self.methods: _without_methods(self)
         _keep(self, 'comparisons', check_comparisons(self))
         check_evaluation_text(self)
 
 # %% ../../nbs/experiments/80_study.ipynb #4e2b9bc3
 def _keep(study, name, value): object.__setattr__(study, name, value) # the class is frozen
 
-def _at_least_one(study, name):
-    "A field of names: a mapping, or a tuple of at least one"
+def _several(study, name):
+    "A field of names: a mapping, or a tuple; of at least one but for methods, and sources without methods"
     values = getattr(study, name)
     if isinstance(values, (str, Path)): values = (values,)
     elif not isinstance(values, Mapping): values = tuple(values)
-    if not len(values): raise ValueError(f"`{name}` must name at least one, got none")
+    may_be_none = name=='methods' or name=='sources' and not study.methods
+    if not len(values) and not may_be_none: raise ValueError(f"`{name}` must name at least one, got none")
     return values
+
+def _without_methods(study):
+    "Models are measured as they are: no calibration text is drawn, and nothing is measured against the dense model"
+    _keep(study, 'sources', ())
+    against = next((n for n,(m,_) in measured(study).items() if m.needs_dense), None)
+    if against: raise ValueError(f"`methods` must name at least one for {against!r}, which compares with the dense model")
 
 def _without_repeats(values): return tuple(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else values
 
