@@ -210,7 +210,7 @@ def earlier_quantization(
     "Which models had quantized weights before the study, and what that means"
     said = [f'Of {plain_text(name)} {said_quantized(found)}.' for name,found in results.quantized.items()]
     compared = any(r['method']!='dense' for r in results.rows)
-    return ' '.join([*said, *[QUANTIZED_CAVEAT]*compared])
+    return ' '.join([*said, QUANTIZED_CAVEAT] if said and compared else said)
 
 # %% ../../nbs/experiments/55_report.ipynb #03d480d7
 def html_picture(
