@@ -16,10 +16,10 @@ from torch import nn
 from .compressed_tensors import quantizing_part
 from .gguf_folders import GGUF_NAME, gguf_layer_bytes, write_gguf_folder
 from .packing import fill_packed
-from .saving import FORMATS, Saved, expected_bytes
+from .saving import Saved, expected_bytes
 from ..compression.compression_report import CompressionReport, folder_sizes
 from ..compression.methods import Method
-from ..core.files import check_room
+from ..core.files import check_room, remove_parts
 from ..models.blocks import decoder_blocks
 
 # %% ../../nbs/checkpoints/55_packed_folders.ipynb #95eb0d21
@@ -62,6 +62,7 @@ def pack_from_disk(
     "Write a model that was compressed on disk as others read it"
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
+    remove_parts(folder)
     there = sum(o.stat().st_size for o in folder.iterdir() if o.is_file())
     check_room(folder, expected_bytes(model, report.quantized)-there)
     n_bytes, verified = PACKERS[format](model, tokenizer, report, source, folder, rest)

@@ -93,6 +93,7 @@ def _pack_and_check(file, out, codes, kinds):
     pack_shard(file, out, codes, kinds)
     check_shard(file, out, kinds)
 
+# %% ../../nbs/checkpoints/40_packing.ipynb #929c0131
 def fill_packed(
     source:str|Path, # Checkpoint of plain weights with codes beside them, as `compress(..., out=)` writes it
     folder:Path,     # To be filled; files that an earlier run has finished are kept

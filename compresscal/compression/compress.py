@@ -223,6 +223,7 @@ def _all_done(writer, chosen):
     "Has an earlier run finished all blocks?"
     return writer is not None and all(i in writer.done for i in chosen)
 
+# %% ../../nbs/compression/90_compress.ipynb #2966b256
 def _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar):
     "Compress block after block; the report grows with each"
     last = max(chosen)

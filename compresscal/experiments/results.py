@@ -322,7 +322,8 @@ def _as_they_are(results, full):
         if not full and metric!=results.metrics(evaluation)[0]: continue
         rows = [r for r in results.rows if (r['evaluation'], r['metric'])==(evaluation, metric)]
         lines = [_beside_first(r, rows[0]['value'], metric, results.quantized.get(r['model'])) for r in rows]
-        yield f'models as they are: {describe_metric(evaluation, metric)}', [[*lines[0]], *([*o.values()] for o in lines)]
+        title = f'models as they are: {describe_metric(evaluation, metric)}'
+        yield title, [[*lines[0]], *([*o.values()] for o in lines)]
 
 # %% ../../nbs/experiments/45_results.ipynb #35eb49a8
 def tables(

@@ -82,7 +82,8 @@ def _without_methods(study):
     "Models are measured as they are: no calibration text is drawn, and nothing is measured against the dense model"
     _keep(study, 'sources', ())
     against = next((n for n,(m,_) in measured(study).items() if m.needs_dense), None)
-    if against: raise ValueError(f"`methods` must name at least one for {against!r}, which compares with the dense model")
+    if not against: return
+    raise ValueError(f"`methods` must name at least one for {against!r}, which compares with the dense model")
 
 def _without_repeats(values): return tuple(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else values
 

@@ -87,6 +87,7 @@ def _embedded_source():
     if (embedded_folder()/"config.json").exists(): return str(embedded_folder())
     raise ValueError(f"`name_or_path` must be given, since no embedded model is in {embedded_folder()}")
 
+# %% ../../nbs/models/10_loading.ipynb #f71ea6fb
 def model_source(
     name_or_path:str|Path|None=None, # Folder, Hub id, GGUF file, `smollm2` or `embedded`, which is None, too
 )->str:                              # A folder that is there, or what may be a Hub id

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from torch import nn
-from ..core.files import atomic_folder,give_usual_mode,write_atomically
+from ..core.files import atomic_folder,give_usual_mode,remove_parts,write_atomically
 from ..core.patching import patch
 from .transformers_calls import transformers_bars
 from .structure import block_number,find_blocks
@@ -72,7 +72,8 @@ def copy_other_files(
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #5666506b
 def _clear(folder):
-    "Remove what a failed `_save` has left"
+    "Remove what a failed `_save` and a killed process have left"
+    remove_parts(folder)
     for o in folder.iterdir():
         if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
 

@@ -150,6 +150,7 @@ def _decompress(parts, scheme, format)->Tensor:
     from compressed_tensors.compressors import BaseCompressor
     return BaseCompressor.get_value_from_registry(format).decompress(parts, scheme)['weight']
 
+# %% ../../nbs/models/08_packed_checkpoints.ipynb #953f3af8
 def _ct_layer(layer, tensors, kept, dtype):
     "A layer in one of the formats of compressed-tensors"
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme

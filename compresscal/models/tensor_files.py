@@ -150,6 +150,7 @@ def _unlock(lock):
     lock.release()
     Path(lock.lock_file).unlink(missing_ok=True)
 
+# %% ../../nbs/models/20_tensor_files.ipynb #8627a606
 @contextmanager
 def new_folder(
     out:str|Path, # The folder, new or empty
@@ -178,6 +179,7 @@ def _hand_over_at_last(work, out):
     hand_over(work, made, out)
     raise ValueError(f"`out` was finished by an earlier run that was stopped at its last step; it is in {str(out)!r}")
 
+# %% ../../nbs/models/20_tensor_files.ipynb #c707dfe2
 @contextmanager
 def work_folder(
     out:str|Path, # The folder that is to be made, new or empty
@@ -196,6 +198,7 @@ def work_folder(
         with suppress(OSError): work.rmdir() # only if it is empty
         _unlock(lock)
 
+# %% ../../nbs/models/20_tensor_files.ipynb #c707dfe4
 def hand_over(
     work:Path,    # From `work_folder`
     made:Path,    # A folder in it
