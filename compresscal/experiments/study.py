@@ -85,6 +85,7 @@ def _without_methods(study):
     if not against: return
     raise ValueError(f"`methods` must name at least one for {against!r}, which compares with the dense model")
 
+# %% ../../nbs/experiments/80_study.ipynb #4e2b9bc4
 def _without_repeats(values): return tuple(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else values
 
 def _check_numbers(name, values, least):
