@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/gguf_files.html.md""
 __all__ = ['REST_TYPES', 'check_gguf', 'write_gguf']
 
 # %% ../../nbs/checkpoints/30_gguf_files.ipynb #c1ec8c14
-import os, shutil
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from ..core.files import atomic_file
+from ..core.files import atomic_file, check_room
 from ..models.structure import require_model
 from ..models.disk_blocks import each_tensor
 from ..compression.grids import Quantized
@@ -197,13 +197,6 @@ def _add_field(writer, name, value):
     else: writer.add_array(name, value)
 
 # %% ../../nbs/checkpoints/30_gguf_files.ipynb #91bfbc45
-def _check_space(path, plan):
-    "Raise where the disk has no room for the file"
-    needed,free = sum(o.bytes+32 for o in plan.values())+2**24,shutil.disk_usage(path.parent).free
-    if needed>free:
-        raise ValueError(f"`path` must be on a disk with {needed/1e6:,.0f} MB to spare, "
-                         f"got {path.parent} with {free/1e6:,.0f} MB")
-
 def _each_part(model, quantized, plan):
     "The bytes of each tensor, in the order of the plan"
     config = model.config
@@ -260,8 +253,8 @@ def write_gguf(
     path = Path(path).expanduser()
     plan = _plan(model, quantized, rest)
     fields = _fields(model, tokenizer, plan)
+    check_room(path, sum(o.bytes+32 for o in plan.values())+2**24) # the last for fields
     path.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(path, plan)
     bar = _bar(path, plan, progress)
     with atomic_file(path) as file: _write(Path(file.name), model, quantized, plan, fields, bar)
     return path

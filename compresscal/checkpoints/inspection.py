@@ -175,8 +175,7 @@ def verify_checkpoint(
     about, text = inspected.about, _kept_text(folder, inspected.about)
     if not about.get('spelled'):
         raise ValueError(f"{ACCOUNT} must name its method with plain settings, got {about['label']}")
-    named = [] if about['model']=='embedded' else [about['model']]
-    model, _ = load_model(*named, **about.get('load', {}))
+    model, _ = load_model(about['model'], **about.get('load', {}))
     _same_base(model, about)
     dense, first = _weights_of(model), _weights_of(_as_read(folder, model, about))
     how = dict(about.get('forward', {}), skip=tuple(about.get('skip', ())))

@@ -6,10 +6,10 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/saving.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRUNED_NOTE', 'CheckpointFormat', 'check_dense', 'check_format', 'with_scales_of', 'expected_bytes',
-           'check_room', 'probe_tokens', 'check_equal', 'Saved', 'choose_format', 'fill_folder', 'save']
+           'probe_tokens', 'check_equal', 'Saved', 'choose_format', 'fill_folder', 'save']
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #e6a25355
-import errno, io, shutil
+import io, shutil
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, replace
@@ -25,6 +25,7 @@ from .dense_files import CheckpointDiffers, check_codes, read_plain, write_dense
 from ..compression.compression_report import CompressionReport, StoredCodes, folder_sizes
 from ..compression.grids import Quantized
 from ..compression.methods import Combined, Method
+from ..core.files import check_room
 from ..core.spelling import check_format_name
 from ..models.blocks import context_length, evaluation_mode
 from ..models.disk_blocks import is_offloaded
@@ -100,17 +101,6 @@ def expected_bytes(
     elements = sum(q.codes.numel() for q in quantized.values())
     codes = sum(q.codes.numel()*q.bits_per_weight for q in quantized.values())/8
     return int(weights+codes-(elements*model.dtype.itemsize if packed else 0))
-
-def check_room(
-    folder:str|Path, # That will be made
-    n_bytes:int,     # About how much will be written
-):
-    "Raise an `OSError` where the disk has no room"
-    above = next(o for o in Path(folder).expanduser().absolute().parents if o.exists())
-    free = shutil.disk_usage(above).free
-    if free>=n_bytes: return
-    said = f'writing takes about {n_bytes/1e6:,.1f} MB, and {free/1e6:,.1f} MB are free'
-    raise OSError(errno.ENOSPC, said, str(folder))
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #eac67de3
 def probe_tokens(

@@ -24,10 +24,12 @@ from ..calibration.sampling import TooLittleText, tokenizer_fingerprint
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..calibration.windows import Windows, count_text, draw_fitting
 from ..checkpoints.compressed_tensors import quantizing_part
+from ..checkpoints.dense_files import CheckpointDiffers
 from ..checkpoints.file_record import write_record
 from ..checkpoints.model_card import model_card
-from ..checkpoints.saving import FORMATS, PRUNED_NOTE, check_format, choose_format, fill_folder
-from ..checkpoints.saving import with_scales_of
+from ..checkpoints.packed_folders import PACKERS, pack_from_disk, planned_bytes
+from ..checkpoints.saving import FORMATS, PRUNED_NOTE, Saved, check_format, choose_format
+from ..checkpoints.saving import fill_folder, with_scales_of
 from ..choosing.disjoint import shared_documents
 from .console import CommandAnswer, ResultTable, answer_of, as_json
 from .console import check_out_file, check_out_folder
@@ -36,7 +38,7 @@ from ..compression.estimate import RunEstimate, Stopwatch, memory_in_use
 from ..compression.compression_report import folder_sizes, plot_errors
 from ..compression.methods import Combined, Method, Pruning
 from ..compression.names import parse_method, refuse_unused, spell_method
-from ..core.files import write_atomically
+from ..core.files import check_room, write_atomically
 from ..core.patching import patch
 from ..core.spelling import bare_path, parse_mixture
 from ..core.tables import escape_markdown, one_line
@@ -47,8 +49,9 @@ from ..experiments.inputs import window_length
 from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
 from ..models.blocks import fingerprint
 from ..models.loading import dtype_and_device, named_folder
+from ..models.new_checkpoint import NOTES
 from ..models.transformers_calls import transformers_bars
-from ..models.tensor_files import new_folder
+from ..models.tensor_files import hand_over, new_folder, work_folder
 
 # %% ../../nbs/commands/40_compressing.ipynb #940fa61c
 def _bounded(measure, n_evaluation):
@@ -299,11 +302,7 @@ def _model_dtype(o, config):
     if found is not None or o.save_as is None: return found
     raise ValueError(f"`dtype` must be given for {o.save_as}, since the model does not say its own")
 
-def _check_offload(o, quantizes):
-    "Why a checkpoint whose blocks stay on disk is dense; raises where another was asked for"
-    if o.save_as in (None, 'dense'): return 'blocks that stay on disk are written dense'*quantizes
-    raise ValueError(f"`save_as` must be dense with `offload`, which writes block by block, got {o.save_as!r}; "
-                     "with scale_dtype set to the model's type, checkpoints.packing.pack_folder packs the folder")
+
 
 # %% ../../nbs/commands/40_compressing.ipynb #75166d88
 def _fitting(o, method):
@@ -311,7 +310,6 @@ def _fitting(o, method):
     quantizes, skip = quantizing_part(method) is not None, tuple(o.skip)
     if o.save_as is not None: check_format(o.save_as, method)
     if o.rest is not None and o.save_as!='gguf': refuse_unused('without `--format gguf`', rest=o.rest)
-    if o.offload: return method, _check_offload(o, quantizes)
     if o.save_as=='dense' or not (quantizes or o.save_as): return method, ''
     config = find_model(o.name, weights=False)[0]
     dtype = _model_dtype(o, config)
@@ -422,11 +420,11 @@ def _say_packed(saved):
 def _say_sizes(sizes, before, report, saved, why):
     "What was written, who reads it, and how that is known"
     was = f'; the model was {_megabytes(before)}' if before else ''
-    packed = saved is not None and FORMATS[saved.format].packed
+    packed = FORMATS[saved.format].packed
     said = [f"Written: {_megabytes(sizes['all'])}{was}.", _say_packed(saved) if packed else _say_dense(sizes, report)]
     if isinstance(report.method, Combined) and packed: said.append('Pruned weights are codes like others in it.')
     elif isinstance(report.method, (Pruning, Combined)): said.append(PRUNED_NOTE)
-    if saved is not None: said.append(f'Read back as others read it: {saved.verified}.')
+    if saved.verified: said.append(f'Read back as others read it: {saved.verified}.')
     if why: said.append(f'Not packed as compressed-tensors: {why}.')
     return ' '.join(said)
 
@@ -434,6 +432,7 @@ def _say_sizes(sizes, before, report, saved, why):
 def _keep_account(folder, report, calibration, tokenizer):
     "Write on what a model was compressed, and the error of each layer, beside the checkpoint"
     if calibration is not None:
+        shutil.rmtree(folder/'calibration', ignore_errors=True) # of a run that was stopped
         calibration.save(folder/'calibration')
         write_atomically(folder/'calibration.md', calibration.datasheet(tokenizer))
     write_atomically(folder/'compression.png', plot_errors(report).to_bytes('png'))
@@ -519,29 +518,59 @@ def save(self:_Compression, net, tokenizer, report, folder, skip):
 def say_written(self:_Compression, sizes, report, saved):
     "What was written, in words"
     before = folder_sizes(named_folder(self.name))['weights']
-    return _say_sizes(sizes, before, report, saved, self.why or (saved.why if saved else ''))
+    return _say_sizes(sizes, before, report, saved, self.why or saved.why)
+
+# %% ../../nbs/commands/40_compressing.ipynb #dd339716
+@patch(as_prop=True)
+def packs(self:_Compression)->bool:
+    "Will codes take the place of weights, as far as that is known before?"
+    return self.save_as in PACKERS or self.save_as is None and quantizing_part(self.method) is not None and not self.why
+
+@patch
+def check_room(self:_Compression, net, folder, offload):
+    "Raise where the disk is too small for what will be made"
+    needed = planned_bytes(net, self.method) if self.packs else 0
+    if offload or not self.packs: needed += planned_bytes(net, self.method, packed=False)
+    there = sum(o.stat().st_size for o in folder.rglob('*') if o.is_file()) if offload else 0
+    check_room(folder, needed-there)
+
+@patch
+def pack(self:_Compression, net, tokenizer, report, work, skip):
+    "What becomes of a model whose blocks are on disk, in the format that was asked for or the best"
+    dense, chosen, why = work/'dense', self.save_as, ''
+    if chosen is None: chosen, why = choose_format(report.method, net, skip, quantized=report.quantized)
+    if chosen in PACKERS:
+        folder = work/'-'.join(filter(None, (chosen, self.rest)))
+        try: return pack_from_disk(net, tokenizer, report, dense, folder, chosen, self.rest)
+        except (ValueError, CheckpointDiffers) as e:
+            if self.save_as is not None: raise
+            why = str(e)
+    return Saved(dense, 'dense', folder_sizes(dense)['all'], None, why=why)
 
 # %% ../../nbs/commands/40_compressing.ipynb #1ee0cbe7
 @patch
 def write(self:_Compression, folder, load, how):
-    "Fill a folder; what was found, as texts and tables for people, and for programs"
+    "Fill a folder, or one in it for blocks on disk; what was found, for people and for programs; which folder it is"
     config, tokenizer, net = _load(self.name, self.progress, **load)
     for m in self.measures.values(): m.check(net, tokenizer)
     chosen, texts, said = self.draw(config, tokenizer, net)
     mark, offload = fingerprint(net), load['offload']
-    report, results = self.run(net, tokenizer, chosen, texts, out=folder if offload else None, **how)
-    saved = None if offload else self.save(net, tokenizer, report, folder, how['skip'])
+    self.check_room(net, folder, offload)
+    place = dict(out=folder/'dense', keep_notes=True) if offload else {}
+    report, results = self.run(net, tokenizer, chosen, texts, **place, **how)
+    saved = (self.pack if offload else self.save)(net, tokenizer, report, folder, how['skip'])
+    folder = saved.folder
     _keep_account(folder, report, chosen, tokenizer)
     sizes = folder_sizes(folder)
     said.append(self.say_written(sizes, report, saved))
     about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
-    about |= dict(files=sizes, format=saved.format if saved else 'dense', drawn=said)
+    about |= dict(files=sizes, format=saved.format, drawn=said)
     forward = {k: v for k,v in how.items() if k!='skip'}
     about |= dict(command=self.command, load=dict(dtype=load['dtype']), forward=forward)
     _write_account(folder, report, about, said)
     table = [ResultTable(measure_table(results))] if results else []
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
-    return shown, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about
+    return shown, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about, folder
 
 # %% ../../nbs/commands/40_compressing.ipynb #2aae3d72
 @patch
@@ -552,7 +581,9 @@ def try_out(self:_Compression, load, how):
     out = 'not written' if load['offload'] else None
     found = compress(net, self.method, chosen, dry_run=True, out=out, **how)
     weights = sum(t.numel()*t.element_size() for t in net.state_dict().values())
-    if load['offload']: rest = RunEstimate(2*loading.wall, 2*loading.cpu, 0, 0)
+    if load['offload']:
+        packed = planned_bytes(net, self.method) if self.packs else 0
+        rest = RunEstimate((4 if packed else 2)*loading.wall, (4 if packed else 2)*loading.cpu, 0, packed)
     else: rest = RunEstimate(3*loading.wall, 3*loading.cpu, memory_in_use(net.device)+weights, weights)
     total = found+rest
     parts = [f'compressing: {found!r}', f'with loading and saving: {total!r}', *said]
@@ -605,8 +636,19 @@ def _compress_into(o):
     load = dict(device=o.device, dtype=o.dtype, offload=o.offload)
     how = forward|dict(skip=tuple(o.skip))
     if o.dry_run: return job.try_out(load, how)
-    with new_folder(o.out) as aside: shown, about = job.write(aside, load, how)
+    shown, about = _make_folder(job, o.out, load, how)
     return answer_of(shown, dict(command='compress', folder=str(o.out))|about, note=_say_files(o.out, method))
+
+# %% ../../nbs/commands/40_compressing.ipynb #ccf6da18
+def _make_folder(job, out, load, how):
+    "Fill a new folder; where blocks are on disk, what a stopped command has finished is gone on with"
+    if not load['offload']:
+        with new_folder(out) as aside: return job.write(aside, load, how)[:2]
+    with work_folder(out) as work:
+        shown, about, made = job.write(work, load, how)
+        hand_over(work, made, out)
+    (Path(out).expanduser()/NOTES).unlink(missing_ok=True) # it says how to go on, which is over
+    return shown, about
 
 def _say_files(out, method):
     "What is in the new folder"

@@ -83,7 +83,7 @@ def _read_format(run):
 def _compress(run, name, method, out, calibration):
     "Look at what was asked, and compress"
     folder = check_out_folder(out, new=True)
-    run.aside = folder.with_name(f'.{folder.name}.part.partial')
+    run.aside = folder.with_name(f'.{folder.name}.work')
     check_model(name)
     check_method_name(method)
     _read_format(run)

@@ -24,7 +24,7 @@ from ..vocabulary.usage import TokenUsage, used_tokens
 def _open(name):
     "The folder of a model by the name that commands give it"
     check_model(name, 'name')
-    where = model_source(None if name=='embedded' else name)
+    where = model_source(name)
     try: return checkpoint_folder(where)
     except (OSError, ValueError) as e:
         got = f'{str(name)!r}: {str(e).strip().splitlines()[0]}'

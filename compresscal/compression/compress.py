@@ -190,14 +190,14 @@ def _present(block, device):
         finally:
             if home!=device: block.module.to(home)
 
-def _output(model, out, settings):
+def _output(model, out, settings, keep_notes=False):
     "What writes the new checkpoint, if there is to be one"
     if is_offloaded(model)!=(out is not None):
         where = 'on disk' if is_offloaded(model) else 'in memory'
         raise ValueError("`out` must name a folder for the new checkpoint where the blocks of `model` stay on disk, "
                          f"and must not be given otherwise; got {out!r} for a model {where}")
     if out is None: return nullcontext()
-    return ShardWriter(model, out, json.dumps(settings()))
+    return ShardWriter(model, out, json.dumps(settings()), keep_notes)
 
 # %% ../../nbs/compression/90_compress.ipynb #0c17afc9
 def _replace_block(block, methods, method, batches, precision, errors, writer, report):
@@ -223,9 +223,17 @@ def _finished(block, writer, report):
     report.notes.extend(note['notes'])
     return True
 
+def _all_done(writer, chosen):
+    "Has an earlier run finished all blocks?"
+    return writer is not None and all(i in writer.done for i in chosen)
+
+# %% ../../nbs/compression/90_compress.ipynb #2966b256
 def _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar):
     "Compress block after block; the report grows with each"
     last = max(chosen)
+    if _all_done(writer, chosen):
+        for block in blocks[:last+1]: _finished(block, writer, report)
+        return
     for block in bar(blocks[:last+1]):
         to_come,dense_inputs = block.index<last,method.dense_inputs and block.index in chosen
         finished = writer is not None and block.index in writer.done
@@ -271,12 +279,13 @@ def _warn_of_rounding(report):
     warnings.warn(said, stacklevel=7) # where `compress` was called
 
 def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, settings,
-         progress):
+         progress, keep_notes):
     "Open what is needed, walk, and say how far it went if it breaks off"
     bar = partial(tqdm, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
     text = None if calibration is None else f"{calibration.name} {calibration.hash}"
-    with _output(model, out, settings) as writer, HiddenStore(memory) as store:
-        batches = [] if calibration is None else capture_batches(model, calibration, batch_size, store, device)
+    with _output(model, out, settings, keep_notes) as writer, HiddenStore(memory) as store:
+        unread = calibration is None or _all_done(writer, chosen)
+        batches = [] if unread else capture_batches(model, calibration, batch_size, store, device)
         seen,codes = None if method.needs=='nothing' else text,{} if writer is None else StoredCodes(writer)
         report = CompressionReport(method, seen, [], codes, errors_on=text, quantized_before=quantized_before(model))
         try: _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar)
@@ -353,7 +362,7 @@ def _start(o):
     how = (o.model, o.method, text, chosen, blocks, o.batch_size, device, o.memory, o.out, precision, o.output_errors)
     if o.dry_run: return _estimate(*how, looking)
     def settings(): return [o.method.settings(), text_hash, o.skip, o.batch_size, str(o.forward_dtype), o.output_errors]
-    return _run(*how, settings, o.progress)
+    return _run(*how, settings, o.progress, o.keep_notes)
 
 # %% ../../nbs/compression/90_compress.ipynb #8bf9b0bf
 @torch.inference_mode(False)
@@ -370,6 +379,7 @@ def compress(
     device=None,         # Where to compute, one block at a time; `None`: where the model is
     memory:int=2**33,    # Bytes of hidden states to keep in memory; what is beyond goes to a temporary file
     out=None,            # Folder for the new checkpoint of a model loaded with `offload=True`
+    keep_notes:bool=False, # Leave notes in `out`, so that the same call gives its report again and computes nothing?
     output_errors:bool|None=None, # Measure how far outputs move? `None`: where second moments are summed anyway
     progress:bool=True,  # Show a progress bar?
     dry_run:bool=False,  # Change nothing, and say in a few seconds what the run will take?

@@ -89,7 +89,7 @@ def replicates(
     n:int,              # How many times to compute the same again
 )->list[Job]:           # Null controls
     "The jobs that show a study's own noise: for each method, the first set of the first source, at the largest size"
-    if not n: return []
+    if not n or not sets: return []
     (source, n_sequences, length), group = max(sets.items(), key=lambda o: o[0][1]*o[0][2]) # the first of equals
     methods = {j.method: j for j in jobs if j.method}
     found = []

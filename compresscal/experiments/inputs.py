@@ -35,9 +35,8 @@ def find_model(
 )->tuple:              # Its configuration, its tokenizer, and the model or None
     "A model by the name that commands give it"
     check_model(name)
-    at = None if name=='embedded' else name
-    if not weights: return *load_tokenizer(at), None
-    model, tokenizer = load_model(at, **kwargs)
+    if not weights: return *load_tokenizer(name), None
+    model, tokenizer = load_model(name, **kwargs)
     return model.config, tokenizer, model
 
 # %% ../../nbs/experiments/10_inputs.ipynb #57e5a943

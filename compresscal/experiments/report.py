@@ -212,7 +212,8 @@ def earlier_quantization(
 )->str:              # Sentences, empty where no model was quantized before
     "Which models had quantized weights before the study, and what that means"
     said = [f'Of {plain_text(name)} {said_quantized(found)}.' for name,found in results.quantized.items()]
-    return ' '.join([*said, QUANTIZED_CAVEAT]) if said else ''
+    compared = any(r['method']!='dense' for r in results.rows)
+    return ' '.join([*said, QUANTIZED_CAVEAT] if said and compared else said)
 
 # %% ../../nbs/experiments/55_report.ipynb #03d480d7
 def html_picture(

@@ -398,13 +398,37 @@ def _title(model, evaluation, metric, dense):
     digits = 2 if metric.endswith('perplexity') else 3
     return f"{title}; dense model {number(dense, digits) or 'not measured'}"
 
+# %% ../../nbs/experiments/45_results.ipynb #5d1e51de
+def _said_weights(found):
+    "How weights were quantized before, in a few words"
+    if not found: return 'not quantized'
+    if 'types' in found: return ', '.join(found['types'])
+    return found['method']+(f", {found['bits']} bits" if 'bits' in found else '')
+
+def _beside_first(row, first, metric, weights):
+    "A model in a table of models as they are, by column"
+    value, digits = row['value'], 2 if metric.endswith('perplexity') else 3
+    line = {'model': row['model'], 'weights': _said_weights(weights), 'value': number(value, digits)}
+    if is_ratio(metric): return line|{'ratio to first': number(value/first, 3) if first else ''}
+    return line|{'change': number(value-first, 3)}
+
+def _as_they_are(results, full):
+    "A table of each metric where nothing was compressed: the models side by side"
+    if any(r['method']!='dense' for r in results.rows): return
+    for evaluation,metric in dict.fromkeys((r['evaluation'], r['metric']) for r in results.rows):
+        if not full and metric!=results.metrics(evaluation)[0]: continue
+        rows = [r for r in results.rows if (r['evaluation'], r['metric'])==(evaluation, metric)]
+        lines = [_beside_first(r, rows[0]['value'], metric, results.quantized.get(r['model'])) for r in rows]
+        title = f'models as they are: {describe_metric(evaluation, metric)}'
+        yield title, [[*lines[0]], *([*o.values()] for o in lines)]
+
 # %% ../../nbs/experiments/45_results.ipynb #35eb49a8
 def tables(
     results:Results,  # Of a study
     full:bool=False,  # Every metric, and intervals?
 )->list[tuple[str, list[list[str]]]]: # Title and lines of each table, the first line its header
     "The summary as text"
-    found, frame = {}, results.summary()
+    found, frame = dict(_as_they_are(results, full)), results.summary()
     sizes = len(frame[frame.source!='none'][['n_sequences', 'length']].drop_duplicates())>1
     for (model,evaluation,metric),part in frame.groupby(['model', 'evaluation', 'metric'], sort=False):
         if not full and metric!=results.metrics(evaluation)[0]: continue

@@ -13,30 +13,44 @@ from collections import Counter
 # %% ../../nbs/models/02_quantized_before.ipynb #19307aeb
 _WHOLE = ('F64', 'F32', 'F16', 'BF16') # types of tensors that are not quantized
 
-def _method(kept):
-    "What a quantization is called in a configuration"
+def _widths(kept):
+    "Bits of a code and inputs that share a scale, where a configuration says one of each"
+    entries = [o.get('weights') or {} for o in (kept.get('config_groups') or {}).values()] or [kept]
+    keys = dict(bits=('num_bits', 'bits', 'w_bit'), group_size=('group_size', 'q_group_size'))
+    said = {k: {next((o[n] for n in names if o.get(n)), None) for o in entries} for k,names in keys.items()}
+    one = {k: next(iter(found)) for k,found in said.items() if len(found)==1}
+    return {k: n for k,n in one.items() if isinstance(n, int) and n>0}
+
+def _kept_method(kept):
+    "What a configuration keeps of a quantization"
     kept = kept if isinstance(kept, dict) else kept.to_dict()
     method = kept.get('quant_method') or 'a method that is not named'
-    return str(getattr(method, 'value', method))
+    return dict(method=str(getattr(method, 'value', method)), **_widths(kept))
 
+# %% ../../nbs/models/02_quantized_before.ipynb #16a58b5b
 def quantized_before(
     model, # A model, or its configuration
-)->dict|None: # `file` and `types`, the number of tensors by type, or `method`; None where nothing says so
+)->dict|None: # `file` and `types`, or `method`, `bits`, `group_size`; None where nothing says so
     "How the weights of a model were quantized before it was read"
     config = getattr(model, 'config', model)
     facts, kept = getattr(config, 'gguf', None), getattr(config, 'quantization_config', None)
     if isinstance(facts, dict):
         types = Counter({k: n for k,n in facts.get('types', {}).items() if k not in _WHOLE})
         if types: return dict(file=facts.get('file') or 'a GGUF file', types=dict(types.most_common()))
-    if kept: return dict(method=_method(kept))
+    if kept: return _kept_method(kept)
     return getattr(config, 'quantized_before', None)
 
 # %% ../../nbs/models/02_quantized_before.ipynb #5456be79
+def _said_grid(found):
+    "Bits and groups in words, from a comma on; nothing where they are not known"
+    bits, size = found.get('bits'), found.get('group_size')
+    return (f', {bits} bits' if bits else '')+(f' in groups of {size}' if bits and size else '')
+
 def said_quantized(
     found:dict, # From `quantized_before`
 )->str:         # Without a capital and a full stop
     "How weights were quantized, in words"
-    if 'types' not in found: return f"the weights were quantized before, by {found['method']}"
+    if 'types' not in found: return f"the weights were quantized before, by {found['method']}{_said_grid(found)}"
     (first, n), *others = found['types'].items()
     counts = [f'{n} tensor{"s"*(n!=1)} {first}', *(f'{n} {kind}' for kind,n in others)]
     return f"the weights were quantized before: {found['file']}, {', '.join(counts)}"

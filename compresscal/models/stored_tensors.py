@@ -41,6 +41,7 @@ class StoredTensor:
 # %% ../../nbs/models/05_stored_tensors.ipynb #26db96eb
 NUMBER_TYPES = dict( # Name in a file -> type
     F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16,
+    F8_E4M3=torch.float8_e4m3fn, F8_E5M2=torch.float8_e5m2,
     I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool)
 
 # %% ../../nbs/models/05_stored_tensors.ipynb #ceaa835c

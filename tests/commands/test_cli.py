@@ -345,7 +345,7 @@ def test_compress(method, calibrated, capsys, tmp_path, tiny_checkpoint):
     from compresscal.compression.names import parse_method
     asked = ['compress', tiny_checkpoint, method, *(['--calibration', 'self', '--sequences', 4, '--length', 64] if calibrated else [])]
     said = document(capsys, *asked, '--format', 'dense', '--out', tmp_path/'memory', '--evaluate', 'docs', 'kl:docs', '--evaluation-sequences', 3)
-    assert document(capsys, *asked, '--out', tmp_path/'disk', '--offload')['fingerprint']==said['fingerprint']
+    assert document(capsys, *asked, '--format', 'dense', '--out', tmp_path/'disk', '--offload')['fingerprint']==said['fingerprint']
     (a,_), (b,_), (c,_) = (load_model(o) for o in (tmp_path/'memory', tmp_path/'disk', tiny_checkpoint))
     calibration = CalibrationSet.load(tmp_path/'memory'/'calibration') if calibrated else None
     report = compress(c, parse_method(method), calibration)
@@ -388,7 +388,7 @@ def test_streaming_goes_on_where_it_was(capsys, tmp_path, tiny_checkpoint, monke
     monkeypatch.setattr(compression, '_compress_block', stop)
     assert main(asked)==130 and not (tmp_path/'out').exists()
     kept = Path(capsys.readouterr().err.partition('kept in ')[2].partition('; the same command goes on')[0])
-    assert kept==tmp_path/'.out.part.partial' and list(kept.iterdir()) # what is named is there
+    assert kept==tmp_path/'.out.work' and list(kept.iterdir()) # what is named is there
     assert main(asked)==0 and seen==[0, 1, 1] and sorted(os.listdir(tmp_path))==['out', 'tiny']
 
 def test_evaluate(capsys, tmp_path, tiny_checkpoint):

@@ -1,5 +1,5 @@
 "The store loses no finished cell and keeps no half one; the same study gives the same bytes, however it was interrupted"
-import csv, errno, io, json, multiprocessing, os, random, signal, subprocess, sys, time
+import csv, errno, io, json, multiprocessing, os, random, shutil, signal, subprocess, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -190,13 +190,33 @@ def test_wide_results_stay_within_eighty_columns(small, tmp_path):
     grown = Results([r | dict(value=r['value']*10**k) for k,r in zip((0, 1, 2, 3, 7, 20), rows, strict=True)])
     assert max(map(len, repr(grown).splitlines()))<=80
 
+def test_models_as_they_are(tiny_checkpoint, tiny_tokenizer, tmp_path):
+    "Dense, quantized by others and by us side by side: no method, no text that is drawn for one"
+    from compresscal import RTN, compress, load_model
+    from compresscal.checkpoints.saving import save
+    from test_packed_checkpoints import gptq, packed
+    theirs = shutil.copytree(tiny_checkpoint, tmp_path/'theirs')
+    packed(theirs, gptq)
+    model, tokenizer = load_model(tiny_checkpoint)
+    save(model, compress(model, RTN(4, 32, symmetric=True)), tmp_path/'ours', 'compressed-tensors', tokenizer)
+    models = dict(dense=tiny_checkpoint, theirs=theirs, ours=tmp_path/'ours')
+    study = Study(models=models, methods=(), evaluations=['docs'], n_evaluation=2, length=32)
+    found = study.run(tmp_path/'s')
+    assert study.sources==() and not [*(tmp_path/'s').glob('sets/*self*')] and {r['method'] for r in found.rows}=={'dense'}
+    assert [l.split()[0] for l in repr(found).splitlines()[2:]]==[*models] and 'gptq, 4 bits' in repr(found) and 'compressed-tensors, 4 bits' in repr(found)
+    assert found.quantized.keys()=={'theirs', 'ours'} and 'by gptq, 4 bits in groups of 16' in (tmp_path/'s'/'report.html').read_text()
+    assert eval(repr(study), dict(Study=Study, PosixPath=Path))==study
+    again = read_study(tmp_path/'s'/'study.toml')[0]
+    assert again.methods==() and again.run(tmp_path/'s').to_csv()==found.to_csv()
+    assert study.estimate(tmp_path/'other').total.seconds>0
+
 def test_infinite_perplexity_is_shown(small, tmp_path):
     results = small.run(tmp_path/'s')
     broken = Results([r | (dict(value=float('inf')) if r['method']=='Wanda 50%' and not r['set'] else {}) for r in results.rows])
     assert ' inf' in repr(broken) and ',inf,' in broken.to_csv()
 
 @pytest.mark.parametrize('wrong, says', [(dict(methods=['wonda:0.5']), "did you mean 'wanda'"), (dict(methods=['wanda:0']), 'sparsity'), (dict(methods=['wanda:4:2']), '4:2'),
-    (dict(methods=[]), '`methods`'), (dict(sources=['self', 'dcos']), "did you mean 'docs'"), (dict(sources=['self:carlni']), "did you mean 'carlini'"),
+    (dict(methods=[], evaluations=['kl:docs']), '`methods`'), (dict(sources=[]), '`sources`'), (dict(sources=['self', 'dcos']), "did you mean 'docs'"), (dict(sources=['self:carlni']), "did you mean 'carlini'"),
     (dict(n_sets=0), '`n_sets`'), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), "must be one of sparsity")])
 def test_mistakes_are_seen_at_once(wrong, says):
     with pytest.raises(ValueError, match=says): Study(**wrong)

@@ -232,7 +232,7 @@ def test_a_killed_run_goes_on_too(checkpoint, tmp_path):
     assert fingerprint(load_model(tmp_path/"out")[0])==fingerprint(whole)
     assert not any(o.is_dir() for o in (tmp_path/"out").iterdir())
 
-@pytest.mark.parametrize("what", ["_copy_rest","_save"])
+@pytest.mark.parametrize("what", ["copy_other_files","_save"])
 def test_a_failure_at_the_end(what, checkpoint, tmp_path, monkeypatch):
     source = checkpoint("llama")
     model,_ = load_model(source, offload=True)
