@@ -44,8 +44,8 @@ def titled_table(
     return render('titled_table.html', title=title, table=table, folded=n>LONG, note=note)
 
 # %% ../../nbs/experiments/55_report.ipynb #234462dd
-_DETECTABLE = ('Detectable is the smallest difference that so many sets find with a chance of 80 %; where none is found, '
-               'smaller ones may be there. Infinite: so few sets cannot tell.')
+_DETECTABLE = ('Detectable is the smallest difference that so many sets find with a chance of 80 %; where none is '
+               'found, smaller ones may be there. Infinite: so few sets cannot tell.')
 STATISTIC_TABLES = dict(
     compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
                      'the probability that a set of a has the higher value. '+_DETECTABLE),
