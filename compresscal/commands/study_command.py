@@ -46,6 +46,8 @@ _SAVE = 'Write the study as a TOML file or a notebook, and do not run it'
 _Save = Annotated[str|None, Option(metavar='FILE', help=_SAVE)]
 _DRY_RUN = 'Say what time, memory and disk the study will take, from a short trial, and write nothing'
 _DryRun = Annotated[bool|None, Option(help=_DRY_RUN)]
+_PILOT = 'With --dry-run: a study of the same methods, from whose spread follows what this one can find'
+_Pilot = Annotated[str|None, Option(metavar='FOLDER', help=_PILOT)]
 _NoRetry = Annotated[bool|None, Option(help='Leave alone what failed in an earlier run')]
 _FailFast = Annotated[bool|None, Option(help='Stop at the first failure; the same command goes on')]
 _KEEP = 'Compressed models to save in the folder: best, worst, or a pattern of labels such as \'*docs 0*\''
@@ -79,7 +81,7 @@ def study_command(run:Run, what:_What=None,
     n_evaluation: Measured=None, replicates: int|None=None, comparisons: _Compared=None,
     device: Device=None, dtype: str|None=None, skip: _Skip=None, forward_dtype: str|None=None,
     dense_inputs: bool|None=None, batch_size: int|None=None, hopeless: float|None=None,
-    out: _Address=None, save: _Save=None, dry_run: _DryRun=None, track: _Track=None,
+    out: _Address=None, save: _Save=None, dry_run: _DryRun=None, pilot: _Pilot=None, track: _Track=None,
     no_retry: _NoRetry=None, fail_fast: _FailFast=None, keep: _Keep=None,
     **engine: Unpack[EngineOptions],
 )->CommandAnswer:
@@ -114,7 +116,7 @@ def _check_what(what):
 # %% ../../nbs/commands/70_study_command.ipynb #306586f4
 def _check_save(run, save):
     "Look at the file that a study is to be written to"
-    run.refuse([*ENGINE, 'dry_run', *_RUNNING], 'on a study that is written down and not run')
+    run.refuse([*ENGINE, 'dry_run', 'pilot', *_RUNNING], 'on a study that is written down and not run')
     if not save.endswith(('.toml', '.ipynb')): raise ValueError(f"`--save` must end in .toml or .ipynb, got {save!r}")
     check_out_file(save, '--save')
 
@@ -171,7 +173,8 @@ def _study(run, what, out, save):
     place = out if '://' in out else check_out_folder(out)
     if run.given.get('dry_run'):
         run.refuse(_RUNNING, 'beside `--dry-run`')
-        return _try_out(study, out, engine, run.progress)
+        return _try_out(study, out, engine, run.progress, run.given.get('pilot'))
+    run.refuse(['pilot'], 'without `--dry-run`')
     run.aside = place
     run.say(f"Study in {out}; stop it when you like, the same command goes on where it was.")
     watching = run.given.get('track', ())
@@ -204,12 +207,15 @@ def _save_study(study, path, out):
     return CommandAnswer(text, dict(command='study', file=str(path)), note=f'Written: {path}')
 
 # %% ../../nbs/commands/70_study_command.ipynb #5b20f7e4
-def _try_out(study, out, engine, progress):
-    "What a study will cost"
-    found = study.estimate(out, engine, progress)
-    table = ResultTable(found.lines(), f'What is left of the study in {out} will cost')
-    data = dict(command='study', dry_run=True, folder=out)|found.as_dict()
-    return answer_of([table, '\n'.join(found.sentences())], data)
+def _try_out(study, out, engine, progress, pilot):
+    "What a study will cost, and what it will be able to tell"
+    from compresscal.experiments.planning import NO_PILOT
+    plan = study.plan(out, pilot, engine, progress)
+    cost = ResultTable(plan.estimate.lines(), f'What is left of the study in {out} will cost')
+    title = 'Differences that it finds with a chance of 80 %'
+    found = ResultTable(plan.lines(), title, 3) if len(plan.found) else NO_PILOT
+    data = dict(command='study', dry_run=True, folder=out)|plan.as_dict()
+    return answer_of([cost, '\n'.join(plan.estimate.sentences()), found], data)
 
 # %% ../../nbs/commands/70_study_command.ipynb #5a2b537c
 _FOUND = ('results.csv (every cell), tables and figures, report.html (all of it on one page), '
@@ -237,7 +243,7 @@ def _answer(study, results, out):
 # %% ../../nbs/commands/70_study_command.ipynb #2d8a3b3e
 def _status(run, folders):
     "How far a study is"
-    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', *_RUNNING], 'on `study status`')
+    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', 'pilot', *_RUNNING], 'on `study status`')
     if len(folders)>1: raise ValueError(f"`status` takes one folder, got {' '.join(folders)!r}")
     if folders: run.refuse(['out'], 'beside the folder')
     from compresscal.experiments.progress import status
@@ -247,7 +253,7 @@ def _status(run, folders):
 # %% ../../nbs/commands/70_study_command.ipynb #70d00002
 def _diff(run, folders):
     "What differs between two studies"
-    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', 'out', *_RUNNING], 'on `study diff`')
+    run.refuse([*FIELDS, *ENGINE, 'save', 'dry_run', 'pilot', 'out', *_RUNNING], 'on `study diff`')
     if len(folders)!=2: raise ValueError(f"`diff` takes two folders, got {' '.join(folders)!r}")
     from compresscal.experiments.differences import difference_tables
     from compresscal.experiments.results import Results

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
-from statistics import variance
 from typing import NamedTuple
 
 import pandas as pd
@@ -26,6 +25,7 @@ from ..statistics.comparisons import Comparison, compare_paired, compare_unpaire
 from ..statistics.comparisons import holm, range_under_permutation
 from ..statistics.intervals import summarize_values
 from ..statistics.power import detectable
+from ..statistics.reliability import pooled_variance
 
 # %% ../../nbs/experiments/05_findings.ipynb #9e90de15
 class Group(NamedTuple):
@@ -304,12 +304,6 @@ def ranges(
 # %% ../../nbs/experiments/05_findings.ipynb #140b6385
 LOUD = 1/4 # Noise relative to the spread between sets above which a study warns
 
-def _pooled(groups):
-    "The standard deviation within groups of at least two values"
-    freedom = sum(len(v)-1 for v in groups)
-    if not freedom: return math.nan
-    return math.sqrt(sum((len(v)-1)*variance(v) for v in groups)/freedom)
-
 def _replicates(rows):
     "Values of each set with all its replicates, by model, evaluation, metric and method; methods with text only"
     fixed = {(r['model'], r['method']) for r in rows if r['source']=='none'}
@@ -331,7 +325,7 @@ def noise(
     for key,sets in _replicates(rows).items():
         again = [v for v in sets.values() if len(v)>1]
         if not again: continue
-        sd, spread = _pooled(again), _pooled([v for v in between.get(key, []) if len(v)>1])
+        sd, spread = (pooled_variance(o)[0]**.5 for o in (again, between.get(key, [])))
         ratio = 0. if sd==0 else math.inf if spread==0 else sd/spread
         lines.append([*key, sum(map(len, again)), sd, spread, ratio, ratio>LOUD])
     return pd.DataFrame(lines, columns=[*Group._fields[:4], 'replicates', 'noise', 'spread', 'ratio', 'loud'])

@@ -61,9 +61,9 @@ class Study:
     replicates: int = 2                              # Null controls: the first set again, so often, for each method
     comparisons: Sequence = ()                       # Pairs of methods or of sources, declared before the run
     device: str|None = None                          # Where to compute; the CPU if not given
-    dtype: str|None = None                           # Number format of models, such as `bfloat16`; their own if not given
+    dtype: str|None = None                           # Number format of models, as `bfloat16`; their own if not given
     skip: Sequence = ()                              # Patterns of layers to leave alone, as `compress` takes them
-    forward_dtype: str|None = None                   # Number format of forward passes in `compress`; the model's if not given
+    forward_dtype: str|None = None                   # Number format while compressing; the model's if not given
     dense_inputs: bool = False                       # Does each block see what the uncompressed model gives?
     batch_size: int|None = None                      # Sequences at once, in measures too; as each has it if not given
     hopeless: float|None = None                      # Perplexity beyond which nothing else is measured
@@ -180,6 +180,20 @@ def estimate(
     check_engine(self, engine)
     return try_study(self, out, engine, progress)
 
+# %% ../../nbs/experiments/80_study.ipynb #80b00002
+@patch
+def plan(
+    self:Study,
+    out:str|Path='compresscal-study', # The study's folder, or a URL; what is finished there costs nothing
+    pilot=None,                       # `Results`, or where a study is; what is finished in `out` if not given
+    engine='local',                   # Where jobs would run
+    progress:bool=True,               # Show a progress bar
+)->object:                            # `StudyPlan`
+    "What a study will cost, and what difference it will be able to find; nothing is written"
+    from compresscal.experiments.planning import StudyPlan, pilot_at, plan_table
+    found = plan_table(self, pilot_at(out, pilot)) # first, for it raises at once where there is no such pilot
+    return StudyPlan(self.estimate(out, engine, progress), found)
+
 # %% ../../nbs/experiments/80_study.ipynb #235579c3
 def spell_call(
     method:Method, # Any method
@@ -206,10 +220,13 @@ def spell_setting(
     return f'({inside},)' if len(value)==1 else f'({inside})'
 
 # %% ../../nbs/experiments/80_study.ipynb #da8132e4
+_RARELY = ('dtype', 'skip', 'forward_dtype', 'dense_inputs', 'batch_size', 'hopeless') # Shown where they are set
+
 @patch
 def __repr__(self:Study)->str:
     "The call that makes it again"
-    said = [f'{f.name}={spell_setting(getattr(self, f.name))}' for f in fields(self)]
+    shown = [f for f in fields(self) if f.name not in _RARELY or getattr(self, f.name)!=f.default]
+    said = [f'{f.name}={spell_setting(getattr(self, f.name))}' for f in shown]
     return f"Study({', '.join(said)})"
 
 # %% ../../nbs/experiments/80_study.ipynb #6a6af614
