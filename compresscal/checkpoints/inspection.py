@@ -120,7 +120,8 @@ class Verification:
     def __repr__(self):
         if not self.differing: return f'{self.label}: made again, all {self.weights:,} weights are the same'
         said = f'{self.label}: made again, {self.differing:,} of {self.weights:,} weights differ, at most by ' \
-               f'{self.first:.2g} of what compression changed in the first block, {self.worst:.2g} in {one_line(self.layer)}'
+               f'{self.first:.2g} of what compression changed in the first block, ' \
+               f'{self.worst:.2g} in {one_line(self.layer)}'
         return said if self.fine else f'{said}. WRONG: not more than {ALLOWED:g} and {ALLOWED_LATER:g} are allowed'
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #8f4c693a
