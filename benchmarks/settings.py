@@ -21,9 +21,9 @@ def on(**choices):
         yield {k: v for name,value in zip(choices, values) if value for k,v in choices[name].items()}
 
 GPTQ = list(on(symmetric=dict(symmetric=True), order=dict(act_order=True, static_groups=True), mse=dict(mse=True)))
-BOTH = dict(act_order=True, static_groups=True, mse=True)
 ORDER = dict(act_order=True, static_groups=True)
 BOTH = ORDER|dict(mse=True)
+DENSE = dict(dense_inputs=True) # statistics from what the dense model gives
 GRID = [('gptq', 4, [BOTH, {}, ORDER]), ('rtn', 4, [{}]), ('spqr', 4, [dict(damping=.01), {}]), ('sparsegpt', None, [{}]),
         ('gptq', 4, [BOTH|dict(symmetric=True), dict(symmetric=True)]), ('rtn', 4, [dict(symmetric=True)]),
         ('gptq', 3, [BOTH, {}, ORDER]), ('awq', 4, [dict(search='linear')]), ('wanda', None, [{}]), ('magnitude', None, [{}]),
@@ -34,8 +34,9 @@ GRID = [('gptq', 4, [BOTH, {}, ORDER]), ('rtn', 4, [{}]), ('spqr', 4, [dict(damp
         ('spqr', 4, [dict(act_order=False), dict(outlier_threshold=None)]), ('spqr', 3, [{}, dict(damping=.01)]),
         ('spqr', 3, [dict(act_order=False), dict(outlier_threshold=None)]),
         ('awq', 3, [{}, dict(clip=False), dict(search='linear'), dict(scale=False)]),
-        ('gptq', 4, [dict(damping=.1), dict(refresh=True), dict(true_sequential=True)])]
-NOISE = [('sparsegpt', None, {}), ('gptq', 4, BOTH), ('gptq', 4, {}), ('wanda', None, {})]
+        ('gptq', 4, [dict(damping=.1), dict(refresh=True), dict(true_sequential=True)]),
+        ('sparsegpt', None, [DENSE]), ('gptq', 4, [BOTH|DENSE]), ('wanda', None, [DENSE])]
+NOISE = [('sparsegpt', None, {}), ('sparsegpt', None, DENSE), ('gptq', 4, BOTH), ('gptq', 4, BOTH|DENSE), ('gptq', 4, {}), ('wanda', None, {})]
 
 def runs(sets):
     "Method, bits, settings, number of the set, seed of the order of its sequences (0: as drawn)"

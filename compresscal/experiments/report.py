@@ -43,19 +43,30 @@ def titled_table(
     table = html_table(lines[:most+1], words)
     return render('titled_table.html', title=title, table=table, folded=n>LONG, note=note)
 
-# %% ../../nbs/experiments/55_report.ipynb #234462dd
+# %% ../../nbs/experiments/55_report.ipynb #55a00001
 _DETECTABLE = ('Detectable is the smallest difference that so many sets find with a chance of 80 %; where none is '
                'found, smaller ones may be there. Infinite: so few sets cannot tell.')
+
+# %% ../../nbs/experiments/55_report.ipynb #234462dd
 STATISTIC_TABLES = dict(
     compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
                      'the probability that a set of a has the higher value. '+_DETECTABLE),
     compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair. '+_DETECTABLE),
+    severity=('Differences between sources, by severity', 'Beside the difference itself: relative to the '
+              'dense value, and as a share of the damage, which is what compression lost with either source.'),
+    matched_damage=('Sources at equal damage', 'How strongly a method may compress with one source to lose as much as '
+                    'with the other, between the strengths that were measured.'),
     ranges=('From the best source to the worst', 'How far apart the means of sources are, beside what is expected when '
             'sets are dealt to the sources at random: with many sources, some range appears by chance.'),
     noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in '
            'another order or on another number of threads, beside that between sets.'),
+    reliabilities=('Noise floor and noise ceiling', 'Floor: how far apart two sets are by noise alone, at most. Reliability: '
+                   'the share of the variance between sets that is not noise. Ceiling: the highest correlation over sets '
+                   'that a predictor without noise could have.'),
     accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or '
               'right. A task whose dense interval includes chance is marked; nothing can be read from it.'),
+    questions_together=('All tasks together', 'Each compressed model against dense on the same questions: all questions '
+                        'as one task (p), the mean over tasks (macro), and whether any task changed (any).'),
     hidden=('Where one measure hides what another shows', 'Pairs that perplexity tells apart and accuracy does not, or '
             'the other way round.'),
     rank_agreement=('Does perplexity order models as accuracy does?', 'Rank correlation between compressed models, and '
