@@ -279,6 +279,7 @@ class Bench:
     texts: Mapping[tuple[str, str], CalibrationSet] # (model, measure) -> held-out text
     device: str|None = None          # Where to compute; the CPU if not given
     dtype: str|None = None           # Number format that models are loaded in; their own if not given
+    revision: str|None = None        # Of models on the Hub
     compressing: Mapping = field(default_factory=dict) # Arguments of `compress` beside method and text
     hopeless: float|None = None      # Perplexity beyond which nothing else is measured on a model
 
@@ -354,7 +355,7 @@ def prepare(
     if name==self.name: return
     self.name = self.model = self.blocks = self.restore = None # the last one makes room first
     source = self.bench.models[name]
-    how = dict(device=self.bench.device, dtype=self.bench.dtype)
+    how = dict(device=self.bench.device, dtype=self.bench.dtype, revision=self.bench.revision)
     self.model, self.tokenizer = source if isinstance(source, tuple) else load_model(source, **how)
     self.blocks = decoder_blocks(self.model) # once: they are the same for all jobs
     self.restore, self.references, self.name = keep_weights(self.model), {}, name

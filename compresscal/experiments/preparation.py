@@ -266,7 +266,9 @@ def _check_what_is_asked(study, model, tokenizer):
 
 def _model_of(study, name, source):
     "A model and its tokenizer, in the number format that is asked for"
-    if not isinstance(source, tuple): return load_model(source, device=study.device, dtype=study.dtype)
+    if not isinstance(source, tuple):
+        return load_model(source, device=study.device, dtype=study.dtype, revision=study.revision)
+    if study.revision: raise ValueError(f"`revision` must be None for a model in memory, got {study.revision!r}")
     if study.dtype is None: return source
     own = str(source[0].dtype).removeprefix('torch.')
     if own==study.dtype: return source
@@ -287,7 +289,8 @@ def bench_of(
 )->Bench:
     "What the workers of a study need"
     measures = {n: m for n,(m,_) in measured(study).items()}
-    return Bench(models, measures, texts, study.device, study.dtype, compressing_of(study), study.hopeless)
+    return Bench(models, measures, texts, study.device, study.dtype, study.revision,
+                 compressing_of(study), study.hopeless)
 
 # %% ../../nbs/experiments/65_preparation.ipynb #a8ed80e2
 def prepare(

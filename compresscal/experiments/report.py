@@ -60,8 +60,8 @@ STATISTIC_TABLES = dict(
             'sets are dealt to the sources at random: with many sources, some range appears by chance.'),
     noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in '
            'another order or on another number of threads, beside that between sets.'),
-    reliabilities=('Noise floor and noise ceiling', 'Floor: how far apart two sets are by noise alone, at most. Reliability: '
-                   'the share of the variance between sets that is not noise. Ceiling: the highest correlation over sets '
+    reliabilities=('Noise floor and noise ceiling', 'Floor: how far apart two sets are by noise alone, at most. '
+                   'Reliability: the share of the variance between sets that is not noise. Ceiling: the highest correlation over sets '
                    'that a predictor without noise could have.'),
     accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or '
               'right. A task whose dense interval includes chance is marked; nothing can be read from it.'),

@@ -62,6 +62,7 @@ class Study:
     comparisons: Sequence = ()                       # Pairs of methods or of sources, declared before the run
     device: str|None = None                          # Where to compute; the CPU if not given
     dtype: str|None = None                           # Number format of models, as `bfloat16`; their own if not given
+    revision: str|None = None                        # Branch, tag or commit of models on the Hub
     skip: Sequence = ()                              # Patterns of layers to leave alone, as `compress` takes them
     forward_dtype: str|None = None                   # Number format while compressing; the model's if not given
     dense_inputs: bool = False                       # Does each block see what the uncompressed model gives?
@@ -120,6 +121,8 @@ def _check_computing(study):
     for name in ('dtype', 'forward_dtype'):
         if getattr(study, name) in (None, *_NUMBER_FORMATS): continue
         raise ValueError(f"`{name}` must be one of {', '.join(_NUMBER_FORMATS)}, got {getattr(study, name)!r}")
+    if study.revision is not None and not (isinstance(study.revision, str) and study.revision):
+        raise ValueError(f"`revision` must be a branch, tag or commit, got {study.revision!r}")
     _keep(study, 'skip', (study.skip,) if isinstance(study.skip, str) else tuple(study.skip))
     if study.batch_size is not None: require_whole('batch_size', study.batch_size)
     if study.dense_inputs not in (True, False):
@@ -220,7 +223,8 @@ def spell_setting(
     return f'({inside},)' if len(value)==1 else f'({inside})'
 
 # %% ../../nbs/experiments/80_study.ipynb #da8132e4
-_RARELY = ('dtype', 'skip', 'forward_dtype', 'dense_inputs', 'batch_size', 'hopeless') # Shown where they are set
+_RARELY = ('dtype', 'revision', 'skip', 'forward_dtype', 'dense_inputs', 'batch_size',
+           'hopeless') # Shown where they are set
 
 @patch
 def __repr__(self:Study)->str:

@@ -214,13 +214,16 @@ def _load_whole(source, dtype):
 
 # %% ../../nbs/models/10_loading.ipynb #c932c155
 def checkpoint_folder(
-    source:str, # From `model_source`
-)->Path:        # The folder itself, or that in the Hub's cache
+    source:str,             # From `model_source`
+    revision:str|None=None, # Branch, tag or commit on the Hub; `None`: the newest
+)->Path:                    # The folder itself, or that in the Hub's cache
     "The folder of a checkpoint, fetched from the Hub if it is not one already"
-    if Path(source).is_dir(): return Path(source)
+    if Path(source).is_dir():
+        if revision is None: return Path(source)
+        raise ValueError(f"`revision` must be None for a model that is here, got {revision!r}")
     from huggingface_hub import snapshot_download
     patterns = ["*.json","*.model","*.txt","*.jinja","*.tiktoken","model*.safetensors"]
-    return Path(snapshot_download(source, allow_patterns=patterns))
+    return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
 
 # %% ../../nbs/models/10_loading.ipynb #d54245f8
 def _places(config):
@@ -246,11 +249,14 @@ def load_model(
     dtype:torch.dtype|str|None=None,   # Such as "bfloat16"; if not given, the checkpoint's own (embedded: float32)
     device:torch.device|str|None=None, # Where to put it; the CPU if not given
     offload:bool=False,                # Leave the blocks on disk, and read each when it is needed?
+    revision:str|None=None,            # Branch, tag or commit of a model on the Hub; the newest if not given
 )->tuple:                              # The model in evaluation mode, and its tokenizer
     "A causal language model and its tokenizer"
     dtype,device = dtype_and_device(dtype, device)
     source = model_source(name_or_path)
     if is_embedded(name_or_path): dtype = dtype or torch.float32
+    if revision is not None:
+        with _explain(name_or_path, source): source = str(checkpoint_folder(source, revision))
     config,tokenizer = _read_tokenizer(name_or_path, source)
     with _explain(name_or_path, source), transformers_bars(_may_show_bars(name_or_path), warnings=False):
         checkpoint = _packed_checkpoint(source, config, dtype, device)

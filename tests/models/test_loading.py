@@ -145,3 +145,13 @@ def test_embedded_model():
     assert model.dtype==torch.float32 and decoder_blocks(model)
     ids = torch.tensor(tokenizer("Return the sum of the list.").input_ids)[None]
     check_replay(model, ids)
+
+def test_a_revision_is_fetched_as_it_was_asked_for(tiny_checkpoint, monkeypatch):
+    asked = []
+    def fetch(name, revision=None, **kwargs):
+        asked.append((name, revision))
+        return str(tiny_checkpoint)
+    monkeypatch.setattr('huggingface_hub.snapshot_download', fetch)
+    model,_ = load_model('owner/name', revision='v1')
+    assert asked==[('owner/name', 'v1')] and model.config.vocab_size
+    with pytest.raises(ValueError, match='`revision` must be None for a model that is here'): load_model(tiny_checkpoint, revision='v1')
