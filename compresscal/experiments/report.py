@@ -61,12 +61,12 @@ STATISTIC_TABLES = dict(
     noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in '
            'another order or on another number of threads, beside that between sets.'),
     reliabilities=('Noise floor and noise ceiling', 'Floor: how far apart two sets are by noise alone, at most. '
-                   'Reliability: the share of the variance between sets that is not noise. Ceiling: the highest correlation over sets '
-                   'that a predictor without noise could have.'),
+                   'Reliability: the share of the variance between sets that is not noise. Ceiling: the highest '
+                   'correlation over sets that a predictor without noise could have.'),
     accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or '
               'right. A task whose dense interval includes chance is marked; nothing can be read from it.'),
-    questions_together=('All tasks together', 'Each compressed model against dense on the same questions: all questions '
-                        'as one task (p), the mean over tasks (macro), and whether any task changed (any).'),
+    questions_together=('All tasks together', 'Each compressed model against dense on the same questions: all '
+                        'questions as one task (p), the mean over tasks (macro), and whether any task changed (any).'),
     hidden=('Where one measure hides what another shows', 'Pairs that perplexity tells apart and accuracy does not, or '
             'the other way round.'),
     rank_agreement=('Does perplexity order models as accuracy does?', 'Rank correlation between compressed models, and '

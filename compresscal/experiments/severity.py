@@ -43,12 +43,13 @@ def _by_source(rows):
         if g.source!='none': found.setdefault(g._replace(source=''), {})[g.source] = lost
     return found
 
-# %% ../../nbs/experiments/43_severity.ipynb #ab01eed5
+# %% ../../nbs/experiments/43_severity.ipynb #43a00001
 def _moments(values)->tuple[float, float, int]:
     "Mean, variance of the mean, and number"
     v = np.array([*values], dtype=float)
     return float(v.mean()), float(v.var(ddof=1)/len(v)), len(v)
 
+# %% ../../nbs/experiments/43_severity.ipynb #ab01eed5
 def share_interval(
     a:Sequence[float], # Damage with each set of one source
     b:Sequence[float], # Of another
@@ -57,9 +58,11 @@ def share_interval(
     "The difference of two mean damages as a share of their mean"
     from scipy import stats # here, for it takes longer to import than the rest together
     check_level(level)
-    if min(len(a), len(b))<2: return (np.mean(a)-np.mean(b))/(np.mean(a)+np.mean(b))*2, None
+    both = float(np.mean(a)+np.mean(b))
+    if not both: return math.nan, None # nothing is lost, or as much won as lost
+    share = 2*float(np.mean(a)-np.mean(b))/both
+    if min(len(a), len(b))<2: return share, None
     (a, u, n), (b, v, m) = _moments(a), _moments(b)
-    share = 2*(a-b)/(a+b)
     below = u**2/(n-1)+v**2/(m-1)
     t = float(stats.t.ppf((1+level)/2, (u+v)**2/below))**2 if below else 0.
     # (a-b - r(a+b)/2)^2 <= t (u (1-r/2)^2 + v (1+r/2)^2), a quadratic in r

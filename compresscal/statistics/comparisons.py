@@ -105,7 +105,7 @@ def compare_paired(
     exact = 2**n<=n_resamples
     said = f"{'exact' if exact else 'sampled'} {test}" if test else 'no test'
     smallest = 2/2**n if exact else 2/(n_resamples+1)
-    spread = float(d.std(ddof=1)) if n>1 else math.nan
+    spread = float(d.std(ddof=1)) if n>1 and np.isfinite(d).all() else math.nan
     return Comparison((n, n), summary.mean, summary.interval, greater, around, p, smallest, said, spread)
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #9010e3e5
@@ -164,11 +164,11 @@ def compare_unpaired(
     n, m = len(a), len(b)
     greater = float(((a[:, None]>b)+(a[:, None]==b)/2).mean()) # share of all pairs
     around, smallest = superiority_interval(greater, n, m, level), min(1., 2/math.comb(n+m, n))
-    difference, interval = math.nan, None
-    if np.isfinite([*a, *b]).all(): difference, interval = float(a.mean()-b.mean()), _welch(a, b, level)
+    difference, interval, finite = math.nan, None, np.isfinite([*a, *b]).all()
+    if finite: difference, interval = float(a.mean()-b.mean()), _welch(a, b, level)
     p, exact = _mann_whitney(a, b, test)
     said = f"{'exact' if exact else 'asymptotic'} Mann-Whitney" if test else 'no test'
-    spread = math.sqrt((a.var(ddof=1)+b.var(ddof=1))/2) if min(n, m)>1 else math.nan
+    spread = math.sqrt((a.var(ddof=1)+b.var(ddof=1))/2) if finite and min(n, m)>1 else math.nan
     return Comparison((n, m), difference, interval, greater, around, p, smallest, said, spread)
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #0001abbe
