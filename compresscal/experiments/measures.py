@@ -13,7 +13,7 @@ __all__ = ['kinds', 'Measure', 'PerplexityMeasure', 'file_content', 'named_text'
 import hashlib, json, os, re
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -537,7 +537,8 @@ def _check_source(text, texts, what):
 # %% ../../nbs/experiments/25_measures.ipynb #4aafa2c7
 def _with_settings(kind, rest, texts):
     "The measure of a kind, from what follows the colon of its name"
-    first, *allowed = [o for o in kinds[kind].__dataclass_fields__ if o!='_']
+    first, *others = [o for o in fields(kinds[kind]) if o.name!='_']
+    first, allowed = first.name, [o.name for o in others] if any(o.compare for o in others) else []
     about, *parts = re.split(r',(?=\s*\w+\s*=)', rest) if allowed else [rest]
     if not about.strip():
         name, example = f'{kind}:{rest}', dict(task='arc_easy', documents='docstrings').get(first, 'docs')

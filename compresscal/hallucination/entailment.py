@@ -269,6 +269,8 @@ def _load(self:EntailmentModel):
     return self._loaded
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #732b4b42
+_ROWS = 16 # Rows of a batch are a multiple of it: with fewer, some processors add up otherwise
+
 def _batches(lengths, tokens, room):
     "Length of the rows of each batch, and which pairs are in it"
     padded = defaultdict(list)
@@ -276,7 +278,7 @@ def _batches(lengths, tokens, room):
         multiple = math.ceil(length/8)*8
         padded[min(multiple, max(room, length))].append(i) # no row is longer than the model has positions for
     for length in sorted(padded, reverse=True):
-        rows = max(8, tokens//length//8*8)
+        rows = max(_ROWS, tokens//length//_ROWS*_ROWS)
         for at in range(0, len(padded[length]), rows): yield length, padded[length][at:at+rows]
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #eaa09a23
@@ -287,8 +289,8 @@ def _tokenized(tokenizer, pairs, limit, types):
                      return_attention_mask=True)
 
 def _tensors(tokenizer, tokenized, group, length):
-    "Inputs of a model for some of the pairs, in multiples of 8 rows"
-    rows = group+group[-1:]*(-len(group)%8)
+    "Inputs of a model for some of the pairs, in multiples of `_ROWS` rows"
+    rows = group+group[-1:]*(-len(group)%_ROWS)
     batch = {k: [v[i] for i in rows] for k,v in tokenized.items()}
     return tokenizer.pad(batch, padding='max_length', max_length=length, return_tensors='pt')
 

@@ -344,7 +344,8 @@ def parse_judge(
     if isinstance(text, Judge): return text
     if not isinstance(text, str): raise TypeError(f"`judge` must be a name or a judge, got {type(text).__name__}")
     name,settings = _parsed(text)
-    others = None if name in JUDGES else find_plugin('judges', text)
+    built_in = name.partition(':')[0] in {o.partition(':')[0] for o in JUDGES}
+    others = None if built_in else find_plugin('judges', text)
     return _judge_of_others(*others, text) if others else _made_of(judge_maker(name), settings, text)
 
 def _made_of(kind, settings, text):

@@ -86,7 +86,7 @@ def test_every_option_reaches_its_function():
         if name=='compress': said |= {'save_as'} # by --format, too
         assert said<={*inspect.signature(function).parameters}, name
         assert {*inspect.signature(function).parameters}-said<={'progress', 'command', 'changes'}, name
-    assert {*options('study')}=={*FIELDS, *ENGINE, 'what', 'out', 'save', 'dry_run', 'track'}
+    assert {*options('study')}=={*FIELDS, *ENGINE, 'what', 'out', 'save', 'dry_run', 'track', 'pilot', 'no_retry', 'fail_fast', 'keep'}
 
 def test_exit_codes_are_in_the_help(capsys):
     said = help_of(capsys)
@@ -106,7 +106,7 @@ def test_what_is_read_from_the_source_is_what_python_has():
 def test_help_names_every_default(capsys):
     from compresscal.experiments.study import Study
     said = help_of(capsys, 'study')
-    for d in (f.default for f in fields(Study)): assert d in ((), None) or f"(default: {' '.join(d) if isinstance(d, tuple) else d})" in said
+    for d in (f.default for f in fields(Study)): assert d in ((), None, False) or f"(default: {' '.join(d) if isinstance(d, tuple) else d})" in said
 
 @pytest.mark.parametrize('name', [*COMMANDS, *VOCABULARY])
 def test_every_option_is_explained(name):

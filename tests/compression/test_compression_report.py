@@ -75,6 +75,7 @@ def test_bulk_runs_do_not_measure(monkeypatch):
     monkeypatch.setattr(module, 'compress', lambda *o, **kwargs: seen.append(kwargs))
     worker = object.__new__(cells.CellWorker)
     worker.model = worker.blocks = None
+    worker.bench = cells.Bench({}, {}, {})
     worker.compress(type('Job', (), dict(method=Wanda(.5), calibration=None, replicate=0))())
     assert seen[0]['output_errors'] is False
 

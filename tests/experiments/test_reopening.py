@@ -21,8 +21,8 @@ def plain_pictures(monkeypatch): monkeypatch.setattr(Results, 'pictures', lambda
 
 @pytest.fixture
 def small(tiny_model, tiny_tokenizer):
-    "Two methods, two sources of four sets, one held-out text, null controls and a declared comparison"
-    return Study({'tiny': (tiny_model, tiny_tokenizer)}, ['magnitude:0.5', 'wanda:0.5'], {'a': sets(1, 4), 'b': sets(2, 4)}, n_sequences=[2, 4],
+    "Two methods, two sources of five sets, one held-out text, null controls and a declared comparison"
+    return Study({'tiny': (tiny_model, tiny_tokenizer)}, ['magnitude:0.5', 'wanda:0.5'], {'a': sets(1, 5), 'b': sets(2, 5)}, n_sequences=[2, 4],
                  evaluations={'text': CalibrationSet.from_tokens(tokens(99))}, comparisons=[('a', 'b')])
 
 def counted(limit=10**9):
@@ -47,7 +47,7 @@ def test_all_of_a_finished_study_comes_back(small, tmp_path, monkeypatch):
     monkeypatch.setattr(cells, 'load_model', None)
     opened = Results.open(tmp_path/'s')
     assert same(opened, run) and repr(opened)==repr(run) and not opened.unfinished
-    assert [len(o) for _,_,o in opened.sets]==[2]*4+[4]*4+[2]*4+[4]*4+[4]
+    assert [len(o) for _,_,o in opened.sets]==[2]*5+[4]*5+[2]*5+[4]*5+[4]
     pd.testing.assert_frame_equal(opened.compare_sources(), run.compare_sources())
     pd.testing.assert_frame_equal(opened.intervals(), run.intervals())
     assert opened.provenance(run.rows[0]['cell'])['host'] and opened.about['settings']['n_sequences']==[2, 4]
@@ -66,7 +66,7 @@ def test_a_moved_folder_opens_in_another_process_without_its_models(small, tmp_p
     said = subprocess.run([sys.executable, '-c', code, tmp_path/'elsewhere'], capture_output=True, text=True, cwd=root, env=os.environ)
     assert said.returncode==0, said.stderr
     run = Results.open(tmp_path/'elsewhere')
-    assert said.stdout.strip()==f"{len(run.rows)} 17 (('a', 'b'),) {run.documents().shape}"
+    assert said.stdout.strip()==f"{len(run.rows)} 21 (('a', 'b'),) {run.documents().shape}"
 
 def test_a_study_that_was_stopped_says_what_is_missing(small, tmp_path):
     with pytest.raises(InterruptedError): small.run(tmp_path/'s', engine=counted(5))

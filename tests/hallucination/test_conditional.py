@@ -30,7 +30,7 @@ def rows(seed, n, most):
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('tokens_at_once', [1, 40, 8192])
 def test_log_probabilities_are_those_of_one_token_at_a_time(kind, tokens_at_once):
-    model, contexts, targets = small_model(kind, 60), rows(0, 12, 30), rows(1, 12, 12)
+    model, contexts, targets = small_model(kind, 60).double(), rows(0, 12, 30), rows(1, 12, 12)
     found = token_log_probabilities(model, contexts, targets, tokens_at_once=tokens_at_once)
     for c,t,o in zip(contexts, targets, found): assert o==pytest.approx(plain_log_p(model, c, t), abs=1e-5) and o.dtype==np.float64
 

@@ -141,7 +141,7 @@ def test_batches_hold_rows_of_one_length():
     lengths = [random.Random(0).randint(3, 90) for _ in range(500)]
     made = list(_batches(lengths, 512, math.inf))
     assert sorted(i for _,o in made for i in o)==list(range(500))
-    assert all(n%8==0 and n-8<lengths[i]<=n for n,o in made for i in o) and all(len(o)<=max(8, 512//n) for n,o in made)
+    assert all(n%8==0 and n-8<lengths[i]<=n for n,o in made for i in o) and all(len(o)<=max(16, 512//n) for n,o in made)
     assert len(made)<90
 
 @pytest.mark.parametrize('pair', [('', 'w1'), ('w1', ''), ('', ''), ('👩🏽‍🚀 w1', 'Ünïcödé 中文 w2'), ('w1\n\tw2', '\x00w3'), ('\ud800', 'w1')])
