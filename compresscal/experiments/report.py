@@ -134,7 +134,8 @@ def _trim(note, frame):
 
 # %% ../../nbs/experiments/55_report.ipynb #f149bd00
 _ENDS = {'interval': ('low', 'high'), '95 % interval': ('interval_low', 'interval_high'),
-         'its interval': ('greater_low', 'greater_high'), 'sets': ('sets_a', 'sets_b')} # columns that become one
+         'its interval': ('greater_low', 'greater_high'), 'sets': ('sets_a', 'sets_b'),
+         'its ends': ('ceiling_low', 'ceiling_high')} # columns that become one
 _SAID = dict(greater='P(a>b)', n_sequences='sequences', length='tokens each')
 
 def _cell(name, v, digits):
