@@ -163,3 +163,19 @@ def test_ten_thousand_documents_take_seconds():
     start = time.process_time()
     leakage(a, b)
     assert time.process_time()-start<60 # 6 s here
+
+def plainly_contained(calibration, evaluation, n, share):
+    "Pairs of which so much of the shorter's different runs is in the longer"
+    def runs(text): return {tuple(words[i:i+n]) for words in [text.split()] for i in range(len(words)-n+1)}
+    pairs = ((i, j, a, b) for i,a in enumerate(map(runs, calibration)) for j,b in enumerate(map(runs, evaluation)) if a and b)
+    found = [(i, j, len(a&b)/min(len(a), len(b))) for i,j,a,b in pairs]
+    return [o for o in found if o[2]>=share]
+
+@pytest.mark.parametrize('n', [2, 3, 5])
+def test_containment_is_that_of_a_plain_count(n):
+    "Texts of very different lengths, some of which are cut from others"
+    a = [o for o in random_texts(n, 40, 80, 30) if len(o.split())>=n]
+    b = [o for o in random_texts(n+9, 40, 15, 30) if len(o.split())>=n]+[' '.join(o.split()[3:]) for o in a if len(o.split())>n+4]
+    found = common_texts(a, b, n, .3)
+    assert [o[:2] for o in found]==[o[:2] for o in plainly_contained(a, b, n, .3)] and len(found)>20
+    assert [o[2] for o in found]==pytest.approx([o[2] for o in plainly_contained(a, b, n, .3)])
