@@ -194,18 +194,6 @@ def _save_study(study, path, out):
     else: write_notebook(path, text)
     return CommandAnswer(text, dict(command='study', file=str(path)), note=f'Written: {path}')
 
-# %% ../../nbs/commands/70_study_command.ipynb #fffab58f
-def _save_study(study, path, out):
-    "Write a study down, as what the suffix says"
-    from compresscal.core.files import write_atomically
-    from compresscal.experiments.notebooks import write_notebook
-    from compresscal.experiments.study import write_toml
-    text, path = write_toml(study, out), Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix=='.toml': write_atomically(path, text)
-    else: write_notebook(path, text)
-    return CommandAnswer(text, dict(command='study', file=str(path)), note=f'Written: {path}')
-
 # %% ../../nbs/commands/70_study_command.ipynb #5b20f7e4
 def _try_out(study, out, engine, progress, pilot):
     "What a study will cost, and what it will be able to tell"

@@ -37,9 +37,7 @@ def method_class(
     plugin:Plugin, # As `find_plugin` gives it
 )->type:           # Its class
     "The class of a method of another package"
-    found = plugin.load()
-    if isinstance(found, type) and issubclass(found, Method): return found
-    raise plugin.wrong_kind('a subclass of Method', found)
+    return plugin.load_class(Method)
 
 def _method_of_others(text):
     "A method of another package, from its name and settings"

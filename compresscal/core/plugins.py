@@ -131,6 +131,16 @@ def wrong_kind(self:Plugin,
     "The error for a plug-in that is something else"
     return PluginError(f'{self} must be {must}, got {" ".join(repr(got).split())[:200]}')
 
+# %% ../../nbs/core/11_plugins.ipynb #11a00002
+@patch
+def load_class(self:Plugin,
+    base:type, # What it has to be a subclass of
+)->type:
+    "The class that the name means, imported"
+    found = self.load()
+    if isinstance(found, type) and issubclass(found, base): return found
+    raise self.wrong_kind(f'a subclass of {base.__name__}', found)
+
 # %% ../../nbs/core/11_plugins.ipynb #2e112868
 @patch
 def shadow(self:Plugin,

@@ -57,9 +57,7 @@ def about_cell(
     evaluation:str, # What is measured on it
 )->dict:            # Fields of `CellEvent`
     "What a cell is called"
-    method = job.method.label if job.method else 'dense'
-    return dict(model=job.model, method=method, source=job.source, n_sequences=job.n_sequences,
-                length=job.length, set=job.set, replicate=job.replicate, evaluation=evaluation)
+    return dict(job.about, evaluation=evaluation)
 
 # %% ../../nbs/experiments/61_callbacks.ipynb #9bcb2344
 @dataclass(frozen=True)

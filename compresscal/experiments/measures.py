@@ -556,9 +556,7 @@ def measure_class(
     plugin:Plugin, # As `find_plugin` gives it
 )->type:           # Its class
     "The class of a measure of another package"
-    found = plugin.load()
-    if isinstance(found, type) and issubclass(found, Measure): return found
-    raise plugin.wrong_kind('a subclass of Measure', found)
+    return plugin.load_class(Measure)
 
 def _measure_of_others(name, texts):
     "A measure of another package, from its name and settings; None for a text"

@@ -30,7 +30,7 @@ from ..models.loading import load_model
 from .measures import Measure, PerplexityMeasure, parse_measure
 from ..models.blocks import context_length, decoder_blocks, fingerprint
 from ..models.quantized_before import quantized_before
-from ..calibration.sources import calibration_sets, is_written, set_settings
+from ..calibration.sources import calibration_sets, is_written, manifest_parts, set_settings
 from .store import Store, content_key, file_stamp
 
 # %% ../../nbs/experiments/65_preparation.ipynb #79a202f0
@@ -196,11 +196,8 @@ def hub_places(
     manifest:object, # Of a set, or a part of one
 )->set[tuple]:       # As `text_places` gives them
     "Sets on the Hub that a calibration set was drawn from"
-    if isinstance(manifest, dict): parts = [*manifest.values()]
-    else: parts = manifest if isinstance(manifest, list) else []
-    found = set().union(*(hub_places(o) for o in parts if isinstance(o, (dict, list))))
-    if not isinstance(manifest, dict) or manifest.get('kind')!='hub': return found
-    return found|{('hub', *(manifest.get(k) for k in ('path', 'config', 'data_files', 'split')))}
+    names = ('path', 'config', 'data_files', 'split')
+    return {('hub', *(o.get(k) for k in names)) for o in manifest_parts(manifest) if o.get('kind')=='hub'}
 
 # %% ../../nbs/experiments/65_preparation.ipynb #6ebfef47
 def shared_with(
@@ -381,8 +378,7 @@ def lines_of(
     "What the cells of a model are called"
     labels, lines = Counter(m.label for m in study.methods), []
     for _,job,decides in cells_of(study, ready):
-        about = dict(model=job.model, method=_method_label(job.method, labels), source=job.source,
-                     n_sequences=job.n_sequences, length=job.length, set=job.set, replicate=job.replicate)
+        about = job.about|dict(method=_method_label(job.method, labels))
         for name,decided in decides.items():
             hashes = {k: decided[k] or '' for k in ('calibration', 'text')}
             lines.append(dict(about, evaluation=name, **hashes, fingerprint=ready.mark, cell=content_key(decided)))

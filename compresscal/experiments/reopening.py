@@ -9,7 +9,7 @@ __all__ = ['without_documents', 'finished', 'parts_of', 'folder_at', 'open_parts
 
 # %% ../../nbs/experiments/24_reopening.ipynb #ebf9ae83
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,20 +42,28 @@ def _beside(folder, cell):
     "What is kept beside a cell: times, host, versions"
     return read_json(Store(folder).path('provenance', cell))
 
+def _sets_of(store, index):
+    "Name, first words, and set, of those that the store has whole"
+    places = places_of_sets(store.folder)
+    found = [(o['name'], o['words'], find_set(o, places)) for o in index['sets']]
+    return [o for o in found if o[2] is not None]
+
 def _run_of(said): return {k: said.get(k) for k in ('settings', 'command', 'environment')}
 
+# %% ../../nbs/experiments/24_reopening.ipynb #24a00001
 def parts_of(
     store:Store,   # Of the study
     index:Mapping, # Its index
     results:Mapping[str, dict]|None=None, # Address -> result of finished cells (default: read from the store)
+    sets:Sequence|None=None, # Name, first words, and set, where they are at hand (default: read from the store)
 )->dict:           # Arguments of `Results`
     "Rows, sets, failures, and all that a reader may ask for next"
     lines = {o['cell']: o for o in index['cells']}
     results = finished(store, lines) if results is None else results
-    kept, places = store.failures(), places_of_sets(store.folder)
+    kept = store.failures()
     failed = [kept[k]|dict(error=f"{kept[k]['type']}: {kept[k]['message']}") for k in lines if k in kept]
-    sets = [(o['name'], o['words'], find_set(o, places)) for o in index['sets']]
-    return dict(rows=rows_in(index['cells'], results), sets=[o for o in sets if o[2] is not None], failures=failed,
+    sets = _sets_of(store, index) if sets is None else sets
+    return dict(rows=rows_in(index['cells'], results), sets=sets, failures=failed,
                 records=store.get, provenance=partial(_beside, store.folder), family=index.get('family', ()),
                 unfinished=[o for k,o in lines.items() if k not in results and k not in kept],
                 quantized=index.get('quantized', {}), about=_run_of(index))

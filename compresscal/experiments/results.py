@@ -26,14 +26,14 @@ from . import shared_text
 from .differences import Difference, compare_rows, merge_rows, unequal
 from .document_table import document_table
 from .findings import AGAINST_DENSE, Group, group_values, is_ratio
+from .index import ASKED, HASHES
 from .reopening import open_parts
 from ..hallucination.hallucination import Hallucination, kept_reviews, summary_pictures
 from ..hallucination.risk import metric_words
 from ..statistics.comparisons import distinct_pairs
 
 # %% ../../nbs/experiments/45_results.ipynb #2b558148
-RESULT_COLUMNS = ('model', 'method', 'source', 'n_sequences', 'length', 'set', 'replicate', 'evaluation', 'metric',
-                  'value', 'documents', 'calibration', 'text', 'fingerprint', 'cell')
+RESULT_COLUMNS = (*ASKED, 'metric', 'value', 'documents', *HASHES)
 
 def rows_to_csv(
     rows:Sequence[dict], # Rows of a study

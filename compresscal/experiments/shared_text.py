@@ -8,30 +8,22 @@ Docs: https://compresscal.github.io/compresscal/experiments/shared_text.html.md"
 __all__ = ['documents_of', 'sources_that_share', 'sets_by_source', 'mark_shared']
 
 # %% ../../nbs/experiments/39_shared_text.ipynb #1678ad6c
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import pandas as pd
 
 from ..calibration.calibration_set import CalibrationSet
-from ..calibration.sources import shared_text
+from ..calibration.sources import manifest_parts, shared_text
 from ..choosing.disjoint import document_names
 from ..choosing.leakage import common_texts
 
 # %% ../../nbs/experiments/39_shared_text.ipynb #0333df5d
-def _manifests(manifest)->Iterator[dict]:
-    "A manifest and all that are in it"
-    if isinstance(manifest, dict):
-        yield manifest
-        for o in manifest.values(): yield from _manifests(o)
-    elif isinstance(manifest, list):
-        for o in manifest: yield from _manifests(o)
-
 def documents_of(
     sets:Sequence[CalibrationSet], # Of one source
 )->set[str]:                       # Names that hold everywhere; none where manifests do not say
     "The documents that sets are made of, or whose words they were counted on"
-    parts = (part for o in sets for part in _manifests(o.manifest) if part.get('documents') and 'source' in part)
+    parts = (part for o in sets for part in manifest_parts(o.manifest) if part.get('documents') and 'source' in part)
     return {name for part in parts for name,_ in document_names(part)}
 
 # %% ../../nbs/experiments/39_shared_text.ipynb #6276bd79

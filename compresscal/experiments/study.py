@@ -433,7 +433,8 @@ def run_study(
         ready = _prepare_all(study, store, engine, bar, quiet)
         index = _keep_index(study, store, ready, command)
         results = _compute(study, store, engine, ready, index, bar, watch, attempts)
-        found = Results(**parts_of(store, index, results))
+        shown = [o for r in ready for o in r.shown]
+        found = Results(**parts_of(store, index, results, shown))
         write_results(store.folder, found, **found.about)
         leave_question(study, store.folder, out)
         watch.results = found

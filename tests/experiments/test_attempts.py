@@ -3,6 +3,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from small_studies import sets, tokens
 
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.compress import compress
@@ -12,9 +13,6 @@ from compresscal.experiments.measures import Measure
 from compresscal.experiments.results import Results
 from compresscal.experiments.study import Study, read_study, write_toml
 from compresscal.models.loading import load_model
-
-def tokens(seed, n=4, length=24): return torch.randint(3, 259, (n, length), generator=torch.Generator().manual_seed(seed))
-def sets(seed, n): return [CalibrationSet.from_tokens(tokens(10*seed+i), source=f'source {seed}', set_index=i) for i in range(n)]
 
 asked = [] # Names of measures, as they are taken
 

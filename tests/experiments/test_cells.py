@@ -1,6 +1,7 @@
 "What a worker of a study keeps at hand, and what it needs"
 import pytest
 import torch
+from small_studies import tokens
 
 from compresscal.experiments.cells import JUDGE, Bench, Job, judges_memory, memory_needed, models_named
 from compresscal.compression.compress import compress
@@ -10,8 +11,6 @@ from compresscal.experiments.measures import parse_measure
 from compresscal.compression.methods import Wanda
 from compresscal.models.blocks import decoder_blocks
 from compresscal.calibration.calibration_set import CalibrationSet
-
-def tokens(seed, n=4, length=24): return torch.randint(3, 259, (n, length), generator=torch.Generator().manual_seed(seed))
 
 def test_a_model_is_looked_over_once_for_all_its_jobs(tiny_model, tiny_tokenizer, monkeypatch):
     text, asked = CalibrationSet.from_tokens(tokens(1)), []

@@ -6,15 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import root
+from small_studies import computed, counted, sets, tokens
 
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.experiments import cells
-from compresscal.experiments.engines import Local
 from compresscal.experiments.results import Results
 from compresscal.experiments.study import Study
-
-def tokens(seed, n=4, length=24): return torch.randint(3, 259, (n, length), generator=torch.Generator().manual_seed(seed))
-def sets(seed, n): return [CalibrationSet.from_tokens(tokens(10*seed+i), source=f'source {seed}', set_index=i) for i in range(n)]
 
 @pytest.fixture(autouse=True)
 def plain_pictures(monkeypatch): monkeypatch.setattr(Results, 'pictures', lambda results: {})
@@ -25,21 +22,6 @@ def small(tiny_model, tiny_tokenizer):
     return Study({'tiny': (tiny_model, tiny_tokenizer)}, ['magnitude:0.5', 'wanda:0.5'], {'a': sets(1, 5), 'b': sets(2, 5)}, n_sequences=[2, 4],
                  evaluations={'text': CalibrationSet.from_tokens(tokens(99))}, comparisons=[('a', 'b')])
 
-def counted(limit=10**9):
-    "An engine that notes how many cells it computes, and stops after so many jobs"
-    class Counted(Local):
-        def run(self, setup, groups):
-            jobs = dict(pair for g in groups for pair in g)
-            for o in super().run(setup, groups):
-                if o.state=='started':
-                    if len(engine.asked)==limit: raise InterruptedError('stopped here')
-                    engine.asked.append(jobs[o.job].measures)
-                yield o
-    engine = Counted()
-    object.__setattr__(engine, 'asked', [])
-    return engine
-
-def computed(engine): return sum(map(len, engine.asked))
 def same(a, b): return (a.rows, a.family, a.sets, a.failures, a.about, a.quantized)==(b.rows, b.family, b.sets, b.failures, b.about, b.quantized)
 
 def test_all_of_a_finished_study_comes_back(small, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import outside_tests, root
+from small_studies import counted, sets, tokens
 
 from compresscal.text import installed_text as installed_module
 from compresscal.experiments import store as store_module
@@ -22,30 +23,11 @@ from compresscal.experiments.results import Results
 from compresscal.experiments.store import Store, claim, content_key, file_stamp, keep_sets
 from compresscal.experiments.study import Study, preset, read_study, write_toml
 
-def tokens(seed, n=4, length=24): return torch.randint(3, 259, (n, length), generator=torch.Generator().manual_seed(seed))
-
-def sets(seed, n): return [CalibrationSet.from_tokens(tokens(10*seed+i), source=f'source {seed}', set_index=i) for i in range(n)]
-
 @pytest.fixture
 def small(tiny_model, tiny_tokenizer):
     "Two methods, two sources of two sets, one held-out text: six compressed models with the dense one, and no null controls"
     return Study({'tiny': (tiny_model, tiny_tokenizer)}, ['magnitude:0.5', 'wanda:0.5'], {'a': sets(1, 2), 'b': sets(2, 2)},
                  evaluations={'text': CalibrationSet.from_tokens(tokens(99))}, replicates=0)
-
-def counted(limit=10**9):
-    "An engine that notes what it was asked, and fails after `limit` jobs"
-    class Counted(Local):
-        def run(self, setup, groups):
-            jobs = dict(pair for g in groups for pair in g)
-            for o in super().run(setup, groups):
-                if o.state=='started':
-                    if len(engine.asked)==limit: raise InterruptedError('stopped here')
-                    job = jobs[o.job]
-                    engine.asked.append((job.method, job.calibration and job.calibration.hash, *job.measures))
-                yield o
-    engine = Counted()
-    object.__setattr__(engine, 'asked', [])
-    return engine
 
 def state(folder): return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (folder/'cells').iterdir()}
 def parts(folder): return [p for p in folder.rglob('*') if p.name.endswith('.part')]

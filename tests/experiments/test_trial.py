@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from small_studies import sets, tokens
 
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.estimate import RunEstimate
@@ -15,10 +16,6 @@ from compresscal.experiments.results import Results
 from compresscal.experiments.store import Store
 from compresscal.experiments.study import Study
 from compresscal.experiments.trial import MeasureTrial, TriedMeasure, try_sizes
-
-def tokens(seed, n=4, length=24): return torch.randint(3, 259, (n, length), generator=torch.Generator().manual_seed(seed))
-
-def sets(seed, n): return [CalibrationSet.from_tokens(tokens(10*seed+i), source=f'source {seed}', set_index=i) for i in range(n)]
 
 @pytest.fixture
 def small(tiny_model, tiny_tokenizer):
