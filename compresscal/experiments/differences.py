@@ -19,7 +19,7 @@ import pandas as pd
 from ..core.patching import patch
 from ..core.tables import markdown_table, one_line
 from .findings import noise, tolerance
-from .index import ASKED
+from .cell_index import ASKED
 
 # %% ../../nbs/experiments/23_differences.ipynb #7ffce940
 _NAMED = (*ASKED, 'metric')

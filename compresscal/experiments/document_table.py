@@ -16,7 +16,7 @@ import pandas as pd
 
 # %% ../../nbs/experiments/27_document_table.ipynb #0a1556a9
 from ..core.tables import one_line
-from .index import ASKED
+from .cell_index import ASKED
 
 # %% ../../nbs/experiments/27_document_table.ipynb #09d393fb
 def document_lines(

@@ -23,7 +23,7 @@ from ..core.files import write_atomically
 from .cells import CellWorker, environment, label_of
 from .figures import slug
 from .findings import headlines, lower_is_better
-from .index import ASKED
+from .cell_index import ASKED
 from .mirror import is_url
 from .preparation import bench_of, cells_of, named, prepare
 from .store import content_key, local_copy, open_store

@@ -85,6 +85,7 @@ class StudyPlan:
 NO_PILOT = ('What difference it could find is not known: no sets of these methods have been measured yet. '
              'Give a pilot, or run a part of the study first.')
 
+# %% ../../nbs/experiments/79_planning.ipynb #79b00001
 @patch
 def lines(self:StudyPlan)->list[list[str]]: # The first is the header; only a header where nothing is known
     "What can be found, as text"

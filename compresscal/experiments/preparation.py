@@ -374,7 +374,7 @@ def cells_of(
 def lines_of(
     study,          # What is asked, a `Study`
     ready:Prepared, # One of its models
-)->list[dict]:      # For `index.keep_index`, in the order of the results
+)->list[dict]:      # For `cell_index.keep_index`, in the order of the results
     "What the cells of a model are called"
     labels, lines = Counter(m.label for m in study.methods), []
     for _,job,decides in cells_of(study, ready):

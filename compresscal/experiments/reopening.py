@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../../nbs/experiments/24_reopening.ipynb #8759aa6f
 from ..core.tables import one_line
-from .index import find_set, places_of_sets, read_index, rows_in
+from .cell_index import find_set, places_of_sets, read_index, rows_in
 from .mirror import Mirror, fetch_mirrored, is_url
 from .store import Store, local_copy, read_json
 

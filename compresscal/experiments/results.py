@@ -26,7 +26,7 @@ from . import shared_text
 from .differences import Difference, compare_rows, merge_rows, unequal
 from .document_table import document_table
 from .findings import AGAINST_DENSE, Group, group_values, is_ratio
-from .index import ASKED, HASHES
+from .cell_index import ASKED, HASHES
 from .reopening import open_parts
 from ..hallucination.hallucination import Hallucination, kept_reviews, summary_pictures
 from ..hallucination.risk import metric_words

@@ -34,7 +34,7 @@ from .callbacks import StudyStart, Watch, about_cell, watching
 from .cells import Bench, Job, environment
 from .declared import check_declared
 from .engines import Local, engine_from, with_memory
-from .index import read_index, keep_index
+from .cell_index import read_index, keep_index
 from .inputs import check_source, require_people, text_places, whole_address, whole_name
 from .measures import parse_measure
 from .mirror import is_url

@@ -34,7 +34,7 @@ from ..core.tables import one_line
 from .cells import WINDOWS, CellWorker, Job, check_result, environment
 from .costs import PART_KINDS, StudyEstimate, StudyPart, extrapolate, next_size
 from .engines import Local, with_memory, workers_of
-from .index import rows_in
+from .cell_index import rows_in
 from .jobs import Failure, torch_threads
 from .preparation import Prepared, bench_of, cells_of, lines_of, named, prepare
 from .store import TrialStore, content_key, try_store
