@@ -17,7 +17,7 @@ import typer
 
 from .compressing_commands import compress_command, evaluate_command
 from .compare_command import compare_command
-from .console import EXIT_CODES, CommandAnswer, as_json, explain, readable_log
+from .console import EXIT_CODES, CommandAnswer, explain, readable_log
 from .diagnosing_command import diagnose_command
 from .drawing_commands import generate_command, sample_command
 from .inspecting_commands import inspect_command, verify_command
@@ -27,6 +27,7 @@ from .reducing_commands import reduce_command, report_command, restore_command
 from .study_command import study_command
 from .summarizing_commands import hallucination_command, summarize_command
 from .terminal import bar_look, show, written
+from ..core.rows import as_json
 from ..core.tables import plain_text
 
 # %% ../../nbs/commands/90_cli.ipynb #24ef974e

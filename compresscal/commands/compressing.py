@@ -11,7 +11,6 @@ __all__ = ['measure_table', 'evaluate', 'compress_model']
 import inspect, os, shlex, shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,23 +24,23 @@ from ..calibration.sources import calibration_sets, parse_recipe
 from ..calibration.windows import Windows, count_text, draw_fitting
 from ..checkpoints.compressed_tensors import quantizing_part
 from ..checkpoints.dense_files import CheckpointDiffers
-from ..checkpoints.file_record import write_record
-from ..checkpoints.model_card import model_card
+from ..checkpoints.account import account_of, write_account, write_calibration
 from ..checkpoints.packed_folders import PACKERS, pack_from_disk, planned_bytes
 from ..checkpoints.saving import FORMATS, PRUNED_NOTE, Saved, check_format, choose_format
 from ..checkpoints.saving import fill_folder, with_scales_of
 from ..choosing.disjoint import shared_documents
-from .console import CommandAnswer, ResultTable, answer_of, as_json
+from .console import CommandAnswer, ResultTable, answer_of
 from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
 from ..compression.estimate import RunEstimate, Stopwatch, memory_in_use
-from ..compression.compression_report import folder_sizes, plot_errors
+from ..compression.compression_report import folder_sizes
 from ..compression.methods import Combined, Method, Pruning
-from ..compression.names import parse_method, refuse_unused, spell_method
+from ..compression.names import parse_method, refuse_unused
 from ..core.files import check_room, write_atomically
 from ..core.patching import patch
+from ..core.rows import as_json
 from ..core.spelling import bare_path, parse_mixture
-from ..core.tables import escape_markdown, one_line
+from ..core.tables import one_line
 
 # %% ../../nbs/commands/40_compressing.ipynb #f2fb31f2
 from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets
@@ -428,41 +427,6 @@ def _say_sizes(sizes, before, report, saved, why):
     if why: said.append(f'Not packed as compressed-tensors: {why}.')
     return ' '.join(said)
 
-# %% ../../nbs/commands/40_compressing.ipynb #3a69d815
-def _keep_account(folder, report, calibration, tokenizer):
-    "Write on what a model was compressed, and the error of each layer, beside the checkpoint"
-    if calibration is not None:
-        shutil.rmtree(folder/'calibration', ignore_errors=True) # of a run that was stopped
-        calibration.save(folder/'calibration')
-        write_atomically(folder/'calibration.md', calibration.datasheet(tokenizer))
-    write_atomically(folder/'compression.png', plot_errors(report).to_bytes('png'))
-
-def _write_account(folder, report, about, said):
-    "Write what was done, the card, and last the list of all files"
-    write_atomically(folder/'compression.json', as_json(about|dict(layers=report.rows, notes=report.notes)))
-    page = [report._repr_markdown_(), *map(escape_markdown, said)]
-    write_atomically(folder/'compression.md', '\n\n'.join(page)+'\n')
-    write_atomically(folder/'README.md', model_card(about|dict(layers=report.rows)))
-    write_record(folder)
-
-# %% ../../nbs/commands/40_compressing.ipynb #3a69d816
-_PACKAGES = 'compresscal', 'torch', 'transformers'
-
-def _spelled(method):
-    "The method as `parse_method` reads it; None where no name says all of it"
-    try: return spell_method(method)
-    except ValueError: return None
-
-def _about(report, chosen, results):
-    "What was done, ready for JSON"
-    used = chosen and dict(name=chosen.name, hash=chosen.hash, sequences=len(chosen), length=chosen.length)
-    found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
-    before = report.quantized_before
-    about = dict(method=report.method.settings(), spelled=_spelled(report.method), label=report.method.label,
-                 sparsity=report.sparsity, bits=report.bits, calibration=used, results=found,
-                 version=version('compresscal'), versions={o: version(o) for o in _PACKAGES})
-    return about|dict(quantized_before=before) if before else about
-
 # %% ../../nbs/commands/40_compressing.ipynb #2d9fae56
 @dataclass(frozen=True)
 class _Compression:
@@ -560,14 +524,15 @@ def write(self:_Compression, folder, load, how):
     report, results = self.run(net, tokenizer, chosen, texts, **place, **how)
     saved = (self.pack if offload else self.save)(net, tokenizer, report, folder, how['skip'])
     folder = saved.folder
-    _keep_account(folder, report, chosen, tokenizer)
+    write_calibration(folder, report, chosen, tokenizer)
     sizes = folder_sizes(folder)
     said.append(self.say_written(sizes, report, saved))
-    about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|_about(report, chosen, results)
+    found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
+    about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|account_of(report, chosen, found)
     about |= dict(files=sizes, format=saved.format, drawn=said)
     forward = {k: v for k,v in how.items() if k!='skip'}
     about |= dict(command=self.command, load=dict(dtype=load['dtype']), forward=forward)
-    _write_account(folder, report, about, said)
+    write_account(folder, report, about, said)
     table = [ResultTable(measure_table(results))] if results else []
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
     return shown, dict(seconds=report.seconds, raised=report.raised, unseen=report.unseen)|about, folder

@@ -6,10 +6,10 @@ Docs: https://compresscal.github.io/compresscal/commands/console.html.md"""
 
 # %% auto #0
 __all__ = ['EXIT_CODES', 'raised_by_us', 'explain', 'check_out_file', 'check_out_folder', 'column_groups', 'padded',
-           'ResultTable', 'CommandAnswer', 'answer_of', 'as_json', 'PlainLines', 'readable_log']
+           'ResultTable', 'CommandAnswer', 'answer_of', 'PlainLines', 'readable_log']
 
 # %% ../../nbs/commands/10_console.ipynb #caa4a9bc
-import errno, json, math, os, re, time, warnings
+import errno, os, re, time, warnings
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from opcode import opname
@@ -198,19 +198,6 @@ def answer_of(
     "An answer made of texts and tables"
     shown = tuple(shown)
     return CommandAnswer('\n\n'.join(map(str, shown)), data, code, note, shown)
-
-# %% ../../nbs/commands/10_console.ipynb #27e80454
-def as_json(
-    value, # Nested dicts and lists of anything
-)->str:    # JSON that every reader takes
-    "A value as a JSON document"
-    def plain(o):
-        if isinstance(o, dict): return {str(k): plain(v) for k,v in o.items()}
-        if isinstance(o, (list, tuple, set)): return [plain(v) for v in o]
-        if hasattr(o, 'tolist'): return plain(o.tolist()) # numbers and arrays of numpy and torch
-        if isinstance(o, float): return o if math.isfinite(o) else None
-        return o if o is None or isinstance(o, (bool, int, str)) else str(o)
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 # %% ../../nbs/commands/10_console.ipynb #85729641
 class PlainLines:

@@ -17,10 +17,11 @@ from markupsafe import Markup
 
 from ..calibration.generation import Sampling
 from ..calibration.sampling import require_positive
-from .console import CommandAnswer, ResultTable, answer_of, as_json
+from .console import CommandAnswer, ResultTable, answer_of
 from .console import check_out_file, check_out_folder
 from ..compression.names import refuse_unused
 from ..core.files import write_atomically
+from ..core.rows import as_json
 from ..core.tables import escape_markdown, markdown_table, one_line, render
 from ..experiments.figures import slug
 from ..experiments.inputs import find_model

@@ -8,7 +8,7 @@ Docs: https://compresscal.github.io/compresscal/experiments/keeping.html.md"""
 __all__ = ['rows_to_keep', 'measured_on', 'keep_models']
 
 # %% ../../nbs/experiments/76_keeping.ipynb #fada67fa
-import json, os
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,11 +16,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 # %% ../../nbs/experiments/76_keeping.ipynb #f0d6b5ae
-from ..checkpoints.file_record import write_record
-from ..checkpoints.model_card import model_card
+from ..checkpoints.account import account_of, write_account, write_calibration
 from ..checkpoints.saving import fill_folder
-from ..core.files import write_atomically
-from .cells import CellWorker, environment, label_of
+from .cells import CellWorker, label_of
 from .figures import slug
 from .findings import headlines, lower_is_better
 from .cell_index import ASKED
@@ -71,24 +69,11 @@ def measured_on(
 # %% ../../nbs/experiments/76_keeping.ipynb #aa2b1294
 def _account(study, worker, job, report, saved, results):
     "What was done, ready for JSON"
-    source, text = named(study.models)[job.model], job.calibration
-    used = text and dict(name=text.name, hash=text.hash, sequences=len(text), length=text.length)
+    source = named(study.models)[job.model]
     model = job.model if isinstance(source, tuple) else str(source or 'embedded')
     forward = {k: v for k,v in worker.bench.compressing.items() if k!='skip'}
-    return dict(model=model, fingerprint=worker.mark, method=report.method.settings(), label=report.method.label,
-                sparsity=report.sparsity, bits=report.bits, calibration=used, results=results, skip=list(study.skip),
-                format=saved.format, load=dict(dtype=study.dtype), forward=forward, versions=environment()['versions'],
-                quantized_before=report.quantized_before)
-
-def _write_beside(folder, about, report, text, tokenizer):
-    "Write the set, what was done, the card, and last the list of all files"
-    if text is not None:
-        text.save(folder/'calibration')
-        write_atomically(folder/'calibration.md', text.datasheet(tokenizer))
-    said = dict(about, layers=report.rows, notes=report.notes)
-    write_atomically(folder/'compression.json', json.dumps(said, indent=1, default=str))
-    write_atomically(folder/'README.md', model_card(dict(about, layers=report.rows)))
-    write_record(folder)
+    here = dict(model=model, fingerprint=worker.mark, skip=list(study.skip), format=saved.format)
+    return here|account_of(report, job.calibration, results)|dict(load=dict(dtype=study.dtype), forward=forward)
 
 # %% ../../nbs/experiments/76_keeping.ipynb #f3803a1e
 def _keep(study, worker, job, folder, results):
@@ -100,7 +85,8 @@ def _keep(study, worker, job, folder, results):
         with new_folder(folder) as aside:
             saved = fill_folder(worker.model, report, aside, tokenizer=worker.tokenizer, skip=study.skip)
             about = _account(study, worker, job, report, saved, results)
-            _write_beside(aside, about, report, job.calibration, worker.tokenizer)
+            write_calibration(aside, report, job.calibration, worker.tokenizer)
+            write_account(aside, report, about)
     finally: worker.restore()
 
 # %% ../../nbs/experiments/76_keeping.ipynb #79a00001

@@ -8,7 +8,8 @@ from conftest import outside_tests, root
 
 from compresscal.commands import cli
 from compresscal.commands.cli import COMMANDS, VOCABULARY, command_line, main
-from compresscal.commands.console import EXIT_CODES, PlainLines, as_json, explain, padded, readable_log
+from compresscal.commands.console import EXIT_CODES, PlainLines, explain, padded, readable_log
+from compresscal.core.rows import as_json
 from compresscal.commands.drawing_commands import RecipeOptions
 from compresscal.commands.options import MEASURE_HELP, METHOD_HELP, presets
 from compresscal.commands.study_command import ENGINE, FIELDS, study_presets
@@ -359,14 +360,16 @@ def test_compress(method, calibrated, capsys, tmp_path, tiny_checkpoint):
 
 def test_a_checkpoint_is_whole_or_not_there(capsys, tmp_path, tiny_checkpoint, monkeypatch):
     "Nothing is left of a run that was stopped, found the disk full, or met a bad layer; what was there stays"
+    from compresscal.checkpoints import account
     from compresscal.commands import compressing
     asked = ['compress', str(tiny_checkpoint), 'rtn:4,group_size=16', '--out', str(tmp_path/'out')]
     def fails(error):
         def raised(*args, **kwargs): raise error
         return raised
-    for where,error,code in (('_keep_account', KeyboardInterrupt(), 130), ('write_atomically', OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1), ('compress', ValueError('no'), 1), ('compress', MemoryError(), 1)):
+    for module,where,error,code in ((compressing, 'write_calibration', KeyboardInterrupt(), 130), (account, 'write_atomically', OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1),
+                                    (compressing, 'compress', ValueError('no'), 1), (compressing, 'compress', MemoryError(), 1)):
         with monkeypatch.context() as m:
-            m.setattr(compressing, where, fails(error))
+            m.setattr(module, where, fails(error))
             assert main(asked)==code and [*os.listdir(tmp_path)]==['tiny'], where
     capsys.readouterr()
     (tmp_path/'.out.part'/'half').mkdir(parents=True) # of a process that was killed
