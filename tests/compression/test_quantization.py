@@ -52,17 +52,26 @@ def test_gptq_equals_original(oracle, layer, case):
     assert same(new, o[case])>=.997
     assert abs(wrong(new, o['W'], o['H'])/wrong(o[case], o['W'], o['H'])-1)<=2e-3
 
+def other_last_digits(hessian, seed):
+    "The Hessian as another processor's products give it: each entry moved by about one unit in its last digit"
+    noise = normal(*hessian.shape, seed=seed)
+    return hessian*(1+6e-8*(noise+noise.T)/2)
+
 @pytest.mark.parametrize('case', SPQR)
 @pytest.mark.parametrize('layer', LAYERS)
 def test_spqr_equals_original(oracle, layer, case):
-    "Equal weights on a coarse grid put many of them half-way between two levels: there one row, 0.8 % of the weights, may go another way"
+    "A weight half-way between two levels falls by the Hessian's last digit, and its row goes another way: each row is the original's for one of these digits"
     o = oracle(layer)
-    q = like_spqr(o, case)
-    new,mask,ties = q.dequantize(),torch.zeros_like(o['W'], dtype=torch.bool),'ties' in layer
-    mask[tuple(q.outliers[0])] = True
-    assert same(new, o[case])>=(.985 if ties else .995)
-    assert abs(wrong(new, o['W'], o['H'])/wrong(o[case], o['W'], o['H'])-1)<=(5e-3 if ties else 5e-4)
-    assert (mask!=o[f'{case}.outliers'].bool()).sum()<=3
+    tries = [like_spqr({**o, 'H': h}, case) for h in [o['H'], *(other_last_digits(o['H'], seed) for seed in range(8))]]
+    weights = torch.stack([q.dequantize() for q in tries])
+    nearest = (weights-o[case]).abs().sum(2).argmin(0)
+    new = weights[nearest,torch.arange(len(nearest))]
+    assert same(new, o[case])>=.9999
+    assert abs(wrong(new, o['W'], o['H'])/wrong(o[case], o['W'], o['H'])-1)<=3e-5
+    for q in tries:
+        mask = torch.zeros_like(o['W'], dtype=torch.bool)
+        mask[tuple(q.outliers[0])] = True
+        assert (mask!=o[f'{case}.outliers'].bool()).sum()<=3
 
 def test_every_case_of_the_originals_is_compared(oracle):
     for layer in LAYERS: assert {o for o in oracle(layer) if re.match(r'gptq|spqr(?!.*\.outliers)', o)}=={*GPTQ, *SPQR}
