@@ -23,17 +23,18 @@ def on(**choices):
 GPTQ = list(on(symmetric=dict(symmetric=True), order=dict(act_order=True, static_groups=True), mse=dict(mse=True)))
 ORDER = dict(act_order=True, static_groups=True)
 BOTH = ORDER|dict(mse=True)
+LINEAR = dict(search='linear') # AWQ's scales scored by the layers alone
 DENSE = dict(dense_inputs=True) # statistics from what the dense model gives
 GRID = [('gptq', 4, [BOTH, {}, ORDER]), ('rtn', 4, [{}]), ('spqr', 4, [dict(damping=.01), {}]), ('sparsegpt', None, [{}]),
         ('gptq', 4, [BOTH|dict(symmetric=True), dict(symmetric=True)]), ('rtn', 4, [dict(symmetric=True)]),
-        ('gptq', 3, [BOTH, {}, ORDER]), ('awq', 4, [dict(search='linear')]), ('wanda', None, [{}]), ('magnitude', None, [{}]),
+        ('gptq', 3, [BOTH, {}, ORDER]), ('awq', 4, [LINEAR]), ('wanda', None, [{}]), ('magnitude', None, [{}]),
         ('gptq', 4, GPTQ), ('rtn', 4, [dict(mse=True), dict(mse=True, symmetric=True)]), ('rtn', 3, list(on(mse=dict(mse=True)))),
         ('gptq', 3, [dict(mse=True)]),
         ('sparsegpt', None, [dict(damping=.1), dict(block_size=32), dict(block_size=64), dict(true_sequential=True)]),
-        ('awq', 4, [{}, dict(scale=False), dict(clip=False)]),
+        ('awq', 4, [{}, dict(scale=False), LINEAR|dict(clip=False)]),
         ('spqr', 4, [dict(act_order=False), dict(outlier_threshold=None)]), ('spqr', 3, [{}, dict(damping=.01)]),
         ('spqr', 3, [dict(act_order=False), dict(outlier_threshold=None)]),
-        ('awq', 3, [{}, dict(clip=False), dict(search='linear'), dict(scale=False)]),
+        ('awq', 3, [LINEAR, {}, LINEAR|dict(clip=False), dict(scale=False)]),
         ('gptq', 4, [dict(damping=.1), dict(refresh=True), dict(true_sequential=True)]),
         ('sparsegpt', None, [DENSE]), ('gptq', 4, [BOTH|DENSE]), ('wanda', None, [DENSE])]
 NOISE = [('sparsegpt', None, {}), ('sparsegpt', None, DENSE), ('gptq', 4, BOTH), ('gptq', 4, BOTH|DENSE), ('gptq', 4, {}), ('wanda', None, {})]
