@@ -424,10 +424,11 @@ def rounding(self:SpQR, weight):
 class AWQ(Quantization):
     "Scale weights by how loud their inputs are, clip, and round to the nearest level"
     needs:ClassVar[str] = 'magnitudes'
+    published:ClassVar[Mapping] = dict(search='block')
     zero_point:bool = True        # A zero for each group? Without it levels are symmetric around zero
     scale:bool = True             # Search for scales?
     clip:bool = True              # Search for how far each group reaches?
-    search:str = 'block'          # Score by the module around the layers, as the original, or the layers, `'linear'`
+    search:str = 'linear'         # Score by the layers, or the module around them as the original does, `'block'`
     grouped_query:bool = False    # Scale output projections behind grouped-query attention, too?
     clip_tokens:int|None = 512    # About how many tokens decide the clipping; `None`: all of them
     dense_inputs:bool = True      # Let each block see what the uncompressed model gives?
@@ -438,9 +439,8 @@ class AWQ(Quantization):
         tokens = self.clip_tokens
         if self.search not in ('block','linear'):
             raise ValueError(f"`search` must be 'block' or 'linear', got {self.search!r}")
-        if not self.scale and (self.grouped_query or self.search!='block'):
-            raise ValueError("`search` and `grouped_query` say how to scale, but `scale` is False; "
-                             f"got {self.search!r} and {self.grouped_query}")
+        if self.grouped_query and not self.scale:
+            raise ValueError("`grouped_query` says how to scale, but `scale` is False; got grouped_query=True")
         require_whole('clip_tokens', tokens, none='all tokens')
         check_scale_dtype(self.scale_dtype)
 

@@ -563,7 +563,7 @@ _IMPACT = dict(
         sources=('c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia'),
         evaluations=('gptq:wikitext', *_TASKS)),
     cpu=dict(_CPU,
-        methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq-original:3', 'awq:3', 'spqr-original:3'),
+        methods=('wanda:0.5', 'wanda:2:4', 'sparsegpt:2:4', 'gptq-original:3', 'awq-original:3', 'spqr-original:3'),
         sources=('docs', 'code', 'docs=0.5+code=0.5', 'self', 'random')))
 
 # %% ../../nbs/experiments/80_study.ipynb #96fd2dad
@@ -571,11 +571,11 @@ _SELF_CALIBRATION = dict(
     full=dict(_PAPER,
         models=('google/gemma-2b', 'microsoft/phi-2', 'facebook/opt-6.7b', 'mistralai/Mistral-7B-v0.3',
                 'meta-llama/Llama-3.1-8B'),
-        methods=('awq:4,group_size=128', 'gptq-original:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'),
+        methods=('awq-original:4,group_size=128', 'gptq-original:4,group_size=128', 'sparsegpt:2:4', 'wanda:2:4'),
         sources=('c4', 'wikitext', 'cosmopedia', 'random', 'self'),
         evaluations=_TASKS),
     cpu=dict(_CPU,
-        methods=('awq:3', 'gptq-original:3', 'sparsegpt:2:4', 'wanda:2:4'),
+        methods=('awq-original:3', 'gptq-original:3', 'sparsegpt:2:4', 'wanda:2:4'),
         sources=('docs', 'code', 'random', 'random:docs', 'self')))
 
 # %% ../../nbs/experiments/80_study.ipynb #3b903bf6

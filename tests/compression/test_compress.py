@@ -85,7 +85,7 @@ def test_spqr_whole_model(shared):
 def test_awq_whole_model(shared):
     """Scales to the last bits, and all but a few in a thousand of the clipped maxima: where a group is clipped to the same size on both sides,
     its zero lies half-way between two codes, and the last bits of a scale decide."""
-    model,report,original,found = oracle_run(shared, 'ffn256_awq4_g64', AWQ(4, 64), 'model_stories260K_ffn256', 32)
+    model,report,original,found = oracle_run(shared, 'ffn256_awq4_g64', AWQ.original(4, 64), 'model_stories260K_ffn256', 32)
     got = model.state_dict()
     for k,o in original.items():
         if k.endswith('layernorm.weight'): assert torch.allclose(got[k], o, rtol=1e-5, atol=0), k
