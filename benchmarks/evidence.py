@@ -1,0 +1,101 @@
+"""The studies of `nbs/studies` on a pretrained model, each a folder that goes on where it was stopped.
+
+`python benchmarks/evidence.py calibration --data DATA --out WORK` reads the files that `TEXTS` and `TASKS` name below DATA
+and keeps the study in WORK/calibration."""
+import argparse, json, re
+from pathlib import Path
+import torch
+import harness # sets the environment
+from real_model import TASKS, articles
+from compresscal import Pool, Study, calibration_sets, load_model
+from compresscal.core.files import write_changed
+
+MODEL = 'smollm2'
+
+# ---- Text: documents of each kind, as JSON lines that sources and measures name
+
+def pieces(text, size=2000)->list[str]:
+    "Blocks between blank lines, joined to documents of at least so many characters"
+    found = ['']
+    for block in re.split(r'\n\s*\n', text):
+        if len(found[-1])>=size: found.append('')
+        found[-1] += block.strip('\n')+'\n\n'
+    return [o for o in found if o.strip()]
+
+def lines(text): return [o for o in text.splitlines() if len(o)>100]
+def encyclopedia(text): return [o.strip() for o in re.findall(r'<doc [^>]*>(.*?)</doc>', text, re.S) if len(o)>500]
+def books(text): return [json.loads(o)['text'] for o in text.splitlines()]
+def summeval(text): return [o['src'] for o in json.loads(text).values()]
+
+TEXTS = dict(c4=('text_exllamav2_cal/c4.utf8', lines), wiki=('text_exllamav2_cal/wiki.utf8', encyclopedia),
+             news=('sum_bartscore_human/SummEval.json', summeval), code=('text_exllamav2_cal/code.utf8', pieces),
+             technical=('text_exllamav2_cal/technical.utf8', pieces),
+             wikitext=('text_wikitext2/wiki.valid.txt', articles), books=('text_books/tinybook.jsonl', books))
+
+def write_texts(data, out)->dict[str, Path]:
+    "A file of documents for each kind of text"
+    found = {}
+    for name,(path,split) in TEXTS.items():
+        documents = split((Path(data)/path).read_text())
+        found[name] = Path(out)/'texts'/f'{name}.jsonl'
+        found[name].parent.mkdir(parents=True, exist_ok=True)
+        write_changed(found[name], ''.join(json.dumps(dict(text=o))+'\n' for o in documents))
+    return found
+
+# ---- Impact of calibration data, and self-calibration: one grid, for two pages
+
+HARD = ['wanda:2:4', 'sparsegpt:2:4', 'gptq:3,group_size=64', 'awq:3,group_size=64'] # where damage is large
+MILD = ['gptq:4,group_size=64', 'awq:4,group_size=64']
+QUESTIONS = dict(arc_easy=200, hellaswag=200, lambada_openai=200, winogrande=200)
+KINDS = ['c4', 'wiki', 'news', 'code', 'technical', 'docs', 'random']                  # for the first page
+WRITTEN = ['c4+wiki', 'unigrams', 'self', 'self:decay', 'self:chat']                   # for the second, beside some of these
+SETS,N_SEQUENCES,LENGTH = 5,16,512
+
+def places(texts)->dict:
+    "For `calibration_sets`: what each name of a source stands for"
+    c4,wiki = texts['c4'],texts['wiki']
+    made = {'c4+wiki': f'{c4}=0.5+{wiki}=0.5', 'unigrams': f'random:{wiki}', 'self:decay': 'self:carlini', 'self:chat': 'self:start=dialogue'}
+    return {o: made.get(o, str(texts.get(o, o))) for o in KINDS+WRITTEN}
+
+def drawn_sets(names, texts, out)->dict:
+    "Sets of each source: documents packed one after the other, none of them in two sources"
+    model,tokenizer = load_model(MODEL)
+    every = places(texts)
+    how = dict(n_sets=SETS, n_sequences=N_SEQUENCES, length=LENGTH, among=[*every.values()], model=model, batch_size=N_SEQUENCES, folder=out/'written')
+    return {o: calibration_sets(every[o], tokenizer, **how, **({} if o in ('random', *WRITTEN[2:]) else dict(rule='pack'))) for o in names}
+
+def measures(data, texts)->dict:
+    "Three perplexities, divergence on one of their texts, and tasks"
+    found = dict(wikitext=str(texts['wikitext']), books=str(texts['books']), docs='docs')|{'kl:wikitext': f"kl:{texts['wikitext']}"}
+    return found|{k: f'task:{k},limit={n},file={data/TASKS[k]}' for k,n in QUESTIONS.items()}
+
+def calibration(data, out):
+    "A grid that grows: from few sets of each source to all, and the noise at the end"
+    texts = write_texts(data, out)
+    sets = drawn_sets(KINDS+WRITTEN, texts, out)
+    how = dict(n_sequences=N_SEQUENCES, length=LENGTH, evaluations=measures(data, texts), n_evaluation=8, dtype='bfloat16', batch_size=16)
+    def study(names, methods, n, replicates=0):
+        return Study([MODEL], methods, {k: sets[k][:n] for k in names}, n, replicates=replicates, **how)
+    for n in (1, 2, 3): yield study(KINDS, HARD, n)
+    for n in (1, 2, 3): yield study(KINDS+WRITTEN, HARD, n)
+    for n in (1, 3): yield study(KINDS+WRITTEN, HARD+MILD, n)
+    for n in (4, SETS): yield study(KINDS+WRITTEN, HARD+MILD, n)
+    yield study(KINDS+WRITTEN, HARD+MILD, SETS, 4)
+
+# ---- The command
+
+STUDIES = dict(calibration=calibration)
+
+def main(args=None):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('studies', nargs='+', choices=[*STUDIES], help='what to run, one after the other')
+    p.add_argument('--data', required=True, type=Path, help='folder of the files in TEXTS and TASKS')
+    p.add_argument('--out', required=True, type=Path, help='folder of the studies, each named as here')
+    p.add_argument('--workers', type=int, default=1)
+    o = p.parse_args(args)
+    torch.set_num_threads(1)
+    for name in o.studies:
+        for step in STUDIES[name](o.data, o.out):
+            step.run(o.out/name, Pool(workers=o.workers, threads=1) if o.workers>1 else 'local')
+
+if __name__=='__main__': main()
