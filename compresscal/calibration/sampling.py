@@ -136,6 +136,9 @@ ROLES = dict(mixture='a part of a mixture', random='the frequencies of random to
     prefix='the words that a model goes on from')
 _scopes = ('own', 'derived', 'all')
 
+def _room(n_sets): return max(8, 1<<(n_sets-1).bit_length()) # sets that so many may grow to: 8, 16, 32, ...
+
+# %% ../../nbs/calibration/20_sampling.ipynb #8dd945ea
 @dataclass(frozen=True)
 class Apart:
     "Which documents of a source are left to one that is derived from it"
@@ -148,6 +151,7 @@ class Apart:
     place:int=0         # Number of this one among the derived sources of the same role
     places:int=1        # How many there are
     scope:str='own'     # `own`, `derived` or `all`
+    room:int|None=None  # Sets that the plain source may grow to; None: those that it has
 
     def __post_init__(self):
         if self.role not in ROLES: raise ValueError(f"`role` must be one of {', '.join(ROLES)}, got {self.role!r}")
@@ -293,9 +297,11 @@ def _draw_sets(corpus, tokenizer, sizes, size, frame, how, apart):
 def _left(corpus, tokenizer, apart, how):
     "Which documents are there to be drawn from, by name"
     if apart is None or apart.scope=='all': return bool
-    sizes = apart.n_sets,apart.n_sequences,apart.length,apart.seed
+    sizes = apart.room or apart.n_sets,apart.n_sequences,apart.length,apart.seed
     try: plain = sample_sets(corpus, tokenizer, *sizes, bos=apart.bos, **how)
-    except TooLittleText: plain = [] # then there are no such sets to be apart from
+    except TooLittleText:
+        if apart.room: raise
+        plain = [] # then there are no such sets to be apart from
     taken = {id for o in plain for parts in o.manifest['documents'] for id,*_ in parts}
     def left(id): return id not in taken and apart.takes(id)
     return left
@@ -350,11 +356,11 @@ def sample_apart(
 )->list[CalibrationSet]: # Their manifests hold the scope, in `sampling`, `apart`
     "Sets for a derived source, of documents that no other source of the comparison has if there are enough"
     corpus = open_corpus(source, split=split, column=column, revision=revision)
-    for scope in _scopes:
-        how = kwargs|dict(apart=replace(apart, scope=scope))
-        try: return sample_sets(corpus, tokenizer, n_sets, n_sequences, length, apart.seed, **how)
+    tries = [replace(apart, room=_room(apart.n_sets)), *(replace(apart, scope=o) for o in _scopes)]
+    for which in tries:
+        try: return sample_sets(corpus, tokenizer, n_sets, n_sequences, length, apart.seed, apart=which, **kwargs)
         except TooLittleText:
-            if scope==_scopes[-1]: raise
+            if which is tries[-1]: raise
 
 # %% ../../nbs/calibration/20_sampling.ipynb #8c2e626a
 _facts_in_words = dict(tokenizer='a tokenizer of fingerprint', special='a tokenizer with the special tokens',
