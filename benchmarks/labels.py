@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 from compresscal.statistics.correlation import correlate, partial
 from compresscal.core.files import write_atomically
+from compresscal.hallucination.labelled_summaries import summedits_table, summeval_table
 from compresscal.statistics.intervals import FEWEST, bootstrap_documents
 
 FOLDERS = dict(xsum='sum_xsum_hallucination', frank='sum_frank', summeval='sum_bartscore_human', summedits='sum_summedits')
@@ -33,17 +34,9 @@ def read_frank(folder):
     frame = scores.merge(labels[['hash', 'model_name', 'Factuality']], on=['hash', 'model_name'], validate='one_to_one')
     return frame.rename(columns=dict(hash='document', model_name='system', dataset='corpus')).replace(dict(corpus=dict(bbc='xsum'))).drop(columns='split')
 
-def read_summeval(folder):
-    "SummEval (Fabbri et al. 2021), as BARTScore's authors keep it: 100 articles, 16 systems, four labels from 1 to 5"
-    articles = json.loads((Path(folder)/'SummEval.json').read_text())
-    return pd.DataFrame([dict(corpus='summeval', document=k, system=s, source=v['src'], reference=v['ref_summ'], summary=o['sys_summ'], **o['scores'])
-                         for k,v in articles.items() for s,o in v['sys_summs'].items()])
+def read_summeval(folder): return summeval_table(Path(folder)/'SummEval.json').assign(corpus='summeval')
 
-def read_summedits(folder, domains=DOMAINS):
-    "SummEdits (Laban et al. 2023): edits of a summary that a model made, a label for each, and the kinds of the inconsistent ones"
-    rows = [dict(o, corpus=d) for d in domains for o in json.loads((Path(folder)/f'summedits_{d}.json').read_text())]
-    frame = pd.DataFrame(rows).rename(columns=dict(doc='source'))
-    return frame.assign(document=frame.corpus+' '+frame.groupby('corpus').source.transform(lambda o: pd.factorize(o)[0]).astype(str)).drop_duplicates(['document', 'summary'], ignore_index=True)
+def read_summedits(folder, domains=DOMAINS): return summedits_table(*(Path(folder)/f'summedits_{d}.json' for d in domains))
 
 def with_overlap(frame, progress=True):
     "The same rows with a column for each overlap metric, and ROUGE against the reference where there is one"
