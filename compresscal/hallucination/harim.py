@@ -27,7 +27,7 @@ def token_risks(
     return (1-p)*(1-(p-p_lm))
 
 # %% ../../nbs/hallucination/50_harim.ipynb #c39c6e4a
-FORMS = ('published', 'unhalved')
+FORMS = ('published', 'unhalved', 'risk')
 
 def harim_plus(
     log_likelihood:float,   # Mean log-probability of the tokens given the source, nats
@@ -37,6 +37,7 @@ def harim_plus(
 )->float:                   # No bounds; higher is better
     "HaRiM+ of a summary from its two parts"
     if form not in FORMS: raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}")
+    if form=='risk': return -risk
     return log_likelihood+lambda_*(1-risk/2) if form=='published' else log_likelihood-lambda_*risk
 
 # %% ../../nbs/hallucination/50_harim.ipynb #e74a9758
@@ -56,6 +57,7 @@ class _HaRiM:
             raise ValueError(f"`lambda_` must be a number, 0 or more, got {lambda_!r}")
         if form not in FORMS: raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}")
         self.reader, self.lambda_, self.form = reader, float(lambda_), form
+        if form=='risk': self.name = f'{type(self).name}:risk'
 
     def settings(self)->dict:
         "All that decides the scores, ready for JSON"

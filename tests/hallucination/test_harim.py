@@ -17,6 +17,7 @@ def defined(model, given, without, target, lambda_=7., form='published'):
     "The score from its definition: p of both for each token, h, and two means"
     a, b = (plainly(model, o, target).softmax(-1)[range(len(target)), list(target)].tolist() for o in (given, without))
     log = sum(map(math.log, a))/len(target)
+    if form=='risk': return -sum((1-p)*(1-(p-q)) for p,q in zip(a, b))/len(target)
     if form=='published': return log+lambda_*sum(1-(1-p)*(1-(p-q))/2 for p,q in zip(a, b))/len(target)
     return log-lambda_*sum((1-p)*(1-(p-q)) for p,q in zip(a, b))/len(target)
 
