@@ -23,6 +23,7 @@ from .drawing_commands import generate_command, sample_command
 from .inspecting_commands import inspect_command, verify_command
 from .options import HELP, Run, paragraphs, start
 from .plugins_command import plugins_command
+from .qualify_command import qualify_command
 from .reducing_commands import reduce_command, report_command, restore_command
 from .study_command import study_command
 from .summarizing_commands import hallucination_command, summarize_command
@@ -34,7 +35,7 @@ from ..core.tables import plain_text
 COMMANDS = dict(study=study_command, sample=sample_command, generate=generate_command, diagnose=diagnose_command,
                 compress=compress_command, inspect=inspect_command, verify=verify_command,
                 evaluate=evaluate_command, summarize=summarize_command, hallucination=hallucination_command,
-                compare=compare_command, plugins=plugins_command)
+                qualify=qualify_command, compare=compare_command, plugins=plugins_command)
 VOCABULARY = dict(report=report_command, reduce=reduce_command, restore=restore_command)
 
 # %% ../../nbs/commands/90_cli.ipynb #a51fd6f3

@@ -28,9 +28,10 @@ from ..experiments.inputs import find_model
 
 # %% ../../nbs/commands/50_summarizing.ipynb #03479184
 from ..experiments.report import frame_lines, html_picture, titled_table
-from ..hallucination.hallucination import Hallucination, System, summary_pictures, summary_tables
-from ..hallucination.hallucination import system_means
+from ..hallucination.hallucination import UNQUALIFIED, Hallucination, System, summary_pictures
+from ..hallucination.hallucination import summary_tables, system_means
 from ..hallucination.judges import parse_judge
+from ..hallucination.qualification import read_qualification
 from ..hallucination.reviews import controls, review
 from ..models.tensor_files import new_folder
 from ..summaries.overlap import explain_overlap
@@ -154,19 +155,20 @@ def _same_documents(read):
                          f"{_describe(summaries)} and {first!r} of {_describe(dense)}; {common:,} of them are the same")
 
 # %% ../../nbs/commands/50_summarizing.ipynb #5d247ba5
-def _review_all(found, judges, bertscore, splitter, progress):
+def _review_all(found, judges, qualifications, bertscore, splitter, progress):
     "Reviews of every system, and of the controls"
     how = dict(bertscore=bertscore, splitter=splitter, progress=progress)
     reviews = {k: [review(o, judges, **how) for o in summaries] for k,summaries in found.items()}
     made = controls(found[System('dense')][0], splitter=splitter)
-    return Hallucination(reviews, {k: review(o, judges, **how) for k,o in made.items()})
+    known = [read_qualification(o) for o in qualifications]
+    return Hallucination(reviews, {k: review(o, judges, **how) for k,o in made.items()}, known)
 
 def _comparison(study, tables, files, judges, out, notes):
     "The answer of `compare_summaries`"
     def table(title, frame):
         lines, words = frame_lines(frame)
         return ResultTable(lines, title, words)
-    shown = [table(title, frame) for title,_,frame in tables[:2]]
+    shown = [table(title, frame) for title,_,frame in tables[:3]]
     data = dict(command='hallucination', files=list(files), judges={o.name: o.settings() for o in judges},
                 folder=out and str(out), systems=system_means(study).to_dict('records'),
                 risk=study.risk.drop(columns='values').to_dict('records'), notes=notes)
@@ -178,6 +180,7 @@ def compare_summaries(
     files:Sequence[str],      # Files of `write_summaries`, the dense model's first, with a name before `=` if you like
     judges:Sequence[str]=(),  # Who is asked, as `parse_judge` reads it, beside overlap and unsupported names
     *,
+    qualifications:Sequence[str]=(), # Files that `qualify` wrote: judges without one take part in no test
     bertscore:str|None=None,  # Model of BERTScore against the reference
     splitter:str='rules',     # Tells sentences apart for overlap
     worst:int|None=None,      # Summaries with the greatest risk to show on the page, of each system; None: 3
@@ -190,7 +193,7 @@ def compare_summaries(
     _same_documents(read)
     if not any(read[0][2].references): refuse_unused('for summaries without references', bertscore=bertscore)
     found, notes = _by_system(read), list(_differences(read))
-    study = _review_all(found, heard, bertscore, splitter, progress)
+    study = _review_all(found, heard, qualifications, bertscore, splitter, progress)
     tables = summary_tables(study)
     if out:
         with new_folder(out) as aside: _write(aside, study, tables, found, worst)
@@ -228,7 +231,7 @@ def _page(study, tables, pictures, found, worst):
     "All of it on one page"
     size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
     figures = [html_picture(name, picture) for name,picture in pictures.items()]
-    shown = [(title, note, titled_table('', *frame_lines(frame))) for title,note,frame in tables]
+    shown = [(title, note, titled_table('', *frame_lines(frame), doubtful=UNQUALIFIED)) for title,note,frame in tables]
     return render('hallucination.html', size=size, figures=figures, tables=shown, metric=study.judged[0],
                   worst=_riskiest(study, found, worst))
 

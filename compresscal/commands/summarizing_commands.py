@@ -76,6 +76,7 @@ _Judges = Annotated[list[str]|None, Option(metavar='JUDGE', help=f'Who else is a
 def hallucination_command(run:Run,
     files: Annotated[list[str], Argument(metavar='FILE', help=_FILES)],
     judges: _Judges=None,
+    qualifications: Annotated[list[str]|None, Option(metavar='FILE')]=None,
     bertscore: Annotated[str|None, Option(metavar='MODEL')]=None,
     splitter: str|None=None,
     worst: int|None=None,
@@ -89,5 +90,6 @@ def hallucination_command(run:Run,
     else: run.refuse(['worst'], 'without --out: it is for the page')
     named = [o for o in files if '=' in o and not Path(o).expanduser().exists()]
     check_there([o.partition('=')[2] if o in named else o for o in files], 'files', 'file')
+    check_there(qualifications or [], 'qualifications', 'file')
     from compresscal.commands.summarizing import compare_summaries
     return compare_summaries(**run.given, progress=run.progress)

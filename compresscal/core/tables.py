@@ -84,7 +84,10 @@ def render(
 def html_table(
     rows:Sequence[Sequence[object]], # Rows of plain text, the head first
     words:int=1,                     # How many columns hold words; the others hold numbers
-)->Markup:                           # HTML; style `.wide`, `.word` and `table` as you like
+    doubtful:str|None=None,          # Rows with this text among their words, and columns with it above, are pale
+)->Markup:                           # HTML; style `.wide`, `.word`, `.pale` and `table` as you like
     "Rows as an HTML table, every cell escaped"
     head, *body = _check_rows(rows, words)
-    return render('table.html', head=head, body=body, words=words)
+    pale = [bool(doubtful) and any(doubtful in o for o in row[:words]) for row in body]
+    columns = [bool(doubtful) and doubtful in o for o in head]
+    return render('table.html', head=head, body=[*zip(body, pale)], words=words, columns=columns)

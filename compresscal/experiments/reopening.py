@@ -58,6 +58,7 @@ def parts_of(
     sets:Sequence|None=None, # Name, first words, and set, where they are at hand (default: read from the store)
 )->dict:           # Arguments of `Results`
     "Rows, sets, failures, and all that a reader may ask for next"
+    from compresscal.hallucination.qualification import qualifications_in
     lines = {o['cell']: o for o in index['cells']}
     results = finished(store, lines) if results is None else results
     kept = store.failures()
@@ -66,7 +67,8 @@ def parts_of(
     return dict(rows=rows_in(index['cells'], results), sets=sets, failures=failed,
                 records=store.get, provenance=partial(_beside, store.folder), family=index.get('family', ()),
                 unfinished=[o for k,o in lines.items() if k not in results and k not in kept],
-                quantized=index.get('quantized', {}), about=_run_of(index))
+                quantized=index.get('quantized', {}), about=_run_of(index),
+                qualifications=qualifications_in(Path(store.folder)/'qualifications'))
 
 # %% ../../nbs/experiments/24_reopening.ipynb #31e44804
 def folder_at(

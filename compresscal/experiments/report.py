@@ -25,7 +25,7 @@ from .figures import axis_label, panel_labels
 from .findings import headlines
 from .results import Results, latex_table, number, tables
 from .store import read_json
-from ..hallucination.hallucination import summary_tables
+from ..hallucination.hallucination import UNQUALIFIED, summary_tables
 from ..models.quantized_before import QUANTIZED_CAVEAT, said_quantized
 
 # %% ../../nbs/experiments/55_report.ipynb #f26b366b
@@ -36,11 +36,12 @@ def titled_table(
     lines:Sequence[Sequence[object]],# The first is the header
     words:int=1,                     # How many columns hold words; the others hold numbers
     most:int=5_000,                  # Lines that a page can hold
+    doubtful:str|None=None,          # Lines and columns with this text are pale
 )->Markup:                           # HTML
     "A table below its title, folded if it is long"
     n = len(lines)-1
     note = f'{n:,} lines' + f', the first {most:,} here'*(n>most)
-    table = html_table(lines[:most+1], words)
+    table = html_table(lines[:most+1], words, doubtful)
     return render('titled_table.html', title=title, table=table, folded=n>LONG, note=note)
 
 # %% ../../nbs/experiments/55_report.ipynb #55a00001
@@ -295,6 +296,8 @@ def _software_table(environment):
     return titled_table('Software', [('name', 'version'), *software], 2) if software else ''
 
 # %% ../../nbs/experiments/55_report.ipynb #30e6aba0
+def _pale_where_doubtful(frame): return titled_table('', *frame_lines(frame), doubtful=UNQUALIFIED)
+
 def report(
     results:Results,    # Of a study
     settings:Mapping={},# What was asked, by name
@@ -311,7 +314,7 @@ def report(
         contents=_contents(numbers), warnings=warnings_html(results), figures=_figures(drawn),
         summary=[titled_table(*t, words=2) for t in tables(results)], held_out=held_out(results),
         quantized=earlier_quantization(results),
-        statistics=[(title, note, titled_table('', *frame_lines(frame))) for title,note,frame in numbers],
+        statistics=[(title, note, _pale_where_doubtful(frame)) for title,note,frame in numbers],
         sets=[(name, words, chosen.hash, _manifest(chosen)) for name,words,chosen in results.sets],
         cells=_cell_table(results.rows), command=command, settings=_settings_table(settings),
         software=_software_table(environment))

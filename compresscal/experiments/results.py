@@ -133,6 +133,7 @@ class Results:
     unfinished: Sequence[dict] = () # Cells that have not been computed: what they are called
     provenance: Callable[[str], dict|None]|None = None # From a cell's name to where and how long it was computed
     about: Mapping = field(default_factory=dict) # `settings`, `command` and `environment` of the run
+    qualifications: Sequence = ()   # Of judges, as the folder `qualifications` of a study holds them
 
     def __post_init__(self): object.__setattr__(self, 'family', distinct_pairs(self.family, 'family'))
 
@@ -140,7 +141,8 @@ class Results:
     def hallucination(self)->dict[tuple[str, str], 'Hallucination']:
         "Reviews of summaries by model and evaluation, where there are any and records are at hand"
         asked = dict.fromkeys((r['model'], r['evaluation']) for r in self.rows if r['metric']=='degenerate')
-        found = {k: kept_reviews(self.rows, self.records, *k) for k in asked} if self.records else {}
+        if not self.records: return {}
+        found = {k: kept_reviews(self.rows, self.records, *k, self.qualifications) for k in asked}
         return {k: o for k,o in found.items() if o}
 
 # %% ../../nbs/experiments/45_results.ipynb #5ba3e4d6

@@ -1,15 +1,17 @@
 "The commands that write and compare summaries: files are whole or absent, mistakes are told before work, what was finished is kept."
-import json
+import json, re
 from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from dataclasses import replace
 from compresscal.summaries import answers
 from compresscal.commands import summarizing
 from compresscal.commands.cli import main
 from compresscal.summaries.summarize import load_summaries
 from compresscal.hallucination.hallucination import DENSE, Hallucination, System, summary_pictures, summary_tables
 from compresscal.hallucination.reviews import Review
+from compresscal.hallucination.qualification import JUDGE_RULES, JudgeCheck, Qualification
 from compresscal.hallucination.risk import Metric
 from compresscal.commands.summarizing import _page, _write, compare_summaries, write_summaries
 
@@ -144,8 +146,9 @@ def compared(n=12, name='Magnitude 50%', source=None, text=None):
         rng = np.random.default_rng(seed)
         columns = {k: rng.random(n) for k in ('coverage', 'density', 'rouge2_precision', 'unsupported', 'rouge1_reference_f', 'good')}
         about = dict(dataset='set', id=[f'd{i}' for i in range(n)], flag='', words=8., source_words=1003.)
-        return Review(pd.DataFrame(about|columns), dict(good=Metric('good', name, (0, 1))), {}, (), (text or 'Nothing like it',)*n)
-    study = Hallucination({DENSE: made(0), System(name): made(1)})
+        return Review(pd.DataFrame(about|columns), dict(good=Metric('good', name, (0, 1))), dict(judges=dict(good={})), (), (text or 'Nothing like it',)*n)
+    passed = Qualification('good', {}, tuple(JudgeCheck(k, .5, max(o.above, -.1)+.01, min(o.below, .95)-.01, n) for k,o in JUDGE_RULES.items()), dict(collection='a test'))
+    study = Hallucination({DENSE: made(0), System(name): made(1)}, qualifications=[passed])
     written = SimpleNamespace(documents=[SimpleNamespace(id=f'd{i} {name}') for i in range(n)], texts=[text or 'Nothing like it']*n, sources=[source]*n)
     return study, {k: [written] for k in study.reviews}
 
@@ -176,6 +179,15 @@ def test_two_models_are_no_curve():
     study = compared()[0]
     found = summary_pictures(study)
     assert 'Bar below' in found['summaries'].caption and any(k.startswith('overlap') for k in found)
+    nobody = replace(study, qualifications=[])
+    assert not nobody.associations and nobody.risk.p.isna().all() and study.risk.p.notna().any()
     few = compared(n=3)[0]
-    assert not few.associations and not any(k.startswith('overlap') for k in summary_pictures(few)) and len(summary_tables(few))==2
+    assert not few.associations and not any(k.startswith('overlap') for k in summary_pictures(few)) and len(summary_tables(few))==3
     assert all('between systems' not in set(o.table.statistic) for o in study.associations.values())
+
+def test_a_judge_who_is_not_qualified_is_pale():
+    study, found = compared()
+    page = _page(replace(study, qualifications=[]), summary_tables(replace(study, qualifications=[])), {}, found, 1)
+    assert 'class=pale' in page and page.count('(not qualified)')>4 and 'nobody has asked' in page
+    own = re.findall(r'>([^<>]*) \(not qualified\)<', _page(study, summary_tables(study), {}, found, 1))
+    assert own and all('unsupported' in o for o in own) # nobody has asked this one

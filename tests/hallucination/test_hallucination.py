@@ -36,7 +36,7 @@ def test_means_are_plain_means():
 
 def test_one_set_is_the_risk_of_its_documents():
     o = study()
-    found = risk_table(o, n_resamples=499)
+    found = risk_table(o, n_resamples=499, unqualified=True)
     for m in ('good', 'free'):
         row = found[(found.metric==m) & (found.method=='Magnitude 50%')].iloc[0]
         r = o.reviews[System('Magnitude 50%')][0]
@@ -46,7 +46,7 @@ def test_one_set_is_the_risk_of_its_documents():
 
 def test_several_sets_are_the_unit():
     o = study()
-    row = risk_table(o, ['good'], n_resamples=99).set_index('method').loc['Wanda 50%']
+    row = risk_table(o, ['good'], n_resamples=99, unqualified=True).set_index('method').loc['Wanda 50%']
     each = [risk_ratio(o.dense['good'], r['good'], JUDGES['good'], flags=(o.dense.table.flag, r.table.flag), test=None).estimate for r in o.reviews[System('Wanda 50%', 'docs')]]
     logs = np.log(each)
     half = stats.t.ppf(.975, 2)*logs.std(ddof=1)/3**.5
@@ -60,7 +60,7 @@ def test_a_set_without_risk_has_no_logarithm():
     assert math.isnan(row.low) and 'no risk at all' in row.reason and row.risk==pytest.approx(row['values'][1]/2)
 
 def test_the_family_is_what_pools_compressed_models():
-    found = risk_table(study(), n_resamples=99)
+    found = risk_table(study(), n_resamples=99, unqualified=True)
     family = (found.control=='') & (found.dataset=='') & found.p.notna()
     assert found.p_holm[~family].isna().all() and family.sum()==9
     expected = holm(found.p[family].to_dict())
@@ -70,14 +70,14 @@ def test_a_comparison_without_p_still_counts():
     "A model whose risk cannot be compared was to be compared all the same"
     lost = made(8)
     lost.table['good'] = np.nan
-    found = risk_table(Hallucination({DENSE: made(0), System('a'): made(1, .1), System('b'): made(2, .02), System('lost'): lost}), ['good'], n_resamples=99)
+    found = risk_table(Hallucination({DENSE: made(0), System('a'): made(1, .1), System('b'): made(2, .02), System('lost'): lost}), ['good'], n_resamples=99, unqualified=True)
     p = found.set_index('method').p
     assert found.p.isna().tolist()==[False, False, True] and found.p_holm.isna().tolist()==[False, False, True]
     assert found.set_index('method').p_holm[p.idxmin()]==pytest.approx(3*p.min())
 
 def test_data_sets_apart_and_together():
     o = Hallucination({DENSE: made(0, datasets=2), System('a'): made(1, .2, datasets=2)})
-    found = risk_table(o, ['good'], n_resamples=99)
+    found = risk_table(o, ['good'], n_resamples=99, unqualified=True)
     assert list(found.dataset)==['', 's0', 's1'] and list(found.n)==[40, 20, 20] and found.p_holm.notna().tolist()==[True, False, False]
     assert found.compressed[0]==pytest.approx(found.compressed[1:].mean())
     assert set(system_means(o, ['good'], datasets=True).dataset)=={'', 's0', 's1'} and set(system_means(o, ['good']).dataset)=={''}
