@@ -82,9 +82,44 @@ def calibration(data, out):
     for n in (4, SETS): yield study(KINDS+WRITTEN, HARD+MILD, n)
     yield study(KINDS+WRITTEN, HARD+MILD, SETS, 4)
 
+# ---- Hallucination in pruned summarizers
+
+PROMPTS = ['after', 'before', 'question'] # of the paper
+PRUNED = ['wanda:2:4', 'sparsegpt:2:4', 'wanda:0.5', 'sparsegpt:0.5', 'magnitude:0.5', 'gptq:4,group_size=64']
+SWEPT = [f'{m}:{s/10}' for s in range(1, 7) for m in ('wanda', 'sparsegpt')]
+
+def articles_of(text): return [dict(id=k, document=o['src'], reference=o['ref_summ']) for k,o in json.loads(text).items()]
+def contracts_of(text): return [dict(id=k, document=o['original_text'], reference=o['reference_summary']) for k,o in json.loads(text).items()]
+
+SUMMARIZED = dict(articles=('sum_bartscore_human/SummEval.json', articles_of), contracts=('sum_legal/tldrlegal_v1.json', contracts_of))
+
+def summaries(data, out, prompts, documents=SUMMARIZED)->dict:
+    "A measure for each set of documents and each prompt"
+    found = {}
+    for name in documents:
+        path, read = SUMMARIZED[name]
+        file = out/'texts'/f'{name}.jsonl'
+        write_changed(file, ''.join(json.dumps(o)+'\n' for o in read((data/path).read_text())))
+        found |= {f'{name}, {o}': f'summaries:{file},prompt={o},max_tokens=100' for o in prompts}
+    return found
+
+def hallucination(data, out):
+    "One prompt and one set first, then more sets, the other prompts, and the sweep"
+    texts = write_texts(data, out)
+    sets = drawn_sets(['c4'], texts, out)
+    wikitext = dict(wikitext=str(texts['wikitext']))
+    def study(methods, n, prompts, documents=SUMMARIZED):
+        return Study([MODEL], methods, {'c4': sets['c4'][:n]}, n, N_SEQUENCES, LENGTH, evaluations=wikitext|summaries(data, out, prompts, documents),
+                     n_evaluation=8, replicates=0, dtype='bfloat16')
+    yield study(PRUNED, 1, PROMPTS[:1])
+    yield study(PRUNED+SWEPT, 1, PROMPTS[:1], ['articles'])
+    yield study(PRUNED, 3, PROMPTS[:1])
+    yield study(PRUNED, 1, PROMPTS)
+    yield study(PRUNED, 3, PROMPTS)
+
 # ---- The command
 
-STUDIES = dict(calibration=calibration)
+STUDIES = dict(calibration=calibration, hallucination=hallucination)
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
