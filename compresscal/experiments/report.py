@@ -52,7 +52,14 @@ _DETECTABLE = ('Detectable is the smallest difference that so many sets find wit
 STATISTIC_TABLES = dict(
     compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
                      'the probability that a set of a has the higher value. '+_DETECTABLE),
-    compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair. '+_DETECTABLE),
+    compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair. '+_DETECTABLE))
+
+# %% ../../nbs/experiments/55_report.ipynb #bb03d5de
+STATISTIC_TABLES |= dict(
+    source_question=('Does the source matter, whatever the method?', 'One question with one p. Share: how much of the '
+                     'variance between sets is between sources, in ranks, as a mean over strata, which are models, '
+                     'methods, measures and sizes; beside what chance gives. The sets are dealt to the sources anew, in '
+                     'all strata alike. Smallest: the least p that so many sets can give.'),
     severity=('Differences between sources, by severity', 'Beside the difference itself: relative to the '
               'dense value, and as a share of the damage, which is what compression lost with either source.'),
     matched_damage=('Sources at equal damage', 'How strongly a method may compress with one source to lose as much as '

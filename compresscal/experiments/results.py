@@ -525,6 +525,14 @@ def source_effect(self:Results)->SourceTest|None: # None where nothing can be co
     return sets_and_documents.source_effect(self.rows)
 
 @patch
+def source_question(self:Results)->pd.DataFrame: # One line; none where nothing can be compared
+    "What `source_effect` finds, as a table"
+    found = self.source_effect()
+    if found is None: return pd.DataFrame()
+    return pd.DataFrame([{k: getattr(found, k) for k in ('share', 'expected', 'p', 'smallest', 'strata', 'sets')}])
+
+# %% ../../nbs/experiments/45_results.ipynb #b2bc1409
+@patch
 def reliabilities(self:Results, level:float=.95)->pd.DataFrame:
     "Noise floor and noise ceiling of each headline metric"
     return set_reliability.reliabilities(self.rows, level)
