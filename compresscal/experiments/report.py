@@ -70,7 +70,10 @@ STATISTIC_TABLES |= dict(
            'another order or on another number of threads, beside that between sets.'),
     reliabilities=('Noise floor and noise ceiling', 'Floor: how far apart two sets are by noise alone, at most. '
                    'Reliability: the share of the variance between sets that is not noise. Ceiling: the highest '
-                   'correlation over sets that a predictor without noise could have.'),
+                   'correlation over sets that a predictor without noise could have.'))
+
+# %% ../../nbs/experiments/55_report.ipynb #ed727cbe
+STATISTIC_TABLES |= dict(
     accuracy=('Accuracy', 'With the standard error over questions, and flips: questions whose answer turned wrong or '
               'right. A task whose dense interval includes chance is marked; nothing can be read from it.'),
     questions_together=('All tasks together', 'Each compressed model against dense on the same questions: all '
