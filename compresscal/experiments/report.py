@@ -58,8 +58,8 @@ STATISTIC_TABLES = dict(
 STATISTIC_TABLES |= dict(
     source_question=('Does the source matter, whatever the method?', 'One question with one p. Share: how much of the '
                      'variance between sets is between sources, in ranks, as a mean over strata, which are models, '
-                     'methods, measures and sizes; beside what chance gives. The sets are dealt to the sources anew, in '
-                     'all strata alike. Smallest: the least p that so many sets can give.'),
+                     'methods, measures and sizes; beside what chance gives. The sets are dealt to the sources anew, '
+                     'in all strata alike. Smallest: the least p that so many sets can give.'),
     severity=('Differences between sources, by severity', 'Beside the difference itself: relative to the '
               'dense value, and as a share of the damage, which is what compression lost with either source.'),
     matched_damage=('Sources at equal damage', 'How strongly a method may compress with one source to lose as much as '
