@@ -95,6 +95,11 @@ def _masks(mask, tokens, size)->list:
     if mask is None: return [None]*len(tokens)
     return [None if m.all() else m for m in mask.split(size)]
 
+def _batch_weights(calibration, size, device)->list:
+    "What a token of each sequence counts, for each batch; `None` where all count alike"
+    weights = calibration.token_weights
+    return [None]*len(calibration) if weights is None else weights.to(device).split(size)
+
 def capture_batches(
     model,                      # Causal language model
     calibration:CalibrationSet, # The text
@@ -107,9 +112,10 @@ def capture_batches(
     if mask is not None: tokens,mask = pad_right(tokens, mask)
     size = fitting_batch(tokens.shape[1], device, batch_size)
     shared,batches = _sharing(device),[]
-    for t,m in zip(tokens.split(size), _masks(mask, tokens, size)):
+    weights = _batch_weights(calibration, size, device)
+    for t,m,w in zip(tokens.split(size), _masks(mask, tokens, size), weights):
         batch = capture(model, t, m)
-        batch.calls,batch.hidden = _each(batch.calls, shared),batch.hidden.to(device)
+        batch.calls,batch.hidden,batch.weights = _each(batch.calls, shared),batch.hidden.to(device),w
         batches.append(spill(batch, store))
     return batches
 
