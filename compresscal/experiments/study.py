@@ -252,8 +252,7 @@ def check_evaluation_text(
 
 def _places_of_sources(study):
     "Where the sources of a study read -> the name of the source; raises where a source cannot be had"
-    found, several = {}, isinstance(study.n_sequences, tuple)
-    sizes = study.n_sequences if several else (study.n_sequences,)
+    found, sizes = {}, study.n_sequences if isinstance(study.n_sequences, tuple) else (study.n_sequences,)
     for name,source in named(study.sources).items():
         if isinstance(source, (str, Path)):
             check_source(str(source)) # what is no source, or no recipe, is found now
