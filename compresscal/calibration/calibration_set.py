@@ -510,7 +510,7 @@ def _counted(calibration, tokenizer)->list:
         ('length', f'{calibration.length:,} tokens'), ('tokens', f'{len(real):,}{padding}'),
         ('distinct tokens', f'{len(real.unique()):,}')]
     if calibration.weights is not None:
-        rows.append(('weights', f'{float(calibration.weights.min()):.3g} to 1, by the token that counts most'))
+        rows.append(('weights', f'{float(calibration.weights.min()):.3g} to 1, as parts of the largest'))
     opening = None if tokenizer is None else opening_token(tokenizer)
     if opening is not None:
         said = f'{plain_text(tokenizer.decode([opening]))} heads {int((tokens[:,0]==opening).sum()):,}'

@@ -203,7 +203,7 @@ def _derived_sets(source, tokenizer, size, written, among, kwargs):
     name,sizes = source if isinstance(source, str) else '',size|dict(beside=size['n_sequences'])
     shares = source if isinstance(source, dict) else parse_mixture(name)
     known = places(source, among) if shares is not None or name else {}
-    join = _weighed if is_weighed(source) else _mixtures
+    join = _weighed if is_weighed(name) else _mixtures
     if shares is not None: return join(shares, tokenizer, sizes, written, known, kwargs)
     return _made_sets(name, tokenizer, sizes, written, known, '', kwargs)
 

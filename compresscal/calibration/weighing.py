@@ -44,10 +44,10 @@ def weigh(
     "Several sets as one in which each has its share of every sum over tokens"
     _check_shares(shares)
     total = math.fsum(shares.values())
-    shares = {o: share/total for o,share in shares.items() if share}
+    shares = {o: float(share/total) for o,share in shares.items() if share}
     order = _in_turn([len(o) for o in shares])
     weights = torch.cat([_token_shares(o, share) for o,share in shares.items()])[order]
-    tokens,masks = (torch.cat([part(o) for o in shares])[order] for part in (lambda o: o.tokens, _whole_mask))
+    tokens,masks = torch.cat([o.tokens for o in shares])[order],torch.cat([_whole_mask(o) for o in shares])[order]
     parts = [o.manifest|dict(sequences=len(o), share=share) for o,share in shares.items()]
     name = 'weighed:'+'+'.join(f'{o.name}={share:g}' for o,share in shares.items())
     return CalibrationSet(tokens, dict(kind='weighed', name=name, order=order.tolist(), parts=parts), masks, weights)

@@ -147,7 +147,7 @@ def prepare_block(self:Method,
 # %% ../../nbs/compression/70_methods.ipynb #92557528
 @patch(as_prop=True)
 def weighs(self:Method)->bool:
-    "Does it mind weights of sequences wherever it looks at rows itself?"
+    "Does it take account of weights of sequences where it looks at rows itself?"
     own = type(self)
     return own.observe_block is Method.observe_block and own.prepare_block is Method.prepare_block
 
