@@ -23,12 +23,14 @@ from ..core.tables import escape_markdown, markdown_table, plain_text
 def content_hash(
     tokens:Tensor,          # Token ids, int64, `[sequences, length]`
     mask:Tensor|None=None,  # True at real tokens, `[sequences, length]`; None where all are real
+    weights:Tensor|None=None, # What a token of each sequence counts, fp32, `[sequences]`; None where all count alike
 )->str:                     # 16 hexadecimal digits
     "A name for these tokens that no other tokens have"
     shape = repr(tuple(tokens.shape))
     h = hashlib.blake2b(shape.encode(), digest_size=8)
     h.update(tokens.cpu().contiguous().numpy().astype('<i8').tobytes())
     if mask is not None: h.update(mask.cpu().contiguous().numpy().astype('u1').tobytes())
+    if weights is not None: h.update(b'weights'+weights.cpu().contiguous().numpy().astype('<f4').tobytes())
     return h.hexdigest()
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #87363f67
@@ -50,6 +52,20 @@ def _check_mask(mask, shape):
         first = int(empty.nonzero()[0])
         raise ValueError(f"`mask` must leave a token in every sequence, got none in sequence {first}")
 
+# %% ../../nbs/calibration/10_calibration_set.ipynb #6749c967
+def _by_the_largest(weights, n):
+    "Weights of `n` sequences as parts of the largest, fp32; None where all are the same"
+    w = torch.as_tensor(weights, dtype=torch.float64, device='cpu')
+    if w.shape!=(n,):
+        raise ValueError(f"`weights` must hold a number for each of {n} sequences, got shape {tuple(w.shape)}")
+    bad = w[~(w.isfinite() & (w>0))]
+    if len(bad): raise ValueError(f"`weights` must be finite and larger than 0, got {float(bad[0])}")
+    parts = (w/w.max()).float()
+    if parts.min()<1e-6:
+        raise ValueError(f"`weights` must not be less than a millionth of the largest, got {float(w.min())} "
+                         f"beside {float(w.max())}")
+    return None if (parts==1).all() else parts
+
 # %% ../../nbs/calibration/10_calibration_set.ipynb #a287ac0e
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationSet:
@@ -57,14 +73,17 @@ class CalibrationSet:
     tokens: Tensor            # Token ids, int64, `[sequences, length]`
     manifest: dict            # Where the tokens come from, as `sampling.sample_sets` writes it; JSON values only
     mask: Tensor|None = None  # True at real tokens, False at padding; None where all are real
-    hash: str = field(init=False, default='') # Content hash of tokens and mask
+    weights: Tensor|None = None # What a token of each sequence counts, by the largest; None where all count alike
+    hash: str = field(init=False, default='') # Content hash of tokens, mask and weights
 
     def __post_init__(self):
         _check_tokens(self.tokens)
         if self.mask is not None:
             _check_mask(self.mask, self.tokens.shape)
             if self.mask.all(): object.__setattr__(self, 'mask', None)
-        object.__setattr__(self, 'hash', content_hash(self.tokens, self.mask))
+        if self.weights is not None:
+            object.__setattr__(self, 'weights', _by_the_largest(self.weights, len(self.tokens)))
+        object.__setattr__(self, 'hash', content_hash(self.tokens, self.mask, self.weights))
 
     def __len__(self): return len(self.tokens)
     def __eq__(self, other): return isinstance(other, CalibrationSet) and self.hash==other.hash
@@ -92,10 +111,19 @@ def from_tokens(
     cls:CalibrationSet,
     tokens:Tensor,         # Token ids, int64, `[sequences, length]`
     mask:Tensor|None=None, # True at real tokens
+    weights=None,          # What a token of each sequence counts, `[sequences]`; only proportions matter
     **manifest             # What you know about them: `name="mine"`, where they come from
 )->CalibrationSet:
     "A set of tokens made elsewhere"
-    return cls(tokens, dict(kind='tokens', name='tokens')|manifest, mask)
+    return cls(tokens, dict(kind='tokens', name='tokens')|manifest, mask, weights)
+
+# %% ../../nbs/calibration/10_calibration_set.ipynb #8229f66d
+@patch(as_prop=True)
+def token_weights(self:CalibrationSet)->Tensor|None:
+    "What a token of each sequence counts where they count 1 on average, `[sequences]`; None where all count alike"
+    if self.weights is None: return None
+    tokens,weights = _real_places(self).sum(1).cpu(),self.weights.double()
+    return (weights*(tokens.sum()/(tokens*weights).sum())).float()
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #4ffeef68
 def _facts(calibration)->dict:
@@ -103,6 +131,7 @@ def _facts(calibration)->dict:
     manifest,sampling = calibration.manifest,calibration.manifest.get('sampling', {})
     facts = dict(name=calibration.name, hash=calibration.hash, sequences=len(calibration), length=calibration.length)
     facts['tokens'] = int(_real_places(calibration).sum())
+    if calibration.weights is not None: facts['weights'] = f'{float(calibration.weights.min()):.3g} to 1'
     facts |= {k: sampling[k] for k in ('rule', 'seed', 'bos') if k in sampling}
     if 'set' in manifest: facts['set'] = manifest['set']
     reading = manifest.get('reading')
@@ -131,18 +160,19 @@ def __getitem__(
     "Some of the sequences, with a manifest that says of which set"
     i = torch.arange(len(self))[rows].reshape(-1)
     manifest = dict(kind='rows', name=self.name, of=self.hash, rows=i.tolist(), manifest=self.manifest)
-    return CalibrationSet(self.tokens[i], manifest, None if self.mask is None else self.mask[i])
+    mask,weights = (None if o is None else o[i] for o in (self.mask, self.weights))
+    return CalibrationSet(self.tokens[i], manifest, mask, weights)
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #7a9e6676
-def _rebuild(tokens, manifest, mask):
+def _rebuild(tokens, manifest, mask, weights=None):
     "The set again, in the process that receives it"
-    own = None if mask is None else torch.from_numpy(mask.copy())
-    return CalibrationSet(torch.from_numpy(tokens.copy()), manifest, own)
+    own = [None if o is None else torch.from_numpy(o.copy()) for o in (mask, weights)]
+    return CalibrationSet(torch.from_numpy(tokens.copy()), manifest, *own)
 
 @patch
 def __reduce__(self:CalibrationSet):
-    mask = None if self.mask is None else self.mask.cpu().numpy()
-    return _rebuild,(self.tokens.cpu().numpy(), self.manifest, mask)
+    own = [None if o is None else o.cpu().numpy() for o in (self.mask, self.weights)]
+    return _rebuild,(self.tokens.cpu().numpy(), self.manifest, *own)
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #2f1c291a
 def _manifest_hash(manifest):
@@ -161,7 +191,7 @@ def _record(calibration)->str:
 # %% ../../nbs/calibration/10_calibration_set.ipynb #8ca33db7
 def _write_set(calibration, folder, record):
     "Write the two files into a folder that must not exist yet"
-    tensors = dict(tokens=calibration.tokens, mask=calibration.mask)
+    tensors = dict(tokens=calibration.tokens, mask=calibration.mask, weights=calibration.weights)
     from safetensors.torch import save_file
     with atomic_folder(folder) as aside:
         save_file({k: v.contiguous() for k,v in tensors.items() if v is not None}, aside/'tokens.safetensors')
@@ -188,7 +218,7 @@ def _read_files(folder):
     from safetensors.torch import load_file
     record = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
     tensors = load_file(folder/'tokens.safetensors')
-    found = CalibrationSet(tensors['tokens'], record['manifest'], tensors.get('mask'))
+    found = CalibrationSet(tensors['tokens'], record['manifest'], tensors.get('mask'), tensors.get('weights'))
     manifest_hash = _manifest_hash(found.manifest)
     expected = record.get('manifest_hash', manifest_hash) # earlier versions did not write it down
     return found,dict(tokens=(found.hash, record['hash']), manifest=(manifest_hash, expected))
@@ -215,6 +245,13 @@ def load(
                              f"its {what} should have hash {expected}, but have {has}")
     return found
 
+# %% ../../nbs/calibration/10_calibration_set.ipynb #153d810d
+def _refuse_weights(calibration):
+    "Refuse to hand a set to a program that would count all of its sequences alike"
+    if calibration.weights is None: return
+    raise ValueError("`weights` must be None for a set that other programs are to read, for they count every "
+                     f"sequence alike, got weights in {calibration.name!r}; `mix` gives shares by rows instead")
+
 # %% ../../nbs/calibration/10_calibration_set.ipynb #87dca017
 def _check_columns(columns, known):
     "Refuse anything but names of columns"
@@ -229,6 +266,7 @@ def to_dataset(
     columns=('input_ids', 'attention_mask') # Any of `input_ids`, `attention_mask`, `loss_mask` and `labels`
 ):
     "The set as a `datasets.Dataset`, one row a sequence"
+    _refuse_weights(self)
     from datasets import Dataset
     mask = _real_places(self).long()
     labels = self.tokens.masked_fill(mask==0, -100) # -100: no loss, in transformers
@@ -240,6 +278,7 @@ def to_dataset(
 @patch
 def to_list(self:CalibrationSet)->list[dict[str,Tensor]]: # `input_ids` and `attention_mask` of each, `[1, length]`
     "The set as a list of encoded texts, one a sequence"
+    _refuse_weights(self)
     mask = _real_places(self).long()
     return [dict(input_ids=t.clone(), attention_mask=m.clone()) for t,m in zip(self.tokens.split(1), mask.split(1))]
 
@@ -287,6 +326,7 @@ def to_text(
     path       # File to write, UTF-8
 )->TextCopy:
     "Write the set as text and measure what is lost"
+    _refuse_weights(self)
     rows = [t[m].tolist() for t,m in zip(self.tokens, _real_places(self))]
     head = rows[0][:1] if rows[0][0]==tokenizer.bos_token_id else [] # the tool adds it
     text = ''.join(_decode(tokenizer, o) for o in [rows[0][len(head):], *rows[1:]])
@@ -348,6 +388,7 @@ _kinds = dict(
     self="Text that a model wrote.",
     rows="Some of the rows of another set.",
     mix="Rows of several sets in given shares.",
+    weighed="Rows of several sets, weighed so that each set has a given share in every statistic.",
     selected="Rows of another set, chosen by a method.",
     tokens="Tokens made elsewhere. What is known of them is what their maker wrote down.")
 _again = dict(
@@ -359,6 +400,7 @@ _again = dict(
     selected="Choose again with these settings from the set below; "
         "`manifest.json` lists the numbers of the rows.",
     mix="`compresscal.calibration.sampling.mix` takes the weights and the seed; the parts are below.",
+    weighed="`compresscal.calibration.weighing.weigh` takes the parts below with their shares.",
     tokens="Only from the saved tokens.")
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #748eaafb
@@ -467,6 +509,8 @@ def _counted(calibration, tokenizer)->list:
     rows = [('content hash', calibration.hash), ('sequences', f'{len(tokens):,}'),
         ('length', f'{calibration.length:,} tokens'), ('tokens', f'{len(real):,}{padding}'),
         ('distinct tokens', f'{len(real.unique()):,}')]
+    if calibration.weights is not None:
+        rows.append(('weights', f'{float(calibration.weights.min()):.3g} to 1, as parts of the largest'))
     opening = None if tokenizer is None else opening_token(tokenizer)
     if opening is not None:
         said = f'{plain_text(tokenizer.decode([opening]))} heads {int((tokens[:,0]==opening).sum()):,}'

@@ -7,8 +7,8 @@ Docs: https://compresscal.github.io/compresscal/calibration/sampling.html.md"""
 # %% auto #0
 __all__ = ['window_rules', 'ROLES', 'window_windows', 'pack_windows', 'pad_windows', 'window_frame', 'tokenizer_fingerprint',
            'template_fingerprint', 'special_tokens', 'model_identity', 'require_positive', 'Apart', 'some_runs',
-           'SeenRuns', 'TooLittleText', 'sample_sets', 'sample_apart', 'regenerate', 'check_shares', 'share_counts',
-           'mix']
+           'SeenRuns', 'TooLittleText', 'sample_sets', 'sample_apart', 'regenerate', 'check_shares', 'check_parts',
+           'share_counts', 'mix']
 
 # %% ../../nbs/calibration/20_sampling.ipynb #1f245e86
 import hashlib, json, random, re, zlib
@@ -414,15 +414,18 @@ def check_shares(
     if not abs(total-1)<=1e-6: raise ValueError(f"`{name}` must sum to 1, got {values}, whose sum is {total:.6g}")
 
 # %% ../../nbs/calibration/20_sampling.ipynb #3c054545
-def _check_parts(weights):
+def check_parts(
+    weights:dict,       # Calibration set -> number
+    name:str='weights', # What the caller calls them
+):
     "Refuse what is no set, and sets of several lengths or tokenizers"
     for o in weights:
         if not isinstance(o, CalibrationSet):
-            raise TypeError(f"`weights` must have calibration sets for keys, got {type(o).__name__}")
+            raise TypeError(f"`{name}` must have calibration sets for keys, got {type(o).__name__}")
     lengths = sorted({o.length for o in weights})
-    if len(lengths)>1: raise ValueError(f"`weights` must be of sets of one length, got {lengths}")
+    if len(lengths)>1: raise ValueError(f"`{name}` must be of sets of one length, got {lengths}")
     tokenizers = {o.manifest['tokenizer'] for o in weights if 'tokenizer' in o.manifest}
-    if len(tokenizers)>1: raise ValueError("`weights` must be of sets of one tokenizer, got several")
+    if len(tokenizers)>1: raise ValueError(f"`{name}` must be of sets of one tokenizer, got several")
 
 # %% ../../nbs/calibration/20_sampling.ipynb #25fd08ce
 def share_counts(
@@ -444,7 +447,8 @@ def mix(
 )->CalibrationSet:
     "Rows of several sets in given shares"
     check_shares(weights)
-    _check_parts(weights)
+    check_parts(weights)
+    _check_even(weights)
     n = min(map(len, weights)) if n_sequences is None else n_sequences
     require_positive(n_sequences=n)
     counts = share_counts(weights, n)
@@ -459,6 +463,13 @@ def mix(
     return CalibrationSet(torch.cat([o.tokens for o in parts])[order], manifest, torch.cat(masks)[order])
 
 # %% ../../nbs/calibration/20_sampling.ipynb #5dbadd20
+def _check_even(sets):
+    "Refuse sets whose sequences count differently: a few rows of them do not have the shares of all"
+    for o in sets:
+        if o.weights is None: continue
+        raise ValueError("`weights` must be of sets whose sequences count alike, got weights of sequences "
+                         f"in {o.name!r}; `weigh` joins such sets")
+
 def _check_rows(counts, n):
     "Refuse a mixture that asks a set for no row, or for more than it has"
     for o,k in counts.items():

@@ -28,7 +28,7 @@ def input_squares(
     batch_size:int|None=None,  # Sequences in one forward pass; `None`: about 1,024 tokens on a CPU, 16,384 on a GPU
     memory:int=2**33,          # Bytes of hidden states to keep in memory; what is beyond goes to a temporary file
     progress:bool=True,        # Show a progress bar?
-)->dict[str,tuple[Tensor,int]]:# By full name of the layer: sum of squares of each input, `[in]`, and number of tokens
+)->dict[str,tuple[Tensor,float]]: # By full name of the layer: sums of squares, `[in]`, and what its tokens count
     "How loud each input of each layer is on a text"
     from tqdm.auto import tqdm
     device,found = model.get_input_embeddings().weight.device,{}
@@ -39,7 +39,7 @@ def input_squares(
             with block.resident():
                 seen = collect(block, batches)
                 for batch in batches: batch.step(block)
-            found |= {f'{block.name}.{k}': (s.squares.cpu(), s.tokens) for k,s in seen.items()}
+            found |= {f'{block.name}.{k}': (s.squares.cpu(), s.weight) for k,s in seen.items()}
     return found
 
 # %% ../../nbs/checkpoints/35_imatrix.ipynb #1f97d613

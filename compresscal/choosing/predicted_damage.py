@@ -100,7 +100,7 @@ def _read_block(
 )->dict[str,InputStatistics]: # Of the input of each layer, by name within the block
     "Send a text through a block and sum what its layers see"
     found = {group: _statistics(block, group, moments) for group in block.groups}
-    def seen(group, x, rows): found[group].add(x)
+    def seen(group, x, rows): found[group].add(x, weights=batch.weights_of(rows))
     for batch in batches:
         mask = batch.inputs.get('attention_mask')
         with watch_inputs(block, seen, mask): batch.step(block)

@@ -123,7 +123,7 @@ def peaks(self:Profile)->dict[str,Tensor]:
 @patch(as_prop=True)
 def channels(self:Profile)->dict[str,Tensor]:
     "Root mean square of each input channel, by layer, `[in]`, fp64"
-    return _shared(self.statistics, lambda s: (s.squares/max(s.tokens, 1)).sqrt())
+    return _shared(self.statistics, lambda s: (s.squares/(s.weight or 1)).sqrt())
 
 # %% ../../nbs/choosing/20_readings.ipynb #f0f887af
 def _shown(p:Profile)->dict:
@@ -159,8 +159,8 @@ def _choose(blocks, layers)->set[str]:
 # %% ../../nbs/choosing/20_readings.ipynb #6ab21ad7
 class _Reader:
     "Sums and peaks of the inputs of one model's layers"
-    def __init__(self, blocks, wanted, moments, n, peaks):
-        self.statistics,self.peaks = {},{}
+    def __init__(self, blocks, wanted, moments, n, peaks, weights=None):
+        self.statistics,self.peaks,self.weights = {},{},weights # `weights`: of the sequences of the set
         for block in blocks:
             for group in block.groups:
                 names = [o for o in (f"{block.name}.{g}" for g in group) if o in wanted]
@@ -176,6 +176,7 @@ class _Reader:
 def step(self:_Reader, block, batch, rows, mask):
     "Send a batch through a block and note what its layers see"
     n,length = mask.shape
+    batch.weights = None if self.weights is None else self.weights[rows]
     keys = {}  # of each group that is watched, the name of one of its layers
     for group in block.groups:
         names = [f"{block.name}.{k}" for k in group if f"{block.name}.{k}" in self.statistics]
@@ -183,7 +184,7 @@ def step(self:_Reader, block, batch, rows, mask):
     def seen(group, x, places):
         key = keys.get(tuple(group))
         if key is None: return
-        self.statistics[key].add(x)
+        self.statistics[key].add(x, weights=batch.weights_of(places))
         if key in self.peaks: self.peaks[key][rows] = sequence_maxima(x, places.to(x.device)//length, n).cpu()
     with watch_inputs(block, seen, None if mask.all() else mask): batch.step(block)
     different = {id(s): s for s in (self.statistics[k] for k in keys.values())}
@@ -243,7 +244,7 @@ def profile(
                         f"got {type(o).__name__}")
     parts,blocks = _start(model, o, batch_size),decoder_blocks(model)
     _check_pool(pool, len(blocks))
-    reader = _Reader(blocks, _choose(blocks, layers), moments, len(o), peaks)
+    reader = _Reader(blocks, _choose(blocks, layers), moments, len(o), peaks, o.token_weights)
     nats,pooled = _read(model, o, parts, blocks, reader, pool%len(blocks), progress)
     mask = torch.ones_like(o.tokens, dtype=torch.bool, device='cpu') if o.mask is None else o.mask.clone()
     return Profile(o.name, o.hash, *nats, mask, pooled, reader.statistics, reader.peaks)

@@ -34,7 +34,7 @@ def select_rows(
         raise ValueError(f"`{method}` must leave at least one of {len(calibration)} sequences, got none by {settings}")
     part = calibration[rows]
     manifest = part.manifest|dict(kind='selected', method=method, settings=settings)|facts
-    return CalibrationSet(part.tokens, manifest, part.mask)
+    return CalibrationSet(part.tokens, manifest, part.mask, part.weights)
 
 # %% ../../nbs/choosing/50_selection.ipynb #e2614736
 def _check_size(calibration, n_sequences):

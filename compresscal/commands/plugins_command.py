@@ -28,7 +28,8 @@ def built_in_names(
         return JUDGES
     tables = dict(engines='experiments.engines.ENGINES', callbacks='experiments.trackers.TRACKERS')
     if kind in tables: return source_keys(tables[kind])
-    return dict(methods=METHOD_NAMES, sources=(*TEXT_NAMES, 'random', 'self', 'text'), measures=MEASURE_KINDS)[kind]
+    sources = (*TEXT_NAMES, 'random', 'self', 'text', 'weighed')
+    return dict(methods=METHOD_NAMES, sources=sources, measures=MEASURE_KINDS)[kind]
 
 # %% ../../nbs/commands/80_plugins_command.ipynb #69259a47
 def plugin_loader(

@@ -9,7 +9,7 @@ __all__ = ['scale_candidates', 'round_scaled', 'linear_losses', 'clip_search', '
            'block_losses', 'Scaling', 'scale_block']
 
 # %% ../../nbs/compression/60_awq.ipynb #5e457d02
-import re
+import math,re
 from collections.abc import Collection,Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,27 +191,39 @@ def may_clip(
     last = re.sub(r'(\.\d+)+$', '', name).rpartition('.')[2]
     return not any(o in last for o in ('q_','k_','query','key','Wqkv'))
 
-# %% ../../nbs/compression/60_awq.ipynb #2615aca4
+# %% ../../nbs/compression/60_awq.ipynb #e5ad2df7
 def _count_tokens(batches)->int:
     "Tokens of all batches, padding left out"
     masks = [o.inputs.get('attention_mask') for o in batches]
     return sum(o.hidden.shape[:2].numel() if m is None else int(m.sum()) for o,m in zip(batches, masks))
 
+def _stride(batches, tokens)->int:
+    "Every how many rows one is kept; where texts take turns, no distance that would meet one of them only"
+    stride = max(_count_tokens(batches)//tokens, 1)
+    if all(o.weights is None for o in batches): return stride
+    length = batches[0].inputs['input_ids'].shape[1]
+    while stride>length and math.gcd(stride, length)>1: stride -= 1
+    return stride
+
+# %% ../../nbs/compression/60_awq.ipynb #2615aca4
 def sample_inputs(
     block:Block, # From `decoder_blocks`
     batches:list[Capture], # Calibration text at the block's input
     statistics:Mapping[str, InputStatistics], # Of each layer's input; those of layers with one input are one object
     tokens:int=512, # About how many to keep; at least so many, below twice as many
 ):
-    "Keep every so many rows of each layer's input, as the `sample` of its statistics"
+    "Keep every so many rows of each layer's input, times the root of their weights, as `sample` of its statistics"
     if tokens<1: raise ValueError(f"`tokens` must be at least 1, got {tokens}")
-    stride,kept,counts = max(_count_tokens(batches)//tokens, 1),{},{}
+    stride,kept,counts = _stride(batches, tokens),{},{}
     def seen(names, x, rows):
         own = next((statistics[o] for o in names if o in statistics), None)
         if own is None: return
         before = counts.get(id(own), 0) # rows of this input so far; those at 0, stride, 2*stride, ... are kept
         counts[id(own)] = before+len(x)
-        kept.setdefault(id(own), (own, []))[1].append(x[-before%stride::stride].float())
+        here = slice(-before%stride, None, stride)
+        weights = batch.weights_of(rows[here])
+        picked = x[here].float() if weights is None else x[here].float()*weights.sqrt()[:,None]
+        kept.setdefault(id(own), (own, []))[1].append(picked)
     for batch in batches:
         with watch_inputs(block, seen, batch.inputs.get('attention_mask')): batch.run(block)
     for own,parts in kept.values(): own.sample = torch.cat(parts)
@@ -234,6 +246,15 @@ def _without_padding(o:Tensor, mask:Tensor|None)->Tensor:
     "Rows of tokens in single precision; an output of another shape than the mask's is left whole"
     if mask is None or o.shape[:-1].numel()!=mask.numel(): return o.float()
     return o.reshape(-1, o.shape[-1])[mask.flatten().to(o.device, torch.bool)].float()
+
+def _squared_change(after, before, batch, name)->Tensor:
+    "Sum over tokens and features, each token as its weight says"
+    change = _without_padding(after, batch.inputs.get('attention_mask')).sub_(before).square_()
+    weights = batch.weights_of()
+    if weights is None: return change.sum()
+    if change.shape[:-1].numel()==len(weights): return change.reshape(len(weights), -1).mul_(weights[:,None]).sum()
+    raise ValueError(f"`batches` must be of sequences that count alike for the output of {name}, which has no row for "
+                     "each token; score the layers themselves, `search='linear'`")
 
 def _changed_outputs(block, call, task, settings):
     "The output of a module for one batch with each candidate in turn"
@@ -264,7 +285,7 @@ def block_losses(
                 before = _without_padding(call[2], mask)
                 counts[t] += before.numel()
                 for i,after in enumerate(_changed_outputs(block, call, task, settings)):
-                    losses[t][i] += _without_padding(after, mask).sub_(before).square_().sum()
+                    losses[t][i] += _squared_change(after, before, batch, f'{block.name}.{task[0]}')
     return [o/max(n, 1) for o,n in zip(losses, counts)]
 
 # %% ../../nbs/compression/60_awq.ipynb #94923dd9
@@ -309,11 +330,11 @@ def _distinct(statistics, names):
 def _mean(folding, names, statistics):
     "Mean absolute value of the features, over all tokens that reach one of the layers; `None` if none did"
     own = _distinct(statistics, names)
-    tokens = sum(o.tokens for o in own)
-    if not tokens: return None
+    weight = sum(o.weight for o in own)
+    if not weight: return None
     if any(o.absolute is None for o in own):
         raise ValueError(f"`statistics` must hold sums of absolute values, but those of {own[0].name} do not")
-    return folding.share(sum(o.absolute for o in own)/tokens)
+    return folding.share(sum(o.absolute for o in own)/weight)
 
 # %% ../../nbs/compression/60_awq.ipynb #eb20a1ec
 def _why_not(mean, folding, grouped_query):
@@ -339,7 +360,7 @@ def _linear_mean(layers, statistics, candidates, settings):
     "Mean squared change of the layers' own outputs for each candidate"
     total = sum(linear_losses(o.weight, candidates, statistics[o.name].moments, *settings)
                 for o in layers if statistics[o.name].tokens)
-    return total/sum(statistics[o.name].tokens*len(o.weight) for o in layers)
+    return total/sum(statistics[o.name].weight*len(o.weight) for o in layers)
 
 def _score(block, batches, todo, statistics, search, settings):
     "For each input that is searched whose output is scored, and its losses"

@@ -89,12 +89,18 @@ def _sharing(device):
         return same
     return one
 
-# %% ../../nbs/compression/90_compress.ipynb #51351e23
+# %% ../../nbs/compression/90_compress.ipynb #6fdac32b
 def _masks(mask, tokens, size)->list:
     "The mask of each batch, `None` where it has no padding"
     if mask is None: return [None]*len(tokens)
     return [None if m.all() else m for m in mask.split(size)]
 
+def _batch_weights(calibration, size, device)->list:
+    "What a token of each sequence counts, for each batch; `None` where all count alike"
+    weights = calibration.token_weights
+    return [None]*len(calibration) if weights is None else weights.to(device).split(size)
+
+# %% ../../nbs/compression/90_compress.ipynb #51351e23
 def capture_batches(
     model,                      # Causal language model
     calibration:CalibrationSet, # The text
@@ -107,9 +113,10 @@ def capture_batches(
     if mask is not None: tokens,mask = pad_right(tokens, mask)
     size = fitting_batch(tokens.shape[1], device, batch_size)
     shared,batches = _sharing(device),[]
-    for t,m in zip(tokens.split(size), _masks(mask, tokens, size)):
+    weights = _batch_weights(calibration, size, device)
+    for t,m,w in zip(tokens.split(size), _masks(mask, tokens, size), weights):
         batch = capture(model, t, m)
-        batch.calls,batch.hidden = _each(batch.calls, shared),batch.hidden.to(device)
+        batch.calls,batch.hidden,batch.weights = _each(batch.calls, shared),batch.hidden.to(device),w
         batches.append(spill(batch, store))
     return batches
 
@@ -256,18 +263,22 @@ def _text(calibration, method, output_errors):
     raise TypeError("`calibration` must be a CalibrationSet or token ids [sequences, length] "
                     f"for {what}, got {type(calibration).__name__}")
 
-def _checked(model, method, calibration, output_errors):
-    "The text that is to be read, if the arguments are what they should be"
-    if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
-    require_model(model)
-    return _text(calibration, method, output_errors)
-
 def _how_far(report, chosen)->str:
     "What has become of a model in memory when the walk broke off"
     done = list(dict.fromkeys(o['block'] for o in report.rows))
     last = f', the last is {done[-1]}' if done else ''
     return f"{len(done)} of {len(chosen)} blocks are compressed{last}; the next may be in part. " \
            "Load `model` again before another try."
+
+# %% ../../nbs/compression/90_compress.ipynb #7b135f79
+def _checked(model, method, calibration, output_errors):
+    "The text that is to be read, if the arguments are what they should be"
+    if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
+    require_model(model)
+    text = _text(calibration, method, output_errors)
+    if text is None or text.weights is None or method.weighs: return text
+    raise ValueError(f"`calibration` must be a set whose sequences count alike for {method.label}, which looks at rows "
+                     f"itself and does not say with `weighs` that it takes account of weights, got {text.name!r}")
 
 # %% ../../nbs/compression/90_compress.ipynb #7d2d6204
 def _warn_of_rounding(report):

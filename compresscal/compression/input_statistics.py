@@ -43,8 +43,9 @@ class InputStatistics:
         squares:bool=False,    # Sum squares apart, in double precision, even where second moments hold them?
     ):
         self.width,self.name,self.tokens,self.sequences = width,name,0,0
+        self.weight = 0    # of all tokens; their number where they count alike
         self.factors = {}  # of the Hessian, by the settings they were computed with
-        self.sample = None # some rows of the input, `[rows, in]` fp32, where a method has asked for them
+        self.sample = None # some rows of the input times the root of their weights, `[rows, in]` fp32, if asked for
         def zeros(): return torch.zeros(width, dtype=torch.float64, device=device)
         self._squares = zeros() if squares or not moments else None
         self._moments,self._mirrored = torch.zeros(width, width, device=device) if moments else None,True
@@ -61,23 +62,38 @@ def forget(self:InputStatistics):
     self.factors,self.sample = {},None
 
 # %% ../../nbs/compression/10_input_statistics.ipynb #f40f8151
+def _check_sums(statistics):
+    "Refuse sums that are not finite, naming the layer"
+    bad = int((~statistics.squares.isfinite()).sum())
+    if bad:
+        raise ValueError(f"`x` must be finite, but the input of {statistics.name} "
+                         f"has NaN or infinity in {bad} of {statistics.width} features")
+
+def _weighed(x, weights):
+    "Rows times the root of their weights, and the roots, `[rows, 1]`"
+    if weights.numel()!=len(x):
+        raise ValueError(f"`weights` must hold one for each of {len(x)} tokens, got {weights.numel()}")
+    roots = weights.reshape(-1, 1).to(x.device, torch.float32).sqrt()
+    return x*roots,roots
+
+# %% ../../nbs/compression/10_input_statistics.ipynb #0a3b95fe
 @patch
 def add(self:InputStatistics,
     x:Tensor,        # Rows of tokens without padding, `[tokens, in]` or `[sequences, length, in]`
     sequences:int=0, # How many sequences they complete
+    weights:Tensor|None=None, # What each token counts, larger than 0; `None`: all count 1
 ):
     "Add a batch of rows"
     if x.shape[-1]!=self.width:
         raise ValueError(f"`x` must have {self.width} features as the input of {self.name}, got {x.shape[-1]}")
-    x = x.detach().reshape(-1, self.width).float()
+    x,roots = x.detach().reshape(-1, self.width).float(),None
+    if weights is not None: x,roots = _weighed(x, weights)
     if self._squares is not None: self._squares += x.square().sum(0)
     if self._moments is not None: _add_moments(self._moments, x)
-    if self.absolute is not None: self.absolute += x.abs().sum(0)
-    bad = int((~self.squares.isfinite()).sum())
-    if bad:
-        raise ValueError(f"`x` must be finite, but the input of {self.name} "
-                         f"has NaN or infinity in {bad} of {self.width} features")
+    if self.absolute is not None: self.absolute += (x.abs() if roots is None else x.abs()*roots).sum(0)
+    _check_sums(self)
     self.tokens += len(x)
+    self.weight += len(x) if weights is None else float(weights.sum(dtype=torch.float64))
     self.sequences += sequences
     self._mirrored = False
     self.forget()
@@ -128,7 +144,7 @@ def merge(
         raise ValueError(f"`b` must have {a.width} features and {'no' if a.moments is None else 'the'} second moments, "
                          f"got {b.width} and {'none' if b.moments is None else 'some'}")
     both = InputStatistics(a.width, name=a.name)
-    both.tokens,both.sequences = a.tokens+b.tokens,a.sequences+b.sequences
+    both.tokens,both.sequences,both.weight = a.tokens+b.tokens,a.sequences+b.sequences,a.weight+b.weight
     both._squares = None if a._squares is None or b._squares is None else a._squares+b._squares
     if a.moments is not None: both._moments = a.moments+b.moments
     if a.absolute is not None and b.absolute is not None: both.absolute = a.absolute+b.absolute
@@ -192,7 +208,7 @@ def collect(
     found = _empty(block, wanted, moments, magnitudes, squares)
     last = _last(block, found)
     def seen(group, x, rows):
-        if group in found: found[group].add(x)
+        if group in found: found[group].add(x, weights=batch.weights_of(rows))
         if group==last: raise _Enough
     for batch in batches:
         mask = batch.inputs.get('attention_mask')

@@ -7,12 +7,12 @@ Docs: https://compresscal.github.io/compresscal/core/spelling.html.md"""
 # %% auto #0
 __all__ = ['PLAIN_FILES', 'TEXT_FILES', 'METHOD_NAMES', 'FORMAT_NAMES', 'TEXT_NAMES', 'MEASURE_KINDS', 'no_such', 'read_value',
            'parse_settings', 'nearest_path', 'missing_path', 'bare_path', 'is_path', 'hub_gguf', 'check_model',
-           'check_method_name', 'check_format_name', 'parse_mixture', 'check_text_name', 'check_source_name',
-           'say_format', 'check_measure_name', 'strength']
+           'check_method_name', 'check_format_name', 'parse_mixture', 'is_weighed', 'rename_parts', 'check_text_name',
+           'check_source_name', 'say_format', 'check_measure_name', 'strength']
 
 # %% ../../nbs/core/16_spelling.ipynb #ee398a5e
 import math, os, re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from glob import has_magic, iglob
@@ -173,15 +173,36 @@ def check_format_name(
 TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',
               'wikitext', 'cosmopedia', 'fineweb')
 
+_WEIGHED = 'weighed:'
+
 def _share(text): return float(text[:-1])/100 if text.endswith('%') else float(text)
 
 def parse_mixture(
-    name:str # `source=share+source=share...`
+    name:str # `source=share+source=share...`, behind `weighed:` or not
 )->dict[str,float]|None: # Shares by source; None if the name is that of a single source
     "The shares of a mixture, from its name"
-    parts = [re.fullmatch(r'\s*(.+)=(\d*\.?\d+%?)\s*', o) for o in name.split('+')]
-    if len(parts)<2 or not all(parts) or os.path.lexists(Path(name).expanduser()): return None
-    return {o[1]: _share(o[2]) for o in parts}
+    parts = [re.fullmatch(r'\s*(.+)=(\d*\.?\d+%?)\s*', o) for o in name.removeprefix(_WEIGHED).split('+')]
+    several = len(parts)>1 and all(parts)
+    if not (several or name.startswith(_WEIGHED)) or os.path.lexists(Path(name).expanduser()): return None
+    if several: return {o[1]: _share(o[2]) for o in parts}
+    raise ValueError(f"`source` must give shares to two sources or more behind {_WEIGHED!r}, such as "
+                     f"'weighed:docs=0.5+code=0.5', got {name!r}")
+
+# %% ../../nbs/core/16_spelling.ipynb #d6b19a77
+def is_weighed(
+    name, # Of a source; what is no name is not
+)->bool:
+    "Is this a mixture whose shares are those of statistics?"
+    return str(name).startswith(_WEIGHED) and parse_mixture(str(name)) is not None
+
+def rename_parts(
+    name:str,       # Of a source
+    change:Callable, # Gives another name for that of a part
+)->str|None:        # None if the name is that of a single source
+    "The name of a mixture, with other names for its parts"
+    shares = parse_mixture(name)
+    if shares is None: return None
+    return _WEIGHED*is_weighed(name)+'+'.join(f'{change(o)}={share!r}' for o,share in shares.items())
 
 # %% ../../nbs/core/16_spelling.ipynb #aca42c64
 def _keeps_sets(folder):
@@ -253,8 +274,8 @@ _FORMATS = ('text',)
 
 def _say_text(name):
     "A name with `text:` before each path in it"
-    shares = parse_mixture(name)
-    if shares: return '+'.join(f'{_say_text(o)}={share!r}' for o,share in shares.items())
+    mixture = rename_parts(name, _say_text)
+    if mixture: return mixture
     if name.startswith('random:'): return f"random:{_say_text(name.removeprefix('random:'))}"
     return f'text:{name}' if is_path(name) and not name.startswith('text:') else name
 

@@ -20,7 +20,7 @@ from ..calibration.calibration_set import CalibrationSet
 from ..calibration.sampling import tokenizer_fingerprint
 from ..text.corpora import HubText, hub_texts, installed_sources
 from ..models.loading import load_model, load_tokenizer
-from ..core.spelling import bare_path, parse_mixture
+from ..core.spelling import bare_path, parse_mixture, rename_parts
 from ..calibration.sources import calibration_sets, parse_recipe
 from ..core.spelling import check_model, check_source_name, check_text_name
 from ..calibration.made_sets import find_maker
@@ -258,8 +258,8 @@ def whole_name(
 )->str:            # The same with absolute addresses
     "A name of text that holds wherever it is read"
     text = str(name)
-    shares = parse_mixture(text)
-    if shares: return '+'.join(f'{whole_name(o)}={share!r}' for o,share in shares.items())
+    mixture = rename_parts(text, whole_name)
+    if mixture: return mixture
     kind, _, rest = text.partition(':')
     if kind=='random' and rest: return f'random:{whole_name(rest)}'
     if kind=='self' and rest: return 'self:'+','.join(map(_whole_setting, rest.split(',')))

@@ -21,6 +21,7 @@ from ..core.arguments import require_whole
 
 # %% ../../nbs/experiments/80_study.ipynb #d529eb8e
 from ..calibration.calibration_set import CalibrationSet
+from ..calibration.sources import check_row_counts
 from ..compression.machine import warn_of_busy_cores
 from ..compression.methods import Method
 from ..compression.names import parse_method, spell_method
@@ -251,10 +252,11 @@ def check_evaluation_text(
 
 def _places_of_sources(study):
     "Where the sources of a study read -> the name of the source; raises where a source cannot be had"
-    found = {}
+    found, sizes = {}, study.n_sequences if isinstance(study.n_sequences, tuple) else (study.n_sequences,)
     for name,source in named(study.sources).items():
         if isinstance(source, (str, Path)):
             check_source(str(source)) # what is no source, or no recipe, is found now
+            check_row_counts(source, sizes)
             found |= dict.fromkeys(text_places(source), name)
         else: check_given(study, name, source)
     return found

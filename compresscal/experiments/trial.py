@@ -25,11 +25,10 @@ from ..calibration.batch_invariance import other_blocks
 from ..calibration.calibration_set import CalibrationSet
 from ..calibration.generation import rows_of_a_batch, steps_of_writing
 from ..calibration.self_text import Recipe, self_calibration_sets
-from ..calibration.sources import calibration_sets, parse_recipe
+from ..calibration.sources import calibration_sets, parse_recipe, row_shares
 from ..compression.estimate import RunEstimate, Stopwatch, memory_in_use, peak_growth
 from ..core.patching import patch
 from ..core.seeds import key_bits
-from ..core.spelling import parse_mixture
 from ..core.tables import one_line
 from .cells import WINDOWS, CellWorker, Job, check_result, environment
 from .costs import PART_KINDS, StudyEstimate, StudyPart, extrapolate, next_size
@@ -98,9 +97,9 @@ def written_parts(
     n_sequences:int, # Of a set
 )->list[tuple[Recipe, int]]: # How, and how many sequences for a set
     "What a model is to write of a source"
-    shares, found = parse_mixture(str(source)) or {str(source): 1.}, []
-    for part,share in shares.items():
-        recipe = parse_recipe(str(part))
+    found = []
+    for part,share in row_shares(source).items():
+        recipe = parse_recipe(part)
         if recipe is None: continue
         kept = math.ceil(n_sequences*share-1e-9)
         found.append((recipe, math.ceil(kept*100/recipe.keep_below)))
@@ -109,10 +108,10 @@ def written_parts(
 def drawn_instead(
     source, # Name of a source of which a model is to write some
 )->str|dict: # A source, or shares by source
-    "The same with random tokens for what a model would write"
-    shares, found = parse_mixture(str(source)) or {}, {}
-    for part,share in shares.items():
-        name = part if parse_recipe(str(part)) is None else 'random'
+    "As many rows of each part, with random tokens for what a model would write"
+    found = {}
+    for part,share in row_shares(source).items():
+        name = part if parse_recipe(part) is None else 'random'
         found[name] = found.get(name, 0)+share
     return found if len(found)>1 else 'random'
 

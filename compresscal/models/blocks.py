@@ -184,6 +184,7 @@ class Capture:
     hidden:Tensor                # Input of the next block, `[sequences, length, width]`
     calls:list=field(repr=False) # For each block its other arguments, `(args, kwargs)`
     tuple_length:int|None=None   # Length of the tuple that blocks return, if they return one
+    weights:Tensor|None=None     # What a token of each sequence counts in sums, `[sequences]`; `None`: all alike
 
     def block_output(self, hidden:Tensor):
         "Hidden states as a block of this model returns them, alone or first in a tuple"
@@ -285,6 +286,17 @@ def capture(
     captured = Capture(model, inputs, None, [], length)
     captured.note_calls()
     return captured
+
+# %% ../../nbs/models/30_blocks.ipynb #19a6e567
+@patch
+def weights_of(self:Capture,
+    rows:Tensor|None=None, # Tokens, counted through the batch; `None`: all that are not padding
+)->Tensor|None:            # For each of them; `None` where all count alike
+    "What tokens of a batch count in sums"
+    if self.weights is None: return None
+    tokens = self.inputs["input_ids"]
+    if rows is None: rows = self.inputs.get("attention_mask", torch.ones_like(tokens)).flatten().nonzero()[:,0]
+    return self.weights.to(rows.device)[rows//tokens.shape[1]]
 
 # %% ../../nbs/models/30_blocks.ipynb #3e011913
 _products = dict(linear=(0,1), matmul=(0,1), __matmul__=(0,1), mm=(0,1), addmm=(1,2)) # places of input and weight

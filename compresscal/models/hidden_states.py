@@ -109,7 +109,7 @@ class _Spilled(Capture):
         store,            # A `HiddenStore`
     ):
         self.model,self.inputs,self.calls = captured.model,captured.inputs,captured.calls
-        self.tuple_length = captured.tuple_length
+        self.tuple_length,self.weights = captured.tuple_length,captured.weights
         self.store = store
         self.slot = store.add(captured.hidden) # where the store has the input of the next block
         self.ahead = None                      # and where it has what `look_ahead` kept
