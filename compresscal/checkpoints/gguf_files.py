@@ -272,6 +272,7 @@ def _as_read(config, name, tensor, kind):
         found = torch.from_numpy(gguf.dequantize(blocks, kind))
     return out_by_in(config, name, found).to(tensor.device, tensor.dtype)
 
+# %% ../../nbs/checkpoints/30_gguf_files.ipynb #0fd8ac9b
 @contextmanager
 def as_gguf_holds(
     model:nn.Module,                   # Compressed model, in memory
