@@ -11,7 +11,7 @@ __all__ = ['FORMATS', 'PRUNED_NOTE', 'CheckpointFormat', 'check_dense', 'check_f
 # %% ../../nbs/checkpoints/50_saving.ipynb #e6a25355
 import io, shutil
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import nn, Tensor
 
 from .compressed_tensors import (check_compressed_tensors, layer_kinds, quantizing_part,
                                                         scale_dtype_of, write_compressed_tensors)
+from .gguf_files import as_gguf_holds
 from .gguf_folders import check_gguf_folder, gguf_scales, read_gguf_folder, write_gguf_folder
 from .dense_files import CheckpointDiffers, check_codes, read_plain, write_dense
 from ..compression.compression_report import CompressionReport, StoredCodes, folder_sizes
@@ -44,6 +45,7 @@ class CheckpointFormat:
     packed: bool=True     # Do codes take the place of weights?
     tolerance: float=0.   # How far a weight may be off, as a share of the largest of its tensor
     typed: bool=False     # Does `write` take the type of matrices without codes, as `rest`?
+    held: Callable|None=None # `held(model, quantized, rest)`; within it the model has them in this type
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #adc7dae3
 def check_dense(
@@ -60,7 +62,7 @@ def _any_scales(dtype): return None
 
 FORMATS = {'compressed-tensors': CheckpointFormat(check_compressed_tensors, write_compressed_tensors),
            'gguf': CheckpointFormat(check_gguf_folder, write_gguf_folder, read_gguf_folder, scales=gguf_scales,
-                                    tolerance=1e-3, typed=True),
+                                    tolerance=1e-3, typed=True, held=as_gguf_holds),
            'dense': CheckpointFormat(check_dense, write_dense, confirm=_confirm_codes, scales=_any_scales,
                                      packed=False)}
 
@@ -123,6 +125,11 @@ def _logits(model, tokens):
 # %% ../../nbs/checkpoints/50_saving.ipynb #e71f97ec
 def _largest(a, b): return float((a.float()-b.float()).abs().max()) if a.numel() else 0.
 
+def _beyond_a_step(a, b):
+    "Largest difference of two tensors, beyond one step of their number format"
+    step = torch.finfo(a.dtype).eps*a.float().abs() if a.is_floating_point() else 0
+    return float(((a.float()-b.float()).abs()-step).max())
+
 def _check_weights(model, again, tolerance):
     "Raise unless all tensors of a model are there and equal; how many there are"
     expected, found = model.state_dict(), again.state_dict()
@@ -131,9 +138,10 @@ def _check_weights(model, again, tolerance):
         if b is None: raise CheckpointDiffers(f"{name} is missing from what was written")
         if a.shape!=b.shape or a.dtype!=b.dtype:
             raise CheckpointDiffers(f"{name} must be {a.dtype} {tuple(a.shape)}, but is {b.dtype} {tuple(b.shape)}")
-        if torch.equal(a, b.to(a.device)): continue
-        most, off = float(a.float().abs().max()), _largest(a, b.to(a.device))
-        if off<=tolerance*most: continue
+        b = b.to(a.device)
+        if torch.equal(a, b): continue
+        most, off = float(a.float().abs().max()), _largest(a, b)
+        if tolerance and _beyond_a_step(a, b)<=tolerance*most: continue
         raise CheckpointDiffers(f"{name} is off by {off:.2g} of {most:.2g} as it is read back")
     return len(expected)
 
@@ -190,9 +198,11 @@ def _read(form, folder, model):
         raise CheckpointDiffers(f"what was written cannot be read back: {said[0] if said else type(e).__name__}") from e
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #c0a1b2c3
-def _compared(form, folder, model):
+def _compared(form, folder, model, quantized, rest):
     "What is found when a folder is read back; bars of other libraries are not for the user"
-    with redirect_stderr(io.StringIO()): return check_equal(model, _read(form, folder, model), form.tolerance)
+    held = nullcontext() if form.held is None else form.held(model, quantized, rest)
+    with redirect_stderr(io.StringIO()), held:
+        return check_equal(model, _read(form, folder, model), form.tolerance)
 
 def _write(model, tokenizer, quantized, folder, format, read_back, rest=None):
     "Write one format, and read it back"
@@ -201,7 +211,7 @@ def _write(model, tokenizer, quantized, folder, format, read_back, rest=None):
     named = {} if rest is None else dict(rest=rest)
     layers = form.write(model, tokenizer, quantized, folder, **named)
     if form.confirm is not None: form.confirm(model, folder)
-    verified = _compared(form, folder, model) if read_back else ''
+    verified = _compared(form, folder, model, quantized, rest) if read_back else ''
     sizes = folder_sizes(folder)
     return dict(n_bytes=sizes['all'], bits=_bits(layers, quantized), codes=sizes.get('codes', 0), verified=verified)
 

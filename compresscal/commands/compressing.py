@@ -602,7 +602,8 @@ def _compress_into(o):
     how = forward|dict(skip=tuple(o.skip))
     if o.dry_run: return job.try_out(load, how)
     shown, about = _make_folder(job, o.out, load, how)
-    return answer_of(shown, dict(command='compress', folder=str(o.out))|about, note=_say_files(o.out, method))
+    note = _say_files(o.out, method, about['format'])
+    return answer_of(shown, dict(command='compress', folder=str(o.out))|about, note=note)
 
 # %% ../../nbs/commands/40_compressing.ipynb #ccf6da18
 def _make_folder(job, out, load, how):
@@ -615,8 +616,9 @@ def _make_folder(job, out, load, how):
     (Path(out).expanduser()/NOTES).unlink(missing_ok=True) # it says how to go on, which is over
     return shown, about
 
-def _say_files(out, method):
+def _say_files(out, method, format):
     "What is in the new folder"
+    model = 'model.gguf (for llama.cpp)' if format=='gguf' else 'the model as transformers loads it'
     kept = 'calibration (the set), calibration.md (its datasheet), '*(method.needs!='nothing')
-    return f'In {out}: the model as transformers loads it, {kept}compression.md and .json (what was done), '\
+    return f'In {out}: {model}, {kept}compression.md and .json (what was done), '\
            'README.md (its card), files.json (hashes of all files)'

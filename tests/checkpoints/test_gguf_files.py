@@ -5,7 +5,7 @@ from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, 
                           Qwen2Config, Qwen3Config)
 from compresscal.checkpoints import gguf_files
 from compresscal.checkpoints.gguf_blocks import gguf_weight
-from compresscal.checkpoints.gguf_files import write_gguf
+from compresscal.checkpoints.gguf_files import as_gguf_holds, write_gguf
 from compresscal.compression.compress import compress
 from compresscal.compression.methods import GPTQ, RTN
 from compresscal.evaluation.perplexity import perplexity
@@ -100,6 +100,17 @@ def test_embeddings_in_blocks(rest, tokenizer, tmp_path):
     own,kind = model.get_input_embeddings().weight.detach(),gguf.GGMLQuantizationType[rest]
     rounded = torch.from_numpy(gguf.dequantize(gguf.quantize(own.numpy(), kind), kind))
     assert torch.equal(again.get_input_embeddings().weight, rounded) and (rounded-own).abs().max()<.1
+
+@pytest.mark.parametrize('rest', ['F32','F16','BF16','Q8_0','Q4_1'])
+@pytest.mark.parametrize('family', ['llama','llama_tied','gpt2','gemma3'])
+def test_matrices_without_codes_as_they_are_held(family, rest, tokenizer, tmp_path):
+    "Embeddings, head, and layers that were skipped, whichever way round the model has them; then the model is what it was"
+    model = build(families[family])
+    report = compress(model, RTN(bits=4, symmetric=True, **half), skip='*.0.*', progress=False)
+    before = {k: p.detach().clone() for k,p in model.named_parameters()}
+    again = reread(write_gguf(model, tokenizer, report.quantized, tmp_path/'a.gguf', rest=rest))
+    with as_gguf_holds(model, report.quantized, rest): check_same(model, again, report.quantized, exact=not family.startswith('gemma'))
+    assert all(torch.equal(p, before[k]) for k,p in model.named_parameters())
 
 def test_rows_that_are_no_whole_blocks(tokenizer, tmp_path):
     model = build(LlamaConfig(**std|dict(hidden_size=48, num_attention_heads=2, num_key_value_heads=1)))

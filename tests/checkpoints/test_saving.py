@@ -8,7 +8,7 @@ from compresscal.checkpoints import saving
 from compresscal.checkpoints.compressed_tensors import check_compressed_tensors, is_symmetric, quantizing_part
 from compresscal.checkpoints.dense_files import CheckpointDiffers
 from compresscal.checkpoints.packing import pack_folder
-from compresscal.checkpoints.saving import FORMATS, check_format, choose_format, expected_bytes, save, with_scales_of
+from compresscal.checkpoints.saving import FORMATS, check_equal, check_format, choose_format, expected_bytes, save, with_scales_of
 from compresscal.compression.compress import compress
 from compresscal.compression.grids import choose_grid, round_to_grid
 from compresscal.compression.methods import AWQ, GPTQ, RTN, Combined, LayerResult, Method, SparseGPT, SpQR, Wanda
@@ -85,6 +85,28 @@ def test_half_precision(method, dtype, tmp_path):
     assert all(torch.equal(q.scale, q.scale.to(dtype).float()) for q in report.quantized.values()) and part.scale_dtype==str(dtype)[6:]
     config = json.loads((tmp_path/'out'/'config.json').read_text())['quantization_config']
     assert config.get('dequantize', False)==(not is_symmetric(part))
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('rest', [None, 'BF16', 'Q8_0', 'Q4_0'])
+@pytest.mark.parametrize('method', [RTN(4, 32), RTN(5, 64, symmetric=True), RTN(5, None)], ids=repr)
+def test_gguf_of_each_type(method, rest, dtype, tmp_path):
+    "What the file rounds, and what the model's own format rounds, is told from what is wrong"
+    model, tokenizer = load_model(dtype=dtype)
+    report = compress(model, with_scales_of(method, 'gguf', model.dtype))
+    assert 'equal' in save(model, report, tmp_path/'out', 'gguf', tokenizer, rest=rest).verified
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+def test_a_step_too_far_is_seen(dtype):
+    "One step of the number format passes where a format is not exact, a little more does not"
+    model, other = (load_model(dtype=dtype)[0] for _ in range(2))
+    weight = other.model.layers[1].mlp.up_proj.weight.data
+    largest = weight.abs().argmax()
+    step = float(torch.finfo(weight.dtype).eps*weight.view(-1)[largest].abs())
+    weight.view(-1)[largest] += step
+    check_equal(model, other, 1e-3)
+    with pytest.raises(CheckpointDiffers, match='up_proj.weight is off by'): check_equal(model, other)
+    weight.view(-1)[largest] += max(3*step, 2e-3*float(weight.abs().max()))
+    with pytest.raises(CheckpointDiffers, match='up_proj.weight is off by'): check_equal(model, other, 1e-3)
 
 def test_scales_of_another_type_are_refused(tmp_path):
     "Before the run by the settings, after it by the scales; without a format they are kept dense"

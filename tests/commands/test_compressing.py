@@ -155,6 +155,14 @@ def test_packed_by_default(tmp_path, tiny_checkpoint, capsys):
     a, b = (find_model(str(tmp_path/o))[2].state_dict() for o in ('out', 'dense'))
     assert a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
+@pytest.mark.parametrize('offload', [False, True])
+def test_a_file_for_llama_cpp(offload, tmp_path, capsys):
+    "Of a model in bfloat16, codes with a lowest level, small embeddings"
+    asked = ['embedded', 'rtn:4,group_size=32', '--dtype', 'bfloat16', '--format', 'gguf', '--rest', 'Q8_0', '--out', tmp_path/'out']
+    code, text, said = run(capsys, 'compress', *asked, *(['--offload'] if offload else []))
+    assert code==0 and 'It is one GGUF file, 5.00 bits per weight' in ' '.join(text.split())
+    assert f"In {tmp_path/'out'}: model.gguf (for llama.cpp)" in said and (tmp_path/'out'/'model.gguf').is_file()
+
 @pytest.mark.parametrize('method,given,says', [
     ('rtn:4,group_size=48', dict(save_as='compressed-tensors'), 'group_size=32 would do'),
     ('spqr:4', dict(save_as='compressed-tensors', calibration='docs'), 'the format dense would do'),
