@@ -164,7 +164,7 @@ def quality(folder=None, sequences=32, length=256, windows=64, group_size=64)->d
         full,half = (score(ours(method, **settings, **o)) for o in ({}, dict(forward_dtype='bfloat16')))
         rows.append(dict(method=' '.join([method,*(f'{k}={v}' for k,v in settings.items())]), perplexity=full, **{'with bf16 forwards': half, 'change': f'{100*(half/full-1):+.2f} %'}))
     settings,searches = dict(bits=4, group_size=group_size),{}
-    for name,make in {'rounding alone': lambda: ours('awq', **settings, scale=False, clip=False), 'original': None, 'block': lambda: ours('awq', **settings), 'linear': lambda: ours('awq', search='linear', **settings)}.items():
+    for name,make in {'rounding alone': lambda: ours('awq', **settings, scale=False, clip=False), 'original': None, 'block': lambda: ours('awq', search='block', **settings), 'linear': lambda: ours('awq', search='linear', **settings)}.items():
         if make: model = make()
         else: baseline.run(model := copy.deepcopy(dense), calibration, 'awq', **settings)
         errors = block_errors(dense, model, held_out)
