@@ -14,7 +14,7 @@ _names = {
     'models.blocks': 'decoder_blocks Block LinearLayer capture',
     'calibration.calibration_set': 'CalibrationSet',
     'calibration.sampling': 'sample_sets mix',
-    'calibration.weighing': 'weigh',
+    'calibration.weighting': 'weighted',
     'calibration.self_text': 'self_calibrate self_calibration_sets random_vocabulary Recipe',
     'calibration.sources': 'calibration_sets',
     'compression.input_statistics': 'InputStatistics',

@@ -388,7 +388,7 @@ _kinds = dict(
     self="Text that a model wrote.",
     rows="Some of the rows of another set.",
     mix="Rows of several sets in given shares.",
-    weighed="Rows of several sets, weighed so that each set has a given share in every statistic.",
+    weighted="Rows of several sets, weighted so that each set has a given share in every statistic.",
     selected="Rows of another set, chosen by a method.",
     tokens="Tokens made elsewhere. What is known of them is what their maker wrote down.")
 _again = dict(
@@ -400,7 +400,7 @@ _again = dict(
     selected="Choose again with these settings from the set below; "
         "`manifest.json` lists the numbers of the rows.",
     mix="`compresscal.calibration.sampling.mix` takes the weights and the seed; the parts are below.",
-    weighed="`compresscal.calibration.weighing.weigh` takes the parts below with their shares.",
+    weighted="`compresscal.calibration.weighting.weighted` takes the parts below with their shares.",
     tokens="Only from the saved tokens.")
 
 # %% ../../nbs/calibration/10_calibration_set.ipynb #748eaafb

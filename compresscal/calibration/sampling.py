@@ -468,7 +468,7 @@ def _check_even(sets):
     for o in sets:
         if o.weights is None: continue
         raise ValueError("`weights` must be of sets whose sequences count alike, got weights of sequences "
-                         f"in {o.name!r}; `weigh` joins such sets")
+                         f"in {o.name!r}; `weighted` joins such sets")
 
 def _check_rows(counts, n):
     "Refuse a mixture that asks a set for no row, or for more than it has"

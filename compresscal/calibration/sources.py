@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from .calibration_set import CalibrationSet
 from .sampling import Apart, TooLittleText, check_shares, mix, sample_apart, sample_sets
 from .sampling import share_counts
-from .weighing import weigh
+from .weighting import weighted
 from .generation import STREAMS
 from .made_sets import find_maker, maker_sets
 from ..core.seeds import check_seed, key_bits
-from ..core.spelling import is_weighed, parse_mixture, read_value
+from ..core.spelling import is_weighted, parse_mixture, read_value
 from .self_text import Recipe, find_recipe, random_vocabulary, self_calibration_sets
 from ..text.source_functions import find_source
 
@@ -146,13 +146,13 @@ def _mixtures(shares, tokenizer, size, *how):
     rows = {k: math.ceil(n*share-1e-9) for k,share in shares.items()} # no share is rounded to more
     return [mix(dict(zip(o, shares.values())), n, size['seed']) for o in _parts(rows, stream, tokenizer, size, *how)]
 
-def _weighed(shares, tokenizer, size, *how):
-    "Sets of several sources, as many rows of each, weighed number by number"
+def _weighted(shares, tokenizer, size, *how):
+    "Sets of several sources, as many rows of each, weighted number by number"
     check_shares(shares)
-    n,stream = size['n_sequences'],'weighed:'+'+'.join(f'{k}={v}' for k,v in shares.items())
+    n,stream = size['n_sequences'],'weighted:'+'+'.join(f'{k}={v}' for k,v in shares.items())
     if n<len(shares): raise ValueError(f"`n_sequences` must be {len(shares)} or more for so many parts, got {n}")
     rows = share_counts(dict.fromkeys(shares, 1/len(shares)), n)
-    return [weigh(dict(zip(o, shares.values()))) for o in _parts(rows, stream, tokenizer, size, *how)]
+    return [weighted(dict(zip(o, shares.values()))) for o in _parts(rows, stream, tokenizer, size, *how)]
 
 # %% ../../nbs/calibration/60_sources.ipynb #5d5da019
 def row_shares(
@@ -161,17 +161,17 @@ def row_shares(
     "Which share of the rows of a set each part of a source gives"
     name = str(source)
     shares = parse_mixture(name) or {name: 1.}
-    return dict.fromkeys(shares, 1/len(shares)) if is_weighed(name) else shares
+    return dict.fromkeys(shares, 1/len(shares)) if is_weighted(name) else shares
 
 def check_row_counts(
     source,             # Name of a source
     sizes:Sequence[int],# Rows of sets, the smaller ones the first of the larger
 ):
-    "Refuse sizes that would not leave the parts of a weighed source their shares"
-    parts,several = len(row_shares(source)),len(sizes)>1 and is_weighed(source)
+    "Refuse sizes that would not leave the parts of a weighted source their shares"
+    parts,several = len(row_shares(source)),len(sizes)>1 and is_weighted(source)
     odd = [n for n in sizes if several and n%parts]
     if odd:
-        raise ValueError(f"`n_sequences` must be multiples of {parts} where sets of several sizes are weighed, "
+        raise ValueError(f"`n_sequences` must be multiples of {parts} where sets of several sizes are weighted, "
                          f"as {str(source)!r} is, got {odd[0]}")
 
 # %% ../../nbs/calibration/60_sources.ipynb #80005f84
@@ -203,7 +203,7 @@ def _derived_sets(source, tokenizer, size, written, among, kwargs):
     name,sizes = source if isinstance(source, str) else '',size|dict(beside=size['n_sequences'])
     shares = source if isinstance(source, dict) else parse_mixture(name)
     known = places(source, among) if shares is not None or name else {}
-    join = _weighed if is_weighed(name) else _mixtures
+    join = _weighted if is_weighted(name) else _mixtures
     if shares is not None: return join(shares, tokenizer, sizes, written, known, kwargs)
     return _made_sets(name, tokenizer, sizes, written, known, '', kwargs)
 

@@ -83,7 +83,7 @@ def row_origin(
     while True:
         kind = manifest.get('kind')
         if kind in ('rows','selected') and 'rows' in manifest: manifest,row = manifest['manifest'],manifest['rows'][row]
-        elif kind in ('mix','weighed'):
+        elif kind in ('mix','weighted'):
             row = manifest['order'][row]
             for part in manifest['parts']:
                 if row<part['sequences']: break

@@ -44,7 +44,7 @@ def document_names(
     if kind in ('rows', 'selected') and 'manifest' in manifest:
         chosen = manifest['rows'] if rows is None else [manifest['rows'][i] for i in rows]
         yield from document_names(manifest['manifest'], chosen)
-    elif kind in ('mix', 'weighed'): # of all parts, whichever rows are asked for
+    elif kind in ('mix', 'weighted'): # of all parts, whichever rows are asked for
         for part in manifest['parts']: yield from document_names(part)
     elif kind=='self' and 'text' in manifest: yield from document_names(manifest['text']['manifest'])
     elif documents and 'source' in manifest:
@@ -100,7 +100,7 @@ class _Side:
 
 def _window_name(given, i):
     "What a window of a set is called: its document, where that is known"
-    if given.manifest.get('kind') not in ('mix', 'weighed'):
+    if given.manifest.get('kind') not in ('mix', 'weighted'):
         for _,short in document_names(given.manifest, [i]): return short
     return f'{given.name}, sequence {i}'
 

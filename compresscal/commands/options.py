@@ -203,7 +203,7 @@ def ask(
 SOURCES = ("docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or "
            "files, folders and patterns, with text: before one whose suffix is not that of text; random or random:docs "
            "for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a "
-           "mixture of rows, 'weighed:docs=0.7+code=0.3' for one of statistics")
+           "mixture of rows, 'weighted:docs=0.7+code=0.3' for one of statistics")
 METHOD_HELP = ("magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', "
                "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'; 'gptq-original:4' and "
                "'spqr-original:4' for the published rule")
@@ -225,7 +225,7 @@ def complete(
     return completed
 
 METHOD_WORDS = [f'{o}:' for o in METHOD_NAMES]
-SOURCE_WORDS = [*TEXT_NAMES, 'text:', 'random', 'random:', 'weighed:', 'self', *(f'self:{o}' for o in presets())]
+SOURCE_WORDS = [*TEXT_NAMES, 'text:', 'random', 'random:', 'weighted:', 'self', *(f'self:{o}' for o in presets())]
 MEASURE_WORDS = [*TEXT_NAMES, 'text:', *(f'{o}:' for o in MEASURE_KINDS if o!='perplexity')]
 
 # %% ../../nbs/commands/16_options.ipynb #ce5c5634

@@ -28,7 +28,7 @@ def built_in_names(
         return JUDGES
     tables = dict(engines='experiments.engines.ENGINES', callbacks='experiments.trackers.TRACKERS')
     if kind in tables: return source_keys(tables[kind])
-    sources = (*TEXT_NAMES, 'random', 'self', 'text', 'weighed')
+    sources = (*TEXT_NAMES, 'random', 'self', 'text', 'weighted')
     return dict(methods=METHOD_NAMES, sources=sources, measures=MEASURE_KINDS)[kind]
 
 # %% ../../nbs/commands/80_plugins_command.ipynb #69259a47

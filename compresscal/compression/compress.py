@@ -276,9 +276,9 @@ def _checked(model, method, calibration, output_errors):
     if not isinstance(method, Method): raise TypeError(f"`method` must be a Method such as Wanda(0.5), got {method!r}")
     require_model(model)
     text = _text(calibration, method, output_errors)
-    if text is None or text.weights is None or method.weighs: return text
+    if text is None or text.weights is None or method.uses_weights: return text
     raise ValueError(f"`calibration` must be a set whose sequences count alike for {method.label}, which looks at rows "
-                     f"itself and does not say with `weighs` that it takes account of weights, got {text.name!r}")
+                     f"itself and does not say with `uses_weights` that it takes account of weights, got {text.name!r}")
 
 # %% ../../nbs/compression/90_compress.ipynb #7d2d6204
 def _warn_of_rounding(report):

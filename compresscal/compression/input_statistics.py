@@ -69,7 +69,7 @@ def _check_sums(statistics):
         raise ValueError(f"`x` must be finite, but the input of {statistics.name} "
                          f"has NaN or infinity in {bad} of {statistics.width} features")
 
-def _weighed(x, weights):
+def _weighted(x, weights):
     "Rows times the root of their weights, and the roots, `[rows, 1]`"
     if weights.numel()!=len(x):
         raise ValueError(f"`weights` must hold one for each of {len(x)} tokens, got {weights.numel()}")
@@ -87,7 +87,7 @@ def add(self:InputStatistics,
     if x.shape[-1]!=self.width:
         raise ValueError(f"`x` must have {self.width} features as the input of {self.name}, got {x.shape[-1]}")
     x,roots = x.detach().reshape(-1, self.width).float(),None
-    if weights is not None: x,roots = _weighed(x, weights)
+    if weights is not None: x,roots = _weighted(x, weights)
     if self._squares is not None: self._squares += x.square().sum(0)
     if self._moments is not None: _add_moments(self._moments, x)
     if self.absolute is not None: self.absolute += (x.abs() if roots is None else x.abs()*roots).sum(0)

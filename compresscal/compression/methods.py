@@ -146,7 +146,7 @@ def prepare_block(self:Method,
 
 # %% ../../nbs/compression/70_methods.ipynb #92557528
 @patch(as_prop=True)
-def weighs(self:Method)->bool:
+def uses_weights(self:Method)->bool:
     "Does it take account of weights of sequences where it looks at rows itself?"
     own = type(self)
     return own.observe_block is Method.observe_block and own.prepare_block is Method.prepare_block
@@ -431,7 +431,7 @@ def rounding(self:SpQR, weight):
 class AWQ(Quantization):
     "Scale weights by how loud their inputs are, clip, and round to the nearest level"
     needs:ClassVar[str] = 'magnitudes'
-    weighs:ClassVar[bool] = True
+    uses_weights:ClassVar[bool] = True
     published:ClassVar[Mapping] = dict(search='block')
     zero_point:bool = True        # A zero for each group? Without it levels are symmetric around zero
     scale:bool = True             # Search for scales?
@@ -533,7 +533,7 @@ class Combined(Method):
     @property
     def prepares(self): return self.pruning.prepares or self.quantization.prepares
     @property
-    def weighs(self): return self.pruning.weighs and self.quantization.weighs
+    def uses_weights(self): return self.pruning.uses_weights and self.quantization.uses_weights
     @property
     def label(self)->str: return f"{self.pruning.label} + {self.quantization.label}{' joint' if self.joint else ''}"
 

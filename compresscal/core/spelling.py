@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/core/spelling.html.md"""
 # %% auto #0
 __all__ = ['PLAIN_FILES', 'TEXT_FILES', 'METHOD_NAMES', 'FORMAT_NAMES', 'TEXT_NAMES', 'MEASURE_KINDS', 'no_such', 'read_value',
            'parse_settings', 'nearest_path', 'missing_path', 'bare_path', 'is_path', 'hub_gguf', 'check_model',
-           'check_method_name', 'check_format_name', 'parse_mixture', 'is_weighed', 'rename_parts', 'check_text_name',
+           'check_method_name', 'check_format_name', 'parse_mixture', 'is_weighted', 'rename_parts', 'check_text_name',
            'check_source_name', 'say_format', 'check_measure_name', 'strength']
 
 # %% ../../nbs/core/16_spelling.ipynb #ee398a5e
@@ -173,12 +173,12 @@ def check_format_name(
 TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',
               'wikitext', 'cosmopedia', 'fineweb')
 
-_WEIGHED = 'weighed:'
+_WEIGHED = 'weighted:'
 
 def _share(text): return float(text[:-1])/100 if text.endswith('%') else float(text)
 
 def parse_mixture(
-    name:str # `source=share+source=share...`, behind `weighed:` or not
+    name:str # `source=share+source=share...`, behind `weighted:` or not
 )->dict[str,float]|None: # Shares by source; None if the name is that of a single source
     "The shares of a mixture, from its name"
     parts = [re.fullmatch(r'\s*(.+)=(\d*\.?\d+%?)\s*', o) for o in name.removeprefix(_WEIGHED).split('+')]
@@ -186,10 +186,10 @@ def parse_mixture(
     if not (several or name.startswith(_WEIGHED)) or os.path.lexists(Path(name).expanduser()): return None
     if several: return {o[1]: _share(o[2]) for o in parts}
     raise ValueError(f"`source` must give shares to two sources or more behind {_WEIGHED!r}, such as "
-                     f"'weighed:docs=0.5+code=0.5', got {name!r}")
+                     f"'weighted:docs=0.5+code=0.5', got {name!r}")
 
 # %% ../../nbs/core/16_spelling.ipynb #d6b19a77
-def is_weighed(
+def is_weighted(
     name, # Of a source; what is no name is not
 )->bool:
     "Is this a mixture whose shares are those of statistics?"
@@ -202,7 +202,7 @@ def rename_parts(
     "The name of a mixture, with other names for its parts"
     shares = parse_mixture(name)
     if shares is None: return None
-    return _WEIGHED*is_weighed(name)+'+'.join(f'{change(o)}={share!r}' for o,share in shares.items())
+    return _WEIGHED*is_weighted(name)+'+'.join(f'{change(o)}={share!r}' for o,share in shares.items())
 
 # %% ../../nbs/core/16_spelling.ipynb #aca42c64
 def _keeps_sets(folder):

@@ -357,7 +357,7 @@ def _is_address(text): return bool(re.fullmatch(r'[\w.-]+/[\w.-]+(:[\w.-]+)?', t
 
 def _no_source(text):
     "The error for a name that is that of no source"
-    if text.partition(':')[0] in ('random', 'self', 'weighed'):
+    if text.partition(':')[0] in ('random', 'self', 'weighted'):
         return ValueError(f"`source` {text!r} is not read but made: `calibration_sets` gives sets of it")
     known = [*installed_sources, 'random', 'self', *hub_texts, *plugin_names('sources')]
     close = ' or '.join(map(repr, difflib.get_close_matches(text, known)))

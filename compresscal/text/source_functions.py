@@ -63,7 +63,7 @@ def source_function(
     return SourceFunction(plugin, function, settings, name, tuple(k for k in single if k in requests))
 
 # %% ../../nbs/text/15_source_functions.ipynb #5e771455
-_OWN = ('text', 'random', 'self', 'weighed') # Words before a colon that say how text is made or read
+_OWN = ('text', 'random', 'self', 'weighted') # Words before a colon that say how text is made or read
 
 def find_source(
     name:object, # Of a single source

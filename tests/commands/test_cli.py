@@ -235,7 +235,7 @@ def test_sets_are_made_and_found_again(capsys, tmp_path, tiny_checkpoint, monkey
     "Drawn, written or mixed; the same command finds what is there without making it, another is refused"
     from compresscal.commands import drawing
     from compresscal import CalibrationSet
-    for i,source in enumerate(('docs', 'random:docs', 'self:carlini', 'docs=0.5+self=0.5', 'weighed:docs=0.9+self=0.1')):
+    for i,source in enumerate(('docs', 'random:docs', 'self:carlini', 'docs=0.5+self=0.5', 'weighted:docs=0.9+self=0.1')):
         asked = [source, '--model', tiny_checkpoint, '--sets', 2, '--sequences', 4, '--length', 64, '--out', tmp_path/f'{i}']
         assert sample(*asked)==0
         first = [CalibrationSet.load(tmp_path/f'{i}'/n) for n in ('000', '001')]
@@ -271,7 +271,7 @@ def test_a_folder_does_not_hide_a_source(tmp_path, monkeypatch, tiny_checkpoint)
     assert not saved_sets('docs') and len(saved_sets('./docs'))==1
 
 @pytest.mark.parametrize('args, says', [(['dogs'], "did you mean 'docs'"), (['self:carlin'], 'one of plain'), (['docs', '--sequences', 0], '`n_sequences`'), (['self', '--length', 129], 'context of 128'),
-    (['docs', '--length', 0], '`length`'), (['docs=0.5+code=0.6'], 'sum to 1'), (['weighed:docs=0.5+code=0.6'], 'sum to 1'), (['weighed:docs'], 'two sources or more'), (['docs', '--model', '/no/such/folder'], '/no/such/folder')])
+    (['docs', '--length', 0], '`length`'), (['docs=0.5+code=0.6'], 'sum to 1'), (['weighted:docs=0.5+code=0.6'], 'sum to 1'), (['weighted:docs'], 'two sources or more'), (['docs', '--model', '/no/such/folder'], '/no/such/folder')])
 def test_mistakes_about_sets(args, says, capsys, tmp_path, tiny_checkpoint):
     assert sample('--model', tiny_checkpoint, '--out', tmp_path/'s', *args)==2
     assert says in capsys.readouterr().err.strip().splitlines()[-1]

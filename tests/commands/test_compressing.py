@@ -91,13 +91,13 @@ def test_a_rule_can_be_given(tmp_path, tiny_checkpoint):
     said = compress_model(str(tiny_checkpoint), 'wanda:0.5', tmp_path/'out', calibration=notes(tmp_path/'notes.jsonl'), n_sequences=2, length=64, rule='pad')
     assert CalibrationSet.load(tmp_path/'out'/'calibration').manifest['sampling']['rule']=='pad' and said.data['calibration']['sequences']==2
 
-def test_text_may_be_weighed(tmp_path, tiny_checkpoint, capsys):
+def test_text_may_be_weighted(tmp_path, tiny_checkpoint, capsys):
     "The set that is kept has the weights, and the model is made again from it"
-    weighed = 'weighed:docs=0.9+code=0.1'
-    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'gptq:4,group_size=16', '--calibration', weighed, '--sequences', 4, '--length', 64, '--out', tmp_path/'out')
+    weighted = 'weighted:docs=0.9+code=0.1'
+    code, text, _ = run(capsys, 'compress', tiny_checkpoint, 'gptq:4,group_size=16', '--calibration', weighted, '--sequences', 4, '--length', 64, '--out', tmp_path/'out')
     kept = CalibrationSet.load(tmp_path/'out'/'calibration')
-    assert code==0 and f'calibration text {weighed}: 4 windows of 64 tokens' in ' '.join(text.split()) and kept.name==weighed
-    assert float(kept.weights.min())==pytest.approx(1/9) and weighed in (tmp_path/'out'/'calibration.md').read_text().replace('\\', '')
+    assert code==0 and f'calibration text {weighted}: 4 windows of 64 tokens' in ' '.join(text.split()) and kept.name==weighted
+    assert float(kept.weights.min())==pytest.approx(1/9) and weighted in (tmp_path/'out'/'calibration.md').read_text().replace('\\', '')
     assert run(capsys, 'verify', tmp_path/'out')[0]==0
     plain = CalibrationSet.from_tokens(kept.tokens, name='rows')
     plain.save(tmp_path/'plain')

@@ -199,7 +199,7 @@ def test_infinite_perplexity_is_shown(small, tmp_path):
 
 @pytest.mark.parametrize('wrong, says', [(dict(methods=['wonda:0.5']), "did you mean 'wanda'"), (dict(methods=['wanda:0']), 'sparsity'), (dict(methods=['wanda:4:2']), '4:2'),
     (dict(methods=[], evaluations=['kl:docs']), '`methods`'), (dict(sources=[]), '`sources`'), (dict(sources=['self', 'dcos']), "did you mean 'docs'"), (dict(sources=['self:carlni']), "did you mean 'carlini'"),
-    (dict(n_sets=0), '`n_sets`'), (dict(sources=['weighed:docs']), "two sources or more"), (dict(sources=['weighed:docs=0.5+dcos=0.5']), "did you mean 'docs'"), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), "must be one of sparsity")])
+    (dict(n_sets=0), '`n_sets`'), (dict(sources=['weighted:docs']), "two sources or more"), (dict(sources=['weighted:docs=0.5+dcos=0.5']), "did you mean 'docs'"), (dict(length=2.5), '`length`'), (dict(methods=['wanda:x=1']), "must be one of sparsity")])
 def test_mistakes_are_seen_at_once(wrong, says):
     with pytest.raises(ValueError, match=says): Study(**wrong)
 
@@ -565,21 +565,21 @@ def test_sizes_are_nested(tiny_model, tiny_tokenizer, tmp_path):
     found = {(n.partition(' of ')[0], len(s), s.length): s for n,_,s in results.sets if 'held out' not in n}
     assert all(found[name, 4, l][:2]==found[name, 2, l] for name in ('docs, 0', 'docs, 1', 'random, 0') for l in (16, 24))
 
-def test_a_source_may_be_weighed(tiny_model, tiny_tokenizer, tmp_path):
+def test_a_source_may_be_weighted(tiny_model, tiny_tokenizer, tmp_path):
     "It has cells of its own, other text than the mixture by rows, and the same results when it is opened again"
-    weighed, mixed = 'weighed:docs=0.9+code=0.1', 'docs=0.9+code=0.1'
-    study = Study({'tiny': (tiny_model, tiny_tokenizer)}, ['wanda:0.5'], [weighed, mixed], n_sets=2, n_sequences=[2, 10], length=24, evaluations=['docs'], n_evaluation=2, replicates=0)
+    weighted, mixed = 'weighted:docs=0.9+code=0.1', 'docs=0.9+code=0.1'
+    study = Study({'tiny': (tiny_model, tiny_tokenizer)}, ['wanda:0.5'], [weighted, mixed], n_sets=2, n_sequences=[2, 10], length=24, evaluations=['docs'], n_evaluation=2, replicates=0)
     results, engine = study.run(tmp_path/'s'), counted()
     rows = [r for r in results.select(metric='perplexity').rows if r['method']!='dense']
-    assert {r['source'] for r in rows}=={weighed, mixed} and len({r['calibration'] for r in rows})==8==len({r['cell'] for r in rows})
-    kept = [s for n,_,s in results.sets if n.startswith('weighed:')]
+    assert {r['source'] for r in rows}=={weighted, mixed} and len({r['calibration'] for r in rows})==8==len({r['cell'] for r in rows})
+    kept = [s for n,_,s in results.sets if n.startswith('weighted:')]
     assert len(kept)==4 and all(s.token_weights.sort().values.unique().numel()==2 for s in kept)
     assert all(float(s.token_weights.max()/s.token_weights.min())==pytest.approx(9) for s in kept) # of as many rows each, in every size
     again = study.run(tmp_path/'s', engine)
     assert engine.asked==[] and again.to_csv()==results.to_csv()
     opened = Results.open(tmp_path/'s')
     assert [(s, s.weights is None) for _,_,s in opened.sets]==[(s, s.weights is None) for _,_,s in results.sets]
-    assert all('weighed so that each set has a given share' in s.datasheet() for s in kept)
+    assert all('weighted so that each set has a given share' in s.datasheet() for s in kept)
     with pytest.raises(ValueError, match='must be multiples of 2'): replace(study, n_sequences=[3, 10])
 
 def test_kept_sets_are_a_source(small, tmp_path):

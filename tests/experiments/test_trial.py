@@ -149,7 +149,7 @@ def test_text_of_the_model_is_not_written(small, tmp_path, monkeypatch):
         asked.append((sequences, length))
         return RunEstimate(100., 90., GIB, 0)
     monkeypatch.setattr(trial_module, 'try_writing', writing)
-    written = replace(small, sources=['self', 'random=0.5+self=0.5', 'weighed:random=0.9+self=0.1'], n_sets=2, n_sequences=6, length=24, methods=[Wanda(.5)])
+    written = replace(small, sources=['self', 'random=0.5+self=0.5', 'weighted:random=0.9+self=0.1'], n_sets=2, n_sequences=6, length=24, methods=[Wanda(.5)])
     found = written.estimate(tmp_path/'s')
     assert asked==[(12, 24), (6, 24), (6, 24)] and times(found)['compress Wanda 50%']==6
     assert 270<=of(found, 'prepare models and text')['cpu_seconds']<280

@@ -3,7 +3,7 @@ import copy
 import pytest, torch
 from transformers import AutoModelForCausalLM
 from compresscal.calibration.calibration_set import CalibrationSet
-from compresscal.calibration.weighing import weigh
+from compresscal.calibration.weighting import weighted
 from compresscal.checkpoints.imatrix import input_squares
 from compresscal.choosing.predicted_damage import predicted_damage
 from compresscal.choosing.readings import profile
@@ -67,7 +67,7 @@ def test_one_walk_is_the_sum_of_walks(shares):
     model = make('llama')
     a = CalibrationSet.from_tokens(rows(5))
     b = CalibrationSet.from_tokens(rows(3, seed=2), torch.arange(16)<torch.tensor([16, 3, 9])[:,None])
-    found = inputs_of(model, weigh(dict(zip((a, b), shares))), 2, 1)
+    found = inputs_of(model, weighted(dict(zip((a, b), shares))), 2, 1)
     apart = [inputs_of(model, o, None, 1) for o in (a, b)]
     for name,s in found.items():
         for what in ('squares', 'moments', 'absolute'):
@@ -112,16 +112,16 @@ def test_all_of_the_weight_is_the_text_alone(tiny_model, method):
         model = copy.deepcopy(tiny_model)
         compress(model, method, text)
         return model.state_dict()
-    alone,joined = weights(a),weigh({a: 6, b: 3})
-    for text in (weigh({a: 1, b: 0}), CalibrationSet.from_tokens(a.tokens, weights=[.3]*6)):
+    alone,joined = weights(a),weighted({a: 6, b: 3})
+    for text in (weighted({a: 1, b: 0}), CalibrationSet.from_tokens(a.tokens, weights=[.3]*6)):
         assert all(torch.equal(v, alone[k]) for k,v in weights(text).items())
     known = weights(CalibrationSet.from_tokens(joined.tokens))
     assert all(torch.equal(v, known[k]) for k,v in weights(joined).items())
-    assert any(not torch.equal(v, known[k]) for k,v in weights(weigh({a: 1, b: 1})).items())
+    assert any(not torch.equal(v, known[k]) for k,v in weights(weighted({a: 1, b: 1})).items())
 
 @pytest.mark.parametrize('batch_size', [1, 2, 5, 9, 100])
 def test_batch_size_changes_nothing(tiny_model, batch_size):
-    other,text = copy.deepcopy(tiny_model),weigh({CalibrationSet.from_tokens(rows(6)): .2, CalibrationSet.from_tokens(rows(3, seed=2)): .8})
+    other,text = copy.deepcopy(tiny_model),weighted({CalibrationSet.from_tokens(rows(6)): .2, CalibrationSet.from_tokens(rows(3, seed=2)): .8})
     compress(tiny_model, Wanda(.6), text)
     compress(other, Wanda(.6), text, batch_size=batch_size)
     assert all(torch.equal(v, other.state_dict()[k]) for k,v in tiny_model.state_dict().items())
@@ -160,7 +160,7 @@ def batches_of(model, text, size):
     return batches
 
 @pytest.mark.parametrize('size', [1, 4, 6])
-def test_a_sample_stands_for_the_weighed_text(size):
+def test_a_sample_stands_for_the_weighted_text(size):
     model,(text,_) = make('llama'),both()
     block,batches = decoder_blocks(model)[0],batches_of(model, text, size)
     found = collect(block, batches, moments=True, magnitudes=True)
@@ -170,7 +170,7 @@ def test_a_sample_stands_for_the_weighed_text(size):
 def test_a_thin_sample_sees_every_text_that_takes_a_turn():
     "Every 32nd token of rows of 4 in which two texts take turns is always one of the first text"
     model = make('llama')
-    text = weigh({CalibrationSet.from_tokens(rows(32, 4)): .5, CalibrationSet.from_tokens(rows(32, 4, seed=2)): .5})
+    text = weighted({CalibrationSet.from_tokens(rows(32, 4)): .5, CalibrationSet.from_tokens(rows(32, 4, seed=2)): .5})
     uneven = CalibrationSet.from_tokens(text.tokens, weights=torch.tensor([1., 4.]).repeat(32))
     block,batches = decoder_blocks(model)[0],batches_of(model, uneven, 64)
     found = collect(block, batches)
@@ -210,23 +210,23 @@ def test_outputs_without_a_row_for_each_token_are_refused():
 
 # ---- what is not a method
 
-def test_readings_and_predictions_are_weighed():
+def test_readings_and_predictions_are_weighted():
     model,(text,often) = make('llama'),both()
     a,b = (profile(model, o, moments=True, progress=False) for o in (text, often))
     for name,s in a.statistics.items(): assert close(s.moments/s.weight, b.statistics[name].moments/b.statistics[name].weight), name
     for name,c in a.channels.items(): assert close(c, b.channels[name]), name
     reference = CalibrationSet.from_tokens(rows(4, seed=3))
     plain = CalibrationSet.from_tokens(text.tokens)
-    scores = predicted_damage(model, dict(weighed=text, often=often, plain=plain), reference, method=SparseGPT(.5), progress=False).scores
-    assert scores['weighed']==pytest.approx(scores['often'], rel=1e-4)!=pytest.approx(scores['plain'], rel=1e-4)
+    scores = predicted_damage(model, dict(weighted=text, often=often, plain=plain), reference, method=SparseGPT(.5), progress=False).scores
+    assert scores['weighted']==pytest.approx(scores['often'], rel=1e-4)!=pytest.approx(scores['plain'], rel=1e-4)
 
-def test_an_importance_matrix_is_weighed():
+def test_an_importance_matrix_is_weighted():
     model,(text,often) = make('llama'),both()
     a,b = (input_squares(model, o, progress=False) for o in (text, often))
     for name,(squares,weight) in a.items(): assert close(squares/weight, b[name][0]/b[name][1]), name
 
-def test_a_dry_run_of_weighed_text(tiny_model):
+def test_a_dry_run_of_weighted_text(tiny_model):
     before = copy.deepcopy(tiny_model.state_dict())
-    text = weigh({CalibrationSet.from_tokens(rows(6)): .2, CalibrationSet.from_tokens(rows(3, seed=2)): .8})
+    text = weighted({CalibrationSet.from_tokens(rows(6)): .2, CalibrationSet.from_tokens(rows(3, seed=2)): .8})
     assert compress(tiny_model, AWQ(3, 16), text, dry_run=True).seconds>0
     assert all(torch.equal(v, before[k]) for k,v in tiny_model.state_dict().items())

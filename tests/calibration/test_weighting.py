@@ -5,7 +5,7 @@ from conftest import outside_tests
 from compresscal.calibration.calibration_set import CalibrationSet, content_hash
 from compresscal.calibration.sampling import mix
 from compresscal.calibration.sources import calibration_sets, is_drawn, is_written, places, text_uses
-from compresscal.calibration.weighing import weigh
+from compresscal.calibration.weighting import weighted
 from compresscal.choosing.description import row_origin
 from compresscal.choosing.disjoint import document_names
 from compresscal.choosing.selection import select_rows
@@ -31,7 +31,7 @@ def share_of(joined, part):
 
 @pytest.mark.parametrize('shares', [(1, 1, 1), (.9, .05, .05), (1, 100, 10), (.2, .3, .5)])
 def test_shares_are_those_of_tokens(parts, shares):
-    joined = weigh(dict(zip(parts, shares)))
+    joined = weighted(dict(zip(parts, shares)))
     assert [share_of(joined, o) for o in parts]==pytest.approx([o/sum(shares) for o in shares], rel=1e-6)
     assert float((joined.token_weights*real(joined).sum(1)).sum())==pytest.approx(int(real(joined).sum()), rel=1e-6) # 1 on average
     assert [o['share'] for o in joined.manifest['parts']]==pytest.approx([o/sum(shares) for o in shares])
@@ -39,45 +39,45 @@ def test_shares_are_those_of_tokens(parts, shares):
 @pytest.mark.parametrize('factor', [1e-9, .1, 3, 7.3, 1e9])
 def test_only_proportions_matter(parts, factor):
     shares = [.2, .3, .5]
-    assert weigh(dict(zip(parts, shares)))==weigh({o: factor*s for o,s in zip(parts, shares)})
+    assert weighted(dict(zip(parts, shares)))==weighted({o: factor*s for o,s in zip(parts, shares)})
     a,b = (CalibrationSet.from_tokens(tokens(1, 5), weights=[k*o for o in (1, 2, 3, 4, 7)]) for k in (1, factor))
     assert a==b and CalibrationSet(a.tokens, {}, weights=a.weights)==a
 
 def test_all_of_the_weight_is_the_set_itself(parts):
     for o in parts:
-        alone = weigh({o: 1} | {p: 0 for p in parts if p is not o})
+        alone = weighted({o: 1} | {p: 0 for p in parts if p is not o})
         assert alone==o and alone.weights is None and (alone.mask is None)==(o.mask is None)
 
 def test_shares_in_proportion_to_tokens_are_the_rows_as_they_are(parts):
     "To the last bit what the rows are without weights, and the rows of a mixture by text"
-    joined = weigh({o: int(real(o).sum()) for o in parts})
+    joined = weighted({o: int(real(o).sum()) for o in parts})
     assert joined.weights is None and joined.hash==content_hash(joined.tokens, joined.mask)
     a,b = parts[:2]
     mixed = mix({a: 2/3, b: 1/3}, 9)
-    plain = weigh({a: 2, b: 1})
+    plain = weighted({a: 2, b: 1})
     order = [mixed.tokens.tolist().index(o) for o in plain.tokens.tolist()]
     assert mixed[order]==plain and sorted(order)==list(range(9))
 
 def test_a_part_of_the_rows_has_the_shares_of_all():
-    joined = weigh({some(1, 6): .8, some(2, 6): .2})
+    joined = weighted({some(1, 6): .8, some(2, 6): .2})
     for n in (2, 4, 6, 12): assert share_of(joined[:n] if n<12 else joined, some(1, 6))==pytest.approx(.8, rel=1e-6)
     assert joined[::2].weights is None # rows of one part count alike
 
 def test_chosen_rows_keep_their_weights(parts):
-    joined = weigh(dict(zip(parts, (1, 2, 3))))
+    joined = weighted(dict(zip(parts, (1, 2, 3))))
     chosen = select_rows(joined, [3, 1, 8], 'by hand', {})
     assert torch.equal(chosen.weights, CalibrationSet.from_tokens(joined.tokens[:3], weights=joined.weights[[3, 1, 8]]).weights)
 
 def test_the_hash_knows_the_weights_and_the_old_ones_stay(parts):
     a,b = parts[:2]
-    known = {weigh({a: .5, b: .5}).hash, weigh({a: .6, b: .4}).hash, weigh({a: 2, b: 1}).hash}
+    known = {weighted({a: .5, b: .5}).hash, weighted({a: .6, b: .4}).hash, weighted({a: 2, b: 1}).hash}
     assert len(known)==3
     o = parts[2]
     whole = repr((4, 12)).encode()+o.tokens.numpy().astype('<i8').tobytes()+o.mask.numpy().astype('u1').tobytes()
     assert o.hash==hashlib.blake2b(whole, digest_size=8).hexdigest() # as it was before sets had weights
 
 def test_disk_and_processes(parts, tmp_path):
-    joined = weigh(dict(zip(parts, (.2, .3, .5))))
+    joined = weighted(dict(zip(parts, (.2, .3, .5))))
     for again in (CalibrationSet.load(joined.save(tmp_path/'s')), pickle.loads(pickle.dumps(joined))):
         assert again==joined and torch.equal(again.weights, joined.weights) and again.manifest==joined.manifest
     code = f"from compresscal import CalibrationSet; print(CalibrationSet.load({str(tmp_path/'s')!r}).hash)"
@@ -85,7 +85,7 @@ def test_disk_and_processes(parts, tmp_path):
 
 def test_changed_weights_are_noticed(parts, tmp_path):
     from safetensors.torch import load_file, save_file
-    folder = weigh({parts[0]: .5, parts[1]: .5}).save(tmp_path/'s')
+    folder = weighted({parts[0]: .5, parts[1]: .5}).save(tmp_path/'s')
     file = folder/'tokens.safetensors'
     kept = load_file(file)
     save_file(kept | dict(weights=kept['weights'].min()/kept['weights']), file)
@@ -105,15 +105,15 @@ def test_bad_weights_are_refused(bad, says):
 
 @pytest.mark.parametrize('bad, says', [((1, -1), 'got -1'), ((1, float('nan')), 'got nan'), ((0, 0), 'above 0'), ((float('inf'), 1), 'got inf'), ((1, 1e-9), 'a millionth')])
 def test_bad_shares_are_refused(parts, bad, says):
-    with pytest.raises(ValueError, match=says): weigh(dict(zip(parts, bad)))
+    with pytest.raises(ValueError, match=says): weighted(dict(zip(parts, bad)))
 
-def test_what_cannot_be_weighed_is_refused(parts):
-    with pytest.raises(ValueError, match='of one length'): weigh({parts[0]: 1, CalibrationSet.from_tokens(tokens(1, 3, 8)): 1})
-    with pytest.raises(ValueError, match='of one tokenizer'): weigh({CalibrationSet.from_tokens(tokens(i, 3), tokenizer=str(i)): 1 for i in (1, 2)})
-    with pytest.raises(ValueError, match='count alike'): mix({weigh({parts[0]: .5, parts[1]: .5}): 1})
+def test_what_cannot_be_weighted_is_refused(parts):
+    with pytest.raises(ValueError, match='of one length'): weighted({parts[0]: 1, CalibrationSet.from_tokens(tokens(1, 3, 8)): 1})
+    with pytest.raises(ValueError, match='of one tokenizer'): weighted({CalibrationSet.from_tokens(tokens(i, 3), tokenizer=str(i)): 1 for i in (1, 2)})
+    with pytest.raises(ValueError, match='count alike'): mix({weighted({parts[0]: .5, parts[1]: .5}): 1})
 
 def test_a_manifest_leads_to_every_row(tiny_tokenizer):
-    joined, = calibration_sets('weighed:docs=0.9+code=0.1', tiny_tokenizer, 1, 6, 32)
+    joined, = calibration_sets('weighted:docs=0.9+code=0.1', tiny_tokenizer, 1, 6, 32)
     origins = [row_origin(joined.manifest, i) for i in range(6)]
     assert [o['name'] for o,_ in origins]==['docs', 'code']*3 and [i for _,i in origins]==[0, 0, 1, 1, 2, 2]
     part,row = row_origin(joined[[3]].manifest, 0)
@@ -123,13 +123,13 @@ def test_a_manifest_leads_to_every_row(tiny_tokenizer):
     assert line['of']==joined.hash
 
 def test_a_part_is_found_again_in_a_store(parts, tmp_path):
-    joined = weigh({parts[0]: .7, parts[1]: .3})
+    joined = weighted({parts[0]: .7, parts[1]: .3})
     places = {joined.hash: joined.save(tmp_path/'s')}
     assert find_set(set_line('a', 'b', joined[:4]), places)==joined[:4]
 
 def test_names(tiny_tokenizer):
-    name,mixed = 'weighed:docs=0.75+random=0.25','docs=0.75+random=0.25'
-    assert is_drawn(name) and not is_written(name) and is_written('weighed:docs=0.5+self=0.5')
+    name,mixed = 'weighted:docs=0.75+random=0.25','docs=0.75+random=0.25'
+    assert is_drawn(name) and not is_written(name) and is_written('weighted:docs=0.5+self=0.5')
     assert list(text_uses(name))==[('mixture', 'docs')] and places(name, ['docs', mixed, name])=={'mixture:docs': [1, 2]}
     a,b = (calibration_sets(o, tiny_tokenizer, 2, 4, 32, among=['docs', mixed, name]) for o in (name, mixed))
     rows = [{tuple(r) for s in sets for r in s.tokens.tolist()} for sets in (a, b, calibration_sets('docs', tiny_tokenizer, 2, 4, 32), calibration_sets('random', tiny_tokenizer, 2, 4, 32))]
