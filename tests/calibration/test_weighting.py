@@ -1,7 +1,7 @@
 "Sets whose sequences count differently: shares mean what they say, whatever the sizes, and survive the disk and another process."
 import hashlib, json, pickle, subprocess, sys
 import pytest, torch
-from conftest import outside_tests
+from conftest import outside_tests, root
 from compresscal.calibration.calibration_set import CalibrationSet, content_hash
 from compresscal.calibration.sampling import mix
 from compresscal.calibration.sources import calibration_sets, is_drawn, is_written, places, text_uses
@@ -81,7 +81,7 @@ def test_disk_and_processes(parts, tmp_path):
     for again in (CalibrationSet.load(joined.save(tmp_path/'s')), pickle.loads(pickle.dumps(joined))):
         assert again==joined and torch.equal(again.weights, joined.weights) and again.manifest==joined.manifest
     code = f"from compresscal import CalibrationSet; print(CalibrationSet.load({str(tmp_path/'s')!r}).hash)"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=outside_tests(tmp_path)|dict(PYTHONPATH=':'.join(sys.path))).stdout.strip()==joined.hash
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=outside_tests(root)).stdout.strip()==joined.hash
 
 def test_changed_weights_are_noticed(parts, tmp_path):
     from safetensors.torch import load_file, save_file
