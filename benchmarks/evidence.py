@@ -25,22 +25,25 @@ def pieces(text, size=2000)->list[str]:
 def lines(text): return [o for o in text.splitlines() if len(o)>100]
 def encyclopedia(text): return [o.strip() for o in re.findall(r'<doc [^>]*>(.*?)</doc>', text, re.S) if len(o)>500]
 def books(text): return [json.loads(o)['text'] for o in text.splitlines()]
-def summeval(text): return [o['src'] for o in json.loads(text).values()]
+def articles_of(text): return [dict(id=k, document=o['src'], reference=o['ref_summ']) for k,o in json.loads(text).items()]
+def contracts_of(text): return [dict(id=k, document=o['original_text'], reference=o['reference_summary']) for k,o in json.loads(text).items()]
+def news(text): return [o['document'] for o in articles_of(text)]
 
 TEXTS = dict(c4=('text_exllamav2_cal/c4.utf8', lines), wiki=('text_exllamav2_cal/wiki.utf8', encyclopedia),
-             news=('sum_bartscore_human/SummEval.json', summeval), code=('text_exllamav2_cal/code.utf8', pieces),
+             news=('sum_bartscore_human/SummEval.json', news), code=('text_exllamav2_cal/code.utf8', pieces),
              technical=('text_exllamav2_cal/technical.utf8', pieces),
              wikitext=('text_wikitext2/wiki.valid.txt', articles), books=('text_books/tinybook.jsonl', books))
 
+def write_rows(out, name, rows)->Path:
+    "A file of JSON lines"
+    file = out/'texts'/f'{name}.jsonl'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_changed(file, ''.join(json.dumps(o)+'\n' for o in rows))
+    return file
+
 def write_texts(data, out)->dict[str, Path]:
     "A file of documents for each kind of text"
-    found = {}
-    for name,(path,split) in TEXTS.items():
-        documents = split((Path(data)/path).read_text())
-        found[name] = Path(out)/'texts'/f'{name}.jsonl'
-        found[name].parent.mkdir(parents=True, exist_ok=True)
-        write_changed(found[name], ''.join(json.dumps(dict(text=o))+'\n' for o in documents))
-    return found
+    return {name: write_rows(out, name, [dict(text=o) for o in split((data/path).read_text())]) for name,(path,split) in TEXTS.items()}
 
 # ---- Impact of calibration data, and self-calibration: one grid, for two pages
 
@@ -62,7 +65,7 @@ def drawn_sets(names, texts, out)->dict:
     model,tokenizer = load_model(MODEL)
     every = places(texts)
     how = dict(n_sets=SETS, n_sequences=N_SEQUENCES, length=LENGTH, among=[*every.values()], model=model, batch_size=N_SEQUENCES, folder=out/'written')
-    return {o: calibration_sets(every[o], tokenizer, **how, **({} if o in ('random', *WRITTEN[2:]) else dict(rule='pack'))) for o in names}
+    return {o: calibration_sets(every[o], tokenizer, **how, rule='pack') for o in names} # the rule is for text that is read
 
 def measures(data, texts)->dict:
     "Three perplexities, divergence on one of their texts, and tasks"
@@ -88,31 +91,23 @@ PROMPTS = ['after', 'before', 'question'] # of the paper
 PRUNED = ['wanda:2:4', 'sparsegpt:2:4', 'wanda:0.5', 'sparsegpt:0.5', 'magnitude:0.5', 'gptq:4,group_size=64']
 SWEPT = [f'{m}:{s/10}' for s in range(1, 7) for m in ('wanda', 'sparsegpt')]
 
-def articles_of(text): return [dict(id=k, document=o['src'], reference=o['ref_summ']) for k,o in json.loads(text).items()]
-def contracts_of(text): return [dict(id=k, document=o['original_text'], reference=o['reference_summary']) for k,o in json.loads(text).items()]
-
 SUMMARIZED = dict(articles=('sum_bartscore_human/SummEval.json', articles_of), contracts=('sum_legal/tldrlegal_v1.json', contracts_of))
 
-def summaries(data, out, prompts, documents=SUMMARIZED)->dict:
+def summaries(files, prompts)->dict:
     "A measure for each set of documents and each prompt"
-    found = {}
-    for name in documents:
-        path, read = SUMMARIZED[name]
-        file = out/'texts'/f'{name}.jsonl'
-        write_changed(file, ''.join(json.dumps(o)+'\n' for o in read((data/path).read_text())))
-        found |= {f'{name}, {o}': f'summaries:{file},prompt={o},max_tokens=100' for o in prompts}
-    return found
+    return {f'{name}, {o}': f'summaries:{file},prompt={o},max_tokens=100' for name,file in files.items() for o in prompts}
 
 def hallucination(data, out):
     "One prompt and one set first, then more sets, the other prompts, and the sweep"
     texts = write_texts(data, out)
     sets = drawn_sets(['c4'], texts, out)
     wikitext = dict(wikitext=str(texts['wikitext']))
-    def study(methods, n, prompts, documents=SUMMARIZED):
-        return Study([MODEL], methods, {'c4': sets['c4'][:n]}, n, N_SEQUENCES, LENGTH, evaluations=wikitext|summaries(data, out, prompts, documents),
+    files = {name: write_rows(out, name, read((data/path).read_text())) for name,(path,read) in SUMMARIZED.items()}
+    def study(methods, n, prompts, files=files):
+        return Study([MODEL], methods, {'c4': sets['c4'][:n]}, n, N_SEQUENCES, LENGTH, evaluations=wikitext|summaries(files, prompts),
                      n_evaluation=8, replicates=0, dtype='bfloat16')
     yield study(PRUNED, 1, PROMPTS[:1])
-    yield study(PRUNED+SWEPT, 1, PROMPTS[:1], ['articles'])
+    yield study(PRUNED+SWEPT, 1, PROMPTS[:1], dict(articles=files['articles']))
     yield study(PRUNED, 3, PROMPTS[:1])
     yield study(PRUNED, 1, PROMPTS)
     yield study(PRUNED, 3, PROMPTS)

@@ -6,18 +6,15 @@ import argparse
 from pathlib import Path
 import torch
 import harness # sets the environment
+from labels import DOMAINS, FOLDERS
 from compresscal.hallucination.harim import HaRiMDecoder
 from compresscal.hallucination.judges import FunctionJudge, parse_judge
-from compresscal.hallucination.labelled_summaries import labelled_from, summedits_table, summeval_table
+from compresscal.hallucination.labelled_summaries import open_labelled
 from compresscal.hallucination.qualification import qualify
 from compresscal.summaries.overlap import overlap
 
 FOLDER = Path(__file__).parents[1]/'nbs'/'studies'/'qualifications'
-DOMAINS = ('news', 'samsum', 'scitldr', 'sales_email')
-
-def summeval(data): return labelled_from(summeval_table(data/'sum_bartscore_human'/'SummEval.json'), 'consistency', 'SummEval')
-def summedits(data): return labelled_from(summedits_table(*(data/'sum_summedits'/f'summedits_{o}.json' for o in DOMAINS)), name='SummEdits')
-COLLECTIONS = dict(summeval=summeval, summedits=summedits)
+COLLECTIONS = dict(summeval=['SummEval.json'], summedits=[f'summedits_{o}.json' for o in DOMAINS]) # in `FOLDERS`
 
 # ---- Judges: two models in two forms, counted mentions, and what a judge must not be
 
@@ -61,7 +58,8 @@ def main(args=None):
     torch.set_num_threads(1)
     o.out.mkdir(parents=True, exist_ok=True)
     for collection in o.collections.split(','):
-        labelled = COLLECTIONS[collection](o.data).take(o.documents, o.summaries)
+        folder = o.data/FOLDERS[collection]
+        labelled = open_labelled([folder/name for name in COLLECTIONS[collection]]).take(o.documents, o.summaries)
         for name in o.judges.split(','):
             path = o.out/f'{collection}-{name}.json'
             if path.exists(): continue

@@ -28,7 +28,7 @@ from ..text.installed_text import SeenTexts
 from ..models.blocks import fingerprint
 from ..models.loading import named_folder
 from ..core.seeds import check_seed,key_bits,torch_generator
-from .calibration_set import CalibrationSet
+from .calibration_set import CalibrationSet, real_places
 
 # %% ../../nbs/calibration/20_sampling.ipynb #fe0414d8
 def window_windows(stream, size, seed, eos):
@@ -456,7 +456,7 @@ def mix(
     g = torch_generator(seed)
     parts = [o[torch.randperm(len(o), generator=g)[:k]] for o,k in counts.items()]
     order = torch.randperm(n, generator=g)
-    masks = [o.tokens.new_ones(o.tokens.shape).bool() if o.mask is None else o.mask for o in parts]
+    masks = [real_places(o) for o in parts]
     recipes = [dict(sequences=len(o), weight=w, **o.manifest) for o,w in zip(parts, weights.values())]
     name = '+'.join(o.name for o in parts)
     manifest = dict(kind='mix', name=name, seed=seed, order=order.tolist(), parts=recipes)

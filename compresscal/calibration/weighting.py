@@ -11,7 +11,7 @@ __all__ = ['weighted']
 import math
 import torch
 from torch import Tensor
-from .calibration_set import CalibrationSet
+from .calibration_set import CalibrationSet, real_places
 from .sampling import check_parts
 
 # %% ../../nbs/calibration/25_weighting.ipynb #6c963bd5
@@ -29,12 +29,10 @@ def _check_shares(shares):
     if bad: raise ValueError(f"`shares` must be finite and not negative, got {bad[0]}")
     if not any(values): raise ValueError(f"`shares` must leave a set with a share above 0, got {values}")
 
-def _whole_mask(o): return torch.ones_like(o.tokens, dtype=torch.bool) if o.mask is None else o.mask
-
 def _token_shares(o, share)->Tensor:
     "What each token of a set's rows counts, all of them together `share`, `[rows]`, fp64"
     own = torch.ones(len(o)) if o.weights is None else o.weights
-    tokens = _whole_mask(o).sum(1).cpu()*own.double()
+    tokens = real_places(o).sum(1).cpu()*own.double()
     return own.double()*(share/tokens.sum())
 
 # %% ../../nbs/calibration/25_weighting.ipynb #8fdc6284
@@ -47,7 +45,7 @@ def weighted(
     shares = {o: float(share/total) for o,share in shares.items() if share}
     order = _in_turn([len(o) for o in shares])
     weights = torch.cat([_token_shares(o, share) for o,share in shares.items()])[order]
-    tokens,masks = torch.cat([o.tokens for o in shares])[order],torch.cat([_whole_mask(o) for o in shares])[order]
+    tokens,masks = torch.cat([o.tokens for o in shares])[order],torch.cat([real_places(o) for o in shares])[order]
     parts = [o.manifest|dict(sequences=len(o), share=share) for o,share in shares.items()]
     name = 'weighted:'+'+'.join(f'{o.name}={share:g}' for o,share in shares.items())
     return CalibrationSet(tokens, dict(kind='weighted', name=name, order=order.tolist(), parts=parts), masks, weights)

@@ -264,12 +264,11 @@ def write_gguf(
 def _as_read(config, name, tensor, kind):
     "A matrix without codes as a reader finds it"
     rows = out_by_in(config, name, tensor)
-    if kind in _FLOATS: found = rows.to(_FLOATS[kind])
+    written = _dense_bytes(name, rows, kind)
+    if kind in _FLOATS: found = written.view(_FLOATS[kind])
     else:
         import gguf
-        kind = gguf.GGMLQuantizationType[kind]
-        blocks = gguf.quantize(rows.float().cpu().contiguous().numpy(), kind)
-        found = torch.from_numpy(gguf.dequantize(blocks, kind))
+        found = torch.from_numpy(gguf.dequantize(written.numpy(), gguf.GGMLQuantizationType[kind]))
     return out_by_in(config, name, found).to(tensor.device, tensor.dtype)
 
 # %% ../../nbs/checkpoints/30_gguf_files.ipynb #0fd8ac9b
@@ -280,11 +279,10 @@ def as_gguf_holds(
     rest:str|None=None,                # Type of matrices without codes; `None`: F16
 ):
     "Within `with`, matrices without codes are what a file makes of them"
-    names,before = _own_names(model),[(p, p.data) for p in model.parameters()]
+    plan,before = _plan(model, quantized, rest or 'F16'),[(p, p.data) for p in model.parameters()]
     for name,p in model.named_parameters():
-        if name not in names or name.removesuffix('.weight') in quantized: continue
-        shape = stored_tensor(model.config, name, p.data.to('meta')).shape
-        p.data = _as_read(model.config, name, p.data, _kind(names[name], shape, rest or 'F16'))
+        if name not in plan or name.removesuffix('.weight') in quantized: continue
+        p.data = _as_read(model.config, name, p.data, plan[name].kind)
     try: yield
     finally:
         for p,data in before: p.data = data

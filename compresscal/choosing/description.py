@@ -20,7 +20,7 @@ from ..core.patching import patch
 from ..models.opening import closing_token,opening_token
 from ..core.plots import Line,Picture,plot_line_panels,plot_lines
 from .readings import Profile,profile
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_places
 from ..core.tables import markdown_table,one_line
 
 # %% ../../nbs/choosing/40_description.ipynb #89a4a3e4
@@ -101,7 +101,7 @@ def written_by_model(
 def _edges(calibration, tokenizer):
     "Counts of special tokens, and of texts that were cut"
     tokens,bos,eos = calibration.tokens,opening_token(tokenizer),closing_token(tokenizer)
-    mask = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
+    mask = real_places(calibration)
     head,found = mask & (mask.cumsum(1)==1),{}
     if bos is not None:
         inside = (tokens==bos) & mask & ~head

@@ -20,7 +20,7 @@ from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.plots import Line,Picture,plot_line_panels
 from .readings import Profile,outlier_channels
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_places
 from ..calibration.self_text import ordinary_ids
 from ..core.tables import escape_markdown,markdown_table,one_line
 from ..core.seeds import check_seed
@@ -37,7 +37,7 @@ def _number(grams):
 def _ngrams(calibration, n, tokenizer):
     "The n-grams of a set, `[n-grams, n]`, and the sequence that each is in"
     tokens,starts = calibration.tokens,max(calibration.length-n+1, 0)
-    keep = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
+    keep = real_places(calibration)
     if tokenizer is not None: keep = keep & torch.isin(tokens, ordinary_ids(tokenizer))
     whole = torch.stack([keep[:,i:i+starts] for i in range(n)]).all(0)
     grams = torch.stack([tokens[:,i:i+starts] for i in range(n)], -1)[whole]

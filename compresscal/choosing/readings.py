@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..core.arguments import require_whole
 from ..compression.input_statistics import InputStatistics,fitting_batch,pad_right
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_places
 from ..models.disk_blocks import is_offloaded
 from ..compression.methods import matches
 from ..models.blocks import Capture,capture,decoder_blocks,evaluation_mode,replace_forward,watch_inputs
@@ -141,7 +141,7 @@ def _repr_markdown_(self:Profile): return markdown_table([_shown(self), _shown(s
 def _start(model, calibration, batch_size)->list[tuple[slice,Tensor,Tensor,Tensor]]:
     "The set in batches: rows, tokens and mask with padding on the right, and the columns they came from"
     tokens = calibration.tokens
-    mask = torch.ones_like(tokens, dtype=torch.bool) if calibration.mask is None else calibration.mask
+    mask = real_places(calibration)
     order = (~mask).long().argsort(dim=1, stable=True)
     size = fitting_batch(tokens.shape[1], model.device, batch_size)
     rows = [slice(i, min(i+size, len(tokens))) for i in range(0, len(tokens), size)]

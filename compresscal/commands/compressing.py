@@ -25,6 +25,7 @@ from ..calibration.windows import Windows, count_text, draw_fitting
 from ..checkpoints.compressed_tensors import quantizing_part
 from ..checkpoints.dense_files import CheckpointDiffers
 from ..checkpoints.account import account_of, write_account, write_calibration
+from ..checkpoints.gguf_folders import GGUF_NAME
 from ..checkpoints.packed_folders import PACKERS, pack_from_disk, planned_bytes
 from ..checkpoints.saving import FORMATS, PRUNED_NOTE, Saved, check_format, choose_format
 from ..checkpoints.saving import fill_folder, with_scales_of
@@ -618,7 +619,7 @@ def _make_folder(job, out, load, how):
 
 def _say_files(out, method, format):
     "What is in the new folder"
-    model = 'model.gguf (for llama.cpp)' if format=='gguf' else 'the model as transformers loads it'
+    model = f'{GGUF_NAME} (for llama.cpp)' if format=='gguf' else 'the model as transformers loads it'
     kept = 'calibration (the set), calibration.md (its datasheet), '*(method.needs!='nothing')
     return f'In {out}: {model}, {kept}compression.md and .json (what was done), '\
            'README.md (its card), files.json (hashes of all files)'

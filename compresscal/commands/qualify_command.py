@@ -39,8 +39,9 @@ def qualify_command(run:Run, judge:_Judge, labelled:_Labelled, reader:_Reader=No
     if out: check_out_file(out)
     from compresscal.hallucination.labelled_summaries import open_labelled
     from compresscal.hallucination.qualification import qualify
-    collection = open_labelled(labelled, label).take(n_summaries=most, seed=seed or 0)
-    found = qualify(judge, collection, reader, seed=seed or 0, progress=run.progress)
+    seed = seed or 0
+    collection = open_labelled(labelled, label).take(n_summaries=most, seed=seed)
+    found = qualify(judge, collection, reader, seed=seed, progress=run.progress)
     if out: found.save(out)
     data = dict(command='qualify', passed=found.passed, failed=found.failed, **found.to_dict())
     return answer_of([ResultTable(found.rows(), found.verdict, words=1)], data, note=f'Written: {out}' if out else '')

@@ -27,8 +27,8 @@ from ..experiments.figures import slug
 from ..experiments.inputs import find_model
 
 # %% ../../nbs/commands/50_summarizing.ipynb #03479184
-from ..experiments.report import frame_lines, html_picture, titled_table
-from ..hallucination.hallucination import UNQUALIFIED, Hallucination, System, summary_pictures
+from ..experiments.report import frame_lines, html_frame, html_picture
+from ..hallucination.hallucination import Hallucination, System, summary_pictures
 from ..hallucination.hallucination import summary_tables, system_means
 from ..hallucination.judges import parse_judge
 from ..hallucination.qualification import read_qualification
@@ -231,7 +231,7 @@ def _page(study, tables, pictures, found, worst):
     "All of it on one page"
     size = f"{_count(len(study.dense), 'document')}, {_count(len(study.compressed), 'compressed model')}"
     figures = [html_picture(name, picture) for name,picture in pictures.items()]
-    shown = [(title, note, titled_table('', *frame_lines(frame), doubtful=UNQUALIFIED)) for title,note,frame in tables]
+    shown = [(title, note, html_frame(frame)) for title,note,frame in tables]
     return render('hallucination.html', size=size, figures=figures, tables=shown, metric=study.judged[0],
                   worst=_riskiest(study, found, worst))
 

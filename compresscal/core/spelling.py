@@ -173,7 +173,7 @@ def check_format_name(
 TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',
               'wikitext', 'cosmopedia', 'fineweb')
 
-_WEIGHED = 'weighted:'
+_WEIGHTED = 'weighted:'
 
 def _share(text): return float(text[:-1])/100 if text.endswith('%') else float(text)
 
@@ -181,11 +181,11 @@ def parse_mixture(
     name:str # `source=share+source=share...`, behind `weighted:` or not
 )->dict[str,float]|None: # Shares by source; None if the name is that of a single source
     "The shares of a mixture, from its name"
-    parts = [re.fullmatch(r'\s*(.+)=(\d*\.?\d+%?)\s*', o) for o in name.removeprefix(_WEIGHED).split('+')]
+    parts = [re.fullmatch(r'\s*(.+)=(\d*\.?\d+%?)\s*', o) for o in name.removeprefix(_WEIGHTED).split('+')]
     several = len(parts)>1 and all(parts)
-    if not (several or name.startswith(_WEIGHED)) or os.path.lexists(Path(name).expanduser()): return None
+    if not (several or name.startswith(_WEIGHTED)) or os.path.lexists(Path(name).expanduser()): return None
     if several: return {o[1]: _share(o[2]) for o in parts}
-    raise ValueError(f"`source` must give shares to two sources or more behind {_WEIGHED!r}, such as "
+    raise ValueError(f"`source` must give shares to two sources or more behind {_WEIGHTED!r}, such as "
                      f"'weighted:docs=0.5+code=0.5', got {name!r}")
 
 # %% ../../nbs/core/16_spelling.ipynb #d6b19a77
@@ -193,7 +193,7 @@ def is_weighted(
     name, # Of a source; what is no name is not
 )->bool:
     "Is this a mixture whose shares are those of statistics?"
-    return str(name).startswith(_WEIGHED) and parse_mixture(str(name)) is not None
+    return str(name).startswith(_WEIGHTED) and parse_mixture(str(name)) is not None
 
 def rename_parts(
     name:str,       # Of a source
@@ -202,7 +202,7 @@ def rename_parts(
     "The name of a mixture, with other names for its parts"
     shares = parse_mixture(name)
     if shares is None: return None
-    return _WEIGHED*is_weighted(name)+'+'.join(f'{change(o)}={share!r}' for o,share in shares.items())
+    return _WEIGHTED*is_weighted(name)+'+'.join(f'{change(o)}={share!r}' for o,share in shares.items())
 
 # %% ../../nbs/core/16_spelling.ipynb #aca42c64
 def _keeps_sets(folder):

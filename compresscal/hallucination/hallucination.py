@@ -132,6 +132,7 @@ def judged(self:Hallucination)->list[str]:
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #d128eff3
 UNQUALIFIED = 'not qualified'
+def _doubtful(name): return f'{name} ({UNQUALIFIED})'
 
 @patch
 def qualification(self:Hallucination,
@@ -148,14 +149,20 @@ def qualified(self:Hallucination)->list[str]:
     known = {o: self.qualification(o) for o in self.judged}
     return [k for k,o in known.items() if o and o.passed]
 
+@patch(as_prop=True)
+def unqualified(self:Hallucination)->list[str]:
+    "The others of `judged`"
+    qualified = self.qualified
+    return [o for o in self.judged if o not in qualified]
+
 # %% ../../nbs/hallucination/80_hallucination.ipynb #60e51b9d
 def judges_table(
     study:Hallucination, # Reviews
 )->pd.DataFrame:         # A row for each of `judged`
     "Which judges are qualified, and what the others have not shown"
-    known = {o: study.qualification(o) for o in study.judged}
-    rows = [dict(judge=k if o and o.passed else f'{k} ({UNQUALIFIED})',
-                 lacking='' if o and o.passed else ', '.join(o.failed) if o else 'nobody has asked',
+    known, doubtful = {o: study.qualification(o) for o in study.judged}, study.unqualified
+    rows = [dict(judge=_doubtful(k) if k in doubtful else k,
+                 lacking=', '.join(o.failed) if o else 'nobody has asked',
                  by=o.about['collection'] if o else '') for k,o in known.items()]
     return pd.DataFrame(rows, columns=['judge', 'lacking', 'by'])
 
@@ -263,8 +270,7 @@ def _with_holm(frame):
 
 def _tested(frame, study, unqualified):
     "The table with p where a judge is qualified, or where all are tested"
-    lacking = [] if unqualified else [o for o in study.judged if o not in study.qualified]
-    qualified = ~frame.metric.isin(lacking)
+    qualified = ~frame.metric.isin([] if unqualified else study.unqualified)
     return _with_holm(frame.assign(qualified=qualified, p=frame.p.where(qualified)))
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #5c1f22c4
@@ -447,8 +453,6 @@ def _all_associations(study):
 # %% ../../nbs/hallucination/80_hallucination.ipynb #79386d26
 def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
 
-def _doubtful(name): return f'{name} ({UNQUALIFIED})'
-
 def _label(column):
     "What a column is called in a figure, in lines that fit a narrow panel"
     return textwrap.fill(metric_words(column), 27)
@@ -620,7 +624,7 @@ def summary_tables(
     means = system_means(study, datasets=True)
     judged = [k for k in study.judged if k in means]
     means = _for_readers(means, [*_MEANS[:5], *judged, *_MEANS[5:]])
-    means = means.rename(columns={k: _doubtful(k) for k in judged if k not in study.qualified})
+    means = means.rename(columns={k: _doubtful(k) for k in study.unqualified})
     risk = study.risk
     methods = [CONTROLS.get(c, m) for c,m in zip(risk.control, risk.method)]
     labels = [k if ok else _doubtful(k) for k,ok in zip(risk.label, risk.qualified)]

@@ -131,7 +131,7 @@ def _copying(labelled):
     found = overlap(labelled.sources, labelled.summaries, progress=False).to_pandas()
     return found.rouge2_precision.to_numpy()
 
-def _likelihood(judge, reader, labelled, own, progress):
+def _likelihood(reader, labelled, own, progress):
     "Mean log-likelihood of each labelled summary; None where nobody gives it"
     if reader is None: found = own.parts.get('log_likelihood')
     else: found = reader.score(labelled.sources, labelled.summaries, progress=progress).parts.get('log_likelihood')
@@ -197,7 +197,7 @@ def qualify(
     _check_asked(labelled, level)
     judge, reader = parse_judge(judge), reader if reader is None else parse_judge(reader)
     found, scores = _asked(judge, _pairs(labelled, seed), progress)
-    likelihood = _likelihood(judge, reader, labelled, scores, progress)
+    likelihood = _likelihood(reader, labelled, scores, progress)
     how = dict(level=level, n_resamples=n_resamples, seed=seed)
     about = _about(labelled, reader)|how
     return Qualification(scores.name, dict(scores.settings), tuple(_checks(found, labelled, likelihood, how)), about)

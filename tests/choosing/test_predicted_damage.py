@@ -1,7 +1,6 @@
 "The predicted damage score: against brute force and simulation, in several families, and rows of the study's table made again"
 import copy, math
 import pandas as pd, pytest, torch
-from transformers import AutoModelForCausalLM
 from compresscal.compression.input_statistics import InputStatistics
 from compresscal.calibration.sampling import sample_sets
 from compresscal.compression.compress import compress
@@ -15,14 +14,9 @@ from compresscal.compression.compression_report import output_energy
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.self_text import random_vocabulary
 from conftest import root
-from test_blocks import families
+from test_blocks import families, make
 
 pytestmark = pytest.mark.usefixtures('one_thread')
-
-def make(family):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(families[family], experts_implementation='eager').eval()
 
 def rows(n=6, length=16, seed=1): return torch.randint(3, 96, (n,length), generator=torch.Generator().manual_seed(seed))
 def gaussian(n, width=24, seed=0, mixing=None):

@@ -3,7 +3,6 @@ import copy
 import pytest, torch
 from dataclasses import dataclass
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.compression.methods import RTN, Method
 from compresscal.compression.compress import compress
@@ -12,14 +11,9 @@ from compresscal.evaluation.perplexity import perplexity
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import decoder_blocks
 from compresscal.compression.pruning import mask_n_m, mask_rows, wanda_scores
-from test_blocks import families
+from test_blocks import families, make
 
 pytestmark = pytest.mark.usefixtures('one_thread')
-
-def make(family):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(families[family], experts_implementation='eager').eval()
 
 def rows(n=6, length=16, vocabulary=96): return torch.randint(3, vocabulary, (n,length), generator=torch.Generator().manual_seed(1))
 

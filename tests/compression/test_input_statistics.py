@@ -1,14 +1,8 @@
 "Statistics of layer inputs against hooks, in every family, whatever the batches and the padding"
 import pytest, torch
-from transformers import AutoModelForCausalLM
 from compresscal.compression.input_statistics import InputStatistics, collect, merge, pad_right
 from compresscal.models.blocks import capture, decoder_blocks
-from test_blocks import families
-
-def make(family):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(families[family], experts_implementation='eager').eval()
+from test_blocks import make
 
 def rows(n=6, length=16): return torch.randint(3, 96, (n,length), generator=torch.Generator().manual_seed(1))
 

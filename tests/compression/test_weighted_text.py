@@ -1,7 +1,6 @@
 "What weights of sequences do to every method: as if sequences were there more often, whatever the batches, the padding and the method"
 import copy
 import pytest, torch
-from transformers import AutoModelForCausalLM
 from compresscal.calibration.calibration_set import CalibrationSet
 from compresscal.calibration.weighting import weighted
 from compresscal.checkpoints.imatrix import input_squares
@@ -13,14 +12,9 @@ from compresscal.compression.input_statistics import InputStatistics, collect, m
 from compresscal.compression.methods import AWQ, GPTQ, Combined, SparseGPT, SpQR, Wanda
 from compresscal.models.blocks import capture, decoder_blocks
 from compresscal.models.hidden_states import HiddenStore
-from test_blocks import families
+from test_blocks import make
 
 pytestmark = pytest.mark.usefixtures('one_thread')
-
-def make(family):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(families[family], experts_implementation='eager').eval()
 
 def rows(n=6, length=16, seed=1): return torch.randint(3, 96, (n,length), generator=torch.Generator().manual_seed(seed))
 

@@ -41,6 +41,12 @@ families = dict(
 each_family = pytest.mark.parametrize("family", families)
 paddings = dict(none=None, left=[[0]*3+[1]*5, [1]*8, [0]*6+[1]*2], right=[[1]*5+[0]*3, [1]*8, [1]*2+[0]*6])
 
+def make(family):
+    "A model of a family as transformers initializes it"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(families[family], experts_implementation='eager').eval()
+
 def build(family, dtype=torch.float32, seed=0, **kwargs):
     config = copy.deepcopy(families[family]) if isinstance(family, str) else family
     with torch.random.fork_rng():
