@@ -23,7 +23,7 @@ from ..models.opening import closing_token,opening_token
 from ..core.arguments import require_whole
 from ..core.files import file_fingerprint
 from ..core.patching import patch
-from ..text.corpora import found_path, open_corpus
+from ..text.corpora import open_again, open_corpus
 from ..text.installed_text import SeenTexts
 from ..models.blocks import fingerprint
 from ..models.loading import named_folder
@@ -372,14 +372,6 @@ def _check_tokenizer(manifest, tokenizer):
         if name in manifest and manifest[name]!=found: # what an earlier version did not write down is not compared
             raise ValueError(f"`tokenizer` must be {_facts_in_words[name]} {manifest[name]}, got {found}")
 
-def _source_again(recorded):
-    "The source that a manifest names, and what else opens it"
-    kind = recorded['kind']
-    if kind=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
-    names = ('column', 'revision') if kind=='hub' else ('split', 'column', 'revision')
-    source = recorded['name'] if kind in ('installed', 'hub', 'plugin') else found_path(recorded)
-    return source,{k: recorded[k] for k in names if recorded.get(k)}
-
 # %% ../../nbs/calibration/20_sampling.ipynb #ba4090d1
 def regenerate(
     manifest:dict,    # Manifest of a sampled set
@@ -391,11 +383,11 @@ def regenerate(
     if manifest.get('kind')!='sampled':
         raise ValueError(f"`manifest` must be that of a sampled set, got kind {manifest.get('kind')!r}")
     _check_tokenizer(manifest, tokenizer)
-    recorded,more = manifest['source'],{}
-    if source is None: source,more = _source_again(recorded)
+    recorded = manifest['source']
+    if source is None: source = open_again(recorded)
     older = dict(contained=False) # of what an earlier version did not look for
     sampling = older|manifest['sampling']|dict(bos=manifest['sampling']['bos'] is not None)
-    result = sample_sets(source, tokenizer, **sampling, **more)[manifest['set']]
+    result = sample_sets(source, tokenizer, **sampling)[manifest['set']]
     if expected and result.hash!=expected:
         read_with = f"; it was read with {recorded['packages']}" if 'packages' in recorded else ''
         raise ValueError(f"`manifest` describes {expected}, but the text now gives {result.hash}: "

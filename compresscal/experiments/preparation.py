@@ -203,19 +203,20 @@ def hub_places(
 def shared_with(
     measure:Measure,          # What judges
     text:CalibrationSet|None, # Its held-out text
-    calibration:CalibrationSet, # What a model is calibrated on
+    sets:Sequence[CalibrationSet], # What models are calibrated on
     tokenizer:object,         # The model's tokenizer
 )->str:                       # Nothing where they are apart
-    "What a measure reads of the documents in a calibration set"
+    "What a measure reads of the documents in calibration sets; text that a model wrote is of none"
     from compresscal.choosing.disjoint import shared_documents
-    kind = calibration.manifest.get('kind')
-    if kind=='random': return ''
-    if text is None and measure.whole and is_far(measure.whole):
-        both = measure.reads() & hub_places(calibration.manifest)
-        return f'it reads {next(iter(both))[1]}, from which the set was drawn' if both else ''
-    if text is not None: found = shared_documents(calibration, text, None if kind=='self' else tokenizer)
-    else: found = shared_documents(calibration, measure.whole) if measure.whole else None
-    return repr(found) if found else ''
+    if text is None and not measure.whole: return ''
+    if text is None and is_far(measure.whole):
+        both = measure.reads() & set().union(*(hub_places(o.manifest) for o in sets))
+        return f'it reads {next(iter(both))[1]}, from which a set was drawn' if both else ''
+    read = [o for o in sets if o.manifest.get('kind') not in ('random', 'self')]
+    begun = [o for o in sets if o.manifest.get('kind')=='self'] # with first words of real documents, perhaps
+    other = measure.whole if text is None else text
+    found = [shared_documents(some, other, reader) for some,reader in ((read, tokenizer), (begun, None)) if some]
+    return next((repr(o) for o in found if o), '')
 
 # %% ../../nbs/experiments/65_preparation.ipynb #49eeacad
 def check_documents(
@@ -227,12 +228,13 @@ def check_documents(
     "Raise a `ValueError` where a model would be judged by documents that it was calibrated on"
     by_size = sorted(sets.items(), key=lambda o: o[0][1])
     largest = {(source, length, i): o for (source,_,length),group in by_size for i,o in enumerate(group)}
-    for (source,_,i),calibration in largest.items(): # these hold the smaller ones
-        for name,(measure,_) in measured(study).items():
-            shared = shared_with(measure, texts.get(name), calibration, tokenizer)
-            if not shared: continue
-            raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared}; "
-                             f"set {i} of {source!r}")
+    for name,(measure,_) in measured(study).items(): # the largest hold the smaller ones
+        def shared_by(some): return shared_with(measure, texts.get(name), some, tokenizer)
+        if not shared_by([*largest.values()]): continue
+        by_set = ((key, shared_by([o])) for key,o in largest.items())
+        (source,_,i),shared = next(o for o in by_set if o[1])
+        raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared}; "
+                         f"set {i} of {source!r}")
 
 # %% ../../nbs/experiments/65_preparation.ipynb #537f8e63
 @dataclass(frozen=True, eq=False)

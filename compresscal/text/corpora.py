@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/text/corpora.html.md"""
 # %% auto #0
 __all__ = ['hub_texts', 'installed_sources', 'Reading', 'Corpus', 'row_text', 'cut_text', 'read_file', 'file_corpus',
            'found_path', 'HubText', 'join_articles', 'hub_corpus', 'installed_corpus', 'plugin_corpus', 'open_corpus',
-           'dataset_revision', 'source_identity']
+           'open_again', 'dataset_revision', 'source_identity']
 
 # %% ../../nbs/text/20_corpora.ipynb #a71801e9
 import difflib, glob, hashlib, os, random, re
@@ -385,6 +385,17 @@ def open_corpus(
     if isinstance(source, Path) or is_path(text): return file_corpus(text, column)
     if _is_address(text): return hub_corpus(text, column, revision)
     raise _no_source(text)
+
+# %% ../../nbs/text/20_corpora.ipynb #53693cc5
+def open_again(
+    source:dict, # Manifest of a corpus
+)->Corpus:       # Of the same text, where nothing has changed since
+    "The corpus that a manifest names"
+    kind = source['kind']
+    if kind=='texts': raise ValueError("`source` must be given for texts that were passed in memory, got None")
+    names = ('column', 'revision') if kind=='hub' else ('split', 'column', 'revision')
+    name = source['name'] if kind in ('installed', 'hub', 'plugin') else found_path(source)
+    return open_corpus(name, **{k: source[k] for k in names if source.get(k)})
 
 # %% ../../nbs/text/20_corpora.ipynb #f0385342
 def dataset_revision(

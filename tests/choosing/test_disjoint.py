@@ -36,9 +36,11 @@ def test_a_copy_in_another_file_is_found_by_its_text(own, tmp_path, texts):
     assert [(o.calibration, o.evaluation) for o in found.documents]==[('own.jsonl:3', 'other.jsonl:2'), ('own.jsonl:4', 'other.jsonl:3')]
     assert len(shared_documents(other, own))==2
 
-def test_windows_are_compared_as_text_with_a_tokenizer(own, tmp_path, texts, tiny_tokenizer):
+def test_windows_are_compared_as_text_where_documents_cannot_be_read_again(own, tmp_path, texts, tiny_tokenizer):
     other = write(tmp_path/'b'/'other.jsonl', ['Quoted: '+texts[2], 'nothing of it '*20])
     windows = drawn(own, tiny_tokenizer, length=400)
+    assert len(shared_documents(windows, other))==1
+    own.unlink()
     assert not shared_documents(windows, other) and len(shared_documents(windows, other, tiny_tokenizer))==1
 
 def test_sets_made_of_sets(own, tmp_path, texts, tiny_tokenizer):
@@ -69,3 +71,35 @@ def test_nasty_names_are_shown_as_names(tmp_path, texts):
 @pytest.mark.parametrize('wrong', [dict(most=0), dict(n=0), dict(share=0), dict(share=1.5)])
 def test_bad_settings_are_refused(own, wrong):
     with pytest.raises(ValueError, match=f'`{next(iter(wrong))}`'): shared_documents(own, own, **wrong)
+
+PAGE = ' '.join(f'w{i}' for i in range(3000))
+
+@pytest.mark.parametrize('rule', ['window', 'pack'])
+def test_a_pasted_page_is_found_whichever_windows_were_drawn(rule, tmp_path, tiny_tokenizer):
+    "Windows of 32 bytes hold six words: hardly two of them share a run of 13"
+    mine = write(tmp_path/'a'/'mine.jsonl', [PAGE])
+    theirs = write(tmp_path/'b'/'theirs.jsonl', [' '.join(f'own{i}' for i in range(40))+' '+PAGE])
+    other = write(tmp_path/'c'/'other.jsonl', [' '.join(f'other{i}' for i in range(900))])
+    def drawn(path, n, seed): return sample_sets(path, tiny_tokenizer, 1, n, 32, seed, rule=rule)[0]
+    for seed in range(8):
+        found = shared_documents(drawn(mine, 1, seed), drawn(theirs, 1, seed+1))
+        assert [(o.calibration, o.evaluation) for o in found.documents]==[('mine.jsonl:1', 'theirs.jsonl:1')]
+        assert not shared_documents(drawn(mine, 1, seed), drawn(other, 1, seed+1), tiny_tokenizer)
+
+def test_several_sets_at_once(own, tmp_path, texts, tiny_tokenizer):
+    sets = sample_sets(own, tiny_tokenizer, 2, 4, 32)
+    other = write(tmp_path/'b'/'other.jsonl', [f'Quoted: {o}' for o in texts])
+    whole = shared_documents(sets, other)
+    assert len(whole)==8 and whole.calibration==8
+    assert [len(shared_documents(o, other)) for o in sets]==[4, 4]
+
+def test_a_file_that_has_changed_is_not_read_again(own, tmp_path, texts, tiny_tokenizer):
+    given,other = drawn(own, tiny_tokenizer),write(tmp_path/'b'/'other.jsonl', [f'Quoted: {o}' for o in texts])
+    assert len(shared_documents(given, other))==8
+    write(own, [f'{o} changed' for o in texts])
+    assert not shared_documents(given, other)
+
+def test_what_is_said_by_many_is_nobodys_page(tmp_path, tiny_tokenizer):
+    a,b = (write(tmp_path/o/f'{o}.jsonl', ['Thank you very much for it.', f'{o} '*60]) for o in 'ab')
+    def drawn(path): return sample_sets(path, tiny_tokenizer, 1, 2, 32, rule='pack')[0]
+    assert not shared_documents(drawn(a), drawn(b), tiny_tokenizer)
