@@ -54,16 +54,17 @@ KINDS = ['c4', 'wiki', 'news', 'code', 'technical', 'docs', 'random']           
 WRITTEN = ['c4+wiki', 'unigrams', 'self', 'self:decay', 'self:chat']                   # for the second, beside some of these
 SETS,N_SEQUENCES,LENGTH = 5,16,512
 
-def places(texts)->dict:
+def places(texts, names)->dict:
     "For `calibration_sets`: what each name of a source stands for"
-    c4,wiki = texts['c4'],texts['wiki']
+    c4,wiki,code = texts['c4'],texts['wiki'],texts['code']
     made = {'c4+wiki': f'{c4}=0.5+{wiki}=0.5', 'unigrams': f'random:{wiki}', 'self:decay': 'self:carlini', 'self:chat': 'self:start=dialogue'}
-    return {o: made.get(o, str(texts.get(o, o))) for o in KINDS+WRITTEN}
+    made |= {'c4+code': f'{c4}=0.5+{code}=0.5', 'c4 and code, weighted': f'weighted:{c4}=0.5+{code}=0.5'}
+    return {o: made.get(o, str(texts.get(o, o))) for o in names}
 
-def drawn_sets(names, texts, out)->dict:
-    "Sets of each source: documents packed one after the other, none of them in two sources"
+def drawn_sets(names, texts, out, among=KINDS+WRITTEN)->dict:
+    "Sets of each source: documents packed one after the other, none of them in two sources of `among`"
     model,tokenizer = load_model(MODEL)
-    every = places(texts)
+    every = places(texts, among)
     how = dict(n_sets=SETS, n_sequences=N_SEQUENCES, length=LENGTH, among=[*every.values()], model=model, batch_size=N_SEQUENCES, folder=out/'written')
     return {o: calibration_sets(every[o], tokenizer, **how, rule='pack') for o in names} # the rule is for text that is read
 
@@ -84,6 +85,32 @@ def calibration(data, out):
     for n in (1, 3): yield study(KINDS+WRITTEN, HARD+MILD, n)
     for n in (4, SETS): yield study(KINDS+WRITTEN, HARD+MILD, n)
     yield study(KINDS+WRITTEN, HARD+MILD, SETS, 4)
+
+# ---- Two new questions: how much the set moves methods at few bits, and mixing statistics instead of text
+
+FEW_BITS = [f'{m}:{b}' + ',group_size=64'*(m!='spqr') for b in (3, 2) for m in ('gptq', 'awq', 'spqr')]
+
+def read_only(data, out):
+    "The settings of both: texts, and what is measured without questions"
+    texts = write_texts(data, out)
+    wikitext = {'wikitext': str(texts['wikitext']), 'kl:wikitext': f"kl:{texts['wikitext']}"}
+    return texts, wikitext, dict(n_sequences=N_SEQUENCES, length=LENGTH, n_evaluation=8, dtype='bfloat16')
+
+def few_bits(data, out):
+    "Sets of two sources, and the first of them again as a null control"
+    texts, measured, how = read_only(data, out)
+    sets = drawn_sets(['c4', 'wiki'], texts, out)
+    for n in (2, 3, SETS): yield Study([MODEL], FEW_BITS, {k: v[:n] for k,v in sets.items()}, n, evaluations=measured, replicates=n-1, **how)
+
+MIXED = ['c4', 'code', 'c4+code', 'c4 and code, weighted']
+
+def mixing(data, out):
+    "Two kinds of text, and half of each: in rows, and in the statistics"
+    texts, measured, how = read_only(data, out)
+    sets = drawn_sets(MIXED, texts, out, MIXED)
+    measured |= {'code': 'code', 'kl:code': 'kl:code'}
+    methods = ['wanda:2:4', 'sparsegpt:2:4', 'gptq:3,group_size=64']
+    for n in (2, 3, SETS): yield Study([MODEL], methods, {k: v[:n] for k,v in sets.items()}, n, evaluations=measured, replicates=0, **how)
 
 # ---- Hallucination in pruned summarizers
 
@@ -114,7 +141,7 @@ def hallucination(data, out):
 
 # ---- The command
 
-STUDIES = dict(calibration=calibration, hallucination=hallucination)
+STUDIES = dict(calibration=calibration, few_bits=few_bits, mixing=mixing, hallucination=hallucination)
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

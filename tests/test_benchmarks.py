@@ -5,6 +5,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaForCausalLM
+from compresscal.calibration.calibration_set import CalibrationSet
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
@@ -225,3 +226,19 @@ def test_llm_compressor(tmp_path):
     for method in ('sparsegpt','wanda'):
         row = next(o for o in data[method]['rows'] if o['competitor']=='llm-compressor')
         assert row['mask flips']<=1e-4 and row['seconds a block']>0
+
+def test_readme_lists_every_benchmark():
+    listed = [line.split('`')[1] for line in (root/'benchmarks'/'README.md').read_text().splitlines() if line.startswith('| `') and '.py`' in line[:40]]
+    assert sorted(listed)==sorted(o.name for o in (root/'benchmarks').glob('*.py'))
+
+def test_grids_of_evidence_end_with_all_that_was_asked(shared, tmp_path, monkeypatch):
+    "No step before the last computes a model that the last one does not show; the sweep of summaries is a picture of its own"
+    import evidence
+    def drawn_sets(names, texts, out, among=None): return {o: [CalibrationSet.from_tokens(torch.full((2, 8), 10*i+j)) for j in range(evidence.SETS)] for i,o in enumerate(names)}
+    monkeypatch.setattr(evidence, 'drawn_sets', drawn_sets)
+    models = dict(calibration=12*5*6, few_bits=2*5*6, mixing=4*5*3)
+    for name,n in models.items():
+        asked = [{(m, o.hash) for m in study.methods for sets in study.sources.values() for o in sets} for study in evidence.STUDIES[name](shared/'data', tmp_path)]
+        assert set().union(*asked)==asked[-1] and [len(o) for o in (asked[0], asked[-1])]==[min(map(len, asked)), n], name
+    steps = [*evidence.STUDIES['hallucination'](shared/'data', tmp_path)]
+    assert len(steps[1].methods)==16 and len(steps[-1].evaluations)==7
