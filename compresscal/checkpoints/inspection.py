@@ -25,13 +25,15 @@ from ..models.loading import load_model
 # %% ../../nbs/checkpoints/80_inspection.ipynb #468cd6f1
 from .account import ACCOUNT
 from .file_record import RECORD, compare_files, read_record
+from .model_card import not_known
 from .saving import FORMATS
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #1dfd4380
 def _is_account(about):
     "Does it hold what an account must?"
-    texts = all(isinstance(about.get(k), str) for k in ('model', 'label', 'version'))
-    return texts and isinstance(about.get('method'), Mapping) and isinstance(about['method'].get('name'), str)
+    named = isinstance(about.get('model', 0), str|None)
+    texts = all(isinstance(about.get(k), str) for k in ('label', 'version'))
+    return named and texts and isinstance(about.get('method'), Mapping) and isinstance(about['method'].get('name'), str)
 
 def read_account(
     folder:str|Path, # Of a compressed model
@@ -67,8 +69,9 @@ class Inspection:
 def _said_facts(about):
     "Lines that say what was done"
     used, results = about.get('calibration'), about.get('results') or {}
-    text = f"{used['name']} {used['hash']}, {used['sequences']:,} x {used['length']:,} tokens" if used else 'none'
-    yield 'model', about['model']
+    text = f"{used['name']} {used['hash']}" if used else 'none'
+    if used: text += f", {used['sequences']:,} x {used['length']:,} tokens" if 'length' in used else ', not kept'
+    yield 'model', about['model'] or 'not known'
     yield 'method', about['label']
     yield 'calibrated on', text
     for model,found in results.items():
@@ -78,6 +81,7 @@ def _said_facts(about):
     versions = about.get('versions') or dict(compresscal=about['version'])
     yield 'made with', ', '.join(f'{k} {v}' for k,v in versions.items())
     if about.get('command'): yield 'by', about['command']
+    if not_known(about): yield 'not known', ', '.join(not_known(about))
 
 @patch
 def __repr__(self:Inspection):
@@ -187,7 +191,10 @@ def verify_checkpoint(
     folder = Path(folder).expanduser()
     inspected = inspect_checkpoint(folder)
     if not inspected.fine: raise ValueError(f"`folder` must be as it was made, but {inspected.wrong[0]}")
-    about, text = inspected.about, _kept_text(folder, inspected.about)
+    about, unknown = inspected.about, not_known(inspected.about)
+    if unknown:
+        raise ValueError(f"{ACCOUNT} must say what is to be compressed again, but this is not known: {', '.join(unknown)}")
+    text = _kept_text(folder, about)
     if not about.get('spelled'):
         raise ValueError(f"{ACCOUNT} must name its method with plain settings, got {about['label']}")
     model, _ = load_model(about['model'], **about.get('load', {}))

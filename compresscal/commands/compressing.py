@@ -519,7 +519,8 @@ def write(self:_Compression, folder, load, how):
     config, tokenizer, net = _load(self.name, self.progress, **load)
     for m in self.measures.values(): m.check(net, tokenizer)
     chosen, texts, said = self.draw(config, tokenizer, net)
-    mark, offload = fingerprint(net), load['offload']
+    offload = load['offload']
+    mark = fingerprint(net) if offload else None # of one in memory the report knows it
     self.check_room(net, folder, offload)
     place = dict(out=folder/'dense', keep_notes=True) if offload else {}
     report, results = self.run(net, tokenizer, chosen, texts, **place, **how)
@@ -529,10 +530,8 @@ def write(self:_Compression, folder, load, how):
     sizes = folder_sizes(folder)
     said.append(self.say_written(sizes, report, saved))
     found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
-    about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|account_of(report, chosen, found)
-    about |= dict(files=sizes, format=saved.format, drawn=said)
-    forward = {k: v for k,v in how.items() if k!='skip'}
-    about |= dict(command=self.command, load=dict(dtype=load['dtype']), forward=forward)
+    about = account_of(report, chosen, found)|dict(model=self.name, files=sizes, format=saved.format, drawn=said)
+    about |= dict(fingerprint=mark or report.fingerprint, command=self.command, load=dict(dtype=load['dtype']))
     write_account(folder, report, about, said)
     table = [ResultTable(measure_table(results))] if results else []
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
