@@ -99,8 +99,8 @@ def _said_calibration(about):
     if not used: return 'No text was used: the method looks at weights alone.'
     name, mark = escape_markdown(used['name']), escape_markdown(used['hash'])
     if 'length' not in used: return f"Calibrated on {name}, with the hash {mark}. The set itself was not kept."
-    return (f"Calibrated on {name}: {used['sequences']:,} sequences of {used['length']:,} tokens, with the hash {mark}. "
-            "They lie in `calibration`, and `calibration.md` is their datasheet.")
+    return (f"Calibrated on {name}: {used['sequences']:,} sequences of {used['length']:,} tokens, "
+            f"with the hash {mark}. They lie in `calibration`, and `calibration.md` is their datasheet.")
 
 def _code(text, language=''):
     "A block of code that its text cannot end"
@@ -118,22 +118,25 @@ def not_known(
     return [name for name,value in known.items() if not value]
 
 # %% ../../nbs/checkpoints/70_model_card.ipynb #736c4409
-def _how_to(about):
-    "How the model is loaded, how it is checked, and how it is made again"
+def _how_to_load(about):
+    "How the model is loaded"
     file = f', gguf_file="{GGUF_NAME}"' if about.get('format')=='gguf' else ''
     load = 'from transformers import AutoModelForCausalLM, AutoTokenizer\n\n' \
            f'model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto"{file})\n' \
            f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{file})'
     needs = {'compressed-tensors': '`pip install compressed-tensors` first.',
              'gguf': f'`llama-cli -m FOLDER/{GGUF_NAME}` runs it. transformers unpacks it (`pip install gguf` first).'}
-    steps = ['## Use', needs.get(about.get('format'), ''), _code(load, 'python')]
+    return ['## Use', needs.get(about.get('format'), ''), _code(load, 'python')]
+
+def _how_to_check(about):
+    "How it is checked, and how it is made again"
     unknown = not_known(about)
     check = 'compresscal inspect FOLDER # are all files as they were made?'
     check += '\ncompresscal verify FOLDER  # does the same come out again?'*(not unknown)
-    open_end = [f"`compresscal verify` cannot make it again, for this is not known: {', '.join(unknown)}."]*bool(unknown)
+    why_not = f"`compresscal verify` cannot make it again, for this is not known: {', '.join(unknown)}."
     made = one_line(about.get('command') or '')
     again = ['## Make it again', _code(made, 'bash')] if made else []
-    return [o for o in (*steps, '## Check', _code(check, 'bash'), *open_end, *again) if o]
+    return ['## Check', _code(check, 'bash'), *[why_not]*bool(unknown), *again]
 
 # %% ../../nbs/checkpoints/70_model_card.ipynb #736c440a
 def _caveats(about):
@@ -157,5 +160,5 @@ def model_card(
     if about.get('results'): parts += ['## Before and after', markdown_table(_result_rows(about['results']))]
     if about.get('layers'): parts += ['## Layers', markdown_table(layer_rows(about['layers']))]
     versions = ', '.join(f'{escape_markdown(k)} {escape_markdown(v)}' for k,v in about.get('versions', {}).items())
-    parts += _caveats(about)+_how_to(about)+[f'Made with {versions}.']*bool(versions)
-    return '\n\n'.join(parts)+'\n'
+    parts += _caveats(about)+_how_to_load(about)+_how_to_check(about)+[f'Made with {versions}.']*bool(versions)
+    return '\n\n'.join(filter(None, parts))+'\n'

@@ -568,6 +568,7 @@ def _look(block, captured):
     with watch_inputs(block, lambda *o: None): captured.step(block) # is it known which token each row is?
     return block
 
+# %% ../../nbs/models/30_blocks.ipynb #9124cc14
 def decoder_blocks(
     model:nn.Module, # Causal language model
 )->list[Block]:      # Its blocks, in order
