@@ -59,7 +59,7 @@ def saved(name, folder):
     import torch
     from compresscal import compress, load_model
     from compresscal.checkpoints.gguf_files import write_gguf
-    from compresscal.checkpoints.saving import save
+    from compresscal.checkpoints.save import save
     from compresscal.compression.methods import RTN
     def model_of(dtype='float32'): return load_model(*[] if name=='embedded' else [name], dtype=dtype)
     made = {}

@@ -144,6 +144,13 @@ def clever(tree):
 @pytest.mark.parametrize('name', modules)
 def test_nothing_is_clever(name): assert list(clever(modules[name]))==[]
 
+@pytest.mark.parametrize('name', modules)
+def test_docstrings_are_plain_text(name):
+    "A NUL in a docstring, such as one that was meant as an escape, breaks what reads it"
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = [ast.get_docstring(o, clean=False) or '' for o in ast.walk(modules[name]) if isinstance(o, kinds)]
+    assert [o for o in docs if any(not c.isprintable() and c!='\n' for c in o)]==[]
+
 # ---- what the package needs and does not do
 
 def test_requirements_are_declared():

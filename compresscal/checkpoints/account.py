@@ -32,17 +32,25 @@ def _spelled(method):
     try: return spell_method(method)
     except ValueError: return None
 
+def _text_of(report, calibration):
+    "What is known of the text: all of a set, or what the report says of it; None where none was read"
+    if calibration is not None:
+        return dict(name=calibration.name, hash=calibration.hash, sequences=len(calibration), length=calibration.length)
+    if not report.calibration: return None
+    name, _, mark = report.calibration.rpartition(' ')
+    return dict(name=name, hash=mark)
+
+# %% ../../nbs/checkpoints/75_account.ipynb #ceef45c3
 def account_of(
     report:CompressionReport,        # From `compress`
-    calibration:CalibrationSet|None, # What was read
+    calibration:CalibrationSet|None, # What was read; `None`: nothing, or it is not at hand
     results:Mapping,                 # Name of a model, such as `dense`, -> evaluation -> metric -> value
 )->dict:                             # Ready for JSON
     "What was done"
-    used = calibration and dict(name=calibration.name, hash=calibration.hash, sequences=len(calibration),
-                                length=calibration.length)
-    before = report.quantized_before
+    before, used = report.quantized_before, _text_of(report, calibration)
     about = dict(method=report.method.settings(), spelled=_spelled(report.method), label=report.method.label,
                  sparsity=report.sparsity, bits=report.bits, calibration=used, results=results,
+                 fingerprint=report.fingerprint, skip=report.skip, forward=report.forward,
                  version=version('compresscal'), versions={o: version(o) for o in _PACKAGES})
     return about|dict(quantized_before=before) if before else about
 

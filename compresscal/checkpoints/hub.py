@@ -38,5 +38,5 @@ def push_to_hub(
         from huggingface_hub import HfApi
         api = HfApi(library_name='compresscal')
     api.create_repo(repo_id, private=private, exist_ok=True)
-    said = message or f"{found.about['label']} of {found.about['model']}"
+    said = message or f"{found.about['label']} of {found.about['model'] or 'a model without a name'}"
     return str(api.upload_folder(repo_id=repo_id, folder_path=str(found.folder), commit_message=said))

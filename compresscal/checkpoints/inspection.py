@@ -11,7 +11,7 @@ __all__ = ['ALLOWED', 'ALLOWED_LATER', 'read_account', 'Inspection', 'inspect_ch
 # %% ../../nbs/checkpoints/80_inspection.ipynb #6b6d6848
 import json, re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..calibration.calibration_set import CalibrationSet
@@ -19,19 +19,21 @@ from ..compression.compress import compress
 from ..compression.names import parse_method
 from ..core.patching import patch
 from ..core.tables import one_line
-from ..models.blocks import decoder_blocks, fingerprint
+from ..models.blocks import decoder_blocks, evaluation_mode, fingerprint
 from ..models.loading import load_model
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #468cd6f1
 from .account import ACCOUNT
 from .file_record import RECORD, compare_files, read_record
-from .saving import FORMATS
+from .model_card import not_known
+from .saving import FORMATS, probe_tokens
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #1dfd4380
 def _is_account(about):
     "Does it hold what an account must?"
-    texts = all(isinstance(about.get(k), str) for k in ('model', 'label', 'version'))
-    return texts and isinstance(about.get('method'), Mapping) and isinstance(about['method'].get('name'), str)
+    named = isinstance(about.get('model', 0), str|None)
+    texts = all(isinstance(about.get(k), str) for k in ('label', 'version'))
+    return named and texts and isinstance(about.get('method'), Mapping) and isinstance(about['method'].get('name'), str)
 
 def read_account(
     folder:str|Path, # Of a compressed model
@@ -67,8 +69,9 @@ class Inspection:
 def _said_facts(about):
     "Lines that say what was done"
     used, results = about.get('calibration'), about.get('results') or {}
-    text = f"{used['name']} {used['hash']}, {used['sequences']:,} x {used['length']:,} tokens" if used else 'none'
-    yield 'model', about['model']
+    text = f"{used['name']} {used['hash']}" if used else 'none'
+    if used: text += f", {used['sequences']:,} x {used['length']:,} tokens" if 'length' in used else ', not kept'
+    yield 'model', about['model'] or 'not known'
     yield 'method', about['label']
     yield 'calibrated on', text
     for model,found in results.items():
@@ -78,6 +81,7 @@ def _said_facts(about):
     versions = about.get('versions') or dict(compresscal=about['version'])
     yield 'made with', ', '.join(f'{k} {v}' for k,v in versions.items())
     if about.get('command'): yield 'by', about['command']
+    if not_known(about): yield 'not known', ', '.join(not_known(about))
 
 @patch
 def __repr__(self:Inspection):
@@ -124,11 +128,18 @@ class Verification:
         return said if self.fine else f'{said}. WRONG: not more than {ALLOWED:g} and {ALLOWED_LATER:g} are allowed'
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #8f4c693a
-def _weights_of(model):
-    "Copies of the weights of all layers that can be compressed"
-    blocks = decoder_blocks(model)
-    return {f'{b.name}.{o.name}': o.weight.detach().float().clone() for b in blocks for o in b.linears}
+def _weights_of(layers):
+    "Copies of the weights of layers, by name"
+    return {name: o.weight.detach().float().clone() for name,o in layers.items()}
 
+def _layers_of(other, model, layers):
+    "The same layers in another model of that kind, which may be one that is not to be compressed"
+    names = {id(p): name for name,p in model.named_parameters()}
+    with evaluation_mode(other): other(probe_tokens(other)) # unpacks what is packed
+    state = other.state_dict(keep_vars=True)
+    return {name: replace(o, parameter=state[names[id(o.parameter)]]) for name,o in layers.items()}
+
+# %% ../../nbs/checkpoints/80_inspection.ipynb #8f4c693b
 def _same_base(model, about):
     "Raise where the model is not the one that was compressed"
     if fingerprint(model)==about.get('fingerprint'): return
@@ -187,12 +198,18 @@ def verify_checkpoint(
     folder = Path(folder).expanduser()
     inspected = inspect_checkpoint(folder)
     if not inspected.fine: raise ValueError(f"`folder` must be as it was made, but {inspected.wrong[0]}")
-    about, text = inspected.about, _kept_text(folder, inspected.about)
+    about, unknown = inspected.about, not_known(inspected.about)
+    if unknown:
+        raise ValueError(f"{ACCOUNT} must say what is to be compressed again, but this is not known: "
+                         f"{', '.join(unknown)}")
+    text = _kept_text(folder, about)
     if not about.get('spelled'):
         raise ValueError(f"{ACCOUNT} must name its method with plain settings, got {about['label']}")
     model, _ = load_model(about['model'], **about.get('load', {}))
     _same_base(model, about)
-    dense, first = _weights_of(model), _weights_of(_as_read(folder, model, about))
+    blocks = decoder_blocks(model)
+    layers = {f'{b.name}.{o.name}': o for b in blocks for o in b.linears}
+    dense, first = _weights_of(layers), _weights_of(_layers_of(_as_read(folder, model, about), model, layers))
     how = dict(about.get('forward', {}), skip=tuple(about.get('skip', ())))
-    compress(model, parse_method(about['spelled']), text, output_errors=False, progress=progress, **how)
-    return compare_weights(dense, first, _weights_of(model), about['label'])
+    compress(model, parse_method(about['spelled']), text, blocks=blocks, output_errors=False, progress=progress, **how)
+    return compare_weights(dense, first, _weights_of(layers), about['label'])

@@ -20,7 +20,7 @@ from .saving import Saved, expected_bytes
 from ..compression.compression_report import CompressionReport, folder_sizes
 from ..compression.methods import Method
 from ..core.files import check_room, remove_parts
-from ..models.blocks import decoder_blocks
+from ..models.blocks import count_weights
 
 # %% ../../nbs/checkpoints/55_packed_folders.ipynb #95eb0d21
 def planned_bytes(
@@ -31,9 +31,8 @@ def planned_bytes(
     "About how much a checkpoint will take, as far as the method says it"
     bits = getattr(quantizing_part(method), 'bits', 0)
     if not bits: return expected_bytes(model, {})
-    elements = sum(o.weight.numel() for block in decoder_blocks(model) for o in block.linears)
     instead = 8*model.dtype.itemsize if packed else 0
-    return int(expected_bytes(model, {})+elements*(bits-instead)/8)
+    return int(expected_bytes(model, {})+count_weights(model)*(bits-instead)/8)
 
 # %% ../../nbs/checkpoints/55_packed_folders.ipynb #4a76b849
 def _pack_compressed_tensors(model, tokenizer, report, source, folder, rest):

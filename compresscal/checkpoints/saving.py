@@ -6,7 +6,7 @@ Docs: https://compresscal.github.io/compresscal/checkpoints/saving.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'PRUNED_NOTE', 'CheckpointFormat', 'check_dense', 'check_format', 'with_scales_of', 'expected_bytes',
-           'probe_tokens', 'check_equal', 'Saved', 'choose_format', 'fill_folder', 'save']
+           'probe_tokens', 'check_equal', 'Saved', 'choose_format', 'fill_folder']
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #e6a25355
 import io, shutil
@@ -31,7 +31,6 @@ from ..core.spelling import check_format_name
 from ..models.blocks import context_length, evaluation_mode
 from ..models.disk_blocks import is_offloaded
 from ..models.structure import require_model
-from ..models.tensor_files import new_folder
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #5c7c7310
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def fill_folder(
     skip=(),                  # Patterns of layers that were left alone
     rest:str|None=None,       # Type of embeddings, head and other layers without codes, for gguf; `None`: F16
 )->Saved:                     # What was written
-    "Write a compressed model into a folder, as `save` does, which gives the folder its name when it is whole"
+    "Write a compressed model as others read it, and read it back"
     require_model(model)
     if is_offloaded(model):
         raise ValueError("`model` must be in memory; `compress` has written one whose blocks are on disk "
@@ -264,19 +263,3 @@ def fill_folder(
         if format is not None or chosen=='dense': raise
         shutil.rmtree(folder, ignore_errors=True)
         return Saved(Path(folder), 'dense', **write('dense'), why=str(e))
-
-# %% ../../nbs/checkpoints/50_saving.ipynb #6fa6cbf1
-def save(
-    model:nn.Module,          # A model in memory, compressed
-    report:CompressionReport, # From `compress`
-    folder:str|Path,          # A new folder
-    format:str|None=None,     # A key of `FORMATS`; `None`: as `choose_format` says
-    tokenizer=None,           # Its tokenizer, to be written, too
-    read_back:bool=True,      # Read what was written, and compare? Takes as much memory as the model once more
-    skip=(),                  # Patterns of layers that were left alone
-    rest:str|None=None,       # Type of embeddings, head and other layers without codes, for gguf; `None`: F16
-)->Saved:                     # What was written
-    "Write a compressed model as others read it, and read it back"
-    with new_folder(folder) as aside:
-        saved = fill_folder(model, report, aside, format, tokenizer, read_back, skip, rest)
-    return replace(saved, folder=Path(folder))

@@ -519,7 +519,8 @@ def write(self:_Compression, folder, load, how):
     config, tokenizer, net = _load(self.name, self.progress, **load)
     for m in self.measures.values(): m.check(net, tokenizer)
     chosen, texts, said = self.draw(config, tokenizer, net)
-    mark, offload = fingerprint(net), load['offload']
+    offload = load['offload']
+    mark = fingerprint(net) if offload else None # of one in memory the report knows it
     self.check_room(net, folder, offload)
     place = dict(out=folder/'dense', keep_notes=True) if offload else {}
     report, results = self.run(net, tokenizer, chosen, texts, **place, **how)
@@ -529,10 +530,8 @@ def write(self:_Compression, folder, load, how):
     sizes = folder_sizes(folder)
     said.append(self.say_written(sizes, report, saved))
     found = {k: {n: r['metrics'] for n,r in o.items()} for k,o in results.items()}
-    about = dict(model=self.name, fingerprint=mark, skip=list(how['skip']))|account_of(report, chosen, found)
-    about |= dict(files=sizes, format=saved.format, drawn=said)
-    forward = {k: v for k,v in how.items() if k!='skip'}
-    about |= dict(command=self.command, load=dict(dtype=load['dtype']), forward=forward)
+    about = account_of(report, chosen, found)|dict(model=self.name, files=sizes, format=saved.format, drawn=said)
+    about |= dict(fingerprint=mark or report.fingerprint, command=self.command, load=dict(dtype=load['dtype']))
     write_account(folder, report, about, said)
     table = [ResultTable(measure_table(results))] if results else []
     shown = [repr(report), ResultTable(report.table_rows()), *table, '\n'.join(said)]
@@ -544,8 +543,7 @@ def try_out(self:_Compression, load, how):
     "What loading, compressing and saving will take; nothing is written"
     with Stopwatch() as loading: config, tokenizer, net = _load(self.name, self.progress, **load)
     chosen, _, said = self.draw(config, tokenizer, net)
-    out = 'not written' if load['offload'] else None
-    found = compress(net, self.method, chosen, dry_run=True, out=out, **how)
+    found = compress(net, self.method, chosen, dry_run=True, **how)
     weights = sum(t.numel()*t.element_size() for t in net.state_dict().values())
     if load['offload']:
         packed = planned_bytes(net, self.method) if self.packs else 0
@@ -560,7 +558,7 @@ def try_out(self:_Compression, load, how):
 # %% ../../nbs/commands/40_compressing.ipynb #487fd6d1
 def compress_model(name:str,  # The model
     method:str,               # How, as `parse_method` reads it
-    out:str|Path,             # The new folder
+    out:str|Path|None=None,   # The new folder; a dry run needs none
     calibration:str|None=None,# A source, or the folder of a set; not needed by methods that look at weights alone
     n_sequences:int|None=None,# Windows to draw from a source; None: 128, or as many as there are
     length:int|None=None,     # Tokens in a window; None: 2,048, or the model's context, or what the text allows
@@ -591,7 +589,8 @@ def _compress_into(o):
     reading = dict(chat=o.chat, bos=o.bos, column=o.column, revision=o.revision)
     wish = _Wish(o.n_sequences, o.length, o.seed, o.rule, reading)
     forward = dict(batch_size=o.batch_size, forward_dtype=o.forward_dtype)
-    check_out_folder(o.out, new=True)
+    if o.out is not None: check_out_folder(o.out, new=True)
+    elif not o.dry_run: raise ValueError('`out` must name the new folder where it is no dry run, got None')
     _check_used(measures, o.n_evaluation, None, None)
     _check_wish(method, o.calibration, wish, measures)
     if method.needs=='nothing': refuse_unused(f'for {method.label}, which looks at weights alone', **forward)

@@ -14,8 +14,9 @@ from typer import Argument, Option
 
 from .console import check_out_file, check_out_folder
 from .options import METHOD_HELP, METHOD_WORDS, SOURCES, SOURCE_WORDS, Device, Measured
-from .options import Measures, ModelName, NewFolder, NoBos, Run, Sequences, check_measured
+from .options import Measures, ModelName, NoBos, Run, Sequences, check_measured
 from .options import command, complete
+from .words import slip
 from ..core.spelling import FORMAT_NAMES, check_format_name, check_method_name, check_model
 from ..core.spelling import check_source_name
 
@@ -31,6 +32,9 @@ _Format = Annotated[list[str]|None, Option('--format', metavar='FORMAT', help=_F
 
 _REST = 'Type of embeddings, head and other layers without codes in a GGUF file, such as Q8_0 (default: F16)'
 _Rest = Annotated[str|None, Option(metavar='TYPE', help=_REST)]
+
+_OUT = 'Folder for the model, new or empty; not needed with --dry-run'
+_Out = Annotated[str|None, Option(metavar='FOLDER', help=_OUT)]
 
 class Drawing(TypedDict):
     "How the calibration text is drawn from its source"
@@ -48,7 +52,7 @@ class Drawing(TypedDict):
 def compress_command(run:Run,
     name: ModelName,
     method: _Method,
-    out: NewFolder,
+    out: _Out=None,
     calibration: _Text=None,
     skip: Annotated[list[str]|None, Option(metavar='LAYER')]=None,
     format: _Format=None,
@@ -82,8 +86,10 @@ def _read_format(run):
 # %% ../../nbs/commands/42_compressing_commands.ipynb #16c596b0
 def _compress(run, name, method, out, calibration):
     "Look at what was asked, and compress"
-    folder = check_out_folder(out, new=True)
-    run.aside = folder.with_name(f'.{folder.name}.work')
+    if out is not None:
+        folder = check_out_folder(out, new=True)
+        run.aside = folder.with_name(f'.{folder.name}.work')
+    elif not run.given.get('dry_run'): raise slip('the following arguments are required: --out', run.name)
     check_model(name)
     check_method_name(method)
     _read_format(run)

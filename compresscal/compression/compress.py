@@ -23,7 +23,7 @@ from .methods import NEEDS,LayerResult,Method,matches
 from ..models.structure import require_model
 from ..models.disk_blocks import is_offloaded
 from ..models.products import FastProducts
-from ..models.blocks import Block,capture,decoder_blocks
+from ..models.blocks import Block,capture,decoder_blocks,fingerprint
 from .estimate import (RunEstimate,Stopwatch,copy_block,memory_in_use,peak_growth,
                                                  probe_block,reckon)
 from .machine import warn_of_busy_cores,warn_of_slow_format
@@ -197,14 +197,17 @@ def _present(block, device):
         finally:
             if home!=device: block.module.to(home)
 
-def _output(model, out, settings, keep_notes=False):
-    "What writes the new checkpoint, if there is to be one"
-    if is_offloaded(model)!=(out is not None):
-        where = 'on disk' if is_offloaded(model) else 'in memory'
+def _writer(o, text):
+    "What writes the new checkpoint, if there is to be one; a dry run may leave open where it would go"
+    on_disk,given = is_offloaded(o.model),o.out is not None
+    if not given and (o.dry_run or not on_disk): return nullcontext()
+    if not given or not on_disk:
         raise ValueError("`out` must name a folder for the new checkpoint where the blocks of `model` stay on disk, "
-                         f"and must not be given otherwise; got {out!r} for a model {where}")
-    if out is None: return nullcontext()
-    return ShardWriter(model, out, json.dumps(settings()), keep_notes)
+                         f"and must not be given otherwise; got {o.out!r} for a model "
+                         f"{'on disk' if on_disk else 'in memory'}")
+    text_hash = None if text is None else text.hash
+    settings = [o.method.settings(), text_hash, o.skip, o.batch_size, str(o.forward_dtype), o.output_errors]
+    return ShardWriter(o.model, o.out, json.dumps(settings), o.keep_notes)
 
 # %% ../../nbs/compression/90_compress.ipynb #0c17afc9
 def _replace_block(block, methods, method, batches, precision, errors, writer, report):
@@ -289,16 +292,16 @@ def _warn_of_rounding(report):
            f"such as {worse[0]}, more than plain rounding would; `worse_than_rounding` of the report names them"
     warnings.warn(said, stacklevel=7) # where `compress` was called
 
-def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, settings,
-         progress, keep_notes):
+def _run(model, method, calibration, chosen, blocks, batch_size, device, memory, precision, errors, output, began,
+         progress):
     "Open what is needed, walk, and say how far it went if it breaks off"
     bar = partial(tqdm, desc=method.label, unit="block", disable=not progress or bool(os.environ.get('IN_TEST')))
     text = None if calibration is None else f"{calibration.name} {calibration.hash}"
-    with _output(model, out, settings, keep_notes) as writer, HiddenStore(memory) as store:
+    with output as writer, HiddenStore(memory) as store:
         unread = calibration is None or _all_done(writer, chosen)
         batches = [] if unread else capture_batches(model, calibration, batch_size, store, device)
         seen,codes = None if method.needs=='nothing' else text,{} if writer is None else StoredCodes(writer)
-        report = CompressionReport(method, seen, [], codes, errors_on=text, quantized_before=quantized_before(model))
+        report = CompressionReport(method, seen, [], codes, errors_on=text, **began)
         try: _walk(blocks, chosen, method, batches, precision, device, errors, writer, report, bar)
         except Exception as e:
             if writer is None: e.add_note(_how_far(report, chosen))
@@ -344,9 +347,9 @@ def _weights_in(block, methods): return sum(block[name].weight.numel() for name 
 
 def _bytes_of(model): return sum(t.numel()*t.element_size() for t in model.state_dict().values())
 
-def _estimate(model, method, calibration, chosen, blocks, batch_size, device, memory, out, precision, errors, looking):
+def _estimate(model, method, calibration, chosen, blocks, batch_size, device, memory, precision, errors, looking):
     "What a run would take, from the work of one block"
-    middle,start = sorted(chosen)[len(chosen)//2],memory_in_use(device)
+    middle,start,on_disk = sorted(chosen)[len(chosen)//2],memory_in_use(device),is_offloaded(model)
     with Stopwatch() as whole, HiddenStore(memory) as store:
         batches,times,capturing,capture_growth = _some_batches(model, calibration, batch_size, store, device)
         block = blocks[middle]
@@ -354,26 +357,34 @@ def _estimate(model, method, calibration, chosen, blocks, batch_size, device, me
         hidden = int(times*sum(o.hidden.nbytes for o in batches))*(2 if method.dense_inputs else 1)
     share = sum(_weights_in(blocks[i], o) for i,o in chosen.items())/_weights_in(block, chosen[middle])
     last = max(chosen)
-    reads = (last+1)*(1 if out is None else 2)*(reading.both if out is not None else 0) # writing counts like reading
+    reads = 2*(last+1)*(reading.both if on_disk else 0) # writing counts like reading
     times_spent = looking.both+times*capturing.both+reads+reckon(costs, share, last, times*len(batches))
-    held = min(hidden, memory)+(int(share*codes) if out is None else 0)
+    held = min(hidden, memory)+(0 if on_disk else int(share*codes))
     peak = start+max(capture_growth, held+costs.growth)
-    files = max(0, hidden-memory)+(0 if out is None else _bytes_of(model))
+    files = max(0, hidden-memory)+(_bytes_of(model) if on_disk else 0)
     return RunEstimate(*times_spent.tolist(), peak, files, whole.wall)
 
 # %% ../../nbs/compression/90_compress.ipynb #936ee304
+def _began(o):
+    "What the report says of the model before, and of what decides the outcome besides method and text"
+    skip = [o.skip] if isinstance(o.skip, str) else list(o.skip)
+    forward_dtype = None if o.forward_dtype is None else str(o.forward_dtype).removeprefix('torch.')
+    mark = None if o.blocks is not None or is_offloaded(o.model) else fingerprint(o.model)
+    return dict(quantized_before=quantized_before(o.model), fingerprint=mark, skip=skip,
+                forward=dict(batch_size=o.batch_size, forward_dtype=forward_dtype))
+
 def _start(o):
     "Look at what was asked for, then run or estimate; `o` holds the arguments of `compress`"
     text,known = _checked(o.model, o.method, o.calibration, o.output_errors),o.blocks is not None
     device = o.model.get_input_embeddings().weight.device if o.device is None else torch.device(o.device)
     precision = _precision(device, o.forward_dtype)
-    with Stopwatch() as looking: blocks = o.blocks or decoder_blocks(o.model)
-    chosen,text_hash = layers_to_compress(blocks, o.method, o.skip),None if text is None else text.hash
+    output = _writer(o, text)
+    with Stopwatch() as looking: blocks,began = o.blocks or decoder_blocks(o.model),_began(o)
+    chosen = layers_to_compress(blocks, o.method, o.skip)
     if not known: _warn_of_slowness(blocks, o.forward_dtype, device)
-    how = (o.model, o.method, text, chosen, blocks, o.batch_size, device, o.memory, o.out, precision, o.output_errors)
+    how = (o.model, o.method, text, chosen, blocks, o.batch_size, device, o.memory, precision, o.output_errors)
     if o.dry_run: return _estimate(*how, looking)
-    def settings(): return [o.method.settings(), text_hash, o.skip, o.batch_size, str(o.forward_dtype), o.output_errors]
-    return _run(*how, settings, o.progress, o.keep_notes)
+    return _run(*how, output, began, o.progress)
 
 # %% ../../nbs/compression/90_compress.ipynb #8bf9b0bf
 @torch.inference_mode(False)
@@ -389,7 +400,7 @@ def compress(
     forward_dtype=None,  # Number format of forward passes, such as `"bfloat16"`; `None`: the model's own
     device=None,         # Where to compute, one block at a time; `None`: where the model is
     memory:int=2**33,    # Bytes of hidden states to keep in memory; what is beyond goes to a temporary file
-    out=None,            # Folder for the new checkpoint of a model loaded with `offload=True`
+    out=None,            # Folder for the new checkpoint of a model loaded with `offload=True`; a dry run needs none
     keep_notes:bool=False, # Leave notes in `out`, so that the same call gives its report again and computes nothing?
     output_errors:bool|None=None, # Measure how far outputs move? `None`: where second moments are summed anyway
     progress:bool=True,  # Show a progress bar?

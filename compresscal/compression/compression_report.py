@@ -154,6 +154,9 @@ class CompressionReport:
     notes:list[dict] = field(default_factory=list) # What was done to whole blocks, such as scales folded into norms
     errors_on:str|None = None # Name and hash of the set on which output errors are measured, if they are
     quantized_before:dict|None = None # How the weights were quantized before, as `models.quantized_before` says it
+    fingerprint:str|None = None # Of the model before; `None` where its blocks were given, or are on disk
+    skip:list[str] = field(default_factory=list)   # Patterns of layers that were left alone
+    forward:dict = field(default_factory=dict)     # `batch_size` and `forward_dtype`, as `compress` was given them
 
     def to_pandas(self)->pd.DataFrame: # One row for each compressed layer; columns as in `describe`, and `seconds`
         "All rows; columns that say nothing are left out"

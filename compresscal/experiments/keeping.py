@@ -71,9 +71,8 @@ def _account(study, worker, job, report, saved, results):
     "What was done, ready for JSON"
     source = named(study.models)[job.model]
     model = job.model if isinstance(source, tuple) else str(source or 'embedded')
-    forward = {k: v for k,v in worker.bench.compressing.items() if k!='skip'}
-    here = dict(model=model, fingerprint=worker.mark, skip=list(study.skip), format=saved.format)
-    return here|account_of(report, job.calibration, results)|dict(load=dict(dtype=study.dtype), forward=forward)
+    here = dict(model=model, fingerprint=worker.mark, format=saved.format, load=dict(dtype=study.dtype))
+    return account_of(report, job.calibration, results)|here
 
 # %% ../../nbs/experiments/76_keeping.ipynb #f3803a1e
 def _keep(study, worker, job, folder, results):

@@ -7,7 +7,7 @@ Docs: https://compresscal.github.io/compresscal/models/blocks.html.md"""
 # %% auto #0
 __all__ = ['LinearLayer', 'Block', 'evaluation_mode', 'replace_forward', 'first_output', 'split_call', 'Capture',
            'context_length', 'other_tokenizer', 'capture', 'WatchProducts', 'watch_inputs', 'identical', 'check_replay',
-           'check_finite', 'check_causal', 'decoder_blocks', 'fingerprint']
+           'check_finite', 'check_causal', 'decoder_blocks', 'count_weights', 'fingerprint']
 
 # %% ../../nbs/models/30_blocks.ipynb #445a2d6d
 import hashlib,json
@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 from ..core.patching import patch
 from ..core.tables import escape_markdown,markdown_table,one_line
-from .structure import find_blocks,require_model
+from .structure import block_number,find_blocks,require_model
 from .disk_blocks import each_tensor
 
 # %% ../../nbs/models/30_blocks.ipynb #758bb4f9
@@ -452,20 +452,30 @@ def _check_block(block, captured, other, expected):
                          f"but {block.name} differs by up to {(after-expected).abs().max():.2g}")
     captured.hidden = after
 
+class _Replay:
+    "A batch that has run through the whole model, and goes block by block; another batch goes beside it"
+    def __init__(self, model, input_ids, attention_mask=None):
+        def flipped(t): return None if t is None else t.flip(0)
+        self.captured = capture(model, input_ids, attention_mask)
+        self.other = capture(model, flipped(input_ids), flipped(attention_mask))
+        self.outputs,self.logits = _run_whole(model, _bare_blocks(model), self.captured.inputs)
+
+    def check(self, block): _check_block(block, self.captured, self.other, self.outputs[block.index])
+
+    def check_head(self):
+        if identical(self.captured.logits(), self.logits): return
+        raise ValueError("`model` must give the same when its blocks run one by one, but its head differs")
+
+# %% ../../nbs/models/30_blocks.ipynb #9b126d64
 def check_replay(
     model:nn.Module,                 # Causal language model
     input_ids:Tensor|None=None,      # Tokens to try, `[sequences, length]`; a small random batch if not given
     attention_mask:Tensor|None=None, # Their padding mask
 ):
     "Raise unless the blocks, run one by one, give to the last bit what the model gives"
-    if input_ids is None: input_ids,attention_mask = _probe(model)
-    captured = capture(model, input_ids, attention_mask)
-    other = capture(model, input_ids.flip(0), None if attention_mask is None else attention_mask.flip(0))
-    blocks = _bare_blocks(model)
-    own,logits = _run_whole(model, blocks, captured.inputs)
-    for block,expected in zip(blocks, own): _check_block(block, captured, other, expected)
-    if not identical(captured.logits(), logits):
-        raise ValueError("`model` must give the same when its blocks run one by one, but its head differs")
+    replay = _Replay(model, *(_probe(model) if input_ids is None else (input_ids,attention_mask)))
+    for block in _bare_blocks(model): replay.check(block)
+    replay.check_head()
 
 # %% ../../nbs/models/30_blocks.ipynb #77802f09
 def _why_not(model):
@@ -493,16 +503,20 @@ def _refuse(model):
         raise ValueError(f"`model` must be a decoder-only language model with plain weights, but {kind} {why}")
 
 # %% ../../nbs/models/30_blocks.ipynb #22db6617
+def _check_finite(tensors):
+    "Raise if one of some named weights is NaN or infinite"
+    for name,p in tensors:
+        if p.sum(dtype=torch.float32).isfinite(): continue
+        bad = (~p.isfinite()).sum()
+        if bad: raise ValueError(f"`model` must have finite weights, but {name} holds {bad} that are NaN or infinite")
+
 def check_finite(
     model:nn.Module, # Any model
 ):
     "Raise if a weight is NaN or infinite, naming where"
     require_model(model)
     parameters = dict(model.named_parameters())
-    for name,p in each_tensor(model):
-        if name not in parameters or p.sum(dtype=torch.float32).isfinite(): continue
-        bad = (~p.isfinite()).sum()
-        if bad: raise ValueError(f"`model` must have finite weights, but {name} holds {bad} that are NaN or infinite")
+    _check_finite((name,p) for name,p in each_tensor(model) if name in parameters)
 
 # %% ../../nbs/models/30_blocks.ipynb #d51e76ca
 def _check_weights_once(model, blocks):
@@ -517,40 +531,69 @@ def _check_weights_once(model, blocks):
             holder[address] = name
 
 # %% ../../nbs/models/30_blocks.ipynb #ce7bfa30
-def check_causal(
-    model:nn.Module, # Language model
-):
-    "Raise if a token changes what the model says of tokens before it"
+def _causal_pair(model):
+    "Some tokens, and the same with others at the end"
     ids = _probe(model)[0].to(model.get_input_embeddings().weight.device)
     changed = ids.clone()
     changed[:,-1] = (ids[:,-1]+1)%len(model.get_input_embeddings().weight)
-    def says(ids): return model(input_ids=ids, use_cache=False).logits[:,:-1].float()
-    with evaluation_mode(model): a,b = says(ids),says(changed)
+    return ids,changed
+
+def _check_same_before(model, a, b):
+    "Raise if the logits of such a pair differ before its end"
+    a,b = a[:,:-1].float(),b[:,:-1].float()
     rounding = (1e-5 if model.dtype==torch.float32 else 2e-2)*a.abs().max()
     differs = (a-b).abs().amax(-1)>rounding
     if differs.float().mean()>.5: # a few may differ through routing
         raise ValueError(f"`model` must be causal, but in {type(model).__name__} "
                          "later tokens change what is said of earlier ones")
 
+def check_causal(
+    model:nn.Module, # Language model
+):
+    "Raise if a token changes what the model says of tokens before it"
+    def says(ids): return model(input_ids=ids, use_cache=False).logits
+    with evaluation_mode(model): _check_same_before(model, *map(says, _causal_pair(model)))
+
 # %% ../../nbs/models/30_blocks.ipynb #9124cc13
+def _around(model):
+    "The weights outside of the blocks, by name"
+    blocks = find_blocks(model)[0]
+    return [(k, p.detach()) for k,p in model.named_parameters() if block_number(k, blocks) is None]
+
+def _look(block, captured):
+    "The block with its linear layers and groups, from the products of a batch, which goes on to the next block"
+    seen = []
+    with WatchProducts(_weights(block.module), lambda *o: seen.append(o)): captured.run(block)
+    block = _describe(block, seen)
+    with watch_inputs(block, lambda *o: None): captured.step(block) # is it known which token each row is?
+    return block
+
+# %% ../../nbs/models/30_blocks.ipynb #9124cc14
 def decoder_blocks(
     model:nn.Module, # Causal language model
 )->list[Block]:      # Its blocks, in order
     "The decoder blocks of `model` and their linear layers; refuses a model that differs when they run one by one"
     _refuse(model)
-    check_finite(model)
-    captured,blocks = capture(model, *_probe(model)),[]
+    _check_finite(_around(model))
+    replay,captured = _Replay(model, *_probe(model)),capture(model, *_probe(model))
+    pair,blocks = [capture(model, o) for o in _causal_pair(model)],[]
     for block in _bare_blocks(model):
-        seen = []
         with block.resident():
-            with WatchProducts(_weights(block.module), lambda *o: seen.append(o)): captured.run(block)
-            block = _describe(block, seen)
-            with watch_inputs(block, lambda *o: None): captured.step(block) # is it known which token each row is?
-        blocks.append(block)
+            _check_finite((f"{block.name}.{k}", p.detach()) for k,p in block.module.named_parameters())
+            blocks.append(_look(block, captured))
+            for o in pair: o.step(block)
+            replay.check(block)
     _check_weights_once(model, blocks)
-    check_causal(model)
-    check_replay(model)
+    replay.check_head()
+    _check_same_before(model, *(o.logits() for o in pair))
     return blocks
+
+# %% ../../nbs/models/30_blocks.ipynb #cc9aac1d
+def count_weights(
+    model:nn.Module, # Causal language model; its blocks may be on disk
+)->int:              # Numbers in all of them together
+    "How many weights the linear layers of all blocks hold"
+    return sum(p.numel() for block in _bare_blocks(model) for p in _weights(block.module).values())
 
 # %% ../../nbs/models/30_blocks.ipynb #9c2be862
 _passing = ("_name_or_path","transformers_version","architectures","dtype","torch_dtype") # these say nothing of content

@@ -38,19 +38,19 @@ def _noted(folder, identity):
     if identity["key"] is None or found.get("identity")!=identity: return None
     return {int(k): v for k,v in found["blocks"].items()}
 
-def _claim(folder, source, identity):
+def _claim(out, source, identity):
     "The folder where new files gather, and how far an earlier run with this identity came there"
-    if folder.resolve()==source.resolve():
-        raise ValueError(f"`folder` must not be the folder of the source, got {str(folder)!r}")
-    aside = folder.with_name(f"{folder.name}.partial")
-    for place in (folder,aside):
+    if out.resolve()==source.resolve():
+        raise ValueError(f"`out` must not be the folder of the source, got {str(out)!r}")
+    aside = out.with_name(f"{out.name}.partial")
+    for place in (out,aside):
         found = _noted(place, identity)
         if found is not None: return place,found
         if not (place/NOTES).exists() and not (place==aside and place.exists()): continue
-        raise ValueError(f"`folder` must have no unfinished work beside it, but {str(place)!r} "
+        raise ValueError(f"`out` must have no unfinished work beside it, but {str(place)!r} "
                          "holds a run with other settings; delete it or name another folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"`folder` must be new or empty, got {str(folder)!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"`out` must be a new or empty folder, got {str(out)!r}")
     return aside,{}
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #baed9115
@@ -91,14 +91,14 @@ class ShardWriter:
     "Writes a new checkpoint block by block"
     def __init__(self,
         model:nn.Module,   # From `load_model` with `offload=True`
-        folder:str|Path,   # Where the new checkpoint goes; new or empty
+        out:str|Path,      # Where the new checkpoint goes; new or empty
         key:str|None=None, # What the blocks depend on, as method and text; `None`: an interrupted run starts over
         keep_notes:bool=False, # Leave notes in the new folder, so that the same call finds all blocks done?
     ):
         if not is_offloaded(model):
             raise ValueError("`model` must come from load_model with offload=True; "
                              "save another one with its own save_pretrained")
-        self.model,self.folder,self.keep_notes = model,Path(folder).expanduser(),keep_notes
+        self.model,self.folder,self.keep_notes = model,Path(out).expanduser(),keep_notes
         self.keepers = [m.on_disk for m in find_blocks(model)[1]]
         self.checkpoint = self.keepers[0].checkpoint
         self.identity = _identity(self.checkpoint, key)

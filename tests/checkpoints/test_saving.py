@@ -5,10 +5,11 @@ from itertools import product
 import pytest, torch
 from transformers import AutoModelForCausalLM
 from compresscal.checkpoints import saving
+from compresscal.checkpoints.save import save
 from compresscal.checkpoints.compressed_tensors import check_compressed_tensors, is_symmetric, quantizing_part
 from compresscal.checkpoints.dense_files import CheckpointDiffers
 from compresscal.checkpoints.packing import pack_folder
-from compresscal.checkpoints.saving import FORMATS, check_equal, check_format, choose_format, expected_bytes, save, with_scales_of
+from compresscal.checkpoints.saving import FORMATS, check_equal, check_format, choose_format, expected_bytes, with_scales_of
 from compresscal.compression.compress import compress
 from compresscal.compression.grids import choose_grid, round_to_grid
 from compresscal.compression.methods import AWQ, GPTQ, RTN, Combined, LayerResult, Method, SparseGPT, SpQR, Wanda

@@ -1,6 +1,7 @@
 "What a run will take, said before it: no bit of the model moves, and work that grows with the text is scaled by it"
 import copy, warnings
 import pytest, torch
+from compresscal.compression import compress as compress_module
 from compresscal.compression import machine
 from compresscal.compression.compress import compress
 from compresscal.compression.estimate import BlockCosts, RunEstimate, peak_growth, reckon
@@ -65,6 +66,29 @@ def test_offloaded_blocks_are_copied_while_they_are_here(tmp_path, model):
     assert found.disk>=sum(t.numel()*4 for t in model.parameters()) and not (tmp_path/'new').exists()
     assert [o.name for o in tmp_path.iterdir()]==['dense']
     compress(on_disk, GPTQ(3), tokens(8), out=tmp_path/'new', progress=False) # the model is still whole
+
+def test_a_dry_run_on_disk_needs_no_folder(tmp_path, model):
+    for o in load_model(): o.save_pretrained(tmp_path/'dense')
+    on_disk, _ = load_model(tmp_path/'dense', offload=True)
+    found, named = (compress(on_disk, Wanda(.5), tokens(8), dry_run=True, **o) for o in ({}, dict(out=tmp_path/'new')))
+    assert found.disk==named.disk>=sum(t.numel()*4 for t in model.parameters())
+
+def test_where_the_checkpoint_goes_is_looked_at_before_the_model(tmp_path, model, monkeypatch):
+    for o in load_model(): o.save_pretrained(tmp_path/'dense')
+    on_disk, _ = load_model(tmp_path/'dense', offload=True)
+    def looked(model): raise AssertionError('it took hours')
+    monkeypatch.setattr(compress_module, 'decoder_blocks', looked)
+    with pytest.raises(ValueError, match='`out` must name a folder'): compress(on_disk, RTN(4))
+    for dry in (True, False):
+        with pytest.raises(ValueError, match='must not be given otherwise'): compress(model, RTN(4), out=tmp_path/'new', dry_run=dry)
+        with pytest.raises(ValueError, match='`out` must be a new or empty folder'): compress(on_disk, RTN(4), out=tmp_path, dry_run=dry)
+        with pytest.raises(ValueError, match='`out` must not be the folder of the source'): compress(on_disk, RTN(4), out=tmp_path/'dense', dry_run=dry)
+
+def test_unfinished_work_is_called_as_the_user_calls_it(tmp_path):
+    for o in load_model(): o.save_pretrained(tmp_path/'dense')
+    on_disk, _ = load_model(tmp_path/'dense', offload=True)
+    (tmp_path/'new.partial').mkdir()
+    with pytest.raises(ValueError, match='`out` must have no unfinished work beside it'): compress(on_disk, RTN(4), out=tmp_path/'new')
 
 # ---- Warnings
 

@@ -4,7 +4,7 @@ import pytest, torch
 from compresscal.core import files
 from compresscal.compression.methods import RTN
 from compresscal.compression.compress import compress
-from compresscal.checkpoints.saving import save
+from compresscal.checkpoints.save import save
 from compresscal.core.files import file_fingerprint, give_usual_mode, write_atomically
 from compresscal.calibration.generation import Script, generate
 from compresscal.models.loading import load_model

@@ -175,7 +175,7 @@ def test_wide_results_stay_within_eighty_columns(small, tmp_path):
 def test_models_as_they_are(tiny_checkpoint, tiny_tokenizer, tmp_path):
     "Dense, quantized by others and by us side by side: no method, no text that is drawn for one"
     from compresscal import RTN, compress, load_model
-    from compresscal.checkpoints.saving import save
+    from compresscal.checkpoints.save import save
     from test_packed_checkpoints import gptq, packed
     theirs = shutil.copytree(tiny_checkpoint, tmp_path/'theirs')
     packed(theirs, gptq)

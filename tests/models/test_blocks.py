@@ -321,6 +321,13 @@ def test_refuses_state_between_blocks():
     model.model.layers[2].register_forward_pre_hook(lambda m,a: (a[0]+kept["h"], *a[1:]))
     with pytest.raises(ValueError, match="model.layers.2 differs"): decoder_blocks(model)
 
+@pytest.mark.parametrize("kept_by,used_by", [(0,1),(1,2)])
+def test_refuses_state_of_the_block_before(kept_by, used_by):
+    model,kept = build("llama"),{}
+    model.model.layers[kept_by].register_forward_hook(lambda m,a,out: kept.update(h=out))
+    model.model.layers[used_by].register_forward_pre_hook(lambda m,a: (a[0]+.5*kept["h"], *a[1:]))
+    with pytest.raises(ValueError, match=f"model.layers.{used_by} differs"): decoder_blocks(model)
+
 class Between(LlamaModel):
     "Scales hidden states on their way from block to block, which no block knows of"
     def forward(self, input_ids=None, attention_mask=None, use_cache=None, **kwargs):
@@ -340,6 +347,30 @@ def test_refuses_inputs_written_in_place():
     own = module.forward
     module.forward = lambda hidden, **kwargs: own(hidden.mul_(2), **kwargs)
     with pytest.raises(ValueError, match="model.decoder.layers.1 writes into it"): decoder_blocks(model)
+
+def test_refuses_inputs_written_in_place_though_a_second_time_changes_nothing():
+    model = build("opt")
+    module = model.model.decoder.layers[1]
+    own = module.forward
+    module.forward = lambda hidden, **kwargs: own(hidden.clamp_(-.1, .1), **kwargs)
+    with pytest.raises(ValueError, match="model.decoder.layers.1 writes into it"): decoder_blocks(model)
+
+def test_refuses_weights_around_the_blocks_that_are_not_finite():
+    model = build("llama")
+    model.model.norm.weight.data[3] = torch.inf
+    with pytest.raises(ValueError, match="model.norm.weight holds 1"): decoder_blocks(model)
+
+def test_refuses_a_head_that_differs():
+    "The head adds what the first block was given, by a way that no argument shows"
+    model,kept = build("llama"),{}
+    first = model.model.layers[0]
+    own = first.forward
+    def forward(hidden, **kwargs):
+        kept.update(h=hidden[:,:1])
+        return own(hidden, **kwargs)
+    first.forward = forward
+    model.model.norm.register_forward_hook(lambda m,a,out: out+kept["h"])
+    with pytest.raises(ValueError, match="its head differs"): decoder_blocks(model)
 
 def test_refuses_blocks_used_several_times():
     model = build("llama")

@@ -6,11 +6,12 @@ from safetensors.torch import load_file,save_file
 from transformers import LlamaForCausalLM,T5Config
 from compresscal.models import disk_blocks
 from compresscal.models.structure import find_blocks
+from compresscal.checkpoints.packed_folders import planned_bytes
 from compresscal.models.disk_blocks import BlockOnDisk,each_tensor,is_offloaded,release_memory
 from compresscal.models.loading import load_model
-from compresscal.models.blocks import capture,check_finite,check_replay,decoder_blocks,watch_inputs
+from compresscal.models.blocks import capture,check_finite,check_replay,count_weights,decoder_blocks,watch_inputs
 from compresscal.models.new_checkpoint import ShardWriter
-from compresscal.compression.methods import Magnitude
+from compresscal.compression.methods import Magnitude,RTN
 from compresscal.compression.compress import compress
 from test_blocks import build,families,folder # `folder` is a fixture, as is `checkpoint`
 from test_new_checkpoint import checkpoint,equal,held,ids,streamed
@@ -48,20 +49,48 @@ def test_parameters_stay_the_same_objects(checkpoint):
     for write in (lambda: up.weight.mul_(2), lambda: up.weight.copy_(inside)):
         with pytest.raises(RuntimeError): write()
 
-def test_blocks_are_read_once_for_many_batches(checkpoint, tmp_path, monkeypatch):
-    model,_ = load_model(checkpoint("llama"), offload=True)
-    decoder_blocks(model)
-    read,own = Counter(),BlockOnDisk.__enter__
+@pytest.fixture
+def reads(monkeypatch):
+    "How often each block was read"
+    found,own = Counter(),BlockOnDisk.__enter__
     def enter(self):
-        read[self.index] += not self.users
+        found[self.index] += not self.users
         return own(self)
     monkeypatch.setattr(BlockOnDisk, "__enter__", enter)
+    return found
+
+@pytest.mark.parametrize("family", ["llama","gpt_oss"])
+def test_blocks_are_read_twice_for_all_checks_and_once_for_the_work(family, checkpoint, tmp_path, reads):
+    model,_ = load_model(checkpoint(family), offload=True)
+    last = model.config.num_hidden_layers-1
+    decoder_blocks(model)
+    assert [reads[i] for i in range(last+1)]==[3]+[2]*last # of the first one it is asked beside what it returns
+    reads.clear()
+    compress(model, RTN(4, 8), out=tmp_path/"out", progress=False)
+    assert [reads[i] for i in range(last+1)]==[3]*(last+1)
+    reads.clear()
+    compress(model, RTN(4, 8), dry_run=True, progress=False)
+    assert sum(reads.values())==2*(last+1)+1 # and one block is tried
+
+@pytest.mark.parametrize("family", ["llama","gpt_oss"])
+def test_counting_weights_reads_no_block(family, checkpoint, reads):
+    model,_ = load_model(checkpoint(family), offload=True)
+    n = count_weights(model)
+    assert not reads and n==sum(o.weight.numel() for b in decoder_blocks(model) for o in b.linears)
+    reads.clear()
+    planned_bytes(model, RTN(4, 8))
+    assert not reads
+
+def test_blocks_are_read_once_for_many_batches(checkpoint, tmp_path, reads):
+    model,_ = load_model(checkpoint("llama"), offload=True)
+    decoder_blocks(model)
+    reads.clear()
     blocks = [capture(model, o) for o in ids().split(1)] and find_blocks(model)[1]
-    assert not read
+    assert not reads
     with ShardWriter(model, tmp_path/"out") as writer:
         for i,o in enumerate(blocks):
             with o.on_disk: writer.write(i)
-    assert read=={0:1,1:1,2:1}
+    assert reads=={0:1,1:1,2:1}
 
 def test_changes_that_would_be_lost_are_refused(checkpoint, tmp_path):
     model,_ = load_model(checkpoint("phi"), offload=True)
