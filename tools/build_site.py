@@ -12,7 +12,7 @@ from nbdev.serve import proc_nbs
 
 root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(root/'tools'))
-from sphinx_pages import write_source
+from sphinx_pages import Page, write_source
 
 def reading_order(nbs):
     "Each caption of the navigation with its notebooks, as paths relative to `nbs`"
@@ -37,7 +37,16 @@ def render_sphinx(staged, out, order, cfg):
     source = root/'_sphinx'
     write_source(staged, source, order, site_url=cfg.doc_url)
     subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-E', '-b', 'html', '-d', str(source/'.doctrees'),
-                    '-c', str(root/'tools'/'site'), str(source), str(out)], check=True)
+                    '-D', f'html_search_scorer={source/"search.js"}', '-c', str(root/'tools'/'site'), str(source), str(out)], check=True)
+
+def write_llms(staged, out, order, cfg):
+    "Write `llms.txt`: every page with its address and its subtitle, for programs that read text (llmstxt.org)"
+    def line(notebook):
+        page = Page(staged/notebook, staged, cfg.doc_url)
+        return f"- [{page.front.get('title', notebook.stem)}]({page.site_url}{page.name}.html): {page.front.get('description', '')}"
+    lines = [f'# {cfg.lib_name}', f'> {cfg.description}', line(Path('index.ipynb'))]
+    lines += ['\n'.join([f'## {k}\n', *map(line, v)]) for k,v in order.items()]
+    (out/'llms.txt').write_text('\n\n'.join(lines)+'\n', encoding='utf-8')
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,6 +61,7 @@ def main():
     shutil.rmtree(out, ignore_errors=True)
     staged, order = stage(cfg, args.workers)
     dict(quarto=render_quarto, sphinx=render_sphinx)[args.renderer](staged, out, order=order, cfg=cfg)
+    write_llms(staged, out, order, cfg)
     print(f'{args.renderer} wrote {out/"index.html"}')
 
 if __name__=='__main__': main() # staging starts processes that import this file
