@@ -5,6 +5,7 @@
 """
 import ast, re, sys
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
 import yaml
@@ -13,6 +14,7 @@ root = Path(__file__).resolve().parents[1]
 package, nbs = root/'compresscal', root/'nbs'
 row, letter, width = 22, 7.3, 350 # pixels: from line to line, a letter, the whole drawing, which a telephone can show
 
+@cache
 def folders():
     "Folders of the package in the order of the navigation, each with the title of its chapter"
     sections = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
@@ -34,6 +36,7 @@ def used_by(folder, module):
             top, *rest = part.split('.')
             if top==package.name and len(rest)==2: yield '.'.join(rest)
 
+@cache
 def uses():
     "Pairs of user and used module, both as `folder.module`"
     return [(f'{f}.{m}', o) for f in folders() for m in modules(f) for o in dict.fromkeys(used_by(f, m))]
@@ -74,10 +77,10 @@ class Drawing:
     def _repr_html_(self):
         parts = []
         for i,o in enumerate(self.names):
-            text = f'<a href="{escape(self.pages[o])}"><text x="{self.right:.0f}" y="{i*row+row/2+4:.0f}">{escape(o)}</text></a>'
+            text = f'<a href="{escape(self.pages[o])}"><text fill="currentColor" stroke="none" x="{self.right:.0f}" y="{i*row+row/2+4:.0f}">{escape(o)}</text></a>'
             parts.append(f'<g>{text}' + ''.join(self.line(o, p) for p in self.used(o)) + '</g>')
         svg = (f'<svg class="house" role="group" aria-label="{escape(self.alt)}" viewBox="0 0 {width} {len(self.names)*row}" width="{width}" '
-               'fill="none" stroke="none" font-family="monospace" font-size="12" text-anchor="end">' + '\n'.join(parts) + '</svg>')
+               'fill="none" stroke="gray" font-family="monospace" font-size="12" text-anchor="end">' + '\n'.join(parts) + '</svg>')
         caption = f'{self.subject} in reading order. Each line leads up to what is used. {self.beside}'.strip()
         return f'<figure class="house">\n{svg}\n<figcaption><p>{caption}</p></figcaption></figure>'
 
