@@ -176,6 +176,20 @@ def test_a_fault_is_seen(browser, tmp_path):
     assert found['wide'][0]==900+8 and len(found['hidden'])==1 and len(found['silent'])==1 and found['titles']==0 and len(said)==1
     assert [o.partition(':')[0] for o in found['faint']]==['light, 2.8', 'dark, 2.8']
 
+@pytest.mark.parametrize('staged, meant', [
+    ('[[`save`](https://h.io/x.html#save)](saving.ipynb)', '[`save`](saving.ipynb)'),
+    ('see [how [`save`](https://h.io/x.html#save) works](saving.ipynb).', 'see [how `save` works](saving.ipynb).'),
+    ('[`save`](https://h.io/x.html#save), [a](b.ipynb)', '[`save`](https://h.io/x.html#save), [a](b.ipynb)'),
+    ('from [0, 1] to [`save`](https://h.io/x.html#save)', 'from [0, 1] to [`save`](https://h.io/x.html#save)')])
+def test_a_link_is_no_two_links(staged, meant, monkeypatch):
+    monkeypatch.syspath_prepend(root/'tools')
+    from build_site import links_once
+    assert links_once(staged)==meant
+
+def test_no_page_shows_markdown(site):
+    "A link that could not be read as one would be shown as it was written"
+    assert [(o.name, m[0]) for o in pages(site) if (m := re.search(r'.{0,40}\]\((&lt;|<[^/]|\w+\.ipynb).{0,20}', re.sub(r'<pre.*?</pre>|<code.*?</code>', '', o.read_text(), flags=re.S)))]==[]
+
 def test_llms_txt_lists_every_page(site):
     "With its title and its address on the published site"
     text = (site/'llms.txt').read_text()
