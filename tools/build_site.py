@@ -3,7 +3,7 @@
     python tools/build_site.py                      # into _docs/
     python tools/build_site.py --renderer sphinx --out /some/folder
 """
-import argparse, os, re, shutil, subprocess, sys
+import argparse, gc, os, re, shutil, subprocess, sys
 from pathlib import Path
 import yaml
 from nbdev.config import get_config
@@ -31,6 +31,7 @@ def stage(cfg, n_workers):
     os.environ['PYTHONWARNINGS'] = 'error:Found cells containing imports'
     staged = proc_nbs(n_workers=n_workers, force=True)
     for o in staged.rglob('*.ipynb'): o.write_text(links_once(o.read_text(encoding='utf-8')), encoding='utf-8')
+    gc.freeze() # at the end each of the notebooks' shells collects garbage, which takes minutes if all of it is looked at
     return staged, order
 
 def render_quarto(staged, out, **kwargs):
@@ -58,7 +59,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--renderer', choices=['quarto', 'sphinx'], default='quarto' if shutil.which('quarto') else 'sphinx')
     parser.add_argument('--out', type=Path, help='folder of the site, made anew (default: _docs)')
-    parser.add_argument('--workers', type=int, default=0, help='processes that execute notebooks; 0 is this one, which takes a quarter of the processor time that two others take')
+    parser.add_argument('--workers', type=int, default=0, help='processes that execute notebooks (default: this one)')
     args = parser.parse_args()
     os.chdir(root)
     cfg = get_config()
