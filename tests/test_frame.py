@@ -27,7 +27,7 @@ def test_a_chapter_page_shows_the_imports(folder):
     "The picture that is committed is the one that the imports give now"
     outputs = [o['data'] for c in cells_of(f'{folder}/index.ipynb') for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
     drawing = house.chapter(folder)
-    assert [''.join(o['text/html']) for o in outputs if 'class="house"' in ''.join(o['text/html'])]==[drawing._repr_html_()], f'run nbs/{folder}/index.ipynb again'
+    assert [''.join(o['text/html']) for o in outputs if 'class="house"' in ''.join(o['text/html'])]==[drawing._repr_html_()], 'run python tools/house.py --write'
     assert all(o in drawing.alt for o in house.modules(folder))
 
 @pytest.mark.parametrize('folder', house.folders())

@@ -2,8 +2,9 @@
 
     python tools/house.py                # which folder uses which
     python tools/house.py compression    # the modules of one folder
+    python tools/house.py --write        # draw both again, in the chapter pages and in CONTRIBUTING.md
 """
-import ast, re, sys
+import ast, json, re, sys
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -106,4 +107,21 @@ def house()->Drawing:
     names = list(folders())
     return Drawing(names, sorted(o for o in pairs if o[0]!=o[1]), {o: f'{o}/index.html' for o in names}, 'The folders of compresscal')
 
-if __name__=='__main__': print(repr(chapter(sys.argv[1]) if sys.argv[1:] else house()))
+def draw_again(folder):
+    "Put the picture of a folder, as its imports are now, into its chapter page"
+    path, drawing = nbs/folder/'index.ipynb', chapter(folder)
+    book = json.loads(path.read_text(encoding='utf-8'))
+    cell = next(o for o in book['cells'] if f"chapter('{folder}')" in o['source'])
+    cell['outputs'][0]['data'] = {'text/html': drawing._repr_html_().splitlines(True), 'text/plain': repr(drawing).splitlines(True)}
+    path.write_text(json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False)+'\n', encoding='utf-8')
+
+def write():
+    "Put all pictures where they belong"
+    for o in folders(): draw_again(o)
+    path = root/'CONTRIBUTING.md'
+    text = re.sub(r'(?<=\n```\n)core\n.*?(?=\n```\n)', lambda m: repr(house()), path.read_text(encoding='utf-8'), flags=re.S)
+    path.write_text(text, encoding='utf-8')
+
+if __name__=='__main__':
+    if sys.argv[1:]==['--write']: write()
+    else: print(repr(chapter(sys.argv[1]) if sys.argv[1:] else house()))
