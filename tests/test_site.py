@@ -190,6 +190,10 @@ def test_no_page_shows_markdown(site):
     "A link that could not be read as one would be shown as it was written"
     assert [(o.name, m[0]) for o in pages(site) if (m := re.search(r'.{0,40}\]\((&lt;|<[^/]|\w+\.ipynb).{0,20}', re.sub(r'<pre.*?</pre>|<code.*?</code>', '', o.read_text(), flags=re.S)))]==[]
 
+def test_no_page_shows_what_staging_said(site):
+    "A cell that holds an import is run once more when the site is built, and what it writes then would be on the page"
+    assert [o.name for o in pages(site) if 'Loading weights:' in o.read_text() or ' object at 0x' in o.read_text()]==[]
+
 def test_llms_txt_lists_every_page(site):
     "With its title and its address on the published site"
     text = (site/'llms.txt').read_text()
