@@ -76,6 +76,7 @@ class Page:
         outputs = [''.join(o['data'].get('text/markdown', '')) if 'data' in o else ''.join(o.get('text', '')) for o in cell['outputs']]
         text = self.markdown('\n'.join(outputs).lstrip('-\n'))
         text = re.sub(r'__main__\.|collections\.abc\.|:NoneType(?==None)', '', text) # where staging found the names
+        text = re.sub(r'<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>', r'\1(...)', text) # where in memory it was is another place the next time
         text = re.sub(r'^def ([A-Z]\w*\(.*?\))(?:->None)?:(?=[ ]*(?:#|$))', r'class \1:', text, count=1, flags=re.M|re.S)
         return re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
 
