@@ -100,16 +100,25 @@ def framed_tokenizer(tiny_tokenizer):
     return tokenizer
 
 @pytest.fixture(scope='session')
-def width(tmp_path_factory):
-    "How wide a page is, and how much of that is seen in a window of 390 pixels, in Chromium"
+def browser(tmp_path_factory):
+    "Function that opens an address in headless Chromium, without a network: the page after its scripts have run, and what they wrote to the console"
     names = [os.environ.get('CHROME', ''), 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome']
-    if not (browser := next(filter(None, map(shutil.which, names)), None)): pytest.skip('no Chromium or Chrome on the path, nor in the variable CHROME')
+    if not (program := next(filter(None, map(shutil.which, names)), None)): pytest.skip('no Chromium or Chrome on the path, nor in the variable CHROME')
+    options = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--host-resolver-rules=MAP * ~NOTFOUND',
+               '--enable-logging=stderr', f'--user-data-dir={tmp_path_factory.mktemp("profile")}', '--dump-dom']
+    def opened(address, *more, seconds=10):
+        done = subprocess.run([program, *options, f'--virtual-time-budget={seconds*1000}', *more, address], capture_output=True, text=True, timeout=600, check=True)
+        return done.stdout, [o for o in done.stderr.splitlines() if 'CONSOLE' in o]
+    return opened
+
+@pytest.fixture(scope='session')
+def width(browser, tmp_path_factory):
+    "How wide a page is, and how much of that is seen in a window of 390 pixels, in Chromium"
     folder = tmp_path_factory.mktemp('pages')
     def measured(page):
         (folder/'page.html').write_text(page)
         frame = '<iframe src="page.html" style="width:390px;height:900px;border:0" onload="const e=this.contentDocument.documentElement;document.title=e.scrollWidth+\' of \'+e.clientWidth"></iframe>'
         (folder/'frame.html').write_text(f'<!doctype html>{frame}')
-        said = subprocess.run([browser, '--headless=new', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files', f'--user-data-dir={folder/"profile"}', '--virtual-time-budget=5000',
-                               '--dump-dom', (folder/'frame.html').as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+        said, _ = browser((folder/'frame.html').as_uri(), '--allow-file-access-from-files')
         return [int(o) for o in re.search(r'<title>(\d+) of (\d+)</title>', said).groups()]
     return measured

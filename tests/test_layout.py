@@ -51,7 +51,10 @@ def test_the_sidebar_lists_every_notebook_once():
     assert sorted(listed)==sorted(found)
 
 def test_chapters_follow_the_numbers():
-    of_modules = [o for o in listed if o.split('/')[0] in folders]
+    "A page about the chapter, then its modules"
+    of_chapters = [o for o in listed if o.split('/')[0] in folders]
+    assert [o for o in of_chapters if o.endswith('/index.ipynb')]==[f'{o}/index.ipynb' for o in folders]
+    of_modules = [o for o in of_chapters if not o.endswith('/index.ipynb')]
     assert of_modules==[o.relative_to(nbs).as_posix() for o,_ in sorted(notebooks.values(), key=lambda v: v[1])]
 
 def test_every_module_has_a_notebook(): assert modules.keys()==notebooks.keys()

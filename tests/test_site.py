@@ -1,8 +1,9 @@
 "The documentation site builds without a warning, needs no network, and works in a browser from file://."
-import json, os, re, shutil, subprocess, sys
+import json, os, re, subprocess, sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 import pytest, yaml
 from conftest import copy_checkout, outside_tests, root
 
@@ -17,17 +18,21 @@ def site(tmp_path_factory):
     assert not res.returncode, f'{res.stdout[-2000:]}\n{res.stderr[-6000:]}'
     return checkout.parent/'html'
 
+# What is asked of the search, and the page that belongs first: of a chapter, of the glossary, or a tutorial
+asked = {'AWQ': 'compression/awq.html', 'self-calibration': 'calibration/self_text.html', 'compress my model': 'tutorials/compress_your_model.html',
+         'gguf': 'checkpoints/gguf_files.html', 'vllm': 'glossary.html#vllm', 'wanda_scores': 'compression/pruning.html#wanda-scores',
+         'perplexity': 'evaluation/perplexity.html', 'act order': 'glossary.html#act-order', 'zzyzzyx': None}
+shown_whole = ['index.html', 'compression/pruning.html']
+
 @pytest.fixture(scope='module')
-def browse(site, tmp_path_factory):
-    "Function that opens a page in headless Chromium and returns its HTML after the scripts have run"
-    names = [os.environ.get('CHROME', ''), 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome']
-    if not (browser := next(filter(None, map(shutil.which, names)), None)): pytest.skip('no Chromium or Chrome on the path, nor in the variable CHROME')
-    profile = tmp_path_factory.mktemp('profile')
-    def _browse(page):
-        return subprocess.run([browser, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--host-resolver-rules=MAP * ~NOTFOUND',
-                               f'--user-data-dir={profile}', '--virtual-time-budget=10000', '--dump-dom', f'{site.as_uri()}/{page}'],
-                              capture_output=True, text=True, timeout=120, check=True).stdout
-    return _browse
+def seen(site, browser):
+    "What a browser sees on every page, on a telephone, in both themes, and on the pages of some searches: one start of Chromium for all"
+    names = [o.relative_to(site).as_posix() for o in pages(site)] + [f'search.html?q={quote(o)}' for o in asked]
+    given = quote(json.dumps(dict(site=site.as_uri()+'/', pages=names, whole=shown_whole)))
+    html, said = browser(f'{(root/"tests"/"look_at_pages.html").as_uri()}#{given}', '--allow-file-access-from-files', seconds=10**5)
+    found = json.loads(unescape(re.search(r'<body[^>]*>(\{.*\})', html, re.S)[1]))
+    assert list(found)==names and not [o for o in found.values() if 'error' in o]
+    return found, said
 
 class Links(HTMLParser):
     "Collects `(tag, address)` of what a page links to or loads"
@@ -76,9 +81,9 @@ def test_cell_options_are_converted(convert):
     assert hidden['metadata']['tags']==['remove-input']
 
 def test_api_entries_are_converted(convert):
-    doc = '---\n\n[source](https://h.io/x.py#L1){target="_blank" style="x"}\n\n### Block\n\n```python\ndef Block(\n    name:__main__.Name, of:NoneType=None\n)->None:\n```\n\n*A block*'
+    doc = '---\n\n[source](https://h.io/x.py#L1){target="_blank" style="x"}\n\n### Block\n\n```python\ndef Block(\n    name:__main__.Name, of:NoneType=None, to:To=<lib.models.To object at 0x7f8ede043190>\n)->None:\n```\n\n*A block*'
     entry = convert(code('#| echo: false\n#| output: asis\nshow_doc(Block)', **{'text/markdown': doc}))[0]['source']
-    assert entry=='[source](https://h.io/x.py#L1){.api-source}\n\n{.api}\n### `Block`\n\n```python\nclass Block(\n    name:Name, of=None\n):\n```\n\n*A block*'
+    assert entry=='[source](https://h.io/x.py#L1){.api-source}\n\n{.api}\n### `Block`\n\n```python\nclass Block(\n    name:Name, of=None, to:To=To(...)\n):\n```\n\n*A block*'
 
 def pages(site): return sorted(o for o in site.rglob('*.html') if '_static' not in o.parts)
 
@@ -105,28 +110,96 @@ def test_links_lead_somewhere(site):
             assert target.exists(), f'{page.name}: {o}'
             assert not anchor or target not in ids or anchor in ids[target], f'{page.name}: {o}'
 
-def test_navigation_is_in_reading_order(browse):
-    html = browse('index.html')
+def test_navigation_is_in_reading_order(seen):
+    html = seen[0]['index.html']['html']
     sidebar = html[html.index('sidebar-tree'):html.index('class="main"')]
     assert [o for tag,o in Links(sidebar).found if tag=='a' and o.endswith('.html')]==reading_order()
 
-def test_signature(browse):
-    html = browse('compression/pruning.html')
+def test_navigation_shows_where_you_are(site):
+    "The page is marked, its chapter unfolded and no other, and every link leads to the same pages as from the top"
+    html = (site/'compression'/'pruning.html').read_text()
+    sidebar = html[html.index('sidebar-tree'):html.index('class="main"')]
+    assert re.findall(r'<li class="[^"]*current-page[^"]*"><a [^>]*>(.*?)</a>', sidebar)==['pruning']
+    assert re.findall(r'<a [^>]*>([^<]*)</a><input checked=""', sidebar)==['Compression']
+    assert [o for tag,o in Links(sidebar).found if tag=='a' and o.endswith('.html')]==[f'../{o}' for o in reading_order()]
+
+def test_signature(seen):
+    html = seen[0]['compression/pruning.html']['html']
     assert re.search(r'<h3><code[^>]*><span class="pre">wanda_scores', html)
     assert re.search(r'def wanda_scores\( .*norms:.*\)->', shown(html))
 
-def test_search(browse):
-    "The search page lists the page that defines a name"
-    html = browse('search.html?q=wanda_scores')
-    results = html[html.index('id="search-results"'):]
-    assert any(o.startswith('compression/pruning.html') for tag,o in Links(results).found), shown(results)[:500]
-    assert not Links(browse('search.html?q=zzyzzyx').partition('id="search-results"')[2].partition('</article>')[0]).found
+def test_search(seen):
+    "What belongs first is first"
+    first = {k: next((o for o in seen[0][f'search.html?q={quote(k)}']['found']), None) for k in asked}
+    assert {k: v and (v if '#' in str(asked[k]) else v.partition('#')[0]) for k,v in first.items()}==asked
 
-def test_formulas_are_typeset(site, browse):
+def test_formulas_are_typeset(seen):
     "Every formula becomes a drawing, and none the red text of an unknown command or an unbalanced brace"
-    formulas = {o: n for o in pages(site) if (n := len(re.findall(r'class="math[ "]', o.read_text())))}
-    assert formulas
-    for page, n in formulas.items():
-        html = browse(page.relative_to(site))
-        assert html.count('<mjx-container')==n, page.name
-        assert '<g data-mml-node="merror"' not in html, page.name
+    found = {k: o for k,o in seen[0].items() if o['formulas']}
+    assert found and {k: (o['drawn'], o['red']) for k,o in found.items()}=={k: (o['formulas'], 0) for k,o in found.items()}
+
+def wrong(seen, key): return {k: o[key] for k,o in seen[0].items() if o[key]}
+
+def test_nothing_is_wider_than_a_telephone(seen):
+    "At 390 pixels no page is moved sideways, and what is wide scrolls by itself"
+    assert {k: o['wide'] for k,o in seen[0].items() if o['wide'][0]>o['wide'][1]}=={}
+    assert wrong(seen, 'hidden')=={}
+
+def test_pictures_are_said_in_words(seen): assert wrong(seen, 'silent')=={}
+
+def test_text_stands_out_in_both_themes(seen):
+    "A contrast of 4.5, as WCAG asks of text"
+    assert wrong(seen, 'faint')=={}
+
+def test_the_console_is_silent(seen): assert seen[1]==[]
+
+def test_pages_follow_one_another(site):
+    "From each page to the one before and the one after, in reading order"
+    order = ['index.html', *reading_order()]
+    for i,page in enumerate(order):
+        html = (site/page).read_text()
+        links = Links(html[html.index('class="related-pages"'):]).found
+        beside = [Path(os.path.normpath(Path(page).parent/o)).as_posix() for tag,o in links if tag=='a' and o.endswith('.html')]
+        assert set(beside)=={*order[max(i-1, 0):i], *order[i+1:i+2]}, page
+
+def test_each_page_has_one_title(seen): assert {k: o['titles'] for k,o in seen[0].items() if o['titles']!=1 and not k.startswith('search')}=={}
+
+def test_no_page_is_heavy(site): assert {o.name: o.stat().st_size for o in pages(site) if o.stat().st_size>=2**20}=={}
+
+def test_a_fault_is_seen(browser, tmp_path):
+    "Each fault that the tests above look for"
+    faults = """<p style="color:#999">faint</p><p style="width:900px">wide</p><img src="data:,"><script>console.error('said')</script>"""
+    (tmp_path/'page.html').write_text(f'<body><article>{faults}</article></body>')
+    given = quote(json.dumps(dict(site=tmp_path.as_uri()+'/', pages=['page.html'], whole=[])))
+    html, said = browser(f'{(root/"tests"/"look_at_pages.html").as_uri()}#{given}', '--allow-file-access-from-files')
+    found = json.loads(unescape(re.search(r'<body[^>]*>(\{.*\})', html, re.S)[1]))['page.html']
+    assert found['wide'][0]==900+8 and len(found['hidden'])==1 and len(found['silent'])==1 and found['titles']==0 and len(said)==1
+    assert [o.partition(':')[0] for o in found['faint']]==['light, 2.8', 'dark, 2.8']
+
+@pytest.mark.parametrize('staged, meant', [
+    ('[[`save`](https://h.io/x.html#save)](saving.ipynb)', '[`save`](saving.ipynb)'),
+    ('see [how [`save`](https://h.io/x.html#save) works](saving.ipynb).', 'see [how `save` works](saving.ipynb).'),
+    ('[`save`](https://h.io/x.html#save), [a](b.ipynb)', '[`save`](https://h.io/x.html#save), [a](b.ipynb)'),
+    ('from [0, 1] to [`save`](https://h.io/x.html#save)', 'from [0, 1] to [`save`](https://h.io/x.html#save)')])
+def test_a_link_is_no_two_links(staged, meant, monkeypatch):
+    monkeypatch.syspath_prepend(root/'tools')
+    from build_site import links_once
+    assert links_once(staged)==meant
+
+def test_no_page_shows_markdown(site):
+    "A link that could not be read as one would be shown as it was written"
+    assert [(o.name, m[0]) for o in pages(site) if (m := re.search(r'.{0,40}\]\((&lt;|<[^/]|\w+\.ipynb).{0,20}', re.sub(r'<pre.*?</pre>|<code.*?</code>', '', o.read_text(), flags=re.S)))]==[]
+
+def test_no_page_shows_what_staging_said(site):
+    "A cell that holds an import is run once more when the site is built, and what it writes then would be on the page"
+    assert [o.name for o in pages(site) if re.search(r'Loading weights:|\b0x[0-9a-f]{9,}', o.read_text())]==[]
+
+def test_llms_txt_lists_every_page(site):
+    "With its title and its address on the published site"
+    text = (site/'llms.txt').read_text()
+    assert re.match(r'# compresscal\n\n> .+\n\n', text)
+    base = 'https://compresscal.github.io/compresscal/'
+    listed = re.findall(rf'^- \[(.+)\]\({base}(.+)\): \S.*$', text, re.M)
+    assert [o for _,o in listed]==['index.html', *reading_order()]
+    assert len(re.findall('^- ', text, re.M))==len(listed)
+    for title,page in listed: assert title in shown(re.search(r'<h1>(.*?)</h1>', (site/page).read_text(), re.S)[1]).replace('’', "'"), page

@@ -3,7 +3,7 @@
     python tools/build_site.py                      # into _docs/
     python tools/build_site.py --renderer sphinx --out /some/folder
 """
-import argparse, os, shutil, subprocess, sys
+import argparse, gc, os, re, shutil, subprocess, sys
 from pathlib import Path
 import yaml
 from nbdev.config import get_config
@@ -12,12 +12,16 @@ from nbdev.serve import proc_nbs
 
 root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(root/'tools'))
-from sphinx_pages import write_source
+from sphinx_pages import Page, write_source
 
 def reading_order(nbs):
     "Each caption of the navigation with its notebooks, as paths relative to `nbs`"
     contents = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     return {o['section']: [*map(Path, o['contents'])] for o in contents if isinstance(o, dict)}
+
+def links_once(text):
+    "Links whose words hold the name of a definition lead where their author says: nbdev has linked the name, too"
+    return re.sub(r'\[([^\[\]]*)\[(`[^`\]]+`)\]\([^)\s]*\)([^\[\]]*)\]\(', r'[\1\2\3](', text)
 
 def stage(cfg, n_workers):
     "Let nbdev execute what the pages need (exports, imports, `show_doc`) and write the pages to `_proc`"
@@ -25,7 +29,10 @@ def stage(cfg, n_workers):
     order = reading_order(cfg.nbs_path)
     # imports that share a cell with other code would make staging run that code
     os.environ['PYTHONWARNINGS'] = 'error:Found cells containing imports'
-    return proc_nbs(n_workers=n_workers, force=True), order
+    staged = proc_nbs(n_workers=n_workers, force=True)
+    for o in staged.rglob('*.ipynb'): o.write_text(links_once(o.read_text(encoding='utf-8')), encoding='utf-8')
+    gc.freeze() # at the end each of the notebooks' shells collects garbage, which takes minutes if all of it is looked at
+    return staged, order
 
 def render_quarto(staged, out, **kwargs):
     "Render with Quarto; its search needs a web server, everything else works from file://"
@@ -37,13 +44,22 @@ def render_sphinx(staged, out, order, cfg):
     source = root/'_sphinx'
     write_source(staged, source, order, site_url=cfg.doc_url)
     subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-E', '-b', 'html', '-d', str(source/'.doctrees'),
-                    '-c', str(root/'tools'/'site'), str(source), str(out)], check=True)
+                    '-D', f'html_search_scorer={source/"search.js"}', '-c', str(root/'tools'/'site'), str(source), str(out)], check=True)
+
+def write_llms(staged, out, order, cfg):
+    "Write `llms.txt`: every page with its address and its subtitle, for programs that read text (llmstxt.org)"
+    def line(notebook):
+        page = Page(staged/notebook, staged, cfg.doc_url)
+        return f"- [{page.front.get('title', notebook.stem)}]({page.site_url}{page.name}.html): {page.front.get('description', '')}"
+    lines = [f'# {cfg.lib_name}', f'> {cfg.description}', line(Path('index.ipynb'))]
+    lines += ['\n'.join([f'## {k}\n', *map(line, v)]) for k,v in order.items()]
+    (out/'llms.txt').write_text('\n\n'.join(lines)+'\n', encoding='utf-8')
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--renderer', choices=['quarto', 'sphinx'], default='quarto' if shutil.which('quarto') else 'sphinx')
     parser.add_argument('--out', type=Path, help='folder of the site, made anew (default: _docs)')
-    parser.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 4), help='processes that execute notebooks')
+    parser.add_argument('--workers', type=int, default=0, help='processes that execute notebooks (default: this one)')
     args = parser.parse_args()
     os.chdir(root)
     cfg = get_config()
@@ -52,6 +68,7 @@ def main():
     shutil.rmtree(out, ignore_errors=True)
     staged, order = stage(cfg, args.workers)
     dict(quarto=render_quarto, sphinx=render_sphinx)[args.renderer](staged, out, order=order, cfg=cfg)
+    write_llms(staged, out, order, cfg)
     print(f'{args.renderer} wrote {out/"index.html"}')
 
 if __name__=='__main__': main() # staging starts processes that import this file

@@ -1,7 +1,7 @@
 """Turn the pages that nbdev staged for Quarto into a source tree for Sphinx and MyST-NB.
 
 Quarto's cell options, callouts and links become MyST's; nothing is executed."""
-import json, re, shutil
+import json, os, re, shutil
 from pathlib import Path
 import yaml
 
@@ -76,6 +76,7 @@ class Page:
         outputs = [''.join(o['data'].get('text/markdown', '')) if 'data' in o else ''.join(o.get('text', '')) for o in cell['outputs']]
         text = self.markdown('\n'.join(outputs).lstrip('-\n'))
         text = re.sub(r'__main__\.|collections\.abc\.|:NoneType(?==None)', '', text) # where staging found the names
+        text = re.sub(r'<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>', r'\1(...)', text) # where in memory it was is another place the next time
         text = re.sub(r'^def ([A-Z]\w*\(.*?\))(?:->None)?:(?=[ ]*(?:#|$))', r'class \1:', text, count=1, flags=re.M|re.S)
         return re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
 
@@ -114,11 +115,38 @@ class Page:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5)), encoding='utf-8')
 
+def chapters(order):
+    "Captions of the navigation with the pages below each, and the pages below each page that opens a chapter"
+    captions, below = {}, {}
+    for title,notebooks in order.items():
+        first, *rest = notebooks
+        if first.stem=='index': # a chapter: the navigation shows its first page, and the others where it is unfolded
+            captions.setdefault('Chapters', []).append(first)
+            below[first] = rest
+        else: captions[title] = notebooks
+    return captions, below
+
+def toctree(notebooks, caption=None, folder=''):
+    "Navigation to some pages, from a page in `folder`"
+    pages = '\n'.join(os.path.relpath(page_name(o), folder or '.') for o in notebooks)
+    return '```{toctree}\n:hidden:\n' + (f':caption: {caption}\n' if caption else '') + f'\n{pages}\n```'
+
+def ranked_pages(pages):
+    "What the search knows of each page beside its text: the subtitle, and what kind of page it is"
+    from compresscal import _modules
+    offered = {o.replace('.', '/') for o in _modules.values()} # where the names are that `from compresscal import` knows
+    kinds = {o.name: 'offered' if o.name in offered else o.name.partition('/')[0] for o in pages}
+    return {o.name: [re.sub(r'[`*]', '', str(o.front.get('description') or '')), kinds[o.name]] for o in pages}
+
 def write_source(staged, out, order, site_url):
-    "Write a Sphinx source tree to `out`: a page per staged notebook, the navigation of `order` in the index, and the other files as they are"
+    "Write a Sphinx source tree to `out`: a page per staged notebook, the navigation of `order`, what ranks search results, and the other files as they are"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(staged, out, ignore=shutil.ignore_patterns('*.ipynb', '*.yml', '*.qmd', '.*', '_*'))
-    toctree = '```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```'
-    navigation = [toctree.format(k, '\n'.join(page_name(o) for o in v)) for k,v in order.items()]
+    captions, below = chapters(order)
+    navigation = {k: [toctree(v, folder=k.parent)] for k,v in below.items()}
+    navigation[Path('index.ipynb')] = [toctree(v, k) for k,v in captions.items()]
     pages = [Page(staged/o, staged, site_url) for o in [Path('index.ipynb'), *sum(order.values(), [])]]
-    for page in pages: page.write(out, {o.name: o.entries for o in pages}, navigation if page.name=='index' else ())
+    for page in pages: page.write(out, {o.name: o.entries for o in pages}, navigation.get(page.notebook, ()))
+    ranking = (Path(__file__).parent/'site'/'search.js').read_text(encoding='utf-8')
+    (out/'search.js').write_text(f'const PAGES = {json.dumps(ranked_pages(pages))}\n{ranking}', encoding='utf-8')
+    return pages
