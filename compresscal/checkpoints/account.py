@@ -65,7 +65,7 @@ def write_calibration(
     if calibration is not None:
         shutil.rmtree(folder/'calibration', ignore_errors=True) # of a run that was stopped
         calibration.save(folder/'calibration')
-        write_atomically(folder/'calibration.md', calibration.datasheet(tokenizer))
+        write_atomically(folder/'calibration.md', calibration.datasheet(tokenizer, folders=False)) # for others
     write_atomically(folder/'compression.png', plot_errors(report).to_bytes('png'))
 
 # %% ../../nbs/checkpoints/75_account.ipynb #de2bb391

@@ -94,3 +94,10 @@ def test_the_card_loads_the_model(format, tmp_path):
     exec(code.replace('FOLDER', str(tmp_path/'out')), found)
     ids = found['tokenizer']('def f(', return_tensors='pt')
     with torch.no_grad(): assert found['model'](**ids).logits.shape[:2]==ids['input_ids'].shape
+
+def test_pages_for_others_name_no_folder_of_this_machine(tmp_path):
+    (tmp_path/'mine.txt').write_text(' '.join(f'word{i}' for i in range(2000)))
+    own, = calibration_sets(str(tmp_path/'mine.txt'), load_model()[1], 1, n_sequences=1, length=32)
+    made(Wanda(.5), tmp_path/'out', calibration=own)
+    pages = [(tmp_path/'out'/o).read_text() for o in ('calibration.md', 'README.md', 'compression.md')]
+    assert 'mine' in pages[0] and not [o for o in pages if str(tmp_path) in o]
