@@ -68,6 +68,11 @@ def drawn_sets(names, texts, out, among=KINDS+WRITTEN)->dict:
     how = dict(n_sets=SETS, n_sequences=N_SEQUENCES, length=LENGTH, among=[*every.values()], model=model, batch_size=N_SEQUENCES, folder=out/'written')
     return {o: calibration_sets(every[o], tokenizer, **how, rule='pack') for o in names} # the rule is for text that is read
 
+def grid(methods, sets, n, measured, replicates=0, **how)->Study:
+    "The first `n` sets of each source, all of one size"
+    return Study([MODEL], methods, {k: v[:n] for k,v in sets.items()}, n, N_SEQUENCES, LENGTH, evaluations=measured,
+                 n_evaluation=8, replicates=replicates, dtype='bfloat16', **how)
+
 def measures(data, texts)->dict:
     "Three perplexities, divergence on one of their texts, and tasks"
     found = dict(wikitext=str(texts['wikitext']), books=str(texts['books']), docs='docs')|{'kl:wikitext': f"kl:{texts['wikitext']}"}
@@ -77,9 +82,9 @@ def calibration(data, out):
     "A grid that grows: from few sets of each source to all, and the noise at the end"
     texts = write_texts(data, out)
     sets = drawn_sets(KINDS+WRITTEN, texts, out)
-    how = dict(n_sequences=N_SEQUENCES, length=LENGTH, evaluations=measures(data, texts), n_evaluation=8, dtype='bfloat16', batch_size=16)
+    measured = measures(data, texts)
     def study(names, methods, n, replicates=0):
-        return Study([MODEL], methods, {k: sets[k][:n] for k in names}, n, replicates=replicates, **how)
+        return grid(methods, {k: sets[k] for k in names}, n, measured, replicates=replicates, batch_size=16)
     for n in (1, 2, 3): yield study(KINDS, HARD, n)
     for n in (1, 2, 3): yield study(KINDS+WRITTEN, HARD, n)
     for n in (1, 3): yield study(KINDS+WRITTEN, HARD+MILD, n)
@@ -90,27 +95,25 @@ def calibration(data, out):
 
 FEW_BITS = [f'{m}:{b}' + ',group_size=64'*(m!='spqr') for b in (3, 2) for m in ('gptq', 'awq', 'spqr')]
 
-def read_only(data, out):
-    "The settings of both: texts, and what is measured without questions"
-    texts = write_texts(data, out)
-    wikitext = {'wikitext': str(texts['wikitext']), 'kl:wikitext': f"kl:{texts['wikitext']}"}
-    return texts, wikitext, dict(n_sequences=N_SEQUENCES, length=LENGTH, n_evaluation=8, dtype='bfloat16')
+def on_wikitext(texts)->dict:
+    "What is measured without questions"
+    return {'wikitext': str(texts['wikitext']), 'kl:wikitext': f"kl:{texts['wikitext']}"}
 
 def few_bits(data, out):
     "Sets of two sources, and the first of them again as a null control"
-    texts, measured, how = read_only(data, out)
+    texts = write_texts(data, out)
     sets = drawn_sets(['c4', 'wiki'], texts, out)
-    for n in (2, 3, SETS): yield Study([MODEL], FEW_BITS, {k: v[:n] for k,v in sets.items()}, n, evaluations=measured, replicates=n-1, **how)
+    for n in (2, 3, SETS): yield grid(FEW_BITS, sets, n, on_wikitext(texts), replicates=n-1)
 
 MIXED = ['c4', 'code', 'c4+code', 'c4 and code, weighted']
 
 def mixing(data, out):
     "Two kinds of text, and half of each: in rows, and in the statistics"
-    texts, measured, how = read_only(data, out)
+    texts = write_texts(data, out)
     sets = drawn_sets(MIXED, texts, out, MIXED)
-    measured |= {'code': 'code', 'kl:code': 'kl:code'}
+    measured = on_wikitext(texts)|{'code': 'code', 'kl:code': 'kl:code'}
     methods = ['wanda:2:4', 'sparsegpt:2:4', 'gptq:3,group_size=64']
-    for n in (2, 3, SETS): yield Study([MODEL], methods, {k: v[:n] for k,v in sets.items()}, n, evaluations=measured, replicates=0, **how)
+    for n in (2, 3, SETS): yield grid(methods, sets, n, measured)
 
 # ---- Hallucination in pruned summarizers
 
@@ -131,8 +134,7 @@ def hallucination(data, out):
     wikitext = dict(wikitext=str(texts['wikitext']))
     files = {name: write_rows(out, name, read((data/path).read_text())) for name,(path,read) in SUMMARIZED.items()}
     def study(methods, n, prompts, files=files):
-        return Study([MODEL], methods, {'c4': sets['c4'][:n]}, n, N_SEQUENCES, LENGTH, evaluations=wikitext|summaries(files, prompts),
-                     n_evaluation=8, replicates=0, dtype='bfloat16')
+        return grid(methods, sets, n, wikitext|summaries(files, prompts))
     yield study(PRUNED, 1, PROMPTS[:1])
     yield study(PRUNED+SWEPT, 1, PROMPTS[:1], dict(articles=files['articles']))
     yield study(PRUNED, 3, PROMPTS[:1])

@@ -1,5 +1,6 @@
 "What several test files need: the checkout, a copy of it, shared material, and a tiny model."
 import os, re, shutil, subprocess
+from collections import Counter
 from pathlib import Path
 import pytest
 
@@ -34,6 +35,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+@pytest.fixture
+def reads(monkeypatch):
+    "How often each block of a model on disk was read"
+    from compresscal.models.disk_blocks import BlockOnDisk
+    found, own = Counter(), BlockOnDisk.__enter__
+    def enter(self):
+        found[self.index] += not self.users
+        return own(self)
+    monkeypatch.setattr(BlockOnDisk, '__enter__', enter)
+    return found
 
 @pytest.fixture
 def checkout(tmp_path): return copy_checkout(tmp_path/'checkout')

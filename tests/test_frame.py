@@ -1,17 +1,15 @@
 "The frame of the book: chapter pages, glossary, citation, and what CONTRIBUTING says of the house"
 import json, re, sys
 from collections import Counter
-from configparser import ConfigParser
 from datetime import date
 import pytest, yaml
 from conftest import root
-from test_layout import modules, own_imports, public
+from test_layout import cfg, listed, modules, nbs, own_imports, public
 
 sys.path.insert(0, str(root/'tools'))
 import house
 from sphinx_pages import slug
 
-nbs = root/'nbs'
 def cells_of(notebook): return json.loads((nbs/notebook).read_text(encoding='utf-8'))['cells']
 def text_of(cell): return ''.join(cell['source'])
 
@@ -84,19 +82,10 @@ def test_glossary_links_lead_somewhere(term, text):
     links = re.findall(r'\]\(([^)]+)\)', text)
     assert links
     for path,_,anchor in (o.partition('#') for o in links):
-        assert path in house_listed() and (not anchor or anchor in anchors(path)), f'{term}: {path}#{anchor}'
+        assert path in listed and (not anchor or anchor in anchors(path)), f'{term}: {path}#{anchor}'
     assert 1<=len(re.findall(r'[.](?=\s|$)', text))<=3 and len(text)<420
 
-def house_listed():
-    contents = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    return {o for s in contents for o in ([s] if isinstance(s, str) else s['contents'])}
-
 # ---- Citation
-
-def ini():
-    found = ConfigParser(delimiters=['='], interpolation=None)
-    found.read(root/'settings.ini', encoding='utf-8')
-    return found['DEFAULT']
 
 def test_citation_is_valid():
     "Fields of the Citation File Format 1.2.0 with their types, and nothing that is said otherwise elsewhere"
@@ -105,7 +94,6 @@ def test_citation_is_valid():
     assert {'cff-version', 'message', 'title', 'authors'} <= cited.keys() <= texts|{'authors', 'keywords'}
     assert all(isinstance(v, date if k=='date-released' else str) for k,v in cited.items() if k in texts)
     assert (cited['cff-version'], cited['type']) == ('1.2.0', 'software')
-    cfg = ini()
     assert cited['authors']==[dict(name=cfg['author'])] # of nobody by name
     assert (cited['title'], cited['abstract'], cited['license']) == (cfg['lib_name'], cfg['description'], cfg['license'])
     assert (cited['repository-code'], cited['url']) == (cfg['git_url'], cfg['doc_host']+cfg['doc_baseurl'])
@@ -118,4 +106,4 @@ def test_citation_is_valid():
 def test_security_says_where_to_report():
     "In the repository, and to no address of a person"
     text = (root/'SECURITY.md').read_text(encoding='utf-8')
-    assert f"{ini()['git_url']}/security" in text and f"{ini()['git_url']}/issues" in text and '@' not in text
+    assert f"{cfg['git_url']}/security" in text and f"{cfg['git_url']}/issues" in text and '@' not in text

@@ -5,19 +5,14 @@
 """
 import argparse, gc, os, re, shutil, subprocess, sys
 from pathlib import Path
-import yaml
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(root/'tools'))
+from house import reading_order
 from sphinx_pages import Page, write_source
-
-def reading_order(nbs):
-    "Each caption of the navigation with its notebooks, as paths relative to `nbs`"
-    contents = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    return {o['section']: [*map(Path, o['contents'])] for o in contents if isinstance(o, dict)}
 
 def links_once(text):
     "Links whose words hold the name of a definition lead where their author says: nbdev has linked the name, too"

@@ -15,11 +15,15 @@ root = Path(__file__).resolve().parents[1]
 package, nbs = root/'compresscal', root/'nbs'
 row, letter, width = 22, 7.3, 350 # pixels: from line to line, a letter, the whole drawing, which a telephone can show
 
+def reading_order(nbs):
+    "Each caption of the navigation with its notebooks, as paths relative to `nbs`"
+    contents = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    return {o['section']: [*map(Path, o['contents'])] for o in contents if isinstance(o, dict)}
+
 @cache
 def folders():
     "Folders of the package in the order of the navigation, each with the title of its chapter"
-    sections = yaml.safe_load((nbs/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    first = {o['contents'][0].split('/')[0]: o['section'] for o in sections if isinstance(o, dict)}
+    first = {v[0].parts[0]: k for k,v in reading_order(nbs).items()}
     return {k: v for k,v in first.items() if (package/k).is_dir()}
 
 def modules(folder):
@@ -85,9 +89,9 @@ class Drawing:
         caption = f'{self.subject} in reading order. Each line leads up to what is used. {self.beside}'.strip()
         return f'<figure class="house">\n{svg}\n<figcaption><p>{caption}</p></figcaption></figure>'
 
-def links(names, otherwise):
+def links(names):
     "Chapters as links"
-    return listed([f'<a href="../{o}/index.html">{o}</a>' for o in names]) or otherwise
+    return listed([f'<a href="../{o}/index.html">{o}</a>' for o in names]) or 'no other'
 
 def chapter(
     folder:str, # A folder of the package
@@ -98,7 +102,7 @@ def chapter(
     inside = [(a[1], b[1]) for a,b in pairs if a[0]==b[0]==folder]
     below = [o for o in folders() if o!=folder and any((a[0], b[0])==(folder, o) for a,b in pairs)]
     above = [o for o in folders() if o!=folder and any((a[0], b[0])==(o, folder) for a,b in pairs)]
-    beside = f'The chapter uses {links(below, "no other")}, and is used by {links(above, "no other")}.'
+    beside = f'The chapter uses {links(below)}, and is used by {links(above)}.'
     return Drawing(names, inside, {o: f'{o}.html' for o in names}, f'The modules of {folder}', beside)
 
 def house()->Drawing:

@@ -213,7 +213,7 @@ def _surprise(calibration, read):
 
 def _words(calibration, tokenizer, counts):
     "What the tokens alone say of a set"
-    tokens = calibration.tokens.numel() if calibration.mask is None else int(calibration.mask.sum())
+    tokens = int(real_places(calibration).sum())
     values = dict(sequences=len(calibration), length=calibration.length, tokens=tokens, distinct=len(counts))
     values['zipf'] = zipf_exponent(counts)
     values |= {f'distinct_{n}': distinct_share(calibration, n, tokenizer) for n in (1,2,3)}

@@ -18,7 +18,7 @@ import torch
 from ..calibration.sampling import check_shares,require_positive,share_counts
 from .readings import outlier_channels
 from ..core.seeds import small_seed,torch_generator
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_rows
 
 # %% ../../nbs/choosing/50_selection.ipynb #7255de07
 def select_rows(
@@ -109,8 +109,7 @@ def sequence_runs(
         h = np.zeros(max(len(w)-run+1, 1), np.uint64)
         for j in range(min(run, len(w))): h = h*np.uint64(0x9E3779B97F4A7C15)+w[j:j+len(h)]+np.uint64(1)
         return _mixed(h)
-    masks = [slice(None)]*len(calibration) if calibration.mask is None else calibration.mask
-    return [one(t[m].tolist()) for t,m in zip(calibration.tokens, masks)]
+    return [one(o.tolist()) for o in real_rows(calibration)]
 
 # %% ../../nbs/choosing/50_selection.ipynb #064000e6
 def _near_copies(runs, threshold, permutations):
@@ -139,8 +138,7 @@ def _exact_copies(rows):
 # %% ../../nbs/choosing/50_selection.ipynb #bf9857ef
 def _token_rows(calibration):
     "Tokens of each sequence without padding"
-    masks = calibration.tokens>=0 if calibration.mask is None else calibration.mask
-    return [tuple(t[m].tolist()) for t,m in zip(calibration.tokens, masks)]
+    return [tuple(o.tolist()) for o in real_rows(calibration)]
 
 # %% ../../nbs/choosing/50_selection.ipynb #5e3e66a0
 def drop_duplicates(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_rows
 from ..calibration.sources import is_written
 from ..choosing.description import compare_sets, plot_positions, plot_ranks
 from ..choosing.distances import plot_distances
@@ -36,9 +36,7 @@ from ..text.corpora import open_corpus
 # %% ../../nbs/commands/30_diagnosing.ipynb #b073ae99
 def _texts(calibration, tokenizer):
     "The sequences of a set as text"
-    tokens, mask = calibration.tokens, calibration.mask
-    ids = tokens if mask is None else [t[m] for t,m in zip(tokens, mask)]
-    return [tokenizer.decode(o, skip_special_tokens=True) for o in ids]
+    return [tokenizer.decode(o, skip_special_tokens=True) for o in real_rows(calibration)]
 
 def find_leaks(
     sets:dict[str,CalibrationSet], # By name

@@ -14,7 +14,7 @@ from glob import iglob
 from os.path import expanduser
 from pathlib import Path
 
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_places
 from ..calibration.self_text import find_recipe, recipe_name, self_calibration_sets
 from ..calibration.sources import calibration_sets, is_written, parse_recipe
 from .console import CommandAnswer, check_out_folder
@@ -61,7 +61,7 @@ def keep_drawn(
 # %% ../../nbs/commands/20_drawing.ipynb #5247bab4
 def _about_set(folder, s):
     "A set, ready for JSON"
-    n_tokens = s.tokens.numel() if s.mask is None else int(s.mask.sum())
+    n_tokens = int(real_places(s).sum())
     return dict(folder=str(folder), name=s.name, hash=s.hash, sequences=len(s), length=s.length, tokens=n_tokens)
 
 def _of_sets(command, out, sets, **more):

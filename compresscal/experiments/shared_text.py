@@ -13,7 +13,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from ..calibration.calibration_set import CalibrationSet
+from ..calibration.calibration_set import CalibrationSet, real_rows
 from ..calibration.sources import manifest_parts, shared_text
 from ..choosing.disjoint import document_names
 from ..choosing.leakage import common_texts
@@ -29,8 +29,7 @@ def documents_of(
 # %% ../../nbs/experiments/39_shared_text.ipynb #6276bd79
 def _windows(sets)->list[list[int]]:
     "All windows of some sets, without padding"
-    masks = [o.tokens>=0 if o.mask is None else o.mask for o in sets]
-    return [row[mask].tolist() for o,of_set in zip(sets, masks) for row,mask in zip(o.tokens, of_set)]
+    return [row.tolist() for o in sets for row in real_rows(o)]
 
 def _windows_alike(one, other)->int:
     "How many windows of the second are, or hold, one of the first"

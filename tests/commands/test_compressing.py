@@ -1,6 +1,5 @@
 "The commands compress and evaluate: looked at before work, adapted to the text there is, judged by other text, and honest about files."
 import io, json, re, shlex
-from collections import Counter
 import pytest, torch
 from compresscal.commands import compressing
 from compresscal.calibration.calibration_set import CalibrationSet
@@ -8,7 +7,6 @@ from compresscal.calibration.sampling import sample_sets
 from compresscal.commands.cli import main
 from compresscal.commands.compressing import compress_model, evaluate, folder_sizes, measure_table
 from compresscal.experiments.inputs import find_model
-from compresscal.models.disk_blocks import BlockOnDisk
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 nasty = 'a|b<i>\x1b[31m'
@@ -251,12 +249,7 @@ def test_a_dry_run_needs_no_folder(more, tmp_path, tiny_checkpoint, capsys):
     assert code==2 and 'required: --out' in said
     with pytest.raises(ValueError, match='`out` must name the new folder'): compress_model(str(tiny_checkpoint), 'wanda:0.5', calibration=mine, offload=bool(more))
 
-def test_a_command_on_disk_reads_each_block_a_few_times(tmp_path, tiny_checkpoint, monkeypatch):
+def test_a_command_on_disk_reads_each_block_a_few_times(tmp_path, tiny_checkpoint, reads):
     "Once for the fingerprint, twice for all checks, once for the work; what packing reads is in files"
-    read, own = Counter(), BlockOnDisk.__enter__
-    def enter(self):
-        read[self.index] += not self.users
-        return own(self)
-    monkeypatch.setattr(BlockOnDisk, '__enter__', enter)
     compress_model(str(tiny_checkpoint), 'gptq:4,group_size=16', tmp_path/'out', notes(tmp_path/'notes.jsonl', 40), offload=True, progress=False)
-    assert max(read.values())<=5 and read[1]==4
+    assert max(reads.values())<=5 and reads[1]==4

@@ -1,13 +1,12 @@
 "Blocks on disk come and go, nothing that was changed is lost unseen, and a bad checkpoint is refused"
 import copy,json
-from collections import Counter
 import pytest,torch
 from safetensors.torch import load_file,save_file
 from transformers import LlamaForCausalLM,T5Config
 from compresscal.models import disk_blocks
 from compresscal.models.structure import find_blocks
 from compresscal.checkpoints.packed_folders import planned_bytes
-from compresscal.models.disk_blocks import BlockOnDisk,each_tensor,is_offloaded,release_memory
+from compresscal.models.disk_blocks import each_tensor,is_offloaded,release_memory
 from compresscal.models.loading import load_model
 from compresscal.models.blocks import capture,check_finite,check_replay,count_weights,decoder_blocks,watch_inputs
 from compresscal.models.new_checkpoint import ShardWriter
@@ -48,16 +47,6 @@ def test_parameters_stay_the_same_objects(checkpoint):
     with block.resident(): assert torch.equal(up.weight, inside)
     for write in (lambda: up.weight.mul_(2), lambda: up.weight.copy_(inside)):
         with pytest.raises(RuntimeError): write()
-
-@pytest.fixture
-def reads(monkeypatch):
-    "How often each block was read"
-    found,own = Counter(),BlockOnDisk.__enter__
-    def enter(self):
-        found[self.index] += not self.users
-        return own(self)
-    monkeypatch.setattr(BlockOnDisk, "__enter__", enter)
-    return found
 
 @pytest.mark.parametrize("family", ["llama","gpt_oss"])
 def test_blocks_are_read_twice_for_all_checks_and_once_for_the_work(family, checkpoint, tmp_path, reads):
