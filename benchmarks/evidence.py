@@ -87,9 +87,11 @@ def calibration(data, out):
         return grid(methods, {k: sets[k] for k in names}, n, measured, replicates=replicates, batch_size=16)
     for n in (1, 2, 3): yield study(KINDS, HARD, n)
     for n in (1, 2, 3): yield study(KINDS+WRITTEN, HARD, n)
-    for n in (1, 3): yield study(KINDS+WRITTEN, HARD+MILD, n)
-    for n in (4, SETS): yield study(KINDS+WRITTEN, HARD+MILD, n)
-    yield study(KINDS+WRITTEN, HARD+MILD, SETS, 4)
+    for n in (1, 3): yield study(KINDS, HARD+MILD, n)
+    for n in (4, SETS): yield study(KINDS+WRITTEN, HARD, n)
+    for n in (4, SETS): yield study(KINDS, HARD+MILD, n)
+    yield study(KINDS, HARD+MILD, SETS, 4)
+    yield study(KINDS+WRITTEN, HARD+MILD, SETS, 4) # the second page's sources at 4 bits, where damage is least, come last
 
 # ---- Two new questions: how much the set moves methods at few bits, and mixing statistics instead of text
 

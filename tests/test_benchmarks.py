@@ -242,3 +242,18 @@ def test_grids_of_evidence_end_with_all_that_was_asked(shared, tmp_path, monkeyp
         assert set().union(*asked)==asked[-1] and [len(o) for o in (asked[0], asked[-1])]==[min(map(len, asked)), n], name
     steps = [*evidence.STUDIES['hallucination'](shared/'data', tmp_path)]
     assert len(steps[1].methods)==16 and len(steps[-1].evaluations)==7
+
+def test_records_go_on_on_another_machine(tmp_path):
+    "What one folder has is put back in another, the latest index and the place of the folder with it; what is there stays"
+    import records
+    work,other,kept = (tmp_path/o for o in ('work', 'other', 'kept'))
+    def write(name, text): (work/name).parent.mkdir(parents=True, exist_ok=True), (work/name).write_text(text)
+    write('one/index.json', 'old'), write('one/cells/a.json', f'{work}/texts'), write('one/plan.json', 'of this run'), write('written/000/manifest.json', 'text')
+    assert records.pack(work, kept)==3 and records.pack(work, kept)==0
+    write('one/index.json', 'new'), write('one/cells/b.json', 'b')
+    assert records.pack(work, kept)==2 and [o.name for o in sorted(kept.glob('one/*'))]==['000.tar.xz', '001.tar.xz']
+    write_other = other/'one/cells/b.json'
+    write_other.parent.mkdir(parents=True), write_other.write_text('of its own')
+    assert records.unpack(other, kept)==3
+    assert {o.relative_to(other).as_posix(): o.read_text() for o in other.rglob('*.json')}=={'one/index.json': 'new', 'one/cells/a.json': f'{other}/texts',
+        'one/cells/b.json': 'of its own', 'written/000/manifest.json': 'text'}
