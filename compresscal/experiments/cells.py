@@ -15,6 +15,7 @@ import builtins, gc, inspect, json, os, platform, socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -227,8 +228,9 @@ def environment(
     how = dict(threads=torch.get_num_threads(), products=torch.get_float32_matmul_precision())
     place = {} if device is None else dict(device=str(device))
     if place.get('device', '').startswith('cuda'): place['gpu'] = torch.cuda.get_device_name(device)
-    return machine|how|place|dict(versions=_versions())
+    return machine|how|place|dict(versions=dict(_versions()))
 
+@cache # of a process; looking takes as long as a small cell
 def _versions():
     "Versions of the packages that compute, where they are installed"
     found = {}

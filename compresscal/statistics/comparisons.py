@@ -176,11 +176,12 @@ def holm(
     p_values:Mapping, # p by name of the comparison; nan for one that could not be computed, which counts as 1
 )->dict:              # Adjusted p by name
     "Adjust the p values of a family; which comparisons of a study are one, `experiments.findings` decides"
-    from statsmodels.stats.multitest import multipletests # here, for it takes a second to import
     p = np.array([float(v) for v in p_values.values()])
     if ((p<0) | (p>1)).any(): raise ValueError(f"`p_values` must be between 0 and 1, got {p.min():g} to {p.max():g}")
-    if not len(p): return {}
-    adjusted = multipletests(np.where(np.isnan(p), 1, p), method='holm')[1]
+    counted = np.where(np.isnan(p), 1, p)
+    order, left = np.argsort(counted, kind='stable'), np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(counted[order]*left), 1)
     return {k: math.nan if math.isnan(v) else float(a) for k,v,a in zip(p_values, p, adjusted)}
 
 # %% ../../nbs/statistics/20_comparisons.ipynb #f26fc101

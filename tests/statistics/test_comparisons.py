@@ -65,6 +65,13 @@ def test_holm_is_its_definition(seed):
     for k,i in enumerate(np.argsort(p)): adjusted[i] = largest = max(largest, min(1, (12-k)*p[i]))
     assert holm(dict(enumerate(p)))==pytest.approx(adjusted)
 
+def test_holm_is_that_of_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 40):
+        p = rng.integers(0, 20, n)/20 # with ties
+        assert [*holm(dict(enumerate(p))).values()]==multipletests(p, method='holm')[1].tolist()
+
 def test_ranges_are_all_counted():
     groups = dict(a=[1., 5.], b=[2., 2.5], c=[7.])
     pooled, found = sum(groups.values(), []), []
