@@ -64,6 +64,9 @@ STATISTIC_TABLES |= dict(
               'dense value, and as a share of the damage, which is what compression lost with either source.'),
     matched_damage=('Sources at equal damage', 'How strongly a method may compress with one source to lose as much as '
                     'with the other, between the strengths that were measured.'),
+    set_sensitivity=('Which method depends more on the set', 'Spread: the standard deviation of the logarithm of the '
+                     'damage between sets of one source, about its share of the damage. Ratio: that of a over that of '
+                     'b, on the same sets; detectable is the ratio that so many sets find with a chance of 80 %.'),
     ranges=('From the best source to the worst', 'How far apart the means of sources are, beside what is expected when '
             'sets are dealt to the sources at random: with many sources, some range appears by chance.'),
     noise=('Noise of the pipeline', 'Standard deviation when the same set is computed again with its sequences in '

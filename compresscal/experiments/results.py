@@ -548,3 +548,9 @@ def matched_damage(self:Results, level:float=.95)->pd.DataFrame:
     "The strength at which one source does the damage that another does"
     from compresscal.experiments.severity import matched_damage
     return matched_damage(self.rows, level)
+
+@patch
+def set_sensitivity(self:Results, level:float=.95)->pd.DataFrame:
+    "Which of two methods depends more on the calibration set"
+    from compresscal.experiments.severity import set_sensitivity
+    return set_sensitivity(self.rows, level)
