@@ -1,4 +1,4 @@
-"""The same from a shell
+"""All commands as one program, what they print, and how they end
 
 Docs: https://compresscal.github.io/compresscal/commands/cli.html.md"""
 
