@@ -1,4 +1,4 @@
-"""Judges by name, judges made of a function, and faces for judges of others
+"""Judges by name, judges made of a function, and judges from other packages
 
 Docs: https://compresscal.github.io/compresscal/hallucination/judges.html.md"""
 

@@ -1,4 +1,4 @@
-"""Everything that can be said of each summary, in one table: how much it copies, how near it is to a reference, what judges make of it, and what the same judges make of texts that are no answer
+"""Copying, closeness to a reference and what judges say, for each summary in one table, and the same for texts that are no answer
 
 Docs: https://compresscal.github.io/compresscal/hallucination/reviews.html.md"""
 

@@ -1,4 +1,4 @@
-"""Token ids of any text, pair of texts or dataset, counted at the speed of the tokenizer or faster
+"""Token ids of any text, pair of texts or dataset, with each word cut only once where that is safe
 
 Docs: https://compresscal.github.io/compresscal/vocabulary/counting.html.md"""
 
