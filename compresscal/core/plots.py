@@ -1,4 +1,4 @@
-"""One style, a few figure shapes
+"""One style and a few kinds of figures, each with its caption and its description
 
 Docs: https://compresscal.github.io/compresscal/core/plots.html.md"""
 

@@ -1,4 +1,4 @@
-"""Chance that a whole number decides, whatever its size
+"""Random numbers that a whole number decides, whatever its size
 
 Docs: https://compresscal.github.io/compresscal/core/seeds.html.md"""
 
