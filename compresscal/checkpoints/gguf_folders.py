@@ -24,7 +24,7 @@ GGUF_NAME = 'model.gguf' # The file in the folder
 
 def check_gguf_folder(
     method,     # What will compress
-    model=None, # The model, or its configuration; `None`: only whether the package is there
+    model=None, # The model, or its configuration; `None`: not known yet, nothing is refused
     skip=(),    # Patterns of layers that will be left alone; those are written as others without codes
     dtype=None, # Number format of the model; any will do
 ):

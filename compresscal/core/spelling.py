@@ -254,8 +254,8 @@ def check_text_name(
     if files or find_plugin('sources', name): return
     if is_path(name): raise missing_path(argument, name)
     if re.fullmatch(r'\w[\w.-]*/[\w.-]+(:[\w.-]+)?', name): return
-    known = [*TEXT_NAMES, 'random', 'self', *plugin_names('sources'), 'a file or folder',
-             'a Hub set such as owner/name']
+    made = ['random', 'self'] if argument=='source' else [] # nothing is measured on them
+    known = [*TEXT_NAMES, *made, *plugin_names('sources'), 'a file or folder', 'a Hub set such as owner/name']
     raise no_such(argument, name, known, f'; there is no file or folder of this name{no_plugin(name)}')
 
 # %% ../../nbs/core/16_spelling.ipynb #ff8ec2ee

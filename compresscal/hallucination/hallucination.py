@@ -455,7 +455,7 @@ def _short(name, n=34): return name if len(name)<=n else name[:n-1]+'…'
 
 def _label(column):
     "What a column is called in a figure, in lines that fit a narrow panel"
-    return textwrap.fill(metric_words(column), 27)
+    return textwrap.fill(metric_words(column), 22)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #a435dd2d
 def _risk_panel(rows, kind):
@@ -480,6 +480,7 @@ def plot_risk(
     panels, references, labels = {}, {}, {}
     for (m,label,d),o in table[table.risk.notna()].groupby(['metric', 'label', 'dataset'], sort=False):
         title = (label if o.qualified.all() else _doubtful(label))+(f', {d}' if d else '')
+        title = textwrap.fill(title, 30)
         panels[title] = _risk_panel(o, kind)
         ratio = o.variant.iloc[0]!='difference'
         references[title] = float(ratio)

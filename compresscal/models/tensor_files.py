@@ -34,7 +34,10 @@ def check_rows(
         got = f"{rows.dtype} of shape {rows.shape}"
         raise ValueError(f"`{name}` must be a row of whole numbers, one or more, got {got}")
     rows = rows.astype(np.int64)
-    if (rows[1:]<=rows[:-1]).any(): raise ValueError(f"`{name}` must ascend, none of them twice")
+    falling = np.flatnonzero(rows[1:]<=rows[:-1])
+    if len(falling):
+        got = f"{rows[falling[0]]} before {rows[falling[0]+1]}"
+        raise ValueError(f"`{name}` must ascend, none of them twice, got {got}")
     if rows[0]<0 or rows[-1]>=size:
         raise ValueError(f"`{name}` must lie in 0..{size-1}, got {rows[0]}..{rows[-1]}")
     return rows

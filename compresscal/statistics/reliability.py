@@ -68,7 +68,7 @@ def reliability_of(
 def noise_floor(
     found:Reliability, # Of a measure
 )->float:              # In the unit of the measure
-    "How far apart two sets are by noise alone, at most"
+    "How far apart two sets are by noise alone, at most, with the level of `found`"
     from scipy import stats
     if not found.freedom[0]: return math.nan
     return float(stats.t.ppf((1+found.level)/2, found.freedom[0]))*math.sqrt(2)*found.noise
