@@ -59,6 +59,15 @@ class Drawing:
 
     def used(self, name): return [o for o in self.names if (name, o) in self.edges]
 
+    def reached(self, name):
+        "All that a name uses, itself or through others"
+        return {p for o in self.used(name) for p in {o}|self.reached(o)}
+
+    def drawn(self, name):
+        "What a name uses and would not reach through anything else it uses"
+        used = self.used(name)
+        return [o for o in used if not any(o in self.reached(p) for p in used)]
+
     def __repr__(self):
         wide = max(map(len, self.names))
         return '\n'.join(f'{o:{wide}}  {" ".join(self.used(o))}'.rstrip() for o in self.names)
@@ -83,10 +92,10 @@ class Drawing:
         parts = []
         for i,o in enumerate(self.names):
             text = f'<a href="{escape(self.pages[o])}"><text fill="currentColor" stroke="none" x="{self.right:.0f}" y="{i*row+row/2+4:.0f}">{escape(o)}</text></a>'
-            parts.append(f'<g>{text}' + ''.join(self.line(o, p) for p in self.used(o)) + '</g>')
+            parts.append(f'<g>{text}' + ''.join(self.line(o, p) for p in self.drawn(o)) + '</g>')
         svg = (f'<svg class="house" role="group" aria-label="{escape(self.alt)}" viewBox="0 0 {width} {len(self.names)*row}" width="{width}" '
                'fill="none" stroke="gray" font-family="monospace" font-size="12" text-anchor="end">' + '\n'.join(parts) + '</svg>')
-        caption = f'{self.subject} in reading order. Each line leads up to what is used. {self.beside}'.strip()
+        caption = f'{self.subject} in reading order. Each line leads up to what is used; what is also reached through others has none. {self.beside}'.strip()
         return f'<figure class="house">\n{svg}\n<figcaption><p>{caption}</p></figcaption></figure>'
 
 def links(names):
