@@ -1,4 +1,4 @@
-"""Every method's settings in one frozen dataclass, a thin face on pure functions
+"""Seven ways to prune and quantize, each a frozen dataclass of settings on top of pure functions
 
 Docs: https://compresscal.github.io/compresscal/compression/methods.html.md"""
 
