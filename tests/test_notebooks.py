@@ -64,3 +64,10 @@ def test_outputs_are_committed(notebook):
     assert not bad, f'outputs that a reader should not see: {bad}'
     code = [c for c in cells[notebook] if c['cell_type']=='code']
     assert not code or any(c['outputs'] for c in code), 'committed without outputs: run it, then nbdev-clean'
+
+@pytest.mark.parametrize('notebook', notebooks, ids=name)
+def test_figures_are_committed(notebook):
+    "A cell with a caption shows a figure"
+    captioned = [c for c in cells[notebook] if re.search(r'^#\|\s*fig-cap:', ''.join(c['source']), re.M)]
+    kinds = {c['id']: {k for o in c['outputs'] for k in o.get('data', {})} for c in captioned}
+    assert not [k for k,v in kinds.items() if not v & {'image/png', 'image/svg+xml', 'text/html'}]

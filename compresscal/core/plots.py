@@ -71,6 +71,8 @@ def style(
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE | sizes | {k.replace('__', '.'): v for k,v in settings.items()})
         yield
+        interactive = matplotlib.is_interactive() # which a notebook sets when its first figure is made
+    matplotlib.interactive(interactive)
 
 # %% ../../nbs/core/30_plots.ipynb #7a596939
 @dataclass(frozen=True, eq=False)
