@@ -164,7 +164,7 @@ def command(
         def called(context, json, quiet, traceback, **values):
             _receive(context.obj, context, json, quiet, values)
             return function(context.obj, **values)
-        called.__name__, called.__module__ = function.__name__, function.__module__
+        for k in ('__name__', '__qualname__', '__module__'): setattr(called, k, getattr(function, k))
         called.__doc__ = paragraphs(function.__doc__ or '')
         called.__signature__ = inspect.Signature(table)
         called.__annotations__ = {o.name: o.annotation for o in table}
