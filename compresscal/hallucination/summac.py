@@ -222,7 +222,7 @@ def _second(logits):
 # %% ../../nbs/hallucination/30_summac.ipynb #11ec3f9a
 HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/' # Where the published head is
                 'c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin')
-HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe' # Its hash
+HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe' # Hash of the published head
 
 def _fetched_head(sha256):
     "The published head, fetched at first use"
