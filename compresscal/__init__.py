@@ -1,4 +1,4 @@
-"Choose, measure and write the calibration text that language models are compressed with"
+"""Choose, measure and write the calibration text that language models are compressed with"""
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ from conftest import root
 from test_layout import cfg, listed, modules, nbs, own_imports, public
 
 sys.path.insert(0, str(root/'tools'))
-import house
+import house, pages, public_names
 from sphinx_pages import slug
 
 def cells_of(notebook): return json.loads((nbs/notebook).read_text(encoding='utf-8'))['cells']
@@ -55,6 +55,58 @@ def test_no_line_leaves_the_drawing(folder):
         assert drawing.right<start<house.width and start+.75*(pull-start)<=house.width
 
 def test_the_house_is_as_contributing_says(): assert f'\n```\n{house.house()!r}\n```\n' in (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+
+# ---- Public names
+
+@pytest.mark.parametrize('path', public_names.notebooks(), ids=public_names.module)
+def test_a_page_lists_its_names(path):
+    "Below its title, each with what it is, where nbdev finds them for the docstring of the module"
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    assert cells==public_names.with_names(path)['cells'], 'run python tools/house.py --write, then nbdev-export'
+    assert sorted(re.findall(r'^- `(\w+)`: \S', text_of(cells[1]), re.M))==sorted(public(modules[public_names.module(path)]))
+
+def test_names_are_those_of_all(tmp_path):
+    "In the order of definition; methods and private names are not among them, and each says what it is"
+    exported = """#| export
+SIZE = 3 # Rows at once
+WAYS = dict( # How, by name
+    one=1)
+Out = Annotated[str, Option(help='Where to')]
+_HIDDEN = '# no comment'
+class Row:
+    "A row"
+@patch
+def show(self:Row): "Not listed"
+def read(path):
+    \"\"\"Read rows
+
+    And more\"\"\"
+"""
+    book = tmp_path/'core'/'10_rows.ipynb'
+    book.parent.mkdir()
+    def write(*sources):
+        code = [dict(cell_type='code', id=str(i), source=[o]) for i,o in enumerate(sources)]
+        book.write_text(json.dumps(dict(cells=[dict(cell_type='markdown', id='t', source=['# rows']), *code])))
+    write(exported, 'own = 2', '#| exporti\ninner = 2', '#| exports\ndef last(): "At the end"')
+    made = public_names.with_names(book)
+    assert text_of(made['cells'][1])=='#| export\n- `SIZE`: Rows at once\n- `WAYS`: How, by name\n- `Out`: Where to\n- `Row`: A row\n- `read`: Read rows\n- `last`: At the end'
+    book.write_text(json.dumps(made))
+    assert public_names.with_names(book)==made and len(made['cells'])==6
+    write("#| export\nCOLOUR = '#666'\nSIZE = 1 # Rows")
+    with pytest.raises(ValueError, match='core/10_rows.ipynb must say what COLOUR is'): public_names.with_names(book)
+
+# ---- What pages consist of
+
+def test_pages_are_counted(tmp_path):
+    path = tmp_path/'a.ipynb'
+    cells = [('markdown', '# a\n\n> one page'), ('markdown', '#| export\n- `f`: No prose'), ('code', '#| export\ndef f():\n    return 1'), ('code', '#| label: fig-a\nplot()')]
+    outputs = [dict(output_type='display_data', data={'image/png': ''})]
+    path.write_text(json.dumps(dict(cells=[dict(cell_type=k, source=[o], outputs=outputs*o.endswith('plot()')) for k,o in cells])))
+    assert pages.page_facts(path)==dict(words=3, exported_lines=2, largest_cell=2, figures=1)
+
+def test_every_page_is_counted():
+    rows = pages.rows()
+    assert [o['page']+'.ipynb' for o in rows]==listed and all(tuple(o)==pages.columns for o in rows)
 
 # ---- Glossary
 

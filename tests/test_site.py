@@ -85,6 +85,16 @@ def test_api_entries_are_converted(convert):
     entry = convert(code('#| echo: false\n#| output: asis\nshow_doc(Block)', **{'text/markdown': doc}))[0]['source']
     assert entry=='[source](https://h.io/x.py#L1){.api-source}\n\n{.api}\n### `Block`\n\n```python\nclass Block(\n    name:Name, of=None, to:To=To(...)\n):\n```\n\n*A block*'
 
+def test_exported_code_takes_the_place_of_a_signature(convert):
+    "Where a cell has the directive `exports`: its code is below the heading, once"
+    doc = '---\n\n[source](https://h.io/x.py#L1){target="_blank" style="x"}\n\n### one\n\n```python\ndef one(\n    \n):\n```\n\n*Just one*'
+    shown = code('#| echo: false\n#| output: asis\nshow_doc(one)', **{'text/markdown': doc})
+    source = '#| code-fold: show\n#| code-summary: "Exported source"\n#| exports: true\ndef one():\n    "Just one"\n    return 1'
+    found = convert(shown, code(source), code('one()'))
+    assert [o['source'] for o in found]==[
+        '[source](https://h.io/x.py#L1){.api-source}\n\n{.api}\n### `one`\n\n```python\ndef one():\n    "Just one"\n    return 1\n```', 'one()']
+    assert [o['source'] for o in convert(code(source))]==['def one():\n    "Just one"\n    return 1'] # private: without an entry
+
 def pages(site): return sorted(o for o in site.rglob('*.html') if '_static' not in o.parts)
 
 def reading_order():
@@ -127,6 +137,12 @@ def test_signature(seen):
     html = seen[0]['compression/pruning.html']['html']
     assert re.search(r'<h3><code[^>]*><span class="pre">wanda_scores', html)
     assert re.search(r'def wanda_scores\( .*norms:.*\)->', shown(html))
+
+def test_names_are_below_the_title(site):
+    "Without the directive, and each is a link to its entry"
+    html = (site/'statistics'/'family.html').read_text()
+    names = html[html.index('<details class="names">'):html.index('</details>', html.index('<details class="names">'))]
+    assert '#|' not in names and '<summary>7 public names</summary>' in names and '<a class="reference internal" href="#plannedtest">' in names
 
 def test_search(seen):
     "What belongs first is first"
@@ -185,6 +201,14 @@ def test_a_link_is_no_two_links(staged, meant, monkeypatch):
     monkeypatch.syspath_prepend(root/'tools')
     from build_site import links_once
     assert links_once(staged)==meant
+
+@pytest.mark.parametrize('n, head', [(1, '<details class="names" open>\n<summary>1 public name<'), (6, '<details class="names">\n<summary>6 public names<')])
+def test_long_lists_of_names_are_folded(n, head, monkeypatch):
+    monkeypatch.syspath_prepend(root/'tools')
+    from build_site import folded
+    names = '\n'.join(f'- `f{i}`: One of them' for i in range(n))
+    assert folded(f'#| export: true\n{names}')==f'{head}/summary>\n\n{names}\n\n</details>'
+    assert folded(names)==names
 
 def test_no_page_shows_markdown(site):
     "A link that could not be read as one would be shown as it was written"

@@ -3,7 +3,7 @@
     python tools/build_site.py                      # into _docs/
     python tools/build_site.py --renderer sphinx --out /some/folder
 """
-import argparse, gc, os, re, shutil, subprocess, sys
+import argparse, gc, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
@@ -18,6 +18,20 @@ def links_once(text):
     "Links whose words hold the name of a definition lead where their author says: nbdev has linked the name, too"
     return re.sub(r'\[([^\[\]]*)\[(`[^`\]]+`)\]\([^)\s]*\)([^\[\]]*)\]\(', r'[\1\2\3](', text)
 
+def folded(source):
+    "The list of a module's names, which is a cell with the directive `export`, as something that unfolds where it is long"
+    first, _, names = source.partition('\n')
+    if not first.startswith('#| export'): return source
+    n = len(names.splitlines())
+    return f'<details class="names"{" open"*(n<6)}>\n<summary>{n} public name{"s"*(n>1)}</summary>\n\n{names}\n\n</details>'
+
+def finish(path):
+    "Make of a page that nbdev has staged what both renderers read"
+    book = json.loads(links_once(path.read_text(encoding='utf-8')))
+    for o in book['cells']:
+        if o['cell_type']=='markdown': o['source'] = folded(''.join(o['source']))
+    path.write_text(json.dumps(book), encoding='utf-8')
+
 def stage(cfg, n_workers):
     "Let nbdev execute what the pages need (exports, imports, `show_doc`) and write the pages to `_proc`"
     refresh_quarto_yml()
@@ -25,7 +39,7 @@ def stage(cfg, n_workers):
     # imports that share a cell with other code would make staging run that code
     os.environ['PYTHONWARNINGS'] = 'error:Found cells containing imports'
     staged = proc_nbs(n_workers=n_workers, force=True)
-    for o in staged.rglob('*.ipynb'): o.write_text(links_once(o.read_text(encoding='utf-8')), encoding='utf-8')
+    for o in staged.rglob('*.ipynb'): finish(o)
     gc.freeze() # at the end each of the notebooks' shells collects garbage, which takes minutes if all of it is looked at
     return staged, order
 

@@ -1,8 +1,8 @@
-"""Who uses whom in the package: read from its imports, and drawn.
+"""Who uses whom in the package: read from its imports, and drawn; and the public names of each module.
 
     python tools/house.py                # which folder uses which
     python tools/house.py compression    # the modules of one folder
-    python tools/house.py --write        # draw both again, in the chapter pages and in CONTRIBUTING.md
+    python tools/house.py --write        # draw both again, in the chapter pages and in CONTRIBUTING.md, and list the names
 """
 import ast, json, re, sys
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 import yaml
+import public_names
 
 root = Path(__file__).resolve().parents[1]
 package, nbs = root/'compresscal', root/'nbs'
@@ -129,7 +130,8 @@ def draw_again(folder):
     path.write_text(json.dumps(book, indent=1, sort_keys=True, ensure_ascii=False)+'\n', encoding='utf-8')
 
 def write():
-    "Put all pictures where they belong"
+    "Put all pictures and names where they belong"
+    public_names.write()
     for o in folders(): draw_again(o)
     path = root/'CONTRIBUTING.md'
     text = re.sub(r'(?<=\n```\n)core\n.*?(?=\n```\n)', lambda m: repr(house()), path.read_text(encoding='utf-8'), flags=re.S)

@@ -71,14 +71,15 @@ class Page:
             return re.sub(r'\]\(([^)\s]+)\)', self._link, s)
         return outside_code(text, change)
 
-    def api(self, cell):
-        "What `show_doc` printed: a rule, a source link, a heading, the signature, the docstring"
+    def api(self, cell, source=''):
+        "What `show_doc` printed: a rule, a source link, a heading, the signature, the docstring; `source` has the last two"
         outputs = [''.join(o['data'].get('text/markdown', '')) if 'data' in o else ''.join(o.get('text', '')) for o in cell['outputs']]
         text = self.markdown('\n'.join(outputs).lstrip('-\n'))
         text = re.sub(r'__main__\.|collections\.abc\.|:NoneType(?==None)', '', text) # where staging found the names
         text = re.sub(r'<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>', r'\1(...)', text) # where in memory it was is another place the next time
         text = re.sub(r'^def ([A-Z]\w*\(.*?\))(?:->None)?:(?=[ ]*(?:#|$))', r'class \1:', text, count=1, flags=re.M|re.S)
-        return re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
+        text = re.sub(r'^(#+) (\S+)$', r'{.api}\n\1 `\2`', text, count=1, flags=re.M)
+        return f'{text.partition("```python")[0]}```python\n{source}\n```' if source else text
 
     def code(self, cell, options, source):
         "A code cell with Quarto's options as MyST-NB's tags and metadata"
@@ -92,17 +93,25 @@ class Page:
             if label: shown['figure']['name'] = f'{self.label}-{label}'
         return dict(cell_type='code', execution_count=None, metadata=dict(tags=tags, mystnb=shown), source=source, outputs=cell['outputs'])
 
+    def _exported(self, cell):
+        "A cell with the directive `exports`, which follows the entry of what it defines, and its code"
+        options, code = cell_options(''.join(cell['source'])) if cell and cell['cell_type']=='code' else ({}, '')
+        return (cell, code) if 'exports' in options else (None, '')
+
     def cells(self):
         "The page's cells, under a heading made of the front matter"
+        told = None # the cell whose code was shown with the entry before it
         title, subtitle = self.front.get('title', self.notebook.stem), self.front.get('description')
         yield dict(cell_type='markdown', metadata={}, source=f'# {title}' + (f'\n\n{{.subtitle}}\n{self.markdown(subtitle)}' if subtitle else ''))
-        for c in self.raw:
+        for c,after in zip(self.raw, [*self.raw[1:], None]):
             source = ''.join(c['source'])
-            if c['cell_type']=='raw' or source.startswith('<!-- WARNING'): continue
+            if c['cell_type']=='raw' or source.startswith('<!-- WARNING') or c is told: continue
             if c['cell_type']=='markdown': yield dict(cell_type='markdown', metadata={}, source=self.markdown(source))
             else:
                 options, source = cell_options(source)
-                if options.get('output')=='asis': yield dict(cell_type='markdown', metadata={}, source=self.api(c))
+                if options.get('output')=='asis':
+                    told, code = self._exported(after)
+                    yield dict(cell_type='markdown', metadata={}, source=self.api(c, code))
                 elif options.get('include')!='false': yield self.code(c, options, source)
 
     def write(self, folder, documented, extra=()):

@@ -159,7 +159,7 @@ def _invert(blocks, sums, goal):
 
 # %% ../../nbs/calibration/40_generation.ipynb #64846bb8
 # Raised when a seed draws other numbers than before, so that what was kept earlier is not taken for the same
-STREAMS = 2
+STREAMS = 2 # Version of the random streams
 
 # %% ../../nbs/calibration/40_generation.ipynb #f7bd766f
 def sequence_uniforms(

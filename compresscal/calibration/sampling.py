@@ -53,7 +53,8 @@ def pad_windows(stream, size, seed, eos):
     "The head of each document"
     for id,ids in stream: yield ids[:size],[(id, 0, min(size, len(ids)))]
 
-window_rules = dict(window=window_windows, pack=pack_windows, pad=pad_windows)
+window_rules = dict( # Rule -> how documents are cut into windows by it
+    window=window_windows, pack=pack_windows, pad=pad_windows)
 
 # %% ../../nbs/calibration/20_sampling.ipynb #e6f9f48b
 def window_frame(
@@ -132,7 +133,8 @@ def require_positive(
         require_whole(name, value)
 
 # %% ../../nbs/calibration/20_sampling.ipynb #cd9c42ce
-ROLES = dict(mixture='a part of a mixture', random='the frequencies of random tokens',
+ROLES = dict( # What a derived source uses documents of another for, by name, and in words
+    mixture='a part of a mixture', random='the frequencies of random tokens',
     prefix='the words that a model goes on from')
 _scopes = ('own', 'derived', 'all')
 

@@ -101,7 +101,8 @@ def random_vocabulary(
     return [_random_set(tokenizer, ids, like, head, i, settings) for i,like in enumerate(tables)]
 
 # %% ../../nbs/calibration/50_self_text.ipynb #324185cb
-STARTS = dict(bos='the token that opens a text', text='the first tokens of real text',
+STARTS = dict( # What a window begins with, by name, and in words
+    bos='the token that opens a text', text='the first tokens of real text',
     vocabulary='one token of the vocabulary', reply='an empty user turn, so that the model writes the reply',
     dialogue='an open user turn, so that the model writes both turns')
 
@@ -149,7 +150,7 @@ def sampling(self:Recipe, length:int)->Sampling: # How tokens are drawn in windo
     return Sampling(greedy=int(self.greedy*length), **{k: getattr(self, k) for k in names})
 
 # %% ../../nbs/calibration/50_self_text.ipynb #a08ca1f0
-RECIPE_PRESETS = dict(
+RECIPE_PRESETS = dict( # Recipes that have a name
     plain=Recipe(),
     carlini=Recipe(t_initial=10., schedule=20),
     prefix=Recipe(start='text', text='docs', t_final=.7, top_p=.95, top_k=50, repetition_penalty=1.15, keep_below=80.),

@@ -24,7 +24,7 @@ from ..core.rows import as_json
 from ..core.tables import escape_markdown
 
 # %% ../../nbs/checkpoints/75_account.ipynb #ceef45c2
-ACCOUNT = 'compression.json' # What was done
+ACCOUNT = 'compression.json' # File that says what was done
 _PACKAGES = 'compresscal', 'torch', 'transformers'
 
 def _spelled(method):

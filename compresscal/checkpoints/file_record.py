@@ -16,8 +16,8 @@ from ..core.files import write_atomically
 from ..core.tables import one_line
 
 # %% ../../nbs/checkpoints/60_file_record.ipynb #5ebb4173
-RECORD = 'files.json' # Where the list is
-RECORD_VERSION = 1    # Raised when its form changes
+RECORD = 'files.json' # File of the list of files
+RECORD_VERSION = 1    # Version of the list, raised when its form changes
 
 def file_hash(
     path:str|Path, # A file

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..compression.grids import Quantized, pack_codes
 
 # %% ../../nbs/checkpoints/26_gguf_blocks.ipynb #b3c88cdf
-GGUF_BLOCK = 32 # weights of a row that share a scale
-GGUF_TYPES = {4: ('Q4_0','Q4_1'), 5: ('Q5_0','Q5_1'), 8: ('Q8_0',None)} # bits -> type of symmetric codes, of others
+GGUF_BLOCK = 32 # Weights of a row that share a scale
+GGUF_TYPES = {4: ('Q4_0','Q4_1'), 5: ('Q5_0','Q5_1'), 8: ('Q8_0',None)} # Bits -> type of symmetric codes, of others
 
 def _block_groups(q):
     "The group of each block of 32 columns"

@@ -29,7 +29,7 @@ class GgufFamily:
     expects:Mapping  # Settings of the configuration, and their only value
 
 _gelu = dict(attention_bias=False, use_bidirectional_attention=None)
-FAMILIES = dict( # by `model_type` of the configuration
+FAMILIES = dict( # Families by `model_type` of the configuration
     llama=GgufFamily('llama', dict(hidden_act='silu', attention_bias=False, mlp_bias=False)),
     mistral=GgufFamily('llama', dict(hidden_act='silu')),
     qwen2=GgufFamily('qwen2', dict(hidden_act='silu')),

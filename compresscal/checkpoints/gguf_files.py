@@ -86,7 +86,7 @@ def check_gguf(
 
 # %% ../../nbs/checkpoints/30_gguf_files.ipynb #059c8966
 _FLOATS = dict(F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
-REST_TYPES = (*_FLOATS,'Q8_0','Q5_1','Q5_0','Q4_1','Q4_0') # that matrices without codes may have
+REST_TYPES = (*_FLOATS,'Q8_0','Q5_1','Q5_0','Q4_1','Q4_0') # Types that matrices without codes may have
 
 @dataclass(frozen=True)
 class _Planned:

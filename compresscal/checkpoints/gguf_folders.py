@@ -20,7 +20,7 @@ from ..compression.grids import Quantized
 from ..models.transformers_calls import transformers_bars
 
 # %% ../../nbs/checkpoints/45_gguf_folders.ipynb #e7efe095
-GGUF_NAME = 'model.gguf' # The file in the folder
+GGUF_NAME = 'model.gguf' # The GGUF file in the folder
 
 def check_gguf_folder(
     method,     # What will compress

@@ -102,8 +102,8 @@ def inspect_checkpoint(
     return Inspection(folder, about, len(record['files']), n_bytes, compare_files(folder, record))
 
 # %% ../../nbs/checkpoints/80_inspection.ipynb #0252c458
-ALLOWED = .02      # Of the energy of what compression changed, in a layer of the first block that it changed
-ALLOWED_LATER = 2. # In a layer of any other block
+ALLOWED = .02      # Most that a layer of the first changed block may be off, of the energy of its change
+ALLOWED_LATER = 2. # The same for a layer of any other block
 
 @dataclass(frozen=True)
 class Verification:

@@ -46,7 +46,8 @@ def _pack_gguf(model, tokenizer, report, source, folder, rest):
         return write_gguf_folder(model, tokenizer, report.quantized, folder, rest), ''
     return gguf_layer_bytes(report.quantized), ''
 
-PACKERS:dict[str,Callable] = {'compressed-tensors': _pack_compressed_tensors, 'gguf': _pack_gguf}
+PACKERS:dict[str,Callable] = { # Format -> what writes a model that was compressed on disk
+    'compressed-tensors': _pack_compressed_tensors, 'gguf': _pack_gguf}
 
 # %% ../../nbs/checkpoints/55_packed_folders.ipynb #8e95015f
 def pack_from_disk(

@@ -59,11 +59,12 @@ def _confirm_codes(model, folder): check_codes(model, StoredCodes(folder))
 
 def _any_scales(dtype): return None
 
-FORMATS = {'compressed-tensors': CheckpointFormat(check_compressed_tensors, write_compressed_tensors),
-           'gguf': CheckpointFormat(check_gguf_folder, write_gguf_folder, read_gguf_folder, scales=gguf_scales,
-                                    tolerance=1e-3, typed=True, held=as_gguf_holds),
-           'dense': CheckpointFormat(check_dense, write_dense, confirm=_confirm_codes, scales=_any_scales,
-                                     packed=False)}
+FORMATS = { # Format of a checkpoint -> how it is checked, written and read
+    'compressed-tensors': CheckpointFormat(check_compressed_tensors, write_compressed_tensors),
+    'gguf': CheckpointFormat(check_gguf_folder, write_gguf_folder, read_gguf_folder, scales=gguf_scales,
+                             tolerance=1e-3, typed=True, held=as_gguf_holds),
+    'dense': CheckpointFormat(check_dense, write_dense, confirm=_confirm_codes, scales=_any_scales,
+                              packed=False)}
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #7e4a0173
 def check_format(
@@ -181,8 +182,9 @@ class Saved:
         return f'{said}\nnot compressed-tensors: {self.why}' if self.why else said
 
 # %% ../../nbs/checkpoints/50_saving.ipynb #2367bea5
-PRUNED_NOTE = ("A pruned model is an ordinary dense file, neither smaller nor faster by itself: zeros are kept like "
-               "other numbers, and multiplied like them.")
+PRUNED_NOTE = ( # What to know of a model that was only pruned
+    "A pruned model is an ordinary dense file, neither smaller nor faster by itself: zeros are kept like "
+    "other numbers, and multiplied like them.")
 
 def _bits(n_bytes, quantized):
     "Bits of a weight of the quantized layers"

@@ -116,8 +116,8 @@ def outlier_overlap(
     return float(torch.isin(a, b).double().mean())
 
 # %% ../../nbs/choosing/30_distances.ipynb #a287ac0e
-TITLES = dict(norms='norm distance', hessian='Hessian distance',
-    outliers='shared outlier channels') # Of the columns of `SetDistance.layers`
+TITLES = dict(norms='norm distance', hessian='Hessian distance', # Columns of `SetDistance.layers` -> their titles
+    outliers='shared outlier channels')
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SetDistance:

@@ -32,11 +32,13 @@ from ..core.rows import as_json
 from ..core.tables import plain_text
 
 # %% ../../nbs/commands/90_cli.ipynb #24ef974e
-COMMANDS = dict(study=study_command, sample=sample_command, generate=generate_command, diagnose=diagnose_command,
-                compress=compress_command, inspect=inspect_command, verify=verify_command,
-                evaluate=evaluate_command, summarize=summarize_command, hallucination=hallucination_command,
-                qualify=qualify_command, compare=compare_command, plugins=plugins_command)
-VOCABULARY = dict(report=report_command, reduce=reduce_command, restore=restore_command)
+COMMANDS = dict( # Name -> command
+    study=study_command, sample=sample_command, generate=generate_command, diagnose=diagnose_command,
+    compress=compress_command, inspect=inspect_command, verify=verify_command,
+    evaluate=evaluate_command, summarize=summarize_command, hallucination=hallucination_command,
+    qualify=qualify_command, compare=compare_command, plugins=plugins_command)
+VOCABULARY = dict( # Name -> command of `compresscal vocabulary`
+    report=report_command, reduce=reduce_command, restore=restore_command)
 
 # %% ../../nbs/commands/90_cli.ipynb #a51fd6f3
 def _root(
@@ -95,7 +97,7 @@ def _stopped(run):
     return 'stopped. Nothing was finished; the same command begins anew.'
 
 # %% ../../nbs/commands/90_cli.ipynb #92ac8c3b
-ISSUES = 'https://github.com/compresscal/compresscal/issues'
+ISSUES = 'https://github.com/compresscal/compresscal/issues' # Where faults are reported
 
 def _complain(said):
     "Say a mistake, in red where there are colours"

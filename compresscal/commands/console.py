@@ -19,7 +19,7 @@ from ..core.patching import patch
 from ..core.tables import escape_markdown, markdown_table, one_line, plain_text
 
 # %% ../../nbs/commands/10_console.ipynb #8dd83686
-EXIT_CODES = {0: 'done',
+EXIT_CODES = {0: 'done', # Exit code of a command -> what it means
               1: 'the machine refused (disk, memory, network, a package that is not installed), '
                  'a model is not what was written, or the program has a fault, whose place is shown',
               2: 'a mistake in the command or its files',

@@ -83,7 +83,8 @@ def _recipe_option(name, about):
     return Annotated[kind|None, info]
 
 _FIELDS = source_parameters('calibration.self_text.Recipe')
-RecipeOptions = TypedDict('RecipeOptions', {k: _recipe_option(k, o) for k,o in _FIELDS.items()})
+RecipeOptions = TypedDict( # An option for each field of `Recipe`
+    'RecipeOptions', {k: _recipe_option(k, o) for k,o in _FIELDS.items()})
 
 # %% ../../nbs/commands/22_drawing_commands.ipynb #83df73b5
 _RECIPE = Argument(help=f"self or a preset: {', '.join(presets())}; also with settings, such as self:carlini,top_k=50",

@@ -164,7 +164,7 @@ def command(
         def called(context, json, quiet, traceback, **values):
             _receive(context.obj, context, json, quiet, values)
             return function(context.obj, **values)
-        called.__name__, called.__module__ = function.__name__, function.__module__
+        for k in ('__name__', '__qualname__', '__module__'): setattr(called, k, getattr(function, k))
         called.__doc__ = paragraphs(function.__doc__ or '')
         called.__signature__ = inspect.Signature(table)
         called.__annotations__ = {o.name: o.annotation for o in table}
@@ -172,7 +172,7 @@ def command(
     return made
 
 # %% ../../nbs/commands/16_options.ipynb #2d78535e
-HELP = dict(help_option_names=['-h', '--help']) # How help is asked for
+HELP = dict(help_option_names=['-h', '--help']) # Settings of a command: how help is asked for
 
 # %% ../../nbs/commands/16_options.ipynb #98a51c5c
 def start(
@@ -200,17 +200,20 @@ def ask(
     return start(typer.main.get_command(app), argv, Run([name, *argv], name=f'compresscal {name}'))
 
 # %% ../../nbs/commands/16_options.ipynb #2a03cbc9
-SOURCES = ("docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or "
-           "files, folders and patterns, with text: before one whose suffix is not that of text; random or random:docs "
-           "for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a "
-           "mixture of rows, 'weighted:docs=0.7+code=0.3' for one of statistics")
-METHOD_HELP = ("magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', "
-               "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'; 'gptq-original:4' and "
-               "'spqr-original:4' for the published rule")
-MEASURE_HELP = ("'docs' or another source for perplexity on held-out text, 'kl:docs' for the distance from the dense "
-                "model, 'gptq:wikitext' for perplexity by GPTQ's protocol, 'task:arc_easy,limit=100' for a task of "
-                "lm-evaluation-harness (with file=rows.jsonl its rows are read from that file), "
-                "'summaries:docstrings,prompt=document,judges=harim' for what becomes of summaries")
+SOURCES = ( # Help: how calibration text is named
+    "docs (docstrings of the packages installed here), code (their source), licenses, a Hub set such as c4, or "
+    "files, folders and patterns, with text: before one whose suffix is not that of text; random or random:docs "
+    "for tokens drawn at random; self or self:carlini for text that the model writes; 'docs=0.7+code=0.3' for a "
+    "mixture of rows, 'weighted:docs=0.7+code=0.3' for one of statistics")
+METHOD_HELP = ( # Help: how a method is spelt
+    "magnitude, wanda, sparsegpt, rtn, gptq, awq or spqr with settings, such as 'wanda:0.5', "
+    "'sparsegpt:2:4', 'gptq:4,group_size=64' or, joined, 'sparsegpt:2:4+gptq:4'; 'gptq-original:4' and "
+    "'spqr-original:4' for the published rule")
+MEASURE_HELP = ( # Help: how a measure is spelt
+    "'docs' or another source for perplexity on held-out text, 'kl:docs' for the distance from the dense "
+    "model, 'gptq:wikitext' for perplexity by GPTQ's protocol, 'task:arc_easy,limit=100' for a task of "
+    "lm-evaluation-harness (with file=rows.jsonl its rows are read from that file), "
+    "'summaries:docstrings,prompt=document,judges=harim' for what becomes of summaries")
 
 # %% ../../nbs/commands/16_options.ipynb #e3e962ae
 def presets()->tuple[str,...]:
@@ -224,18 +227,21 @@ def complete(
     def completed(incomplete:str): return [o for o in known if o.startswith(incomplete)]
     return completed
 
-METHOD_WORDS = [f'{o}:' for o in METHOD_NAMES]
-SOURCE_WORDS = [*TEXT_NAMES, 'text:', 'random', 'random:', 'weighted:', 'self', *(f'self:{o}' for o in presets())]
-MEASURE_WORDS = [*TEXT_NAMES, 'text:', *(f'{o}:' for o in MEASURE_KINDS if o!='perplexity')]
+METHOD_WORDS = [f'{o}:' for o in METHOD_NAMES] # Words that a shell completes for a method
+SOURCE_WORDS = [ # Words that a shell completes for text
+    *TEXT_NAMES, 'text:', 'random', 'random:', 'weighted:', 'self', *(f'self:{o}' for o in presets())]
+MEASURE_WORDS = [ # Words that a shell completes for a measure
+    *TEXT_NAMES, 'text:', *(f'{o}:' for o in MEASURE_KINDS if o!='perplexity')]
 
 # %% ../../nbs/commands/16_options.ipynb #ce5c5634
-Sets = Annotated[int|None, Option('--sets')]
-Sequences = Annotated[int|None, Option('--sequences')]
+Sets = Annotated[int|None, Option('--sets')] # Option: how many calibration sets
+Sequences = Annotated[int|None, Option('--sequences')] # Option: how many sequences a set has
 NoBos = Annotated[bool|None, Option(help='Do not head windows with the beginning-of-text token')]
 Device = Annotated[str|None, Option(help='Where to compute, such as cuda (default: cpu)')]
-Measures = Annotated[list[str]|None, Option('--evaluate', metavar='MEASURE', help=f'What to measure: {MEASURE_HELP}',
-                                            autocompletion=complete(MEASURE_WORDS))]
-Measured = Annotated[int|None, Option('--evaluation-sequences')]
+Measures = Annotated[ # Option: what to measure
+    list[str]|None, Option('--evaluate', metavar='MEASURE', help=f'What to measure: {MEASURE_HELP}',
+                           autocompletion=complete(MEASURE_WORDS))]
+Measured = Annotated[int|None, Option('--evaluation-sequences')] # Option: how many sequences are measured
 ModelName = Annotated[str, Argument(metavar='MODEL', help="Folder, GGUF file or Hub id, or 'embedded' or 'smollm2'")]
 Format = Annotated[str|None, Option(metavar='text', help='Read all files as plain text, as text: before a path does')]
 NewFolder = Annotated[str, Option('--out', metavar='FOLDER', help='Folder for the model, new or empty')]

@@ -70,8 +70,8 @@ class EngineOptions(TypedDict):
     timeout: Annotated[float|None, Option(help='With pool and ray: seconds that a job may take (default: no limit)')]
     address: Annotated[str|None, Option(help='Address of a Ray cluster')]
 
-ENGINE = tuple(EngineOptions.__annotations__)
-FIELDS = tuple(source_parameters('experiments.study.Study'))
+ENGINE = tuple(EngineOptions.__annotations__) # Options that say what computes a study
+FIELDS = tuple(source_parameters('experiments.study.Study')) # Settings of a `Study` that are options, too
 
 # %% ../../nbs/commands/70_study_command.ipynb #bb60d51a
 @command('experiments.study.Study', 'experiments.engines.Pool', 'experiments.engines.Ray')

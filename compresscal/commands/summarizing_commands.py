@@ -18,8 +18,9 @@ from .options import Device, ModelName, Run, check_there, command, complete
 from ..core.spelling import check_model
 
 # %% ../../nbs/commands/52_summarizing_commands.ipynb #160dfc33
-DOCUMENTS = ('docstrings; factcc, polytope, summeval, legal, rct, cnn_dailymail or xsum; a file, a folder, '
-             'or owner/name on the Hub')
+DOCUMENTS = ( # Help: what may be summed up
+    'docstrings; factcc, polytope, summeval, legal, rct, cnn_dailymail or xsum; a file, a folder, '
+    'or owner/name on the Hub')
 _PROMPT = ("What the model is asked: after, before, question, document (the embedded model's), "
            "or a template with {document}")
 
@@ -63,8 +64,9 @@ def _summarize(run, name, out, documents):
     return write_summaries(**run.given, progress=run.progress)
 
 # %% ../../nbs/commands/52_summarizing_commands.ipynb #6dd6476f
-JUDGE_HELP = ("summac_zs, summac_conv, harim, harim:decoder, alignscore, minicheck or unsupported, with settings, "
-              "such as 'summac_zs:model=my/nli' or 'harim:decoder,model=my/model'")
+JUDGE_HELP = ( # Help: how judges are spelt
+    "summac_zs, summac_conv, harim, harim:decoder, alignscore, minicheck or unsupported, with settings, "
+    "such as 'summac_zs:model=my/nli' or 'harim:decoder,model=my/model'")
 _FILES = ("Files of summaries, the dense model's first; a name may stand before one, as in "
           "'Wanda 50%=wanda.jsonl', and the same name before several, one for each calibration set")
 _JUDGE_WORDS = 'alignscore harim harim:decoder minicheck summac_conv summac_zs unsupported'.split()

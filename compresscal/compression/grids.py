@@ -46,7 +46,8 @@ def check_weight(
     return w
 
 # %% ../../nbs/compression/40_grids.ipynb #6f5e25a9
-SCALE_TYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
+SCALE_TYPES = dict( # Name -> type that scales can be stored as
+    float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 
 def check_scale_dtype(
     scale_dtype:str|None, # Type that scales are stored as; `None`: no other than they are computed in
@@ -118,7 +119,8 @@ def spqr_levels(
     return scale,-low/scale
 
 # %% ../../nbs/compression/40_grids.ipynb #f478ed32
-RULES = {'gptq': gptq_levels, 'balanced': partial(gptq_levels, balanced=True), 'awq': awq_levels, 'spqr': spqr_levels}
+RULES = { # Rule -> its levels
+    'gptq': gptq_levels, 'balanced': partial(gptq_levels, balanced=True), 'awq': awq_levels, 'spqr': spqr_levels}
 
 def check_rule(
     rule:str,       # Name of a rule

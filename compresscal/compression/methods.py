@@ -29,7 +29,7 @@ from .quantization import check_spqr,column_rounding,gptq,rtn,spqr
 from .awq import clip_search,clip_weight,may_clip,sample_inputs,scale_block
 
 # %% ../../nbs/compression/70_methods.ipynb #3f48e0a9
-NEEDS = ('nothing','norms','moments','magnitudes') # What it may need to know of an input; each holds those before it
+NEEDS = ('nothing','norms','moments','magnitudes') # What a method may need of an input; each holds those before it
 
 @dataclass(frozen=True)
 class Method:
@@ -582,4 +582,4 @@ def compress_layer(self:Combined, weight, statistics):
     return LayerResult(last.weight, damping, pruned.raised or last.raised)
 
 # %% ../../nbs/compression/70_methods.ipynb #5dbfcdde
-METHODS = {o.__name__.lower(): o for o in (Magnitude,Wanda,SparseGPT,RTN,GPTQ,AWQ,SpQR)} # by name, for commands
+METHODS = {o.__name__.lower(): o for o in (Magnitude,Wanda,SparseGPT,RTN,GPTQ,AWQ,SpQR)} # Methods by name

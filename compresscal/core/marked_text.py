@@ -17,8 +17,9 @@ from .patching import patch
 from .tables import plain_text
 
 # %% ../../nbs/core/40_marked_text.ipynb #a75f6117
-COLOURS = dict(yellow='234,179,8', green='34,160,84', red='220,60,60', blue='59,130,246', violet='147,90,220',
-               grey='128,128,128') # Red, green, blue
+COLOURS = dict( # Colour -> red, green, blue
+    yellow='234,179,8', green='34,160,84', red='220,60,60', blue='59,130,246', violet='147,90,220',
+    grey='128,128,128')
 
 @dataclass(frozen=True)
 class Mark:

@@ -34,9 +34,10 @@ def figure_size(
     return width, width*ratio
 
 # %% ../../nbs/core/30_plots.ipynb #2fe07c76
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-GREY = '#666666'
+PALETTE = ( # Colours of kinds, which people tell apart who see colours differently
+    '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X') # Marks of kinds, in the order of their colours
+GREY = '#666666' # Colour of axes, and of what has no kind
 
 def look(
     kinds:Sequence[str], # Names of the kinds, in the order of first use; repeats share a look

@@ -19,7 +19,7 @@ from pathlib import Path
 from .patching import patch
 
 # %% ../../nbs/core/11_plugins.ipynb #b4939f3b
-PLUGIN_KINDS = ('methods', 'sources', 'measures', 'judges', 'engines', 'callbacks')
+PLUGIN_KINDS = ('methods', 'sources', 'measures', 'judges', 'engines', 'callbacks') # What another package can add
 
 # %% ../../nbs/core/11_plugins.ipynb #92f18161
 @dataclass(frozen=True)

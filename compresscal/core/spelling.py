@@ -148,7 +148,7 @@ def check_model(
     else: _check_model_address(str(name), argument)
 
 # %% ../../nbs/core/16_spelling.ipynb #cb87124a
-METHOD_NAMES = ('magnitude', 'wanda', 'sparsegpt', 'rtn', 'gptq', 'awq', 'spqr')
+METHOD_NAMES = ('magnitude', 'wanda', 'sparsegpt', 'rtn', 'gptq', 'awq', 'spqr') # Names of methods
 
 def check_method_name(
     text:str, # Such as `wanda:0.5` or `sparsegpt:2:4+gptq-original:4`
@@ -160,7 +160,7 @@ def check_method_name(
         if not known: raise no_such('method', name, [*METHOD_NAMES, *plugin_names('methods')], no_plugin(part))
 
 # %% ../../nbs/core/16_spelling.ipynb #b266f0a1
-FORMAT_NAMES = ('compressed-tensors', 'gguf', 'dense')
+FORMAT_NAMES = ('compressed-tensors', 'gguf', 'dense') # Names of formats of a checkpoint
 
 def check_format_name(
     name:str,                # Such as `dense`
@@ -170,8 +170,9 @@ def check_format_name(
     if name not in FORMAT_NAMES: raise no_such(argument, name, FORMAT_NAMES)
 
 # %% ../../nbs/core/16_spelling.ipynb #4520b27c
-TEXT_NAMES = ('docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',
-              'wikitext', 'cosmopedia', 'fineweb')
+TEXT_NAMES = ( # Texts that have a name: of installed packages, then of the Hub
+    'docs', 'code', 'summaries', 'licenses', 'c4', 'cnn_dailymail', 'redpajama', 'refinedweb', 'wikipedia',
+    'wikitext', 'cosmopedia', 'fineweb')
 
 _WEIGHTED = 'weighted:'
 
@@ -292,7 +293,7 @@ def say_format(
     return said
 
 # %% ../../nbs/core/16_spelling.ipynb #c7552e74
-MEASURE_KINDS = ('perplexity', 'kl', 'gptq', 'task', 'summaries')
+MEASURE_KINDS = ('perplexity', 'kl', 'gptq', 'task', 'summaries') # Kinds of measures
 
 def check_measure_name(
     name:str,                   # Such as `docs`, `kl:docs` or `task:arc_easy,limit=100`

@@ -362,7 +362,7 @@ def _stream(model, source, tokenizer, length, split, max_windows, progress):
     return _from_texts([text], tokenizer, special=True),length,None
 
 # %% ../../nbs/evaluation/10_perplexity.ipynb #32f24892
-protocols = (None,'gptq')
+protocols = (None,'gptq') # Whose rules windows follow: those of `perplexity`, or of the script of GPTQ
 
 def _check_rules(stride, bos, max_windows, protocol):
     "Raise where the settings of `read_windows` mean nothing"

@@ -150,7 +150,7 @@ _arc = Form(('question', 'choices', 'answerKey'), _lettered('question'))
 _sentences = tuple(f'input_sentence_{i}' for i in range(1, 5))
 _story = Form((*_sentences, 'sentence_quiz1', 'sentence_quiz2', 'answer_right_ending'), _storycloze)
 
-task_forms = dict(
+task_forms = dict( # Task of lm-evaluation-harness -> columns that its rows have
     arc_easy=_arc,
     arc_challenge=_arc,
     openbookqa=Form(('question_stem', 'choices', 'answerKey'), _lettered('question_stem')),
@@ -170,7 +170,7 @@ task_forms = dict(
 # %% ../../nbs/evaluation/30_task_files.ipynb #c390d71a
 def _only_plain(row): return dict(zip(('question', 'choices', 'label'), _plain(row)))
 
-plain_form = Form(('question', 'choices', 'label'), _only_plain)
+plain_form = Form(('question', 'choices', 'label'), _only_plain) # Columns of a row that belongs to no known task
 
 def _in_form(row, form):
     "A row with the columns of `form`, and no others"

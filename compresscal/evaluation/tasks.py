@@ -272,7 +272,7 @@ def _homes():
     return dict(homes),groups-homes.keys()
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #72394dd6
-continuation_tasks = dict(continuation_docs='docs', continuation_code='code')
+continuation_tasks = dict(continuation_docs='docs', continuation_code='code') # Tasks made of installed text -> the text
 
 def _unknown(name):
     "The error for a task that nobody knows, with those that are nearly called so"

@@ -20,8 +20,8 @@ from ..core.tables import one_line
 from .store import Store, read_json
 
 # %% ../../nbs/experiments/22_cell_index.ipynb #cf87b762
-ASKED = ('model', 'method', 'source', 'n_sequences', 'length', 'set', 'replicate', 'evaluation')
-HASHES = ('calibration', 'text', 'fingerprint', 'cell')
+ASKED = ('model', 'method', 'source', 'n_sequences', 'length', 'set', 'replicate', 'evaluation') # What a cell asks for
+HASHES = ('calibration', 'text', 'fingerprint', 'cell') # What tells a cell, its set and its texts from all others
 
 def rows_in(
     lines:Sequence[dict],       # Of an index, in the order of the results
@@ -68,7 +68,7 @@ def find_set(
     return None
 
 # %% ../../nbs/experiments/22_cell_index.ipynb #9879fc85
-INDEX = 'index.json'
+INDEX = 'index.json' # File of the index, in the folder of a study
 _FORMAT = 1 # Raised when older versions of this package could not read it
 
 def keep_index(

@@ -195,7 +195,7 @@ def others_code(
     return dict(plugins=found) if found else {}
 
 # %% ../../nbs/experiments/35_cells.ipynb #c0f054c1
-FORMAT = 4 # Raised when the computation behind a result changes, so that older records are not taken for new ones
+FORMAT = 4 # Version of results, raised when their computation changes, so that older records are not taken for new
 
 # %% ../../nbs/experiments/35_cells.ipynb #2c088de7
 def identify_measure(
@@ -413,7 +413,7 @@ LIBRARIES = 7*2**27 # Bytes of a worker that has done nothing yet: Python, torch
 
 JUDGE = 2**31        # Bytes of a judge whose weights are not here yet: a large encoder in single precision
 
-WINDOWS = 8           # Of held-out text that are read at once
+WINDOWS = 8           # Windows of held-out text that are read at once
 
 # %% ../../nbs/experiments/35_cells.ipynb #0635180b
 def models_named(

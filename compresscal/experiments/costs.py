@@ -47,8 +47,9 @@ def next_size(
     return None if last>=size or settled or too_long else following
 
 # %% ../../nbs/experiments/72_costs.ipynb #3f5e8258
-PART_KINDS = dict(preparing='alone', starting='each worker', compressing='shared', measuring='shared',
-                  concluding='alone') # Who does it
+PART_KINDS = dict( # Kind of work -> who does it
+    preparing='alone', starting='each worker', compressing='shared', measuring='shared',
+    concluding='alone')
 
 @dataclass(frozen=True)
 class StudyPart:

@@ -523,7 +523,7 @@ def _ray_crew(engine, setup, leave):
     return _RayCrew(setup, engine.workers or fitting(offered, need), this_many(engine.threads), options, leave)
 
 # %% ../../nbs/experiments/70_engines.ipynb #d8e3fde5
-ENGINES = dict(local=Local, pool=Pool, ray=Ray) # By name
+ENGINES = dict(local=Local, pool=Pool, ray=Ray) # Engines by name
 
 # %% ../../nbs/experiments/70_engines.ipynb #0230dd5c
 def _own_engine(engine, settings):

@@ -511,8 +511,9 @@ def measure(self:SummariesMeasure, model, tokenizer, text=None, reference=None, 
     return found|dict(controls={k: review_record(review(o, judges, **how)) for k,o in controls(written).items()})
 
 # %% ../../nbs/experiments/25_measures.ipynb #daeb2a01
-kinds = dict(perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexityMeasure,
-             task=TaskMeasure, summaries=SummariesMeasure) # By the first word of a name
+kinds = dict( # First word of a measure's name -> its class
+    perplexity=PerplexityMeasure, kl=FidelityMeasure, gptq=GPTQPerplexityMeasure,
+    task=TaskMeasure, summaries=SummariesMeasure)
 
 # %% ../../nbs/experiments/25_measures.ipynb #edd78d73
 def _known_text(text):

@@ -82,8 +82,9 @@ class StudyPlan:
     estimate: StudyEstimate # Cells, hours, bytes
     found: pd.DataFrame     # As `plan_table` gives it
 
-NO_PILOT = ('What difference it could find is not known: no sets of these methods have been measured yet. '
-             'Give a pilot, or run a part of the study first.')
+NO_PILOT = ( # What is said in place of differences where no values are known
+    'What difference it could find is not known: no sets of these methods have been measured yet. '
+    'Give a pilot, or run a part of the study first.')
 
 # %% ../../nbs/experiments/79_planning.ipynb #79b00001
 @patch

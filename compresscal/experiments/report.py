@@ -29,7 +29,7 @@ from ..hallucination.hallucination import UNQUALIFIED, summary_tables
 from ..models.quantized_before import QUANTIZED_CAVEAT, said_quantized
 
 # %% ../../nbs/experiments/55_report.ipynb #f26b366b
-LONG = 30 # Lines of a table that is not folded
+LONG = 30 # Most lines of a table that is not folded
 
 def titled_table(
     title:str,                       # What it shows
@@ -49,7 +49,7 @@ _DETECTABLE = ('Detectable is the smallest difference that so many sets find wit
                'found, smaller ones may be there. Infinite: so few sets cannot tell.')
 
 # %% ../../nbs/experiments/55_report.ipynb #234462dd
-STATISTIC_TABLES = dict(
+STATISTIC_TABLES = dict( # Name of a table -> its title, and a note on how it is read
     compare_sources=('Sources compared', 'Sources do not share their sets, so they are compared unpaired: P(a>b) is '
                      'the probability that a set of a has the higher value. '+_DETECTABLE),
     compare_methods=('Methods compared', 'Methods are compared on the same sets, pair by pair. '+_DETECTABLE))

@@ -33,7 +33,7 @@ from ..hallucination.risk import metric_words
 from ..statistics.comparisons import distinct_pairs
 
 # %% ../../nbs/experiments/45_results.ipynb #2b558148
-RESULT_COLUMNS = (*ASKED, 'metric', 'value', 'documents', *HASHES)
+RESULT_COLUMNS = (*ASKED, 'metric', 'value', 'documents', *HASHES) # Columns of `results.csv`
 
 def rows_to_csv(
     rows:Sequence[dict], # Rows of a study

@@ -39,7 +39,7 @@ def content_key(
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 # %% ../../nbs/experiments/20_store.ipynb #137611ec
-folders = ('cells', 'failures', 'sets', 'provenance', 'running')
+folders = ('cells', 'failures', 'sets', 'provenance', 'running') # Folders of a store
 # errors of network file systems that know no locks; records are safe without
 _no_locks = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 

@@ -596,7 +596,8 @@ _HALLUCINATION = dict(
                              'judges=harim:decoder;prompt=document')))
 
 # %% ../../nbs/experiments/80_study.ipynb #0beba07b
-STUDY_PRESETS = dict(impact=_IMPACT, self_calibration=_SELF_CALIBRATION, hallucination=_HALLUCINATION)
+STUDY_PRESETS = dict( # Name -> settings of a study
+    impact=_IMPACT, self_calibration=_SELF_CALIBRATION, hallucination=_HALLUCINATION)
 
 def preset(
     name:str,         # A key of `STUDY_PRESETS`

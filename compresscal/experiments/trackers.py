@@ -124,7 +124,7 @@ def on_end(self:MLflow, results):
     if self.run is not None: self.client.set_terminated(self.run, 'FAILED' if results is None else 'FINISHED')
 
 # %% ../../nbs/experiments/62_trackers.ipynb #4b290a00
-TRACKERS = dict(tensorboard=TensorBoard, wandb=WandB, mlflow=MLflow) # By name
+TRACKERS = dict(tensorboard=TensorBoard, wandb=WandB, mlflow=MLflow) # Trackers by name
 
 def callback_from(
     given:object, # A name with settings, a callback, or a function of a `CellEvent`

@@ -39,7 +39,7 @@ from .preparation import Prepared, bench_of, cells_of, lines_of, named, prepare
 from .store import TrialStore, content_key, try_store
 
 # %% ../../nbs/experiments/77_trial.ipynb #73c92ca8
-NOTHING = RunEstimate(0., 0., 0, 0)
+NOTHING = RunEstimate(0., 0., 0, 0) # A run that takes nothing
 
 def timed(
     do:Callable, # Does something

@@ -76,7 +76,8 @@ def negate(
     return summary[:m.end(1)]+('' if m[2] else ' not')+summary[m.end():]
 
 # %% ../../nbs/hallucination/67_corruptions.ipynb #e2646735
-CORRUPTIONS = dict(names=swap_name, numbers=change_number, negation=negate)
+CORRUPTIONS = dict( # Kind -> what makes a summary wrong in this way
+    names=swap_name, numbers=change_number, negation=negate)
 
 def corrupt(
     kind:str,    # A key of `CORRUPTIONS`

@@ -19,7 +19,8 @@ from ..core.arguments import require_whole
 from ..core.patching import patch
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #297e36d2
-LABELS = ('entailment', 'neutral', 'contradiction')
+LABELS = ( # How a text may relate to another, in the order of probabilities
+    'entailment', 'neutral', 'contradiction')
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #41d4fc77
 _meanings = dict(entailment='entailment entail entails entailed supports support supported'.split(),
@@ -148,8 +149,9 @@ class EntailmentFunction(EntailmentScorer):
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #43d13858
 _vitaminc = ('entailment', 'contradiction', 'neutral') # the order in which these were trained
-TRAINED_LABELS = {f'tals/albert-{o}': _vitaminc
-                  for o in ('xlarge-vitaminc-mnli', 'base-vitaminc-mnli', 'xlarge-vitaminc')}
+TRAINED_LABELS = { # Models whose configuration does not say what their outputs mean -> their meaning, in order
+    f'tals/albert-{o}': _vitaminc
+    for o in ('xlarge-vitaminc-mnli', 'base-vitaminc-mnli', 'xlarge-vitaminc')}
 
 # %% ../../nbs/hallucination/20_entailment.ipynb #9bf77f79
 def _from_pretrained(source, revision, dtype, device):

@@ -48,7 +48,7 @@ class System(NamedTuple):
         "Share of zeros that the label names; nan where it names none"
         return strength(self.method)[2]
 
-DENSE = System('dense')
+DENSE = System('dense') # The model before compression
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #8a2b9316
 def _as_system(name):
@@ -131,7 +131,7 @@ def judged(self:Hallucination)->list[str]:
     return own+['unsupported']*('unsupported' not in own)
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #d128eff3
-UNQUALIFIED = 'not qualified'
+UNQUALIFIED = 'not qualified' # How a judge is marked that did not pass its checks
 def _doubtful(name): return f'{name} ({UNQUALIFIED})'
 
 @patch
@@ -391,7 +391,7 @@ def _enough(rows, risk):
     return rows
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #5d92ac50
-SYSTEMS = 4 # Systems whose means have a correlation worth showing
+SYSTEMS = 4 # Fewest systems whose means have a correlation worth showing
 
 def _estimates(rows, again):
     "Name, value, ends, units of each correlation"
@@ -636,7 +636,7 @@ def summary_tables(
     return found+[(f'Risk by {m} and overlap', _OVERLAP_NOTE, o.to_pandas()) for m,o in study.associations.items()]
 
 # %% ../../nbs/hallucination/80_hallucination.ipynb #45589b10
-CURVE = 3 # Points that make a curve: the dense model and two strengths of a method
+CURVE = 3 # Fewest points of a curve: the dense model and two strengths of a method
 
 def summary_pictures(
     study:Hallucination, # Reviews

@@ -27,7 +27,7 @@ def token_risks(
     return (1-p)*(1-(p-p_lm))
 
 # %% ../../nbs/hallucination/50_harim.ipynb #c39c6e4a
-FORMS = ('published', 'unhalved', 'risk')
+FORMS = ('published', 'unhalved', 'risk') # As published; with the whole risk in place of half of it; the risk alone
 
 def harim_plus(
     log_likelihood:float,   # Mean log-probability of the tokens given the source, nats

@@ -145,9 +145,9 @@ def score(self:Unsupported,
     return Scores(self.name, values, self.bounds, False, self.settings(), notes, parts)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #ee87f0ad
-ALIGNSCORE = ('pip install "alignscore @ git+https://github.com/yuh-zha/AlignScore.git" '
+ALIGNSCORE = ('pip install "alignscore @ git+https://github.com/yuh-zha/AlignScore.git" ' # How AlignScore is installed
               '&& python -m spacy download en_core_web_sm')
-MINICHECK = 'pip install "minicheck @ git+https://github.com/Liyan06/MiniCheck.git@main"'
+MINICHECK = 'pip install "minicheck @ git+https://github.com/Liyan06/MiniCheck.git@main"' # How MiniCheck is installed
 
 def _alignscore():
     try: from alignscore import AlignScore as Scorer
@@ -171,7 +171,7 @@ def _made(what, kind, **settings):
         raise ValueError(f"{what} could not be made with {settings}: {type(e).__name__}: {why}") from e
 
 # %% ../../nbs/hallucination/60_judges.ipynb #e8042a9e
-MODES = ('nli_sp', 'nli', 'bin_sp', 'bin')
+MODES = ('nli_sp', 'nli', 'bin_sp', 'bin') # Modes of AlignScore: three outputs or two, and (`_sp`) texts in parts
 
 # %% ../../nbs/hallucination/60_judges.ipynb #eecfc1f5
 class AlignScore:
@@ -227,7 +227,7 @@ def score(self:AlignScore,
     return Scores(self.name, found.values, self.bounds, True, self.settings(), found.notes)
 
 # %% ../../nbs/hallucination/60_judges.ipynb #eef979a5
-CHECKERS = ('roberta-large', 'deberta-v3-large', 'flan-t5-large', 'Bespoke-MiniCheck-7B')
+CHECKERS = ('roberta-large', 'deberta-v3-large', 'flan-t5-large', 'Bespoke-MiniCheck-7B') # Models of MiniCheck
 
 # %% ../../nbs/hallucination/60_judges.ipynb #21ace562
 class MiniCheck:
@@ -288,8 +288,9 @@ def score(self:MiniCheck,
     return Scores(self.name, values, self.bounds, True, self.settings(), notes, dict(sentences=parts))
 
 # %% ../../nbs/hallucination/60_judges.ipynb #33ab3754
-JUDGES = ('summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder',
-          'alignscore', 'minicheck', 'unsupported', 'dependence')
+JUDGES = ( # Judges by name
+    'summac_zs', 'summac_zs:original', 'summac_conv', 'summac_conv:original', 'harim', 'harim:decoder',
+    'alignscore', 'minicheck', 'unsupported', 'dependence')
 
 def judge_maker(
     name:str, # One of `JUDGES`

@@ -37,7 +37,7 @@ class JudgeRule(NamedTuple):
     below: float=math.inf  # Its upper end must be below this
 
 _WINS, _CHANGED = 'scores what a person wrote above ', 'the same text with '
-JUDGE_RULES = dict(
+JUDGE_RULES = dict( # What a judge has to do to be trusted
     labels=JudgeRule('goes with what people say of summaries of one document', above=0.),
     beyond_copying=JudgeRule('goes with it when copying is held equal, too', above=0.),
     other=JudgeRule(_WINS+'a text about another document', above=.75),

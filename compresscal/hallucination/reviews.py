@@ -24,8 +24,9 @@ from ..summaries.summarize import FLAGS, Summaries, degenerate
 from ..text.sentences import split_sentences, splitter_name
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #e6621fb7
-CONTROLS = dict(reference='what a person wrote', lead='the first sentences of the document',
-                other="the model's summary of another document", empty='nothing')
+CONTROLS = dict( # Summaries that no compressed model wrote, by name, and in words
+    reference='what a person wrote', lead='the first sentences of the document',
+    other="the model's summary of another document", empty='nothing')
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #b17ae13a
 def _turned(datasets, rng):
@@ -60,10 +61,10 @@ def controls(
 # %% ../../nbs/hallucination/70_reviews.ipynb #1fb034be
 ABOUT = ('dataset', 'id', 'flag') # Columns that are no numbers
 
-# Columns that a table shows, after those of judges
-SHOWN = ('unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage', 'density',
-         'compression', 'copied_sentences', 'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f',
-         'bertscore_f', 'dependence')
+SHOWN = ( # Columns that a table shows, after those of judges
+    'unsupported', 'rouge1_precision', 'rouge2_precision', 'rougeL_precision', 'novelty2', 'coverage', 'density',
+    'compression', 'copied_sentences', 'words', 'rouge1_reference_f', 'rouge2_reference_f', 'rougeL_reference_f',
+    'bertscore_f', 'dependence')
 
 # %% ../../nbs/hallucination/70_reviews.ipynb #1474e2ad
 @dataclass(frozen=True, eq=False, repr=False)

@@ -65,7 +65,8 @@ _counted = [
       for what in ('names', 'numbers', 'identifiers')),
     Metric('dependence', 'dependence on the source, nats', None, None)]
 
-METRICS = {m.name: m for m in (*_judged, *_against_reference, *_copied, *_counted)}
+METRICS = { # Column of scores -> what is known of it
+    m.name: m for m in (*_judged, *_against_reference, *_copied, *_counted)}
 
 # %% ../../nbs/hallucination/65_risk.ipynb #9dcf0458
 def _known(name):
@@ -136,9 +137,10 @@ def risks(
     return (distance/(high-low)).clip(0, 1)
 
 # %% ../../nbs/hallucination/65_risk.ipynb #6ea1423b
-DEGENERATE = dict(paired='documents where either summary is degenerate are left out',
-                  keep='degenerate summaries count like others',
-                  worst='degenerate summaries have the greatest risk')
+DEGENERATE = dict( # What becomes of answers that are no summaries, by name, and in words
+    paired='documents where either summary is degenerate are left out',
+    keep='degenerate summaries count like others',
+    worst='degenerate summaries have the greatest risk')
 
 def _is_list(o): return hasattr(o, '__len__') and not isinstance(o, (str, Mapping))
 
@@ -160,8 +162,9 @@ def _which(risk, flagged, rule):
     return risk, ~(out | missing), int(out.sum()), int(missing.sum())
 
 # %% ../../nbs/hallucination/65_risk.ipynb #958048df
-VARIANTS = dict(mean='ratio of mean risks', threshold='ratio of the shares of documents worse than a threshold',
-                difference='mean difference of risks')
+VARIANTS = dict( # What a risk is compared by, by name, and in words
+    mean='ratio of mean risks', threshold='ratio of the shares of documents worse than a threshold',
+    difference='mean difference of risks')
 
 def _check_variant(m, variant, rule):
     "Raise for what has no meaning"

@@ -23,7 +23,7 @@ from ..summaries.scores import Scores, check_pairs
 from ..text.sentences import sentence_spans, splitter_name
 
 # %% ../../nbs/hallucination/30_summac.ipynb #0c6ba3c7
-GRANULARITIES = ('sentence', 'paragraph', 'document')
+GRANULARITIES = ('sentence', 'paragraph', 'document') # Parts that a text can be cut into
 
 # %% ../../nbs/hallucination/30_summac.ipynb #911761c8
 def _paragraphs(text):
@@ -162,8 +162,9 @@ def zero_shot(
     return (entailment if use_entailment else 1)-contradiction
 
 # %% ../../nbs/hallucination/30_summac.ipynb #5b1c0712
-EDGES = (0, .01, .02, .03, .04, .07, .13, .37, .9, .91, .92, .93, .94, .95, .955, .96, .965, .97, .975, .98, .985,
-         .99, .995, 1)
+EDGES = ( # Edges of the bins that the published head was trained with
+    0, .01, .02, .03, .04, .07, .13, .37, .9, .91, .92, .93, .94, .95, .955, .96, .965, .97, .975, .98, .985,
+    .99, .995, 1)
 
 def histograms(
     entailment:np.ndarray,         # Probabilities, `[source parts, summary parts]`
@@ -219,9 +220,9 @@ def _second(logits):
     return 1/(1+np.exp(np.clip(logits[..., 0]-logits[..., 1], -700, 700)))
 
 # %% ../../nbs/hallucination/30_summac.ipynb #11ec3f9a
-HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/'
+HEAD_ADDRESS = ('https://raw.githubusercontent.com/tingofurro/summac/' # Where the published head is
                 'c1f3da93cd074c24d8033eb27a88b5a7cc5c08fa/summac_conv_vitc_sent_perc_e.bin')
-HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe'
+HEAD_SHA256 = 'cd880581f59bd47b8968c7f48d754cd617dfe9b256d8d76fdcbc0fa4a3b3c6fe' # Hash of the published head
 
 def _fetched_head(sha256):
     "The published head, fetched at first use"
@@ -404,7 +405,7 @@ def original(cls:SummaCConv, model=_default, **settings):
     return cls(model, **_original|dict(summary_limit=10)|settings)
 
 # %% ../../nbs/hallucination/30_summac.ipynb #95dedcc5
-VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # With their colours
+VERDICTS = dict(supported='green', unsupported='red', contradicted='violet') # Verdict on a sentence -> its colour
 
 # %% ../../nbs/hallucination/30_summac.ipynb #8cf3d7b9
 @dataclass(frozen=True, eq=False, repr=False)

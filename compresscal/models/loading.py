@@ -52,7 +52,7 @@ def _gguf_source(path, text):
     return str(gguf_checkpoint(file))
 
 # %% ../../nbs/models/10_loading.ipynb #54aaeb04
-SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct" # the same model on the Hub
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct" # Where the model that is called smollm2 is on the Hub
 
 def _hub_has(name):
     "Is a model in the Hub's cache, or does the Hub answer for it?"

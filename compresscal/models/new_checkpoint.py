@@ -29,7 +29,7 @@ def _identity(checkpoint, key):
     return dict(key=key, dtype=str(checkpoint.frame.dtype), source=source)
 
 # %% ../../nbs/models/40_new_checkpoint.ipynb #285a0526
-NOTES = ".progress.json" # How far a run came, and of what it was doing
+NOTES = ".progress.json" # File that says how far a run came, and with what
 
 def _noted(folder, identity):
     "What a run with this identity has noted in a folder, by number of the block; `None` if there is nothing of it"

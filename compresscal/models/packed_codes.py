@@ -77,7 +77,7 @@ def gptq_weight(
     return dequantize_rows(codes[:, :len(groups)], zeros, scales, groups.long())
 
 # %% ../../nbs/models/06_packed_codes.ipynb #9361858a
-AWQ_BITS = 4
+AWQ_BITS = 4 # Bits of a code in AWQ's files
 AWQ_ORDER = 0, 2, 4, 6, 1, 3, 5, 7 # Which of eight outputs is at each place of a word, from the lowest bit up
 
 def _awq_columns(words):

@@ -55,5 +55,6 @@ def said_quantized(
     counts = [f'{n} tensor{"s"*(n!=1)} {first}', *(f'{n} {kind}' for kind,n in others)]
     return f"the weights were quantized before: {found['file']}, {', '.join(counts)}"
 
-QUANTIZED_CAVEAT = ("Methods that round to about as many bits are compared with a bias: the nearer their grid is to "
-                    "the earlier one, the less they seem to lose.")
+QUANTIZED_CAVEAT = ( # What to know where weights were quantized before
+    "Methods that round to about as many bits are compared with a bias: the nearer their grid is to "
+    "the earlier one, the less they seem to lose.")

@@ -11,7 +11,7 @@ __all__ = ['model_settings', 'transformers_bars']
 from contextlib import contextmanager
 
 # %% ../../nbs/models/01_transformers_calls.ipynb #0e98ffbc
-model_settings = dict(experts_implementation="eager", trust_remote_code=False) # for `from_pretrained` and `from_config`
+model_settings = dict(experts_implementation="eager", trust_remote_code=False) # For `from_pretrained` and `from_config`
 
 # %% ../../nbs/models/01_transformers_calls.ipynb #c86a66eb
 @contextmanager

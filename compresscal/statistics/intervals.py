@@ -18,7 +18,8 @@ from statistics import mean, stdev
 import numpy as np
 
 # %% ../../nbs/statistics/10_intervals.ipynb #e526173c
-COVERS = 'sets (documents fixed)', 'documents (set fixed)', 'sets and documents'
+COVERS = ( # What varies from one interval to the next
+    'sets (documents fixed)', 'documents (set fixed)', 'sets and documents')
 FEWEST = 10 # Sets or documents that a bootstrap needs
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Mention:
     values:frozenset[str]  # What to look for: any of these is enough
 
 # %% ../../nbs/summaries/70_mentions.ipynb #130fb02d
-MENTION_KINDS = ('name', 'number', 'identifier')
+MENTION_KINDS = ('name', 'number', 'identifier') # Kinds of mentions
 _piece = re.compile(
     r'(?<!\w)(?P<digits>\d{1,3}(?:,\d{3})++(?!,?\d)(?:\.\d+)*|\d+(?:\.\d+)*)(?P<unit>[^\W\d_]*)(?!\w)'
     r'|(?P<word>\w+(?:\.\w+)*)(?P<call>\(\))?')

@@ -47,7 +47,7 @@ class Fragment:
     source:int # Its first word in the source, where it is for the first time
     length:int # In words
 
-OVERLAP_RULES = ('paper', 'newsroom')
+OVERLAP_RULES = ('paper', 'newsroom') # Which runs are looked for: as the paper on Newsroom says, or as its code does
 
 # %% ../../nbs/summaries/80_overlap.ipynb #78ac3ec0
 def _newsroom(summary, source, start, where):
@@ -126,7 +126,7 @@ def _copying(summary, source, places, rule):
     return novelty | {k: v/len(summary) for k,v in shares.items()} | dict(longest_copy=_longest(summary, places))
 
 # %% ../../nbs/summaries/80_overlap.ipynb #f78ad362
-OVERLAP_COLUMNS = (
+OVERLAP_COLUMNS = ( # Columns of the table of an `Overlap`
     'words', 'source_words', *(f'{k}_{p}' for k in ROUGE_KINDS for p in ('precision', 'recall', 'f')),
     'novelty1', 'novelty2', 'novelty3', 'novelty4', 'coverage', 'density', 'compression', 'longest_copy',
     'copied_sentences', 'unsupported_names', 'unsupported_numbers', 'unsupported_identifiers', 'unsupported')

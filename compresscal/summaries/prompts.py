@@ -67,7 +67,8 @@ def settings(self:Prompt)->dict:
     return asdict(self)|dict(stop=list(self.stop))
 
 # %% ../../nbs/summaries/20_prompts.ipynb #3729f487
-SYSTEM = 'You sum up texts truthfully: a summary says what the text says and adds nothing.'
+SYSTEM = ( # What a chat model is told before the document
+    'You sum up texts truthfully: a summary says what the text says and adds nothing.')
 
 _after = 'Text:\n{document}\n\nSum up the text above in a few sentences.\n\nSummary:\n'
 _before = ('Write a short summary of the following text. Leave out what the text does not say.\n\n'
@@ -75,7 +76,7 @@ _before = ('Write a short summary of the following text. Leave out what the text
 _question = ('Read this text:\n\n{document}\n\n'
              'Question: What are the main points of the text, in a few sentences?\nAnswer: ')
 
-PROMPTS = dict(
+PROMPTS = dict( # Ways of asking for a summary, by name
     after=Prompt('after', _after, SYSTEM, ('\n\n','\nText:')),
     before=Prompt('before', _before, SYSTEM, ('\n\n',)),
     question=Prompt('question', _question, SYSTEM, ('\n\n','\nQuestion:')),

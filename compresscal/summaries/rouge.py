@@ -18,7 +18,8 @@ from ..core.patching import patch
 from ..text.sentences import split_sentences, splitter_name, words
 
 # %% ../../nbs/summaries/50_rouge.ipynb #e797cdec
-TOKENIZERS = ('rouge', 'unicode')
+TOKENIZERS = ( # Ways to cut a text into words: as `rouge_score` does, or letters and digits of any script
+    'rouge', 'unicode')
 
 @lru_cache(2)
 def _stemmer():
@@ -112,8 +113,8 @@ def _shared_sum(prediction, reference):
     return hits
 
 # %% ../../nbs/summaries/50_rouge.ipynb #845bc517
-ROUGE_KINDS = ('rouge1', 'rouge2', 'rougeL', 'rougeLsum')
-PARTS = ('precision', 'recall', 'f')
+ROUGE_KINDS = ('rouge1', 'rouge2', 'rougeL', 'rougeLsum') # Kinds that are computed
+PARTS = ('precision', 'recall', 'f') # What each kind consists of
 
 # %% ../../nbs/summaries/50_rouge.ipynb #cb0a5d37
 class RougeCounter:

@@ -314,7 +314,7 @@ _sheets = ' '.join(f'{_polytope}/Human_Annotation_Summarization_{o}.xlsm' for o 
 # %% ../../nbs/summaries/10_summary_sets.ipynb #9702534a
 _three = 'test','validation','train'
 
-PUBLISHED_SETS = dict(
+PUBLISHED_SETS = dict( # Name -> where the set is, and how it is read
     factcc=PublishedSet(_factcc, 'factcc', count=311, splits=('validation','test')),
     polytope=PublishedSet(_sheets, 'files', count=634),
     summeval=PublishedSet('mteb/summeval', 'hub', count=100),

@@ -228,7 +228,7 @@ class HubText:
     data_files: str|None = None # Pattern of raw JSON files, where the set itself is a script
     articles: bool = False     # Rows are lines: join them at ` = Title = ` headings
 
-hub_texts = dict(
+hub_texts = dict( # Name -> text on the Hub
     c4=HubText('allenai/c4', 'en'),
     cnn_dailymail=HubText('abisee/cnn_dailymail', '3.0.0', 'article'),
     redpajama=HubText('togethercomputer/RedPajama-Data-1T-Sample', data_files='*.jsonl'),
@@ -300,7 +300,7 @@ def hub_corpus(
     return Corpus(name.split('/')[-1], manifest, shards)
 
 # %% ../../nbs/text/20_corpora.ipynb #a689bdc5
-installed_sources = ('docs', 'code', 'summaries', 'licenses')
+installed_sources = ('docs', 'code', 'summaries', 'licenses') # Texts of installed packages
 
 def installed_corpus(
     name:str,                 # A member of `installed_sources`

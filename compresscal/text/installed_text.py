@@ -60,7 +60,8 @@ class SeenTexts:
         return True
 
 # %% ../../nbs/text/10_installed_text.ipynb #c33eb089
-installed_packages = ('python', 'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib', 'seaborn',
+installed_packages = ( # Packages whose text is read, where they are installed
+    'python', 'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib', 'seaborn',
     'sympy', 'networkx', 'nltk', 'pyarrow', 'huggingface_hub', 'fsspec', 'jinja2', 'PIL', 'fontTools', 'mpmath', 'rich')
 
 def _distribution(package):
@@ -97,7 +98,7 @@ def package_modules(
         if _skipped.isdisjoint(parts): yield package+'.'+'.'.join(parts)[:-3], path
 
 # %% ../../nbs/text/10_installed_text.ipynb #3847b98a
-splits = dict(train=.78, calibration=.12, dev=.03, test=.07)
+splits = dict(train=.78, calibration=.12, dev=.03, test=.07) # Split -> share of the documents
 
 def split_of(
     module:str # Dotted module name

@@ -14,7 +14,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 # %% ../../nbs/text/30_sentences.ipynb #070c70ad
-ABBREVIATIONS = frozenset("""
+ABBREVIATIONS = frozenset( # Words whose period ends no sentence
+    """
     mr mrs ms dr prof st jr hon rev fr gen col maj capt cpt lt sgt cmdr adm gov sen rep pres supt det insp messrs
     mme mlle jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri
     inc ltd co corp bros plc llc dept univ assn assoc mt ft ave blvd rd hwy bldg apt
@@ -24,7 +25,8 @@ ABBREVIATIONS = frozenset("""
     oz lb lbs kg km cm mm ml hr hrs mins avg temp tel
     """.split())
 
-STARTERS = frozenset("""
+STARTERS = frozenset( # Words that often begin a sentence
+    """
     the a this that these those it he she they we i you his her their its our my there here
     in on at as after before during since but and so then however when while if although because for from by with
     according what who where why how one some many most other both no not
@@ -107,7 +109,7 @@ def _by_function(text, function):
         if o.strip(): yield start, at
 
 # %% ../../nbs/text/30_sentences.ipynb #12539dc5
-SPLITTERS = dict(rules=_by_rules, punkt=_by_punkt, lines=_by_lines)
+SPLITTERS = dict(rules=_by_rules, punkt=_by_punkt, lines=_by_lines) # Ways to find sentences, by name
 
 def _check_splitter(splitter):
     if not callable(splitter) and splitter not in [*SPLITTERS]: # what cannot be hashed is refused, too

@@ -17,7 +17,7 @@ from ..core.plugins import Plugin, find_plugin
 from ..core.spelling import no_such, parse_settings
 
 # %% ../../nbs/text/15_source_functions.ipynb #c314ab9c
-REQUESTS = ('tokenizer', 'model', 'n_sets', 'n_sequences', 'length', 'seed', 'bos') # Of a function of sets
+REQUESTS = ('tokenizer', 'model', 'n_sets', 'n_sequences', 'length', 'seed', 'bos') # What a function of sets can take
 
 @dataclass(frozen=True)
 class SourceFunction:

@@ -250,9 +250,10 @@ def add_texts(self:IdCounter,
     self.rows += len(texts)
 
 # %% ../../nbs/vocabulary/10_counting.ipynb #609fbf03
-usual_columns = (('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'),
-                 ('premise', 'hypothesis'), ('question', 'sentence'),
-                 ('content',), ('article',), ('document',))
+usual_columns = ( # Where a table usually has its text, the first that fits
+    ('text',), ('sentence',), ('sentence1', 'sentence2'), ('question1', 'question2'),
+    ('premise', 'hypothesis'), ('question', 'sentence'),
+    ('content',), ('article',), ('document',))
 
 def _find_columns(names):
     "The ids of a table, or else its usual text columns"

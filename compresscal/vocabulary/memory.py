@@ -45,8 +45,9 @@ class Optimizer:
         return self.moments*moment+4*self.counts_steps
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #bcff5150
-optimizers = dict(sgd=Optimizer(0, counts_steps=False), momentum=Optimizer(1, counts_steps=False), adam=Optimizer(),
-                  adamw=Optimizer(), adamw_8bit=Optimizer(bits=8, counts_steps=False))
+optimizers = dict( # Name -> what the optimizer remembers
+    sgd=Optimizer(0, counts_steps=False), momentum=Optimizer(1, counts_steps=False), adam=Optimizer(),
+    adamw=Optimizer(), adamw_8bit=Optimizer(bits=8, counts_steps=False))
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #ef395bc2
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Precision:
     logit:int    # Of a logit
     master:int=0 # Of a copy that the optimizer works on
 
-precisions = dict(fp32=Precision(4, 4, 4, 4), bf16=Precision(2, 2, 2, 2), autocast=Precision(4, 4, 4, 2),
-                  master=Precision(2, 2, 4, 2, 4))
+precisions = dict( # Name -> bytes of the numbers that training holds
+    fp32=Precision(4, 4, 4, 4), bf16=Precision(2, 2, 2, 2), autocast=Precision(4, 4, 4, 2),
+    master=Precision(2, 2, 4, 2, 4))
 
 # %% ../../nbs/vocabulary/70_memory.ipynb #5723c6ce
 def _one_of(name, value, known):
@@ -265,7 +267,7 @@ _deberta = dict(model_type='deberta-v2', vocab_size=128_100, hidden_size=768, nu
                 num_attention_heads=12, intermediate_size=3072, position_buckets=256, relative_attention=True,
                 norm_rel_ebd='layer_norm', share_att_key=True, pos_att_type=['p2c', 'c2p'],
                 position_biased_input=False, type_vocab_size=0, max_position_embeddings=512)
-published_models = {
+published_models = { # Name -> configuration of a published model
     'DistilBERT base': dict(model_type='distilbert', vocab_size=30_522),
     'BERT base, cased': dict(model_type='bert', vocab_size=28_996),
     'BERT base, uncased': dict(model_type='bert', vocab_size=30_522),

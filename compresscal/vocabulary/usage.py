@@ -50,7 +50,7 @@ def _bytes(tokenizer, vocab):
     return {vocab[chr(o)] for o in (*shown, *others) if chr(o) in vocab}
 
 # %% ../../nbs/vocabulary/30_usage.ipynb #574e749f
-kept_groups = dict(special=_special, bytes=_bytes, digits=_digits)
+kept_groups = dict(special=_special, bytes=_bytes, digits=_digits) # Group of tokens that can be kept -> its ids
 
 def _close(name, known):
     "A hint at names that are nearly the same, if there are any"
