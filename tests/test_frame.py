@@ -30,10 +30,10 @@ def test_a_chapter_page_shows_the_imports(folder):
 
 @pytest.mark.parametrize('folder', house.folders())
 def test_a_chapter_page_is_short(folder):
-    "The title of the navigation, three sentences, three examples with a link each"
+    "The title of the navigation, three to five sentences, three examples with a link each"
     cells = cells_of(f'{folder}/index.ipynb')
     assert text_of(cells[0]).startswith(f'# {house.folders()[folder]}\n\n> ')
-    assert len(re.findall(r'[.?!](?=\s|$)', text_of(cells[1])))==3
+    assert 3<=len(re.findall(r'[.?!](?=\s|$)', text_of(cells[1])))<=5
     shown = [c for c in cells if c['cell_type']=='code' and c['outputs']]
     assert len(shown)==4 and all(len(text_of(c).splitlines())<=5 for c in shown)
     links = [o for c in cells for o in re.findall(r'\]\(([^)]+)\)', text_of(c)) if c['cell_type']=='markdown']
@@ -43,7 +43,7 @@ def test_a_drawing_says_each_line_in_words():
     drawing = house.Drawing(['a', 'b', 'c'], [('b', 'a'), ('c', 'a'), ('c', 'b')], dict.fromkeys('abc', 'x.html'), 'Three')
     assert repr(drawing)=='a\nb  a\nc  a b'
     assert drawing.alt=='Three, from above to below: a, b and c. Lines: b uses a; c uses a and b.'
-    assert drawing._repr_html_().count('<path')==3
+    assert drawing._repr_html_().count('<path')==2 # c reaches a through b
     with pytest.raises(ValueError, match='`folder` must be one of core, text, .*got .nothing.'): house.chapter('nothing')
 
 @pytest.mark.parametrize('folder', house.folders())
