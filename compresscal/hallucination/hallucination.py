@@ -631,7 +631,7 @@ _RISK_NOTE = ('Ratio of mean risks, or difference where a score has no bounds, a
               'documents; answers that are no summaries are left out in pairs. Intervals cover documents, or sets '
               'where there are several; p is corrected after Holm for all rows that pool the data sets. Judges who '
               'are not qualified take part in no test.')
-_JUDGES_NOTE = ('A judge is qualified who agrees with people, tells true summaries from changed ones, and is not '
+_JUDGES_NOTE = ('A judge is qualified if it agrees with people, tells true summaries from changed ones, and is not '
                 'something simpler under another name.')
 _OVERLAP_NOTE = ('Rank correlations of risk with coverage by copied fragments, and coefficients with a constant for '
                  'each document. Association: entailment rises with copying by itself.')
