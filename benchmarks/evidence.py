@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 import harness # sets the environment
 from real_model import TASKS, articles
-from compresscal import Pool, Study, calibration_sets, load_model
+from compresscal import Pool, Study, calibration_sets, load_model, summarize
+from compresscal.calibration.generation import Sampling
 from compresscal.core.files import write_changed
 
 MODEL = 'smollm2'
@@ -61,16 +62,16 @@ def places(texts, names)->dict:
     made |= {'c4+code': f'{c4}=0.5+{code}=0.5', 'c4 and code, weighted': f'weighted:{c4}=0.5+{code}=0.5'}
     return {o: made.get(o, str(texts.get(o, o))) for o in names}
 
-def drawn_sets(names, texts, out, among=KINDS+WRITTEN)->dict:
+def drawn_sets(names, texts, out, among=KINDS+WRITTEN, size=(N_SEQUENCES, LENGTH))->dict:
     "Sets of each source: documents packed one after the other, none of them in two sources of `among`"
     model,tokenizer = load_model(MODEL)
     every = places(texts, among)
-    how = dict(n_sets=SETS, n_sequences=N_SEQUENCES, length=LENGTH, among=[*every.values()], model=model, batch_size=N_SEQUENCES, folder=out/'written')
+    how = dict(n_sets=SETS, n_sequences=size[0], length=size[1], among=[*every.values()], model=model, batch_size=N_SEQUENCES, folder=out/'written')
     return {o: calibration_sets(every[o], tokenizer, **how, rule='pack') for o in names} # the rule is for text that is read
 
-def grid(methods, sets, n, measured, replicates=0, **how)->Study:
+def grid(methods, sets, n, measured, replicates=0, size=(N_SEQUENCES, LENGTH), **how)->Study:
     "The first `n` sets of each source, all of one size"
-    return Study([MODEL], methods, {k: v[:n] for k,v in sets.items()}, n, N_SEQUENCES, LENGTH, evaluations=measured,
+    return Study([MODEL], methods, {k: v[:n] for k,v in sets.items()}, n, *size, evaluations=measured,
                  n_evaluation=8, replicates=replicates, dtype='bfloat16', **how)
 
 def measures(data, texts)->dict:
@@ -93,6 +94,45 @@ def calibration(data, out):
     yield study(KINDS, HARD+MILD, SETS, 4)
     yield study(KINDS+WRITTEN, HARD+MILD, SETS, 4) # the second page's sources at 4 bits, where damage is least, come last
 
+# ---- How large a set: many short windows, or few long ones
+
+SIZES = [(rows, length) for rows in (4, 16, 64) for length in (128, 512)]
+PRUNED_OR_ROUNDED = ['wanda:2:4', 'sparsegpt:2:4', 'gptq:3,group_size=64']
+
+def sizes(data, out):
+    "A study for each size, of the same source"
+    texts = write_texts(data, out)
+    for n in (2, SETS):
+        for size in SIZES:
+            sets = drawn_sets(['c4'], texts, out, ['c4'], size)
+            yield '{}x{}'.format(*size), grid(PRUNED_OR_ROUNDED, sets, n, on_wikitext(texts), size=size)
+
+# ---- Text that answers questions
+
+ANSWERS,ANSWER = 400,'{document}' # how many are written, and what the model is asked: the question
+
+def question_rows(data, name): return [json.loads(o) for o in (data/TASKS[name]).read_text().splitlines()]
+
+def written_answers(data, out)->Path:
+    "Questions of a task that no measure asks, each with the answer of the dense model, drawn at temperature 1"
+    file = out/'texts'/'answers.jsonl'
+    if file.exists(): return file
+    model,tokenizer = load_model(MODEL)
+    questions = [o['question'] for o in question_rows(data, 'arc_easy')[-ANSWERS:]] # the measure asks the first ones
+    found = summarize(model, tokenizer, questions, prompt=ANSWER, max_tokens=200, sampling=Sampling(), folder=out/'written'/'answers')
+    return write_rows(out, 'answers', [dict(text=f'{q}\n{a}') for q,a in zip(questions, found.texts)])
+
+def answers(data, out):
+    "What the model's own answers to questions do to its greedy answers, beside web text and its own other text"
+    texts = write_texts(data, out)|dict(answers=written_answers(data, out))
+    asked = [dict(id=o['id'], document=o['question'], reference=o['choices'][o['label']]) for o in question_rows(data, 'openbookqa')[:60]]
+    file = write_rows(out, 'asked', asked)
+    names = ['c4', 'self', 'self:chat', 'answers']
+    sets = drawn_sets(names, texts, out, names)
+    measured = on_wikitext(texts)|dict(greedy=f'summaries:{file},prompt={ANSWER},max_tokens=150')
+    measured |= {k: f'task:{k},limit={QUESTIONS[k]},file={data/TASKS[k]}' for k in ('arc_easy', 'lambada_openai')}
+    for n in (1, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured, batch_size=16)
+
 # ---- Two new questions: how much the set moves methods at few bits, and mixing statistics instead of text
 
 FEW_BITS = [f'{m}:{b}' + ',group_size=64'*(m!='spqr') for b in (3, 2) for m in ('gptq', 'awq', 'spqr')]
@@ -114,8 +154,7 @@ def mixing(data, out):
     texts = write_texts(data, out)
     sets = drawn_sets(MIXED, texts, out, MIXED)
     measured = on_wikitext(texts)|{'code': 'code', 'kl:code': 'kl:code'}
-    methods = ['wanda:2:4', 'sparsegpt:2:4', 'gptq:3,group_size=64']
-    for n in (2, 3, SETS): yield grid(methods, sets, n, measured)
+    for n in (2, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured)
 
 # ---- Hallucination in pruned summarizers
 
@@ -145,7 +184,7 @@ def hallucination(data, out):
 
 # ---- The command
 
-STUDIES = dict(calibration=calibration, few_bits=few_bits, mixing=mixing, hallucination=hallucination)
+STUDIES = dict(calibration=calibration, sizes=sizes, answers=answers, few_bits=few_bits, mixing=mixing, hallucination=hallucination)
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -157,6 +196,7 @@ def main(args=None):
     torch.set_num_threads(1)
     for name in o.studies:
         for step in STUDIES[name](o.data, o.out):
-            step.run(o.out/name, Pool(workers=o.workers, threads=1) if o.workers>1 else 'local')
+            part,study = step if isinstance(step, tuple) else ('', step)
+            study.run(o.out/name/part, Pool(workers=o.workers, threads=1) if o.workers>1 else 'local')
 
 if __name__=='__main__': main()

@@ -234,12 +234,17 @@ def test_readme_lists_every_benchmark():
 def test_grids_of_evidence_end_with_all_that_was_asked(shared, tmp_path, monkeypatch):
     "No step before the last computes a model that the last one does not show; the sweep of summaries is a picture of its own"
     import evidence
-    def drawn_sets(names, texts, out, among=None): return {o: [CalibrationSet.from_tokens(torch.full((2, 8), 10*i+j)) for j in range(evidence.SETS)] for i,o in enumerate(names)}
+    def drawn_sets(names, texts, out, among=None, size=None): return {o: [CalibrationSet.from_tokens(torch.full((2, 8), 10*i+j)) for j in range(evidence.SETS)] for i,o in enumerate(names)}
     monkeypatch.setattr(evidence, 'drawn_sets', drawn_sets)
     models = dict(calibration=12*5*6, few_bits=2*5*6, mixing=4*5*3)
     for name,n in models.items():
         asked = [{(m, o.hash) for m in study.methods for sets in study.sources.values() for o in sets} for study in evidence.STUDIES[name](shared/'data', tmp_path)]
         assert set().union(*asked)==asked[-1] and [len(o) for o in (asked[0], asked[-1])]==[min(map(len, asked)), n], name
+    of_sizes = dict(evidence.STUDIES['sizes'](shared/'data', tmp_path)) # the last study of each size
+    assert len(of_sizes)==6 and {(o.n_sequences, o.length) for o in of_sizes.values()}=={*evidence.SIZES} and {*(len(o.sources['c4']) for o in of_sizes.values())}=={5}
+    (tmp_path/'texts'/'answers.jsonl').write_text('{"text": "q a"}')
+    *_,last = evidence.STUDIES['answers'](shared/'data', tmp_path)
+    assert len(last.sources)==4 and len(last.evaluations)==5
     steps = [*evidence.STUDIES['hallucination'](shared/'data', tmp_path)]
     assert len(steps[1].methods)==16 and len(steps[-1].evaluations)==7
 
