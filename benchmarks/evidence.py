@@ -59,7 +59,8 @@ def places(texts, names)->dict:
     "For `calibration_sets`: what each name of a source stands for"
     c4,wiki,code = texts['c4'],texts['wiki'],texts['code']
     made = {'c4+wiki': f'{c4}=0.5+{wiki}=0.5', 'unigrams': f'random:{wiki}', 'self:decay': 'self:carlini', 'self:chat': 'self:start=dialogue'}
-    made |= {'c4+code': f'{c4}=0.5+{code}=0.5', 'c4 and code, weighted': f'weighted:{c4}=0.5+{code}=0.5'}
+    little = f'{c4}=0.875+{code}=0.125'
+    made |= {'c4+code': f'{c4}=0.5+{code}=0.5', 'little code': little, 'little code, weighted': f'weighted:{little}'}
     return {o: made.get(o, str(texts.get(o, o))) for o in names}
 
 def drawn_sets(names, texts, out, among=KINDS+WRITTEN, size=(N_SEQUENCES, LENGTH))->dict:
@@ -147,10 +148,11 @@ def few_bits(data, out):
     sets = drawn_sets(['c4', 'wiki'], texts, out)
     for n in (2, 3, SETS): yield grid(FEW_BITS, sets, n, on_wikitext(texts), replicates=n-1)
 
-MIXED = ['c4', 'code', 'c4+code', 'c4 and code, weighted']
+# By halves `mix` and `weighted` are the same. With an eighth of code a mixture has two rows of it, and a weighted set eight that count as two.
+MIXED = ['c4', 'code', 'c4+code', 'little code', 'little code, weighted']
 
 def mixing(data, out):
-    "Two kinds of text, and half of each: in rows, and in the statistics"
+    "Two kinds of text, half of each, and an eighth of one: in rows, and in the statistics"
     texts = write_texts(data, out)
     sets = drawn_sets(MIXED, texts, out, MIXED)
     measured = on_wikitext(texts)|{'code': 'code', 'kl:code': 'kl:code'}

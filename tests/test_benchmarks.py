@@ -236,7 +236,7 @@ def test_grids_of_evidence_end_with_all_that_was_asked(shared, tmp_path, monkeyp
     import evidence
     def drawn_sets(names, texts, out, among=None, size=None): return {o: [CalibrationSet.from_tokens(torch.full((2, 8), 10*i+j)) for j in range(evidence.SETS)] for i,o in enumerate(names)}
     monkeypatch.setattr(evidence, 'drawn_sets', drawn_sets)
-    models = dict(calibration=12*5*6, few_bits=2*5*6, mixing=4*5*3)
+    models = dict(calibration=12*5*6, few_bits=2*5*6, mixing=5*5*3)
     for name,n in models.items():
         asked = [{(m, o.hash) for m in study.methods for sets in study.sources.values() for o in sets} for study in evidence.STUDIES[name](shared/'data', tmp_path)]
         assert set().union(*asked)==asked[-1] and [len(o) for o in (asked[0], asked[-1])]==[min(map(len, asked)), n], name
