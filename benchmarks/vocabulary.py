@@ -1,9 +1,10 @@
 """Fine-tuning and writing with a whole and with a reduced vocabulary: quality, processor time, and peak memory.
 
-`python benchmarks/vocabulary.py --help` lists the options; README.md says what is measured, and the study of vocabulary memory
-shows the records. Each run is a process of its own with one thread, and goes into a file when it is finished: called again, the
-command runs what is missing."""
+`python benchmarks/vocabulary.py --help` lists the options; README.md says what is measured, and the study of
+vocabulary memory shows the records. Each run is a process of its own with one thread, and becomes a line of a file
+when it is finished: called again, the command runs what is missing."""
 import argparse, hashlib, json, os, sys, time
+from functools import partial
 from itertools import product
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,8 +57,10 @@ def language(package:str, arm:str, seed:int, steps:int, length:int, batch:int, l
     usage = used_tokens(texts, tokenizer, progress=False)
     rows,held,kept = windows(texts, tokenizer, length),windows(other, tokenizer, length),torch.from_numpy(usage.ids)
     held = held[torch.isin(held, kept).all(1)][:32] # every arm can read and write these
-    facts = dict(ids=len(usage), windows=len(rows), held_windows=len(held), unseen=usage.unseen(used_tokens(other, tokenizer, progress=False)).rate)
-    start,reduction,batches = mark_memory(),None,list(drawn(rows, steps*batch, seed).split(batch))
+    unseen = usage.unseen(used_tokens(other, tokenizer, progress=False)).rate
+    facts = dict(ids=len(usage), windows=len(rows), held_windows=len(held), unseen=unseen)
+    start,reduction = mark_memory(),None
+    batches = drawn(rows, steps*batch, seed).split(batch)
     if arm=='reduced':
         reduction = reduce_vocabulary(model, usage, tokenizer=tokenizer)
         batches,held = [reduction.encode(o) for o in batches],reduction.encode(held)
@@ -108,11 +111,12 @@ def sentence_encoder():
     from transformers import AutoModelForSequenceClassification
     return AutoModelForSequenceClassification.from_pretrained(encoder_folder(), num_labels=2)
 
-SHAPES = dict(encoder=sentence_encoder, embedded=lambda: pretrained('embedded'), smollm2=lambda: pretrained('smollm2'), gemma=gemma, large=large)
+SHAPES = dict(encoder=sentence_encoder, embedded=partial(pretrained, 'embedded'),
+              smollm2=partial(pretrained, 'smollm2'), gemma=gemma, large=large)
 SHARES = (1., .5, .2, .05) # of the vocabulary
 
-def embedding_share(model)->float:
-    return model.get_input_embeddings().weight.numel()/sum(p.numel() for p in model.parameters())
+def parameters(model)->int: return sum(p.numel() for p in model.parameters())
+def embedding_share(model)->float: return model.get_input_embeddings().weight.numel()/parameters(model)
 
 def some_ids(size:int, kept:float):
     "Ids to keep, drawn by chance, in order"
@@ -127,17 +131,19 @@ def random_batches(size:int, batch:int, length:int, steps:int):
 
 def class_loss(model, ids): return model(input_ids=ids, labels=ids[:, 0]%2).loss
 
-def cost(model:str, kept:float, batch:int, length:int, steps:int, round:int=0, vocabulary:int|None=None)->dict:
+def cost(model:str, kept:float, batch:int, length:int, steps:int, turn:int=0, vocabulary:int|None=None)->dict:
     "Seconds and memory of a step of AdamW; `kept` is the share of the vocabulary"
     from compresscal.vocabulary.reduction import reduce_vocabulary
     start = one_thread()
     made = large(vocabulary) if vocabulary else SHAPES[model]()
-    whole = dict(full_ids=made.config.vocab_size, full_parameters=sum(p.numel() for p in made.parameters()), share=embedding_share(made))
-    if kept<1: reduce_vocabulary(made, some_ids(made.config.vocab_size, kept), full=f'{os.environ["SCRATCH"]}/full.safetensors')
+    size,file = made.config.vocab_size,Path(os.environ['SCRATCH'])/'full.safetensors'
+    whole = dict(full_ids=size, full_parameters=parameters(made), share=round(embedding_share(made), 4))
+    if kept<1: reduce_vocabulary(made, some_ids(size, kept), full=file)
     mark_memory()
-    size,loss_of = made.config.vocab_size,class_loss if model=='encoder' else next_loss
-    found = train(made, random_batches(size, batch, length, steps), loss_of, 1e-5, skip=1)
-    return whole|dict(ids=size, parameters=sum(p.numel() for p in made.parameters()), step=found['step'], peak=above(start))
+    batches = random_batches(made.config.vocab_size, batch, length, steps)
+    found = train(made, batches, class_loss if model=='encoder' else next_loss, 1e-5, skip=1)
+    sizes = dict(ids=made.config.vocab_size, parameters=parameters(made))
+    return whole|sizes|dict(step=found['step'], peak=above(start))
 
 # ---- A summarizer that only writes
 
@@ -162,20 +168,26 @@ def writer(arm:str, usage):
     model,reduction = load_reduced(model_source('smollm2'), usage, tokenizer=tokenizer, dtype=torch.float32)
     return model,reduction.tokenizer(tokenizer)
 
-def summarizer(arm:str, documents:int, tokens:int, known:int|None=None, round:int=0)->dict:
+def timed_summaries(model, tokenizer, texts, tokens:int):
+    "Summaries of at most so many tokens, and seconds of processor time"
+    from compresscal.summaries.summarize import summarize
+    begin = time.process_time()
+    found = summarize(model, tokenizer, texts, max_tokens=tokens, batch_size=len(texts), progress=False)
+    return found,round(time.process_time()-begin, 3)
+
+def summarizer(arm:str, documents:int, tokens:int, known:int|None=None, turn:int=0)->dict:
     "Sum up the first documents, with the vocabulary of the first `known`, the prompt, and single bytes"
     from compresscal.models.loading import load_tokenizer
-    from compresscal.summaries.summarize import summarize
     texts,tokenizer = texts_of(known),load_tokenizer('smollm2')[1]
     usage = count(prompts_of(texts, tokenizer), tokenizer, 'all', ('special', 'bytes'))
     start = one_thread()
     model,tokenizer = writer(arm, usage)
-    begin = time.process_time()
-    found = summarize(model, tokenizer, texts[:documents], max_tokens=tokens, batch_size=documents, progress=False)
-    seconds = time.process_time()-begin
+    reading = timed_summaries(model, tokenizer, texts[:documents], 1)[1] # and one token of each
+    found,seconds = timed_summaries(model, tokenizer, texts[:documents], tokens)
     marks = [hashlib.blake2b(o.encode(), digest_size=8).hexdigest() for o in found.texts]
-    sizes = dict(ids=len(usage), vocabulary=usage.vocab_size, parameters=sum(p.numel() for p in model.parameters()))
-    return sizes|dict(tokens=int(found.n_tokens.sum()), seconds=seconds, peak=above(start), summaries=marks)
+    facts = dict(ids=len(usage), vocabulary=usage.vocab_size, parameters=parameters(model))
+    measured = dict(written=int(found.n_tokens.sum()), reading=reading, seconds=seconds, peak=above(start))
+    return facts|measured|dict(summaries=marks)
 
 # ---- How much a task uses
 
@@ -197,32 +209,51 @@ def run_unseen(o)->list[dict]:
         tokenizer = tokenizer_of(known)
         for task in ('cola', 'sst2', 'rte'):
             data,columns = rows_of(task),TASKS[task].columns
-            tables.append(unseen_rates(data, tokenizer, columns=columns, progress=False).assign(task=task, tokenizer=name))
-            growths.append(usage_growth(data['train'], tokenizer, columns).assign(task=task, tokenizer=name))
+            names = dict(task=task, tokenizer=name)
+            tables.append(unseen_rates(data, tokenizer, columns=columns, progress=False).assign(**names))
+            growths.append(usage_growth(data['train'], tokenizer, columns).assign(**names))
     how = dict(index=False, float_format='%.6g', lineterminator='\n')
-    for what,found in dict(unseen=tables, growth=growths).items(): pd.concat(found).to_csv(o.out/f'vocabulary_{what}.csv', **how)
+    for what,found in dict(unseen=tables, growth=growths).items():
+        pd.concat(found).to_csv(o.out/f'vocabulary_{what}.csv', **how)
     return pd.concat(tables).to_dict('records')
 
 # ---- The command
 
 SIZES = dict( # Rows that are read in training, and learning rate
-    encoder=dict(sst2=(8192, 5e-5), cola=(17_102, 5e-5), rte=(4980, 5e-5)),
+    encoder=dict(sst2=(8192, 5e-5), cola=(12_800, 5e-5), rte=(5760, 5e-5)),
     smollm2=dict(sst2=(4096, 1e-4), cola=(5120, 2e-4), rte=(3072, 1e-4)))
 
+def given(**settings)->dict:
+    "Settings that are not left to their defaults"
+    return {k: v for k,v in settings.items() if v is not None}
+
+def arms_of(model:str, seed:int)->list[str]:
+    "A restricted arm is for a model with an output head, and the first seed"
+    return ['full', 'reduced', *['restricted']*(model=='smollm2' and seed==0)]
+
 def run_classifier(o)->list[dict]:
-    "Seed by seed; the restricted arm for the first seed only"
+    "Seed by seed, so that the first results cover everything"
     requests = []
     for seed,model,task in product(range(o.seeds), o.models or MODELS, o.tasks):
         rows,lr = SIZES[model][task]
-        how = dict(rows=o.rows or rows, batch=o.batch or 16, lr=o.lr or lr)|(dict(validation=o.validation) if o.validation else {})
-        arms = ['full', 'reduced', *['restricted']*(model=='smollm2' and not seed)]
-        requests += [dict(model=model, task=task, arm=arm, seed=seed, **how) for arm in arms]
+        how = given(rows=o.rows or rows, batch=o.batch or 16, lr=o.lr or lr, validation=o.validation)
+        requests += [dict(model=model, task=task, arm=arm, seed=seed, **how) for arm in arms_of(model, seed)]
     return run_missing(o.out/'vocabulary_runs.jsonl', 'classifier', requests)
+
+def run_exact(o)->list[dict]:
+    "A few steps in fp32, with the loss of each: bf16 rounds away whether two arms are the same"
+    how = dict(rows=o.rows or 320, batch=o.batch or 16, validation=o.validation or 64, precision='fp32', every=1)
+    requests = []
+    for model,task in product(o.models or MODELS, o.tasks):
+        lr = o.lr or SIZES[model][task][1]
+        requests += [dict(how, model=model, task=task, arm=arm, seed=0, lr=lr) for arm in arms_of(model, 0)]
+    return run_missing(o.out/'vocabulary_exact.jsonl', 'classifier', requests)
 
 def run_language(o)->list[dict]:
     how = dict(package=o.package, steps=o.steps or 60, length=64, batch=o.batch or 8, lr=o.lr or 1e-4)
     arms = product(range(o.seeds), ('full', 'reduced', 'restricted'))
-    return run_missing(o.out/'vocabulary_language.jsonl', 'language', [dict(how, arm=arm, seed=seed) for seed,arm in arms])
+    requests = [dict(how, arm=arm, seed=seed) for seed,arm in arms]
+    return run_missing(o.out/'vocabulary_language.jsonl', 'language', requests)
 
 def in_turns(rounds:int, models, arms):
     "Every model and arm once a round, the arms of every second round in reverse"
@@ -232,26 +263,27 @@ def in_turns(rounds:int, models, arms):
 def run_cost(o)->list[dict]:
     requests = []
     for i,model,kept in in_turns(o.rounds, o.models or SHAPES, o.shares):
-        how = dict(batch=16 if model=='encoder' else 4, length=64, steps=o.steps or 8)
-        if model=='large' and o.vocabulary: how |= dict(vocabulary=o.vocabulary)
-        requests.append(dict(model=model, kept=kept, round=i, **how))
+        vocabulary = o.vocabulary if model=='large' else None
+        how = given(batch=16 if model=='encoder' else 4, length=64, steps=o.steps or 8, vocabulary=vocabulary)
+        requests.append(dict(model=model, kept=kept, turn=i, **how))
     return run_missing(o.out/'vocabulary_costs.jsonl', 'cost', requests)
 
 def run_summarizer(o)->list[dict]:
-    how = dict(documents=o.documents, tokens=o.tokens)
-    turns = in_turns(o.rounds, ['smollm2'], ('full', 'reduced'))
-    return run_missing(o.out/'vocabulary_summaries.jsonl', 'summarizer', [dict(how, arm=arm, round=i) for i,_,arm in turns])
+    how = given(documents=o.documents, tokens=o.tokens, known=o.known)
+    requests = [dict(how, arm=arm, turn=i) for i,_,arm in in_turns(o.rounds, ['smollm2'], ('full', 'reduced'))]
+    return run_missing(o.out/'vocabulary_summaries.jsonl', 'summarizer', requests)
 
-RUNS = dict(classifier=run_classifier, language=run_language, cost=run_cost, summarizer=run_summarizer, unseen=run_unseen)
+RUNS = dict(classifier=run_classifier, exact=run_exact, language=run_language, cost=run_cost,
+            summarizer=run_summarizer, unseen=run_unseen)
 
 def parse(args=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('what', nargs='?', choices=RUNS)
     p.add_argument('--out', type=Path, default=Path('.'), help='folder for the records')
-    p.add_argument('--models', nargs='*', help='for classifier encoder and smollm2, for cost those and embedded, gemma and large')
+    p.add_argument('--models', nargs='*', help='encoder and smollm2; for cost embedded, gemma and large, too')
     p.add_argument('--tasks', nargs='*', default=[*TASKS])
     p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--rows', type=int, help='rows read in training; about one or two times all of them if not given')
+    p.add_argument('--rows', type=int, help='rows read in training; as in SIZES if not given')
     p.add_argument('--validation', type=int, help='held-out rows; all if not given')
     p.add_argument('--lr', type=float)
     p.add_argument('--batch', type=int)
@@ -260,19 +292,26 @@ def parse(args=None):
     p.add_argument('--shares', type=float, nargs='*', default=SHARES, help='of the vocabulary, for cost')
     p.add_argument('--vocabulary', type=int, help='of the large model')
     p.add_argument('--documents', type=int, default=8, help='to be summed up')
+    p.add_argument('--known', type=int, help='documents whose vocabulary a summarizer keeps; all if not given')
     p.add_argument('--tokens', type=int, default=64, help='most of a summary')
     p.add_argument('--package', default='networkx', help='whose docstrings the embedded model is trained on')
     p.add_argument('--request', type=json.loads, help=argparse.SUPPRESS)
     return p.parse_args(args)
+
+NAMES = ('model', 'task', 'arm', 'split', 'tokenizer')
 
 def main(args=None)->list[dict]:
     import harness
     o = parse(args)
     o.out.mkdir(parents=True, exist_ok=True)
     rows = RUNS[o.what](o)
-    print(harness.table([{k: v for k,v in row.items() if not isinstance(v, (list, str)) or k in ('model', 'task', 'arm')} for row in rows]))
+    shown = [{k: v for k,v in row.items() if isinstance(v, (int, float)) or k in NAMES} for row in rows]
+    print(harness.table(shown))
     return rows
 
+INSIDE = dict(classifier=classifier, language=language, cost=cost, summarizer=summarizer)
+
 if __name__=='__main__':
-    if request := parse().request: print(json.dumps(dict(classifier=classifier, language=language, cost=cost, summarizer=summarizer)[request.pop('do')](**request)))
+    request = parse().request
+    if request: print(json.dumps(INSIDE[request.pop('do')](**request)))
     else: main()

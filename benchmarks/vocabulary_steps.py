@@ -89,5 +89,7 @@ def run_missing(path:Path, do:str, requests)->list[dict]:
     "Run what the file does not have yet, one after the other; all that was asked for"
     for request in requests:
         if not any(request.items()<=o.items() for o in finished(path)):
-            add_line(path, request|in_own_process(do, **request))
+            found = in_own_process(do, **request)
+            assert not request.keys()&found.keys(), request.keys()&found.keys()
+            add_line(path, request|found)
     return [o for o in finished(path) if any(r.items()<=o.items() for r in requests)]
