@@ -221,7 +221,7 @@ def run_unseen(o)->list[dict]:
 
 SIZES = dict( # Rows that are read in training, and learning rate
     encoder=dict(sst2=(8192, 5e-5), cola=(12_800, 5e-5), rte=(5760, 5e-5)),
-    smollm2=dict(sst2=(4096, 1e-4), cola=(5120, 2e-4), rte=(3072, 1e-4)))
+    smollm2=dict(sst2=(4096, 1e-4), cola=(5120, 2e-4), rte=(2816, 1e-4)))
 
 def given(**settings)->dict:
     "Settings that are not left to their defaults"
@@ -242,9 +242,9 @@ def run_classifier(o)->list[dict]:
 
 def run_exact(o)->list[dict]:
     "A few steps in fp32, with the loss of each: bf16 rounds away whether two arms are the same"
-    how = dict(rows=o.rows or 320, batch=o.batch or 16, validation=o.validation or 64, precision='fp32', every=1)
+    how = dict(rows=o.rows or 192, batch=o.batch or 16, validation=o.validation or 64, precision='fp32', every=1)
     requests = []
-    for model,task in product(o.models or MODELS, o.tasks):
+    for model,task in product(o.models or ['smollm2'], o.tasks):
         lr = o.lr or SIZES[model][task][1]
         requests += [dict(how, model=model, task=task, arm=arm, seed=0, lr=lr) for arm in arms_of(model, 0)]
     return run_missing(o.out/'vocabulary_exact.jsonl', 'classifier', requests)
