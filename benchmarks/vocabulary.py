@@ -45,32 +45,41 @@ def held_loss(model, rows, kept=None)->float:
     model.eval()
     with torch.inference_mode(): return float(torch.stack([next_loss(model, o, kept) for o in rows.split(8)]).mean())
 
+def material(package:str, tokenizer, length:int):
+    "Ids that the training text uses, windows to train on and held out, and what is worth recording of them"
+    import torch
+    from compresscal.vocabulary.usage import used_tokens
+    texts,other = documentation(package)
+    usage,others = (used_tokens(o, tokenizer, progress=False) for o in (texts, other))
+    rows,held = (windows(o, tokenizer, length) for o in (texts, other))
+    held = held[torch.isin(held, torch.from_numpy(usage.ids)).all(1)][:32] # every arm can read and write these
+    facts = dict(ids=len(usage), windows=len(rows), held_windows=len(held), unseen=usage.unseen(others).rate)
+    return usage,rows,held,facts
+
 def language(package:str, arm:str, seed:int, steps:int, length:int, batch:int, lr:float)->dict:
     "Fine-tune the embedded model on the docstrings of a package; `arm` is full, reduced, or restricted"
     import torch
     from compresscal.models.loading import load_model
-    from compresscal.vocabulary.reduction import reduce_vocabulary
-    from compresscal.vocabulary.usage import used_tokens
     torch.set_num_threads(1)
     model,tokenizer = load_model()
-    texts,other = documentation(package)
-    usage = used_tokens(texts, tokenizer, progress=False)
-    rows,held,kept = windows(texts, tokenizer, length),windows(other, tokenizer, length),torch.from_numpy(usage.ids)
-    held = held[torch.isin(held, kept).all(1)][:32] # every arm can read and write these
-    unseen = usage.unseen(used_tokens(other, tokenizer, progress=False)).rate
-    facts = dict(ids=len(usage), windows=len(rows), held_windows=len(held), unseen=unseen)
-    start,reduction = mark_memory(),None
-    batches = drawn(rows, steps*batch, seed).split(batch)
+    usage,rows,held,facts = material(package, tokenizer, length)
+    start,reduction,batches = mark_memory(),None,drawn(rows, steps*batch, seed).split(batch)
     if arm=='reduced':
+        from compresscal.vocabulary.reduction import reduce_vocabulary
         reduction = reduce_vocabulary(model, usage, tokenizer=tokenizer)
         batches,held = [reduction.encode(o) for o in batches],reduction.encode(held)
-    inside = kept if arm=='restricted' else None
-    before = held_loss(model, held, inside)
-    found = train(model, batches, lambda m, b: next_loss(m, b, inside), lr)
-    found |= dict(before=before, held=held_loss(model, held, inside), peak=above(start))
+    kept = torch.from_numpy(usage.ids)
+    found = adapted(model, batches, held, kept if arm=='restricted' else None, lr)|dict(peak=above(start))
     if arm=='full': found['held_restricted'] = held_loss(model, held, kept)
     if reduction is not None: found |= restored_losses(reduction, held, kept)
-    return facts|found|dict(losses=[float(f'{o:.6g}') for o in found['losses']])
+    return facts|found
+
+def adapted(model, batches, held, kept, lr:float)->dict:
+    "Losses of training, and on held-out windows before and after"
+    before = held_loss(model, held, kept)
+    found = train(model, batches, lambda m, b: next_loss(m, b, kept), lr)
+    losses = [float(f'{o:.6g}') for o in found['losses']]
+    return dict(before=before, held=held_loss(model, held, kept), step=found['step'], losses=losses)
 
 def restored_losses(reduction, held, kept)->dict:
     "Held-out loss of a model that is whole again, and without the dropped logits"
