@@ -163,9 +163,13 @@ def _chosen(layout, model, output):
 def _unknown_id(unknown, tokenizer):
     "Id of the token that ids become which are not kept, if they become one"
     if unknown!='unk': return None
-    if getattr(tokenizer, 'unk_token_id', None) is None:
+    unk = getattr(tokenizer, 'unk_token_id', None)
+    if unk is None:
         raise ValueError("`tokenizer` must be given, and have an unknown token, where `unknown` is 'unk'")
-    return tokenizer.unk_token_id
+    if unk in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise ValueError("`unknown` must be 'error' where the unknown token also opens or ends texts, as "
+                         f"{tokenizer.unk_token!r} does: each unknown word would end one")
+    return unk
 
 # %% ../../nbs/vocabulary/60_reduction.ipynb #e4fc0069
 def plan_reduction(
