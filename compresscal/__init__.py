@@ -79,6 +79,7 @@ Modules:
 - `compresscal.core.seeds`: Random numbers that a whole number decides, whatever its size
 - `compresscal.core.spelling`: What a word in a command can mean, seen before anything heavy is loaded
 - `compresscal.core.tables`: A table keeps its columns, and a name is shown as a name, whatever it holds
+- `compresscal.evaluation.branches`: Several continuations of one context in one row, so that the context is read once
 - `compresscal.evaluation.fidelity`: How far a compressed model's predictions are from those of the model it was
 - `compresscal.evaluation.harness_files`: Task results as the files that `lm_eval` writes
 - `compresscal.evaluation.harness_perplexity`: The word perplexity that lm-evaluation-harness reports

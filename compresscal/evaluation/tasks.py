@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 from ..core.arguments import require_whole
 from ..core.patching import patch
 from ..core.tables import markdown_table, one_line
+from .branches import branched, predicting, reads_branches, run_branches, window
 from .perplexity import apply_head, positions_at_once, run_decoder
 from .task_files import continuation_rows, plain_form, rows_stamp, task_forms, task_rows
 from ..models.blocks import context_length, evaluation_mode
@@ -102,54 +103,96 @@ def _places(rows, asked):
             places += [(r, start+j, t) for j,t in enumerate(target)]
     return torch.tensor(places).T
 
-def _token_scores(model, rows, places):
-    "Log-likelihood of each target, and whether it is the likeliest token, `[2, n]`"
+def _branch_places(rows, asked):
+    "The same of rows with branches"
+    places = []
+    for r,(row,some) in enumerate(zip(rows, asked)):
+        for i,(_,target) in enumerate(some):
+            places += [(r, c, t) for c,t in zip(predicting(row, i, len(target)), target)]
+    return torch.tensor(places).T
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #a0790002
+def _run_texts(model, rows):
+    "What the decoder returns for texts"
     tokens = pad_sequence([torch.tensor(o) for o in rows], batch_first=True)
     mask = torch.arange(tokens.shape[1])<torch.tensor([len(o) for o in rows])[:,None]
-    found,step = [],positions_at_once(model)
-    with evaluation_mode(model):
-        out = run_decoder(model, tokens.to(model.device), mask.to(model.device))
-        for r,c,t in zip(*(o.split(step) for o in places.to(model.device))):
-            logits = apply_head(model, out.last_hidden_state[r,c], type(out), t).float()
-            found.append(torch.stack([logits.log_softmax(-1).gather(1, t[:,None])[:,0], logits.argmax(-1)==t]))
+    return run_decoder(model, tokens.to(model.device), mask.to(model.device))
+
+def _token_scores(model, out, places):
+    "Log-likelihood of each target, and whether it is the likeliest token, `[2, n]`"
+    found = []
+    for r,c,t in zip(*(o.split(positions_at_once(model)) for o in places.to(model.device))):
+        logits = apply_head(model, out.last_hidden_state[r,c], type(out), t).float()
+        found.append(torch.stack([logits.log_softmax(-1).gather(1, t[:,None])[:,0], logits.argmax(-1)==t]))
     return torch.cat(found, 1).double().cpu()
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #904a06d2
-def _score_batch(model, rows, asked):
-    "Numbers and scores; `rows` are texts without their last token, `asked` the numbered continuations that end each"
-    scores,greedy = _token_scores(model, rows, _places(rows, asked))
+def _score_batch(model, run, place, rows, asked):
+    "Numbers and scores; `asked` are the numbered continuations of each row"
+    with evaluation_mode(model): scores,greedy = _token_scores(model, run(model, rows), place(rows, asked))
     if scores.isnan().any(): raise ValueError("`model` must give finite log-likelihoods, got NaN")
     which = [o for some in asked for o in some]
     sizes = [len(target) for _,target in which]
     parts = zip(which, scores.split(sizes), greedy.split(sizes))
     return [(i, (float(s.sum()), bool(g.all()))) for (i,_),s,g in parts]
 
+def _score_rows(asked, run, place, rows):
+    "Numbers and scores of all continuations of `rows`, `(row, continuations)`, the longest first"
+    done = 0
+    while done<len(rows):
+        n = 1
+        while done+n<len(rows) and sum(len(o) for _,o in rows[done:done+n+1])<=asked.batch_size: n += 1
+        some,targets = zip(*rows[done:done+n])
+        yield from _score_batch(asked.model, run, place, some, targets)
+        if asked.bar is not None: asked.bar.update(sum(map(len, targets)))
+        done += n
+
 # %% ../../nbs/evaluation/40_tasks.ipynb #cbf9ccab
-def _by_text(asked, pairs):
-    "Numbered continuations by the text that ends with them, which is without its last token"
-    rows = defaultdict(list)
-    for i,(context,target) in enumerate(pairs):
+def _check_targets(asked, pairs):
+    "Count the contexts that lose their head; each continuation must fit"
+    for context,target in pairs:
         if not 0<len(target)<=asked.limit:
             raise ValueError(f"a continuation must have 1 to {asked.limit} tokens, the model's context, "
                              f"got {len(target)}")
         asked.truncated += len(context)+len(target)>asked.limit+1
-        rows[tuple((context+target)[-asked.limit-1:-1])].append((i, target))
-    return rows
 
+def _by_text(asked, pairs):
+    "Numbered continuations by the text that ends with them, which is without its last token"
+    rows = defaultdict(list)
+    for i,(context,target) in pairs: rows[tuple((context+target)[-asked.limit-1:-1])].append((i, target))
+    return sorted(rows.items(), key=lambda o: len(o[0]), reverse=True)
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #cbf90002
+def _shared(asked, pairs):
+    "Numbers of the continuations whose context has others, too, by context, where the model reads such rows"
+    by_context = defaultdict(list)
+    for i,(context,target) in enumerate(pairs): by_context[tuple(context)].append((i, target))
+    longest = min(asked.limit, window(asked.model) or asked.limit)
+    def fits(context, some): return len(context)+max(len(t) for _,t in some)-1<=longest
+    def several(some): return len({tuple(t[:-1]) for _,t in some})>1
+    found = {c: some for c,some in by_context.items() if c and several(some) and fits(c, some)}
+    return found if found and reads_branches(asked.model) else {}
+
+def _by_context(shared):
+    "Rows with branches, and the continuations of each"
+    rows = [(branched(context, [t for _,t in some]), some) for context,some in shared.items()]
+    return sorted(rows, key=lambda o: len(o[0].ids), reverse=True)
+
+# %% ../../nbs/evaluation/40_tasks.ipynb #35b00002
 def score_pairs(
     asked:TaskModel, # The model
     pairs:Sequence,  # Token ids of contexts and continuations, as `TaskModel.pairs` cuts them
 )->list[tuple[float,bool]]: # For each its log-likelihood in nats, and whether the model would write it greedily
     "How likely a model finds continuations"
     pairs = list(pairs)
-    rows,found = _by_text(asked, pairs),[None]*len(pairs)
-    order = sorted(rows, key=len, reverse=True)
+    _check_targets(asked, pairs)
     if asked.bar is not None: asked.bar.reset(len(pairs))
-    for start in range(0, len(order), asked.batch_size):
-        some = order[start:start+asked.batch_size]
-        for i,score in _score_batch(asked.model, some, [rows[o] for o in some]): found[i] = score
-        if asked.bar is not None: asked.bar.update(sum(len(rows[o]) for o in some))
-    return found
+    shared = _shared(asked, pairs)
+    in_branches = {i for some in shared.values() for i,_ in some}
+    alone = [(i,o) for i,o in enumerate(pairs) if i not in in_branches]
+    found = dict(_score_rows(asked, run_branches, _branch_places, _by_context(shared)))
+    found |= _score_rows(asked, _run_texts, _places, _by_text(asked, alone))
+    return [found[i] for i in range(len(pairs))]
 
 # %% ../../nbs/evaluation/40_tasks.ipynb #f710ba9c
 @dataclass(frozen=True, repr=False)

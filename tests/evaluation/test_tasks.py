@@ -204,14 +204,45 @@ def test_a_context_that_is_too_long_loses_its_head(tiny_model, tiny_tokenizer):
     assert found.counts['truncated']==2
     with pytest.raises(ValueError, match='must have 1 to 128 tokens'): score_pairs(one, one.pairs([("a", "b"*129)]))
 
-def test_one_reading_for_answers_of_one_token(tiny_model, tiny_tokenizer, monkeypatch):
-    "Two continuations of one token after the same context are one row"
+def test_texts_are_read_once(tiny_model, tiny_tokenizer, monkeypatch):
+    "A context with several texts behind it is one row; two continuations of one token after the same context are one text"
     seen = []
-    forward = tasks.run_decoder
-    monkeypatch.setattr(tasks, 'run_decoder', lambda model, tokens, mask: seen.append(len(tokens)) or forward(model, tokens, mask))
+    for name in ('run_decoder', 'run_branches'):
+        run = getattr(tasks, name)
+        monkeypatch.setattr(tasks, name, lambda model, rows, *mask, run=run, name=name: seen.append((name, len(rows))) or run(model, rows, *mask))
     one = TaskModel(tiny_model, tiny_tokenizer)
+    score_pairs(one, one.pairs([("is it", "y"), ("is it", "n"), ("is i", "ty")]))
+    assert seen==[('run_decoder', 1)] # "is it" for y, n and t y
+    seen.clear()
     score_pairs(one, one.pairs([("is it", "y"), ("is it", "n"), ("is it", "no"), ("is i", "ty")]))
-    assert sum(seen)==2 # "is it" for y, n and t y; "is itn" for n o
+    assert seen==[('run_branches', 1), ('run_decoder', 1)]
+
+@pytest.mark.parametrize('batch_size', [1, 5, 64])
+def test_branches_change_no_score(batch_size, stories, shared, monkeypatch):
+    "Two questions in one row or many, beside one reading of each text"
+    model,tokenizer = stories
+    rows = json_lines(shared/'data'/published['arc_easy'][0])[:12]
+    asked = [(o['question'], ' '+c) for o in rows for c in o['choices']]+[('Once', ' upon'), ('', 'alone')]
+    def scores():
+        one = TaskModel(model, tokenizer, batch_size)
+        return score_pairs(one, one.pairs(asked))
+    found = scores()
+    monkeypatch.setattr(tasks, 'reads_branches', lambda model: False)
+    plain = scores()
+    assert [o for o,_ in found]==pytest.approx([o for o,_ in plain], abs=1e-4) and [g for _,g in found]==[g for _,g in plain]
+
+def test_rows_beyond_a_window_have_no_branches(tiny_tokenizer, monkeypatch):
+    "A layer with a window would see too much under a mask of its own"
+    config = Gemma2Config(vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                          head_dim=16, max_position_embeddings=128, sliding_window=8, initializer_range=.3)
+    model = Gemma2ForCausalLM(config).eval()
+    asked = [('abc', 'def'), ('abc', 'gh'), ('abcdefghijkl', 'mno'), ('abcdefghijkl', 'pq')]
+    one, seen = TaskModel(model, tiny_tokenizer), []
+    run = tasks.run_branches
+    monkeypatch.setattr(tasks, 'run_branches', lambda model, rows: seen.append([o.context for o in rows]) or run(model, rows))
+    found = score_pairs(one, one.pairs(asked))
+    assert seen==[[len(next(one.pairs(asked[:1]))[0])]]
+    for (context,target),(score,_) in zip(asked, found): assert score==pytest.approx(plain_score(model, tiny_tokenizer, context, target)[0], abs=1e-4)
 
 @pytest.mark.parametrize('kind', ['gemma2', 'gpt2', 'bfloat16'])
 def test_other_models(kind, tiny_tokenizer, tiny_model):
