@@ -33,7 +33,6 @@ from ..checkpoints.gguf_folders import GGUF_NAME
 from ..checkpoints.packed_folders import PACKERS, pack_from_disk, planned_bytes
 from ..checkpoints.saving import FORMATS, PRUNED_NOTE, Saved, check_format, choose_format
 from ..checkpoints.saving import fill_folder, with_scales_of
-from ..choosing.disjoint import shared_documents
 from .console import CommandAnswer, ResultTable, answer_of
 from .console import check_out_file, check_out_folder
 from ..compression.compress import compress
@@ -50,7 +49,8 @@ from ..core.tables import one_line
 # %% ../../nbs/commands/40_compressing.ipynb #f2fb31f2
 from ..experiments.inputs import check_held_out, check_source, find_model, open_sets, saved_sets
 from ..experiments.inputs import window_length
-from ..experiments.measures import GPTQPerplexityMeasure, Measure, SummariesMeasure, parse_measure
+from ..experiments.preparation import calibration_documents, shared_with
+from ..experiments.measures import GPTQPerplexityMeasure, Measure, parse_measure
 from ..models.blocks import fingerprint
 from ..models.loading import dtype_and_device, named_folder
 from ..models.new_checkpoint import NOTES
@@ -140,14 +140,6 @@ def _texts(measures, config, tokenizer, asked, said):
     return {n: drawn[m.text][0] if m.text else None for n,m in measures.items()}
 
 # %% ../../nbs/commands/40_compressing.ipynb #1c50a9dd
-def _read_by(measure, text):
-    "The text that a measure reads, as far as it is one of files and sources"
-    if isinstance(measure, GPTQPerplexityMeasure): return measure.source
-    if isinstance(measure, SummariesMeasure) and Path(measure.documents).expanduser().exists():
-        from compresscal.summaries.summary_sets import open_summary_set
-        return open_summary_set(measure.documents, measure.n, measure.split, measure.seed).texts
-    return text
-
 def _calibrated_on(name):
     "The set that is kept beside a model which this package has compressed"
     folder = Path(name).expanduser()/'calibration'
@@ -162,11 +154,11 @@ def _check_apart(
 ):
     "Raise where a model would be judged by text that it was calibrated on"
     if calibration is None: return
+    documents = calibration_documents([calibration], tokenizer)
     for name,measure in measures.items():
-        text = _read_by(measure, texts.get(name))
-        shared = text is not None and shared_documents(calibration, text, tokenizer)
+        shared = shared_with(measure, texts.get(name), [calibration], documents, tokenizer)
         if not shared: continue
-        raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared!r}. "
+        raise ValueError(f"`evaluations` must be text that is not calibrated on, got {name!r}: {shared}. "
                          "Put documents that you measure with into a file of their own, or measure with docs")
 
 # %% ../../nbs/commands/40_compressing.ipynb #f49cc9fc
