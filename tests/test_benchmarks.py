@@ -296,12 +296,12 @@ def test_llm_compressor(tmp_path):
         row = next(o for o in data[method]['rows'] if o['competitor']=='llm-compressor')
         assert row['mask flips']<=1e-4 and row['seconds a block']>0
 
-def test_tasks(shared, monkeypatch):
+def test_choices(shared, monkeypatch):
     "Both ways give the scores of each other, and the one that models choose is put back"
-    import tasks
-    monkeypatch.setattr(tasks, 'ASKED', tasks.ASKED[:1])
-    row, = tasks.main(['--data', str(shared/'data'), '--model', 'embedded', '--questions', '2', '--rounds', '1'])
-    assert float(row['apart'])<1e-3 and row['once']>0 and tasks.tasks.reads_branches is tasks.branches
+    import choices
+    monkeypatch.setattr(choices, 'ASKED', choices.ASKED[:1])
+    row, = choices.main(['--data', str(shared/'data'), '--model', 'embedded', '--questions', '2', '--rounds', '1'])
+    assert float(row['apart'])<1e-3 and row['once']>0 and choices.tasks.reads_branches is choices.branches
 
 def test_readme_lists_every_benchmark():
     listed = [line.split('`')[1] for line in (root/'benchmarks'/'README.md').read_text().splitlines() if line.startswith('| `') and '.py`' in line[:40]]

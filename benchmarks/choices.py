@@ -1,6 +1,6 @@
 """Seconds of processor time of multiple-choice tasks: a question read once for all of its choices, beside once for each.
 
-`python benchmarks/tasks.py --data DATA` asks the first questions of two tasks, with and without solved examples before
+`python benchmarks/choices.py --data DATA` asks the first questions of two tasks, with and without solved examples before
 them, in turns; README.md holds the numbers."""
 import argparse, time
 from pathlib import Path
