@@ -117,9 +117,9 @@ PRUNED_OR_ROUNDED = ['wanda:2:4', 'sparsegpt:2:4', 'gptq:3,group_size=64']
 def sizes(data, out):
     "A study for each size, of the same source"
     texts = write_texts(data, out)
+    drawn = {size: drawn_sets(['c4'], texts, out, ['c4'], size) for size in SIZES}
     for n in (2, SETS):
-        for size in SIZES:
-            sets = drawn_sets(['c4'], texts, out, ['c4'], size)
+        for size,sets in drawn.items():
             yield '{}x{}'.format(*size), grid(PRUNED_OR_ROUNDED, sets, n, on_wikitext(texts), size=size)
 
 # ---- Text that answers questions

@@ -167,14 +167,18 @@ def _with_ends(args, level, n_resamples, seed)->tuple[float, tuple[float, float]
     return value, _drawn(*args, level, n_resamples, seed) if boot else _jackknife(value, *args, level), how
 
 # %% ../../nbs/experiments/43_severity.ipynb #3c02152a
+_SETTING = ['model', 'evaluation', 'metric', 'n_sequences', 'length']
 _MATCHED = ['family', 'a', 'strength', 'b', 'matched', 'low', 'high', 'difference', 'interval', 'damage']
+
+def _by_setting(rows):
+    "Model, evaluation, size -> method -> source -> damage of each set"
+    found = {}
+    for g,sources in _by_source(rows).items(): found.setdefault((*g[:3], *g[5:]), {})[g.method] = sources
+    return found
 
 def _curves(rows):
     "Model, evaluation, size -> family -> strengths, and by source the damage of the sets at each"
-    found = {}
-    for g,sources in _by_source(rows).items():
-        found.setdefault((*g[:3], *g[5:]), {})[g.method] = sources
-    for setting,methods in found.items():
+    for setting,methods in _by_setting(rows).items():
         for family,known in strengths([*methods]).items():
             every = set.intersection(*(set(methods[label]) for label in known))
             sources = [o for o in methods[next(iter(known))] if o in every]
@@ -199,7 +203,7 @@ def matched_damage(
             for at,x in enumerate(strong):
                 value, ends, how = _with_ends((strong, a, b, sets_a, sets_b, at), level, n_resamples, seed)
                 lines.append([*setting, family, one, x, other, value, *ends, value-x, how, curve[at]])
-    return pd.DataFrame(lines, columns=['model', 'evaluation', 'metric', 'n_sequences', 'length', *_MATCHED])
+    return pd.DataFrame(lines, columns=[*_SETTING, *_MATCHED])
 
 # %% ../../nbs/experiments/43_severity.ipynb #43b00002
 _SENSITIVITY = ['a', 'b', 'sources', 'sets', 'spread_a', 'spread_b', 'ratio', 'low', 'high', 'detectable']
@@ -216,16 +220,15 @@ def set_sensitivity(
     level:float=.95,     # Of the intervals
 )->pd.DataFrame:         # A line for each two methods of each model, evaluation and size; `ratio` is that of spreads
     "Which of two methods depends more on the calibration set, for the damage it does"
-    settings, lines = {}, []
-    for g,sources in _by_source(rows).items(): settings.setdefault((*g[:3], *g[5:]), {})[g.method] = sources
-    for setting,methods in settings.items():
+    lines = []
+    for setting,methods in _by_setting(rows).items():
         for one,other in combinations(methods, 2):
             logs = _logs(methods[one], methods[other])
             if not logs: continue # damage that is none has no logarithm
             found, sizes = spread_ratio(*logs, level), [*map(len, logs[0])]
             ends = found.value, found.low, found.high, found.detectable
             lines.append([*setting, one, other, len(sizes), sum(sizes), *found.spreads, *ends])
-    return pd.DataFrame(lines, columns=['model', 'evaluation', 'metric', 'n_sequences', 'length', *_SENSITIVITY])
+    return pd.DataFrame(lines, columns=[*_SETTING, *_SENSITIVITY])
 
 # %% ../../nbs/experiments/43_severity.ipynb #47907d59
 def plot_severity(
