@@ -68,6 +68,7 @@ Modules:
 - `compresscal.compression.names`: What methods are called in a shell, a file and a table
 - `compresscal.compression.pruning`: Which weights may go, given the text the model will see
 - `compresscal.compression.quantization`: Which level each weight takes, given the text the model will see
+- `compresscal.core.archives`: Thousands of small files in a few, to publish and to go on from
 - `compresscal.core.arguments`: What an argument must be, said in one way
 - `compresscal.core.checks`: What must hold before a number is believed, and the error when it does not
 - `compresscal.core.files`: Files that are whole or absent, that others may read, and that are known by what they hold
