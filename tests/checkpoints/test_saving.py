@@ -17,6 +17,7 @@ from compresscal.evaluation.perplexity import perplexity
 from compresscal.models.packed_checkpoints import PackedTensor, packing_of, unpacked_tensors
 from compresscal.models.blocks import decoder_blocks
 from compresscal.models.loading import load_model
+from conftest import small_model
 from test_blocks import build, families
 from test_compress import rows
 
@@ -90,9 +91,10 @@ def test_half_precision(method, dtype, tmp_path):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('rest', [None, 'BF16', 'Q8_0', 'Q4_0'])
 @pytest.mark.parametrize('method', [RTN(4, 32), RTN(5, 64, symmetric=True), RTN(5, None)], ids=repr)
-def test_gguf_of_each_type(method, rest, dtype, tmp_path):
+def test_gguf_of_each_type(method, rest, dtype, short_tokenizer, tmp_path):
     "What the file rounds, and what the model's own format rounds, is told from what is wrong"
-    model, tokenizer = load_model(dtype=dtype)
+    for o in (small_model('llama', 520, hidden_size=64, intermediate_size=128), short_tokenizer): o.save_pretrained(tmp_path/'source')
+    model, tokenizer = load_model(tmp_path/'source', dtype=dtype)
     report = compress(model, with_scales_of(method, 'gguf', model.dtype))
     assert 'equal' in save(model, report, tmp_path/'out', 'gguf', tokenizer, rest=rest).verified
 
