@@ -66,6 +66,7 @@ Modules:
 - `compresscal.compression.machine`: Two warnings before hours of work: of a number format that this processor is slow in, and of more threads than free cores
 - `compresscal.compression.methods`: Seven ways to prune and quantize, each a frozen dataclass of settings on top of pure functions
 - `compresscal.compression.names`: What methods are called in a shell, a file and a table
+- `compresscal.compression.noise`: Damage that chooses nothing: the control for what is said of pruning and rounding
 - `compresscal.compression.pruning`: Which weights may go, given the text the model will see
 - `compresscal.compression.quantization`: Which level each weight takes, given the text the model will see
 - `compresscal.core.archives`: Thousands of small files in a few, to publish and to go on from
