@@ -9,6 +9,7 @@ import torch
 import harness # sets the environment
 from real_model import TASKS, articles
 from compresscal import Pool, Study, calibration_sets, load_model, summarize
+from compresscal.compression.noise import Noise
 from compresscal.calibration.generation import Sampling
 from compresscal.core.files import write_changed
 
@@ -191,26 +192,26 @@ def mixing(data, out):
 PROMPTS = ['after', 'before', 'question'] # of the paper
 PRUNED = ['wanda:2:4', 'sparsegpt:2:4', 'wanda:0.5', 'sparsegpt:0.5', 'magnitude:0.5', 'gptq:4,group_size=64']
 SWEPT = [f'{m}:{s/10}' for s in range(1, 7) for m in ('wanda', 'sparsegpt')]
+NOISE = [Noise(o) for o in (.08, .1, .12, .14, .16, .18, .2)] # perplexities from near the dense model's to beyond those of 2:4
 
 SUMMARIZED = dict(articles=('sum_bartscore_human/SummEval.json', articles_of), contracts=('sum_legal/tldrlegal_v1.json', contracts_of))
 
 def summaries(files, prompts)->dict:
-    "A measure for each set of documents and each prompt"
-    return {f'{name}, {o}': f'summaries:{file},prompt={o},max_tokens=100' for name,file in files.items() for o in prompts}
+    "A measure for each set of documents and each prompt; of the first prompt with what the summaries owe to their documents"
+    owed = {PROMPTS[0]: ',dependence=another'}
+    return {f'{name}, {o}': f'summaries:{file},prompt={o},max_tokens=100{owed.get(o, "")}' for name,file in files.items() for o in prompts}
 
 def hallucination(data, out):
-    "One prompt and one set first, then more sets, the other prompts, and the sweep"
+    "One prompt and one set first, then noise, the sweep, more sets, and the other prompts"
     texts = write_texts(data, out)
     sets = drawn_sets(['c4'], texts, out)
     wikitext = dict(wikitext=str(texts['wikitext']))
     files = {name: write_rows(out, name, read((data/path).read_text())) for name,(path,read) in SUMMARIZED.items()}
     def study(methods, n, prompts, files=files):
         return grid(methods, sets, n, wikitext|summaries(files, prompts))
-    yield study(PRUNED, 1, PROMPTS[:1])
-    yield study(PRUNED+SWEPT, 1, PROMPTS[:1], dict(articles=files['articles']))
-    yield study(PRUNED, 3, PROMPTS[:1])
-    yield study(PRUNED, 1, PROMPTS)
-    yield study(PRUNED, 3, PROMPTS)
+    yield 'prompts', study(PRUNED+NOISE, 1, PROMPTS[:1])
+    yield 'sweep', study(SWEPT, 1, PROMPTS[:1], dict(articles=files['articles']))
+    for n,prompts in ((3, 1), (1, 3), (3, 3)): yield 'prompts', study(PRUNED+NOISE, n, PROMPTS[:prompts])
 
 # ---- The command
 

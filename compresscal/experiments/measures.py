@@ -376,10 +376,14 @@ class SummariesMeasure(Measure):
     prompt:str='after'   # What the model is asked: a name of `PROMPTS`, or a template with `{document}`
     max_tokens:int=128   # Most tokens of a summary
     judges:str=''        # Judges by name, joined by `+`; within their names `;` stands for the comma
-    dependence:bool=False# Ask the model how much its words owe to the document?
+    dependence:bool|str=False # Ask the model how much its words owe to the document? `another`: than to another, too
     bertscore:str|None=None # Model of BERTScore against the reference
     batch_size:int|None=field(default=None, compare=False) # Documents at a time
     tried = 16
+
+    def __post_init__(self):
+        if self.dependence in (True, False, 'another'): return
+        raise ValueError(f"`dependence` must be true, false or another, got {self.dependence!r}")
 
 # %% ../../nbs/experiments/25_measures.ipynb #7d85dc1b
 def hub_commit(
@@ -522,7 +526,9 @@ def measure(self:SummariesMeasure, model, tokenizer, text=None, reference=None, 
     writing = dict(prompt=self.prompt, max_tokens=self.max_tokens, batch_size=self.batch_size)
     written = summarize(model, tokenizer, _set_of(self), progress=progress, **writing)
     judges, how = _named_judges(self), dict(bertscore=self.bertscore, progress=progress)
-    own = [Dependence((model, tokenizer), prompt=self.prompt, target_length=self.max_tokens)] if self.dependence else []
+    asked = {False: (), True: (False,), 'another': (False, True)}[self.dependence]
+    own = dict(prompt=self.prompt, target_length=self.max_tokens)
+    own = [Dependence((model, tokenizer), **own, another=o) for o in asked]
     found = review_record(review(written, judges+own, **how))
     if reference!=written.settings['model']['fingerprint']: return found
     return found|dict(controls={k: review_record(review(o, judges, **how)) for k,o in controls(written).items()})

@@ -384,26 +384,27 @@ def _lengths(self:SourceReader):
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #ea683634
 @patch
-def _contexts(self:SourceReader, source, room):
-    "Token ids with the source and without it, and whether the source was cut"
+def _contexts(self:SourceReader, source, instead, room):
+    "Token ids with the source and with what is in its place, and whether the source was cut"
     net,tokenizer = self.load()
     if not net.config.is_encoder_decoder:
-        given,without = (fit(self.prompt, tokenizer, o, room, self.chat) for o in (source, ''))
+        given,without = (fit(self.prompt, tokenizer, o, room, self.chat) for o in (source, instead))
         return given.ids, without.ids, given.truncated
     given,_,_,cut = _encode(tokenizer, source, room, True)
     ends = tuple(o for o in (tokenizer.bos_token_id, tokenizer.eos_token_id) if o is not None)
-    return given, tuple(tokenizer('')['input_ids']) or ends, cut
+    return given, _encode(tokenizer, instead, room, True)[0] or ends, cut
 
 @patch
 def pair(self:SourceReader,
     source:str,  # A document
     summary:str, # Its summary
+    instead:str='', # Another text, read in the place of the source; none if not given
 )->Pair:
     "A source and its summary as the model is given them"
     net,tokenizer = self.load()
     of_source,of_summary = self._lengths()
     target,spans,own,summary_cut = _encode(tokenizer, summary, of_summary, net.config.is_encoder_decoder)
-    given,without,source_cut = self._contexts(source, of_source)
+    given,without,source_cut = self._contexts(source, instead, of_source)
     return Pair(given, without, target, spans, own, source_cut, summary_cut)
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #c99f139a
@@ -436,17 +437,24 @@ def _notes(pairs):
 
 # %% ../../nbs/hallucination/40_conditional.ipynb #e927ab94
 @patch
+def _readable(self:SourceReader, source, summary, instead):
+    "A pair; None where there is nothing to read, as a text may have no tokens"
+    if instead is None or not source.strip() or not summary.strip(): return None
+    found = self.pair(source, summary, instead)
+    return found if any(found.own) else None
+
+@patch
 def read(self:SourceReader,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
     summaries:Sequence[str], # A summary of each
     f:Callable, # From logits with the source and without it and tokens to numbers of each token, as for `read_given`
     *, progress:bool=True,   # Show a progress bar
     desc:str='reading',      # What is written beside it
+    instead:Sequence[str|None]|None=None, # What is read in the place of each source; None for one: it is left out
 )->ConditionalReading:
     "Let the model read summaries twice"
     sources,summaries = check_pairs(sources, summaries)
-    pairs = [self.pair(a, b) if a.strip() and b.strip() else None for a,b in zip(sources, summaries)]
-    pairs = [o if o and any(o.own) else None for o in pairs] # a text may have no tokens
+    pairs = [self._readable(*o) for o in zip(sources, summaries, instead or ['']*len(sources))]
     values = [None]*len(pairs)
     some = [i for i,o in enumerate(pairs) if o]
     if some:

@@ -31,7 +31,7 @@ def _divergences(given, without, tokens):
 # %% ../../nbs/hallucination/55_dependence.ipynb #c6c0c2b2
 class Dependence:
     "Dependence of summaries on their sources, in the eyes of a model"
-    name, bounds, higher_is_better = 'dependence', None, None
+    bounds, higher_is_better = None, None
     def __init__(self,
         # Folder or Hub id of a causal model or an encoder-decoder, `embedded`, or a model and its tokenizer
         model:str|Path|tuple='embedded',
@@ -42,17 +42,26 @@ class Dependence:
         target_length:int=128,           # Most tokens of a summary
         device:str|None=None, # Where to compute; None: where a given model is, else the accelerator if there is one
         tokens_at_once:int=8192,         # Most tokens in one forward pass; does not change the numbers
+        another:bool=False, # Compare with what the model says after another of the documents, and not after none?
     ):
+        self.another, self.name = another, 'dependence_another' if another else 'dependence'
         self.reader = SourceReader(model, prompt=prompt, chat=chat, source_length=source_length,
                                    target_length=target_length, device=device, tokens_at_once=tokens_at_once)
 
     def settings(self)->dict:
         "All that decides the numbers, ready for JSON"
-        return self.reader.settings()
+        return self.reader.settings()|(dict(another=True) if self.another else {})
 
     def __repr__(self): return f"Dependence({brief_settings(self.settings())})"
 
 # %% ../../nbs/hallucination/55_dependence.ipynb #1257500f
+def _others(sources):
+    "For each source the next that is another and not empty; None where there is no such"
+    def after(i):
+        following = [*sources[i+1:], *sources[:i]]
+        return next((o for o in following if o.strip() and o!=sources[i]), None)
+    return [after(i) for i in range(len(sources))]
+
 @patch
 def score(self:Dependence,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
@@ -60,7 +69,8 @@ def score(self:Dependence,
     *, progress:bool=True,   # Show a progress bar
 )->Scores: # Nats a token; `parts`: `kl`, `spans` and number of its tokens, and whether source and summary were cut
     "Dependence of summaries, each on its own document; nan where a source or a summary is empty"
-    read = self.reader.read(sources, summaries, _divergences, progress=progress, desc=self.name)
+    instead = _others(sources) if self.another else None
+    read = self.reader.read(sources, summaries, _divergences, progress=progress, desc=self.name, instead=instead)
     kl, spans = [], []
     for values,pair in zip(read.values, read.pairs):
         own = [] if pair is None else [i for i,o in enumerate(pair.own) if o]

@@ -73,7 +73,8 @@ _counted = [
     Metric('degenerate', 'answers that are no summaries', (0, 1), False),
     *(Metric(f'unsupported_{what}', f'unsupported {what}', None, False)
       for what in ('names', 'numbers', 'identifiers')),
-    Metric('dependence', 'dependence on the source, nats', None, None)]
+    Metric('dependence', 'dependence on the source, nats', None, None),
+    Metric('dependence_another', 'dependence on this source and no other, nats', None, None)]
 
 METRICS = { # Column of scores -> what is known of it
     m.name: m for m in (*_judged, *_against_reference, *_copied, *_counted)}
