@@ -224,7 +224,7 @@ def test_near_copies_are_apart_too(tiny_tokenizer):
 
 # ---- seeds, chat templates, special tokens
 
-@pytest.mark.parametrize('seed', [20240101, 2**32, 2**63, 10**40])
+@pytest.mark.parametrize('seed', [2**32, 10**40]) # beyond what generators keep, and beyond the hash
 def test_any_whole_number_is_a_seed(tiny_model, tiny_tokenizer, seed):
     for name in ('random', 'docs', 'random:docs', 'self:prefix', 'self:vocabulary', 'docs=0.5+random=0.5'):
         first,again,other = (calibration_sets(name, tiny_tokenizer, 1, 4, 72, o, model=tiny_model, progress=False)[0] for o in (seed, seed, seed+1))
