@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE='1', IN_TEST='1', MPLBACKEND='agg')
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive') # a thread that waits takes no processor time; two threads are asked for in places
 os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run in several processes, and on small matrices more threads mostly wait for each other
 root = Path(__file__).resolve().parents[1]
 

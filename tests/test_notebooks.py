@@ -34,7 +34,7 @@ for line in sys.stdin:
 def run(tmp_path_factory):
     "Let nbdev test a notebook, with the cells flagged `force` or without those flagged slow or gpu"
     # one thread: the number of threads changes the last bits of sums
-    env = os.environ | dict(IN_TEST='1', OMP_NUM_THREADS='1', PYTHONPATH=str(root))
+    env = os.environ | dict(IN_TEST='1', OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', PYTHONPATH=str(root))
     with subprocess.Popen([sys.executable, '-c', server], cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         def run(notebook, force=()):
             said = tmp_path_factory.mktemp('said')/'said.txt'

@@ -30,6 +30,7 @@ __all__ = ['installed_packages', 'splits', 'Document', 'sketch', 'SeenTexts', 'p
 # %% ../../nbs/text/10_installed_text.ipynb #c66ec938
 import ast, hashlib, importlib.metadata, importlib.util, json, platform, re, sysconfig, warnings, zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -86,16 +87,12 @@ def _distribution(package):
     "What a package is installed as"
     return dict(PIL='pillow', fontTools='fonttools', huggingface_hub='huggingface-hub').get(package, package)
 
-def _normal(name): return name.lower().replace('-', '_')
-
 def package_versions()->dict[str,str]: # Version of each installed package of `installed_packages`
     "Which versions the embedded text comes from"
-    names = (o.metadata['Name'] for o in importlib.metadata.distributions())
-    found = {_normal(o) for o in names if o}
     versions = dict(python=platform.python_version())
-    for package in installed_packages:
-        name = _distribution(package)
-        if package!='python' and _normal(name) in found: versions[package] = importlib.metadata.version(name)
+    for package in installed_packages[1:]:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(_distribution(package))
     return versions
 
 # %% ../../nbs/text/10_installed_text.ipynb #a248e4cf
