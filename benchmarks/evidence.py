@@ -73,15 +73,16 @@ def drawn_sets(names, texts, out, among=KINDS+WRITTEN, size=(N_SEQUENCES, LENGTH
     return {o: calibration_sets(every[o], tokenizer, **how, rule='pack') for o in names} # the rule is for text that is read
 
 @cache
-def subject():
-    "The model. In bf16 on a processor, attention written out is faster than PyTorch's own kernel where memory is kept: `forward.py`"
+def subject(attention):
+    "The model, with PyTorch's attention, `sdpa`, or written out, `eager`, which in bf16 on a processor is faster: `forward.py`"
     model,tokenizer = load_model(MODEL, dtype='bfloat16')
-    model.set_attn_implementation('eager')
+    model.set_attn_implementation(attention)
     return model,tokenizer
 
-def grid(methods, sets, n, measured, replicates=0, size=(N_SEQUENCES, LENGTH), **how)->Study:
+# Which attention a set is read with decides a hundredth of Wanda's mask at 2:4, and five percent of the perplexity. So one study has one.
+def grid(methods, sets, n, measured, replicates=0, size=(N_SEQUENCES, LENGTH), attention='sdpa', **how)->Study:
     "The first `n` sets of each source, all of one size"
-    return Study({MODEL: subject()}, methods, {k: v[:n] for k,v in sets.items()}, n, *size, evaluations=measured,
+    return Study({MODEL: subject(attention)}, methods, {k: v[:n] for k,v in sets.items()}, n, *size, evaluations=measured,
                  n_evaluation=8, replicates=replicates, dtype='bfloat16', **how)
 
 def measures(data, texts)->dict:
@@ -109,7 +110,7 @@ def calibration(data, out):
     sets = drawn_sets(KINDS+WRITTEN, texts, out)
     measured = measures(data, texts)
     def study(names, methods, n, replicates=0):
-        return grid(methods, {k: sets[k] for k in names}, n, measured, replicates=replicates, batch_size=16)
+        return grid(methods, {k: sets[k] for k in names}, n, measured, replicates=replicates, batch_size=16, attention='eager')
     for n in (1, 2, 3): yield study(KINDS, HARD, n)
     for n in (1, 2, 3): yield study(KINDS+WRITTEN, HARD, n)
     for n in (1, 3): yield study(KINDS, HARD+MILD, n)
@@ -129,7 +130,7 @@ def sizes(data, out):
     drawn = {size: drawn_sets(['c4'], texts, out, ['c4'], size) for size in SIZES}
     for n in (2, SETS):
         for size,sets in drawn.items():
-            yield '{}x{}'.format(*size), grid(PRUNED_OR_ROUNDED, sets, n, on_wikitext(texts), size=size)
+            yield '{}x{}'.format(*size), grid(PRUNED_OR_ROUNDED, sets, n, on_wikitext(texts), size=size, attention='eager')
 
 # ---- Text that answers questions
 
@@ -155,7 +156,7 @@ def answers(data, out):
     sets = drawn_sets(names, texts, out, names)
     measured = on_wikitext(texts)|dict(greedy=f'summaries:{file},prompt={ANSWER},max_tokens=150')
     measured |= {k: f'task:{k},limit={QUESTIONS[k]},file={data/TASKS[k]}' for k in ('arc_easy', 'lambada_openai')}
-    for n in (1, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured, batch_size=16)
+    for n in (1, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured, batch_size=16, attention='eager')
 
 # ---- Two new questions: how much the set moves methods at few bits, and mixing statistics instead of text
 
@@ -168,14 +169,16 @@ def on_wikitext(texts)->dict:
 # Declared before the run, of the divergence: (1) is the spread between sets more than what the order of their rows does, for each of
 # the six; (2) the ratio of the spreads of AWQ and of SpQR to GPTQ's at each number of bits, four intervals at .9875; (3) C4 against
 # WikiText's like, six exact tests. Ten sets find a ratio of 3, four times in five. So after a look at 71 of 85 models two more
-# sources were added, of which (2) alone is asked: with twenty sets, five of each, a ratio near 2 is found.
+# sources were added, of which (2) alone is asked: with twenty sets, five of each, a ratio near 2 is found. They were computed with
+# another attention, and a last part shows what that does to AWQ, for which the order of the rows does nothing.
 def few_bits(data, out):
-    "Sets of two sources, and the first of them again as a null control; then of two more sources"
+    "Sets of two sources, and the first of them again as a null control; two more sources; and another attention as another control"
     texts = write_texts(data, out)
-    names = ['c4', 'wiki', 'news', 'technical']
-    sets = drawn_sets(names, texts, out)
-    for n in (2, 3, SETS): yield grid(FEW_BITS, {k: sets[k] for k in names[:2]}, n, on_wikitext(texts), replicates=n-1)
-    for n in (3, SETS): yield grid(FEW_BITS, sets, n, on_wikitext(texts), replicates=SETS-1)
+    sets = drawn_sets(['c4', 'wiki', 'news', 'technical'], texts, out)
+    def part(names, methods, n=SETS, **how): return grid(methods, {k: sets[k] for k in names}, n, on_wikitext(texts), **how)
+    for n in (2, 3, SETS): yield 'order', part(['c4', 'wiki'], FEW_BITS, n, replicates=n-1)
+    yield 'more', part(['news', 'technical'], FEW_BITS, attention='eager')
+    yield 'attention', part(['c4'], [o for o in FEW_BITS if 'awq' in o], attention='eager')
 
 # By halves `mix` and `weighted` are the same. With an eighth of code a mixture has two rows of it, and a weighted set eight that count as two.
 MIXED = ['c4', 'code', 'c4+code', 'little code', 'little code, weighted']
@@ -208,7 +211,7 @@ def hallucination(data, out):
     wikitext = dict(wikitext=str(texts['wikitext']))
     files = {name: write_rows(out, name, read((data/path).read_text())) for name,(path,read) in SUMMARIZED.items()}
     def study(methods, n, prompts, files=files):
-        return grid(methods, sets, n, wikitext|summaries(files, prompts))
+        return grid(methods, sets, n, wikitext|summaries(files, prompts), attention='eager')
     yield 'prompts', study(PRUNED+NOISE, 1, PROMPTS[:1])
     yield 'sweep', study(SWEPT, 1, PROMPTS[:1], dict(articles=files['articles']))
     for n,prompts in ((3, 1), (1, 3), (3, 3)): yield 'prompts', study(PRUNED+NOISE, n, PROMPTS[:prompts])

@@ -318,17 +318,20 @@ def test_grids_of_evidence_end_with_all_that_was_asked(shared, tmp_path, monkeyp
     import evidence
     def drawn_sets(names, texts, out, among=None, size=None): return {o: [CalibrationSet.from_tokens(torch.full((2, 8), 10*i+j)) for j in range(evidence.SETS)] for i,o in enumerate(names)}
     monkeypatch.setattr(evidence, 'drawn_sets', drawn_sets)
-    models = dict(calibration=12*5*6, few_bits=2*5*6, mixing=5*5*3)
+    monkeypatch.setattr(evidence, 'subject', lambda attention: evidence.MODEL) # nothing is computed
+    models = dict(calibration=12*5*6, mixing=5*5*3)
     for name,n in models.items():
         asked = [{(m, o.hash) for m in study.methods for sets in study.sources.values() for o in sets} for study in evidence.STUDIES[name](shared/'data', tmp_path)]
         assert set().union(*asked)==asked[-1] and [len(o) for o in (asked[0], asked[-1])]==[min(map(len, asked)), n], name
+    few = {k: len(o.methods)*sum(map(len, o.sources.values())) for k,o in evidence.STUDIES['few_bits'](shared/'data', tmp_path)} # the last study of each part
+    assert few==dict(order=60, more=60, attention=10)
     of_sizes = dict(evidence.STUDIES['sizes'](shared/'data', tmp_path)) # the last study of each size
     assert len(of_sizes)==6 and {(o.n_sequences, o.length) for o in of_sizes.values()}=={*evidence.SIZES} and {*(len(o.sources['c4']) for o in of_sizes.values())}=={5}
     (tmp_path/'texts'/'answers.jsonl').write_text('{"text": "q a"}')
     *_,last = evidence.STUDIES['answers'](shared/'data', tmp_path)
     assert len(last.sources)==4 and len(last.evaluations)==5
-    steps = [*evidence.STUDIES['hallucination'](shared/'data', tmp_path)]
-    assert len(steps[1].methods)==16 and len(steps[-1].evaluations)==7
+    parts = dict(evidence.STUDIES['hallucination'](shared/'data', tmp_path))
+    assert {k: (len(o.methods), len(o.evaluations)) for k,o in parts.items()}==dict(prompts=(13, 7), sweep=(12, 2))
 
 def test_records_go_on_on_another_machine(tmp_path):
     "What one folder has is put back in another, the latest index and the place of the folder with it; what is there stays"

