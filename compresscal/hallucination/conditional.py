@@ -435,7 +435,7 @@ def _notes(pairs):
         yield f"{summaries} of {n} summaries were cut at {longest} tokens, and what stands behind was not read"
     if len(read)<n: yield f'{n-len(read)} of {n} pairs have an empty source or summary, and no score'
 
-# %% ../../nbs/hallucination/40_conditional.ipynb #e927ab94
+# %% ../../nbs/hallucination/40_conditional.ipynb #e927ab00
 @patch
 def _readable(self:SourceReader, source, summary, instead):
     "A pair; None where there is nothing to read, as a text may have no tokens"
@@ -443,6 +443,7 @@ def _readable(self:SourceReader, source, summary, instead):
     found = self.pair(source, summary, instead)
     return found if any(found.own) else None
 
+# %% ../../nbs/hallucination/40_conditional.ipynb #e927ab94
 @patch
 def read(self:SourceReader,
     sources:Sequence[str],   # Documents, as the one who wrote the summaries saw them
