@@ -80,7 +80,7 @@ def subject(attention):
     return model,tokenizer
 
 # Which attention a set is read with decides a hundredth of Wanda's mask at 2:4, and five percent of the perplexity. So one study has one.
-def grid(methods, sets, n, measured, replicates=0, size=(N_SEQUENCES, LENGTH), attention='sdpa', **how)->Study:
+def grid(methods, sets, n, measured, replicates=0, size=(N_SEQUENCES, LENGTH), attention='eager', **how)->Study:
     "The first `n` sets of each source, all of one size"
     return Study({MODEL: subject(attention)}, methods, {k: v[:n] for k,v in sets.items()}, n, *size, evaluations=measured,
                  n_evaluation=8, replicates=replicates, dtype='bfloat16', **how)
@@ -110,7 +110,7 @@ def calibration(data, out):
     sets = drawn_sets(KINDS+WRITTEN, texts, out)
     measured = measures(data, texts)
     def study(names, methods, n, replicates=0):
-        return grid(methods, {k: sets[k] for k in names}, n, measured, replicates=replicates, batch_size=16, attention='eager')
+        return grid(methods, {k: sets[k] for k in names}, n, measured, replicates=replicates, batch_size=16)
     for n in (1, 2, 3): yield study(KINDS, HARD, n)
     for n in (1, 2, 3): yield study(KINDS+WRITTEN, HARD, n)
     for n in (1, 3): yield study(KINDS, HARD+MILD, n)
@@ -130,7 +130,7 @@ def sizes(data, out):
     drawn = {size: drawn_sets(['c4'], texts, out, ['c4'], size) for size in SIZES}
     for n in (2, SETS):
         for size,sets in drawn.items():
-            yield '{}x{}'.format(*size), grid(PRUNED_OR_ROUNDED, sets, n, on_wikitext(texts), size=size, attention='eager')
+            yield '{}x{}'.format(*size), grid(PRUNED_OR_ROUNDED, sets, n, on_wikitext(texts), size=size)
 
 # ---- Text that answers questions
 
@@ -156,7 +156,7 @@ def answers(data, out):
     sets = drawn_sets(names, texts, out, names)
     measured = on_wikitext(texts)|dict(greedy=f'summaries:{file},prompt={ANSWER},max_tokens=150')
     measured |= {k: f'task:{k},limit={QUESTIONS[k]},file={data/TASKS[k]}' for k in ('arc_easy', 'lambada_openai')}
-    for n in (1, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured, batch_size=16, attention='eager')
+    for n in (1, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured, batch_size=16)
 
 # ---- Two new questions: how much the set moves methods at few bits, and mixing statistics instead of text
 
@@ -176,9 +176,9 @@ def few_bits(data, out):
     texts = write_texts(data, out)
     sets = drawn_sets(['c4', 'wiki', 'news', 'technical'], texts, out)
     def part(names, methods, n=SETS, **how): return grid(methods, {k: sets[k] for k in names}, n, on_wikitext(texts), **how)
-    for n in (2, 3, SETS): yield 'order', part(['c4', 'wiki'], FEW_BITS, n, replicates=n-1)
-    yield 'more', part(['news', 'technical'], FEW_BITS, attention='eager')
-    yield 'attention', part(['c4'], [o for o in FEW_BITS if 'awq' in o], attention='eager')
+    for n in (2, 3, SETS): yield 'order', part(['c4', 'wiki'], FEW_BITS, n, replicates=n-1, attention='sdpa')
+    yield 'more', part(['news', 'technical'], FEW_BITS)
+    yield 'attention', part(['c4'], [o for o in FEW_BITS if 'awq' in o])
 
 # By halves `mix` and `weighted` are the same. With an eighth of code a mixture has two rows of it, and a weighted set eight that count as two.
 MIXED = ['c4', 'code', 'c4+code', 'little code', 'little code, weighted']
@@ -188,7 +188,7 @@ def mixing(data, out):
     texts = write_texts(data, out)
     sets = drawn_sets(MIXED, texts, out, MIXED)
     measured = on_wikitext(texts)|{'code': 'code', 'kl:code': 'kl:code'}
-    for n in (2, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured)
+    for n in (2, 3, SETS): yield grid(PRUNED_OR_ROUNDED, sets, n, measured, attention='sdpa')
 
 # ---- Hallucination in pruned summarizers
 
@@ -211,7 +211,7 @@ def hallucination(data, out):
     wikitext = dict(wikitext=str(texts['wikitext']))
     files = {name: write_rows(out, name, read((data/path).read_text())) for name,(path,read) in SUMMARIZED.items()}
     def study(methods, n, prompts, files=files):
-        return grid(methods, sets, n, wikitext|summaries(files, prompts), attention='eager')
+        return grid(methods, sets, n, wikitext|summaries(files, prompts))
     yield 'prompts', study(PRUNED+NOISE, 1, PROMPTS[:1])
     yield 'sweep', study(SWEPT, 1, PROMPTS[:1], dict(articles=files['articles']))
     for n,prompts in ((3, 1), (1, 3), (3, 3)): yield 'prompts', study(PRUNED+NOISE, n, PROMPTS[:prompts])

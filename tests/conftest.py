@@ -73,12 +73,12 @@ def tiny_tokenizer():
 def short_tokenizer():
     "The embedded model's tokenizer with 512 of its 4,096 tokens, because every reader of a GGUF file goes through all of them"
     import json
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
     from compresscal.core.files import embedded_folder
     content = json.loads((embedded_folder()/'tokenizer.json').read_text())
     kept = {k: i for k,i in content['model']['vocab'].items() if i<512}
     content['model'] |= dict(vocab=kept, merges=[o for o in content['model']['merges'] if ''.join(o) in kept])
-    from tokenizers import Tokenizer
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), bos_token='<s>', eos_token='</s>', pad_token='<pad>')
 
 @pytest.fixture
